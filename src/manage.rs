@@ -17,6 +17,7 @@ pub mod publish;
 pub mod registry;
 pub mod session;
 pub mod signer;
+pub mod signing;
 pub mod status;
 pub mod tables;
 pub mod time;
@@ -25,7 +26,6 @@ pub mod usage;
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
-use std::path::PathBuf;
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
 
@@ -65,33 +65,14 @@ enum Command {
     /// Name sets of limits that keys and orgs share
     #[command(subcommand, alias = "plan")]
     Plans(plans::Plans),
-    /// Create or show the key that signs tables
+    /// Create, show or serve the key that signs tables
     #[command(subcommand)]
-    Signer(SignerCommand),
+    Signer(signing::SignerCommand),
     /// Ask sidecars whether a serial is in force
     Status(status::Status),
     /// Build, verify, show, compare and sign tables
     #[command(subcommand)]
     Table(tables::Tables),
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum SignerCommand {
-    /// Create an Ed25519 key pair (PKCS#8 PEM, mode 0600) and print its public key
-    New {
-        /// File for the private key; never overwritten
-        #[arg(long, short, value_name = "FILE", default_value = "signer.pem")]
-        out: PathBuf,
-        /// Also write the public key to this file
-        #[arg(long, value_name = "FILE")]
-        public_out: Option<PathBuf>,
-    },
-    /// Print the public key and the id of a signer
-    Show {
-        /// Private or public key in PEM, or `ed25519:BASE64`
-        #[arg(value_name = "KEY")]
-        key: String,
-    },
 }
 
 /// A command of another room: this one does not know it, and the binary joins the two.
@@ -170,10 +151,7 @@ fn dispatch(command: Command, added: &[AddedCommand], session: &mut Session) -> 
         Command::Orgs(orgs) => orgs.run(session),
         Command::Plans(plans) => plans.run(session),
         Command::Patch(patch) => patch.run(session),
-        Command::Signer(SignerCommand::New { out, public_out }) => {
-            signer::new(&out, public_out.as_deref(), &mut session.output)
-        }
-        Command::Signer(SignerCommand::Show { key }) => signer::show(&key, &mut session.output),
+        Command::Signer(signer) => signer.run(session),
         Command::Status(status) => status.run(session),
         Command::Table(tables) => tables.run(session),
     }

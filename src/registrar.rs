@@ -22,7 +22,6 @@ pub mod publish;
 pub mod request;
 pub mod serve;
 pub mod sight;
-pub mod signer;
 pub mod store;
 pub mod usage;
 pub mod waits;

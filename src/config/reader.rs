@@ -1,11 +1,9 @@
 //! The reader of TOML as a whole: text in, what its sections mean out, with every fault at once. The
-//! configuration of the management service is read by it too.
+//! configuration of the management service and that of a signer are read by it too.
 
 use std::path::{Path, PathBuf};
 
-#[cfg(feature = "admin")]
 pub(crate) use super::addresses::{socket_file, socket_path};
-#[cfg(feature = "admin")]
 pub(crate) use super::fault::ConfigProblem;
 use super::fault::{ConfigError, ConfigFault};
 #[cfg(feature = "admin")]
@@ -16,6 +14,7 @@ use super::raw::{ConfigReader, Host, Places};
 #[cfg(feature = "admin")]
 pub(crate) use super::secrets::{SecretFile, secret, secret_path};
 pub(crate) use super::section::ConfigSection;
+pub(crate) use super::units::share;
 use super::watched::WatchedFile;
 
 /// What a file of TOML means, with what was noted on the way.

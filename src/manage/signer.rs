@@ -1,5 +1,7 @@
 //! The Ed25519 key that signs tables and patches, as `openssl` writes and reads it.
 
+pub mod signs;
+
 use std::io::{Read, Seek};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -14,11 +14,11 @@ use std::time::Duration;
 pub use self::statement::{JudgedCheckpoints, SignedCheckpoint};
 use super::app::App;
 use super::config::AdminToml;
-use super::signer::SignerSource;
 use super::store::{AuditHead, AuditQuery, Checkpoint, Store, StoreError};
 use crate::manage::error::Error;
 use crate::manage::files;
-use crate::manage::publish::rows::SignsTables as _;
+use crate::manage::signing::source::SignerSource;
+use crate::manage::signing::wire::AskedCheckpoint;
 use crate::table::PublicKey;
 
 /// A line is longer than none that we have written.
@@ -183,8 +183,10 @@ impl CheckpointKeeper {
         let (signer, path) = (self.signer.clone(), self.path.clone());
         let signing = tokio::task::spawn_blocking(move || {
             let public = signer.public().map_err(CheckpointFault::Signer)?;
-            let message = SignedCheckpoint::message(head, recovered_from);
-            let signature = signer.sign(&message).map_err(CheckpointFault::Signer)?.to_vec();
+            let AuditHead { seq, hash } = head;
+            let asked = AskedCheckpoint { seq, hash: hash.0, recovered_from };
+            let signature = signer.sign_checkpoint(asked);
+            let signature = signature.map_err(|e| CheckpointFault::Signer(e.to_string()))?.to_vec();
             let signer = public.id().to_string().into();
             let signed = SignedCheckpoint { head, recovered_from, at_ms, signer, signature };
             if !signed.is_signed_by(&[public]) {

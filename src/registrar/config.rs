@@ -30,7 +30,6 @@ pub use self::people::{
 };
 pub use self::store::StoreConfig;
 use super::dialect::operation::{Dialect, DialectRoute};
-use super::signer::SignerSource;
 use super::store::sqlite::SqliteOptions;
 use super::store::{AudienceName, OrgRules};
 use crate::clock::Clock;
@@ -44,6 +43,7 @@ use crate::config::{
 };
 use crate::core::address::parse_network;
 use crate::core::{Digest, NetworkSet};
+use crate::manage::signing::source::SignerSource;
 
 /// Makes a token, for a remedy.
 const MAKE_TOKEN: &str = "openssl rand -hex 32 > FILE";

@@ -120,6 +120,8 @@ pub enum UnpublishedReason {
     NoSigner,
     /// Another process publishes from the same database.
     Overtaken,
+    /// The signer answers, and does not sign this.
+    SignerRefuses,
     SignerUnreachable,
     /// A target takes nothing: it cannot be written, or has something newer.
     Target,
@@ -272,12 +274,13 @@ impl PublicationState {
 // === impl UnpublishedReason ===
 
 impl UnpublishedReason {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Behind,
         Self::Database,
         Self::DiskFull,
         Self::NoSigner,
         Self::Overtaken,
+        Self::SignerRefuses,
         Self::SignerUnreachable,
         Self::Target,
         Self::Unfit,
@@ -290,6 +293,7 @@ impl UnpublishedReason {
             Self::DiskFull => "disk_full",
             Self::NoSigner => "no_signer",
             Self::Overtaken => "overtaken",
+            Self::SignerRefuses => "signer_refuses",
             Self::SignerUnreachable => "signer_unreachable",
             Self::Target => "target",
             Self::Unfit => "unfit",

@@ -93,6 +93,7 @@ mod shared_limits;
 mod shared_limits_faults;
 mod shared_limits_stores;
 mod signals;
+mod signer;
 #[allow(dead_code, reason = "a vocabulary; not every word is in use at every time")]
 mod support;
 mod table_format;

@@ -196,7 +196,8 @@ fn the_image_is_static_and_without_root() {
 
 #[test]
 fn the_unit_is_valid_and_hardened() {
-    for file in of_kind(Kind::Unit) {
+    // Of the service; a signer's is another matter.
+    for file in of_kind(Kind::Unit).into_iter().filter(|file| !is_the_signers(file)) {
         let text = fs::read_to_string(&file).unwrap();
         let value = |key: &str| {
             let found: Vec<_> =
@@ -254,6 +255,41 @@ fn the_unit_is_valid_and_hardened() {
                 "exposure above 2.0:\n{}",
                 String::from_utf8_lossy(&security.stdout)
             );
+        }
+    }
+}
+
+fn is_the_signers(unit: &Path) -> bool {
+    unit.ends_with("keygate-signer.service")
+}
+
+/// A user of its own, whose files nobody else reads, and no network.
+#[test]
+fn the_signers_unit_is_valid_and_hardened() {
+    let unit = of_kind(Kind::Unit).into_iter().find(|file| is_the_signers(file)).unwrap();
+    let text = fs::read_to_string(&unit).unwrap();
+    for line in [
+        "User=keygate-signer",
+        "StateDirectoryMode=0700",
+        "CapabilityBoundingSet=",
+        "NoNewPrivileges=yes",
+        "PrivateNetwork=yes",
+        "ProtectSystem=strict",
+        "LimitCORE=0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no {line}");
+    }
+    let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let words: Vec<_> = start.split_whitespace().collect();
+    run(Command::new(env!("CARGO_BIN_EXE_keygatectl")).args(&words[1..3]).arg("--help"));
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("keygate-signer.service");
+    fs::write(&copy, text.replace(words[0], env!("CARGO_BIN_EXE_keygatectl"))).unwrap();
+    match Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy).output() {
+        Err(error) => eprintln!("SKIPPED: systemd-analyze: {error}"),
+        Ok(verify) => {
+            let said = String::from_utf8_lossy(&verify.stderr).into_owned();
+            assert!(verify.status.success() && said.is_empty(), "{said}");
         }
     }
 }

@@ -53,7 +53,8 @@ fn samples() {
         for entry in std::fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
-            let is_other = [".keys.toml", ".admin.toml"].iter().any(|end| name.ends_with(end));
+            let is_other = [".keys.toml", ".admin.toml"].iter().any(|end| name.ends_with(end))
+                || name == "signer.toml";
             if !name.ends_with(".toml") || is_other {
                 continue;
             }

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use super::super::error::{Error, Result};
 use super::super::registry::entry::RegistryEntry;
+use super::super::signer::signs::{SignFault, SignsTables};
 use super::super::signer::{Signer, sign_all};
 use super::terms::Spill;
 use crate::core::format::KeyFormat;
@@ -19,7 +20,7 @@ use crate::core::{Digest, KeyId, LimitSet, OrgId};
 use crate::table::write::{
     BodyBuilder, BuildError, BuiltBody, Draft, PatchBase, PatchDraft, PatchError, RemovalOf,
 };
-use crate::table::{Issue, Manifest, PublicKey, TableFormat};
+use crate::table::{Issue, Manifest, TableFormat};
 
 /// Everything in which the keys differ from a table. Cumulative: it replaces every patch over the
 /// table that came before.
@@ -49,23 +50,6 @@ pub struct TableOfRows(BodyBuilder<Spill>);
 #[derive(Debug)]
 pub struct BuiltTable(BuiltBody<File>);
 
-/// Signs, with a key at hand or by asking whoever has it.
-pub trait SignsTables {
-    /// What verifies its signatures.
-    ///
-    /// # Errors
-    ///
-    /// Why it cannot be asked.
-    fn public(&self) -> std::result::Result<PublicKey, String>;
-
-    /// A plain Ed25519 signature of the message.
-    ///
-    /// # Errors
-    ///
-    /// Why there is none; trying again later may be right.
-    fn sign(&self, message: &[u8]) -> std::result::Result<[u8; 64], String>;
-}
-
 /// Why there is no signed file.
 #[derive(Debug, thiserror::Error)]
 pub enum RowsError {
@@ -76,7 +60,7 @@ pub enum RowsError {
     #[error("the base is in a format that this program does not know")]
     UnknownFormat,
     #[error("the signer does not sign: {0}")]
-    Signer(String),
+    Signer(SignFault),
     #[error("cannot read what was put together: {0}")]
     Read(#[from] std::io::Error),
 }
@@ -222,9 +206,10 @@ fn signed<F>(
 where
     F: Read + Seek,
 {
-    let key = signer.public().map_err(RowsError::Signer)?;
-    let signature = signer.sign(draft.message()).map_err(RowsError::Signer)?;
-    draft.attach(&key, &signature).map_err(|e| RowsError::Signer(e.to_string()))?;
+    let key = signer.public().map_err(|why| RowsError::Signer(SignFault::Away(why)))?;
+    let signature = signer.sign(&mut draft).map_err(RowsError::Signer)?;
+    let attached = draft.attach(&key, &signature);
+    attached.map_err(|e| RowsError::Signer(SignFault::Away(e.to_string())))?;
     let mut bytes = Cursor::new(Vec::new());
     draft.write(&mut bytes)?;
     Ok(SealedFile { manifest: draft.manifest().clone(), bytes: bytes.into_inner() })

@@ -38,8 +38,8 @@ pub struct PublicationDocument {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct UnpublishedDocument {
-    /// `behind`, `database`, `disk_full`, `no_signer`, `overtaken`, `signer_unreachable`, `target` or
-    /// `unfit`.
+    /// `behind`, `database`, `disk_full`, `no_signer`, `overtaken`, `signer_refuses`,
+    /// `signer_unreachable`, `target` or `unfit`.
     pub reason: &'static str,
     /// Null: since the service has started, at least.
     #[schema(format = "date-time")]

@@ -6,13 +6,8 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::super::store::{AuditHead, ChainHash, Checkpoint};
+use crate::manage::signing::checkpoint::checkpoint_message;
 use crate::table::PublicKey;
-
-/// What is signed begins with it. No table, patch or token does.
-const DOMAIN: &[u8] = b"kg-audit";
-
-/// What is signed after a recovery begins with it.
-const RECOVERED_DOMAIN: &[u8] = b"kg-audit-recovered";
 
 /// The signer's word that the log ended so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,17 +53,7 @@ struct RawCheckpoint {
 impl SignedCheckpoint {
     /// The bytes that are signed: a word, numbers of 8 bytes (big-endian), and the hash of the line.
     pub fn message(head: AuditHead, recovered_from: Option<u64>) -> Vec<u8> {
-        let mut message = Vec::with_capacity(RECOVERED_DOMAIN.len() + 48);
-        match recovered_from {
-            None => message.extend_from_slice(DOMAIN),
-            Some(seq) => {
-                message.extend_from_slice(RECOVERED_DOMAIN);
-                message.extend_from_slice(&seq.to_be_bytes());
-            }
-        }
-        message.extend_from_slice(&head.seq.to_be_bytes());
-        message.extend_from_slice(&head.hash.0);
-        message
+        checkpoint_message(head.seq, &head.hash.0, recovered_from)
     }
 
     /// Without its line end.
@@ -146,6 +131,7 @@ impl JudgedCheckpoints {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manage::signing::checkpoint::DOMAIN;
     use crate::table::testkit::{Signer, issue, table_file};
 
     fn head(seq: u64) -> AuditHead {

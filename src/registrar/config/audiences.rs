@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::super::signer::SignerSource;
 use super::super::store::AudienceName;
 use super::super::store::sqlite::AudienceTerms;
 use super::labels::{KeyLabels, labels, sentence};
-use crate::config::reader::{ConfigProblem, ConfigSection};
+use crate::config::reader::{ConfigProblem, ConfigSection, socket_path};
 use crate::core::format::{Alphabet, KeyFormat};
 use crate::core::{KeyKind, Permission, PermissionSet};
 use crate::manage::operation::may::{AccessRules, ManagementWords, StarCovers};
 use crate::manage::registry::settings::check_shown;
 use crate::manage::signer::{self, Signer};
+use crate::manage::signing::source::SignerSource;
 use crate::table::TableFormat;
 
 /// The words under which `[audiences.management]` names those that manage keys.
@@ -265,12 +265,16 @@ fn access(section: &ConfigSection<'_>, permissions: &[PermissionSentence]) -> Op
     Some(AccessRules { words, star, member: PermissionSet::new(member), offered })
 }
 
-/// A private key's file, or a command with the public key of what it signs with.
+/// A private key's file, a signer's socket, or a command; of the last two the public key as well.
 fn signer(section: &ConfigSection<'_>) -> Option<SignerSource> {
     let command: Vec<String> =
         section.parse_list("signer_command", |text| Ok::<_, ConfigProblem>(text.to_owned()));
     let public = section.parse("signer_public", |text| {
-        let key = signer::load_public(text).and_then(|key| signer::table_key(&key));
+        let place = match text.starts_with("ed25519:") {
+            true => text.to_owned(),
+            false => section.reader().resolve(text)?.display().to_string(),
+        };
+        let key = signer::load_public(&place).and_then(|key| signer::table_key(&key));
         key.map_err(|e| {
             let text = e.to_string();
             ConfigProblem::new(text.lines().next().unwrap_or_default().to_owned())
@@ -278,8 +282,18 @@ fn signer(section: &ConfigSection<'_>) -> Option<SignerSource> {
         })
     });
     if !section.has("signer_command") {
+        if section.text("signer").is_some_and(|text| text.text.starts_with("unix:")) {
+            let path = section
+                .parse("signer", |text| socket_path(text.strip_prefix("unix:").unwrap_or(text)));
+            if !section.has("signer_public") {
+                let hint = "the public key of who signs there: `keygatectl signer show` prints it";
+                section.missing("signer_public", hint);
+            }
+            return Some(SignerSource::Socket { path: path?, public: public? });
+        }
         if section.has("signer_public") {
-            section.missing("signer_command", "the program that signs, and its arguments");
+            let hint = "the program that signs, and its arguments; or signer = \"unix:/run/…\"";
+            section.missing("signer_command", hint);
         }
         let path = section.file("signer")?;
         if let Err(e) = Signer::load(&path) {

@@ -102,6 +102,7 @@ fn hindrance(w: &Words, reason: UnpublishedReason) -> String {
         UnpublishedReason::DiskFull => &w.unpublished_disk_full,
         UnpublishedReason::NoSigner => &w.unpublished_no_signer,
         UnpublishedReason::Overtaken => &w.unpublished_overtaken,
+        UnpublishedReason::SignerRefuses => &w.unpublished_refused,
         UnpublishedReason::SignerUnreachable => &w.unpublished_signer,
         UnpublishedReason::Target => &w.unpublished_target,
         UnpublishedReason::Unfit => &w.unpublished_unfit,

@@ -353,6 +353,7 @@ words! {
     unpublished_disk_full = "The disk is full: a table or patch could not be written. Once there is room, it is published by itself.";
     unpublished_no_signer = "No signer is configured for these keys, so nothing is signed.";
     unpublished_overtaken = "Another process publishes from the same database. It is tried again each second.";
+    unpublished_refused = "The signer refuses to sign this: too many keys would end at once, or it goes back behind what was signed. Somebody has to look at it on the signer's host.";
     unpublished_signer = "The signer cannot be reached, or does not sign. Once it does, all changes are published by themselves; none is lost.";
     unpublished_target = "A directory that sidecars read takes nothing: it cannot be written, or something newer is in it.";
     unpublished_unfit = "What the keys say cannot be put into a table of the configured format.";

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use super::UnpublishedReason;
 use super::make::MakeError;
 use crate::manage::publish::rows::RowsError;
+use crate::manage::signer::signs::{SignFault, SigningRefusal};
 use crate::registrar::store::StoreError;
 
 /// Why something is not published. All of it is tried again.
@@ -33,11 +34,24 @@ pub(super) enum PublishFault {
 // === impl PublishFault ===
 
 impl PublishFault {
+    /// What the signer says to it, if it has refused.
+    pub(super) fn refusal(&self) -> Option<&SigningRefusal> {
+        match self {
+            Self::Make(MakeError::Rows(RowsError::Signer(SignFault::Refused(refusal)))) => {
+                Some(refusal)
+            }
+            _ => None,
+        }
+    }
+
     pub(super) fn reason(&self) -> UnpublishedReason {
         if is_disk_full(self) {
             return UnpublishedReason::DiskFull;
         }
         match self {
+            Self::Make(MakeError::Rows(RowsError::Signer(SignFault::Refused(_)))) => {
+                UnpublishedReason::SignerRefuses
+            }
             Self::Make(MakeError::Rows(RowsError::Signer(_)) | MakeError::Signer(_)) => {
                 UnpublishedReason::SignerUnreachable
             }
@@ -69,6 +83,7 @@ mod tests {
 
     use super::*;
     use crate::manage::error::Error;
+    use crate::manage::signer::signs::SigningReason;
 
     #[test]
     fn each_fault_is_of_a_kind() {
@@ -80,7 +95,17 @@ mod tests {
             (write(ErrorKind::QuotaExceeded), UnpublishedReason::DiskFull),
             (write(ErrorKind::PermissionDenied), UnpublishedReason::Target),
             (rows(RowsError::Read(of(ErrorKind::StorageFull))), UnpublishedReason::DiskFull),
-            (rows(RowsError::Signer("away".into())), UnpublishedReason::SignerUnreachable),
+            (
+                rows(RowsError::Signer(SignFault::Away("away".into()))),
+                UnpublishedReason::SignerUnreachable,
+            ),
+            (
+                rows(RowsError::Signer(SignFault::Refused(SigningRefusal::new(
+                    SigningReason::Brake,
+                    "too few",
+                )))),
+                UnpublishedReason::SignerRefuses,
+            ),
             (rows(RowsError::UnknownFormat), UnpublishedReason::Unfit),
             (MakeError::Signer("away".into()).into(), UnpublishedReason::SignerUnreachable),
             (StoreError::NoSuchAudience.into(), UnpublishedReason::Database),

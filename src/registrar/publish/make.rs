@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::super::signer::SignerSource;
 use super::super::store::{AudienceName, KeySnapshot, SnapshotKey, StoreError};
 use crate::core::{Digest, KeyId, KeyStatus};
 use crate::manage::publish::rows::{
@@ -11,6 +10,7 @@ use crate::manage::publish::rows::{
 };
 use crate::manage::registry::entry::RegistryEntry;
 use crate::manage::registry::settings::{RawSettings, RegistrySettings};
+use crate::manage::signing::source::SignerSource;
 use crate::table::{Acknowledge, Issue, Manifest, TableFormat};
 
 /// What a build of a table holds in memory; the rest is in files without a name.

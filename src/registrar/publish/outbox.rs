@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::core::Digest;
 use crate::manage::error::Error;
 use crate::manage::registry::settings::RawSettings;
+use crate::manage::signer::signs::SigningReason;
 use crate::registrar::config::{AudienceConfig, PublishTarget};
 use crate::registrar::store::sql::crash::point;
 use crate::registrar::store::{
@@ -229,8 +230,10 @@ impl Outbox {
             return self.publish_table(folded, began).await;
         }
         let newest = self.current.as_ref().map_or(0, Current::serial);
-        if publication.serial > newest || publication.published < publication.serial {
-            self.publish_patch(&terms, &settings, began).await?;
+        let is_due = publication.serial > newest || publication.published < publication.serial;
+        if is_due && let Err(fault) = self.publish_patch(&terms, &settings, began).await {
+            self.heed(&fault, &terms, &settings).await?;
+            return Err(fault);
         }
         if self.current.as_ref().is_some_and(|current| !current.is_placed) {
             self.deliver(began).await?;
@@ -325,6 +328,30 @@ impl Outbox {
         self.deliver(began).await?;
         self.tell(|state| state.patches += 1);
         Ok(())
+    }
+
+    /// What a signer that judges has refused may pass another way.
+    async fn heed(
+        &mut self,
+        fault: &PublishFault,
+        terms: &IssueTerms,
+        settings: &RawSettings,
+    ) -> Result<(), PublishFault> {
+        match fault.refusal().map(|refusal| refusal.reason) {
+            // It knows no table of ours, or not this one any more: a new one is made for it.
+            Some(SigningReason::Base) => {
+                if let Some(current) = &mut self.current {
+                    current.settings.clear();
+                }
+                self.fold_if_due(terms, settings).await
+            }
+            // What was signed with this serial got lost before it was kept.
+            Some(SigningReason::OtherContent) => {
+                self.store.claim_serials(&self.name, 1).await?;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A patch with everything that differs from the table `base`, signed and kept. `None`: there is

@@ -3,6 +3,7 @@
 mod crash;
 mod instances;
 mod restored;
+mod signed;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -174,6 +174,12 @@ impl<F> Draft<F> {
         &self.manifest
     }
 
+    /// Bytes of the file as it would be written now.
+    pub fn file_bytes(&self) -> u64 {
+        let head = Envelope::head_of(&self.message, &self.signatures).len() as u64;
+        head.saturating_add(self.manifest.body_bytes)
+    }
+
     /// Who has signed it so far.
     pub fn signed_by(&self) -> impl Iterator<Item = [u8; 32]> {
         self.signatures.iter().map(|entry| entry.key)

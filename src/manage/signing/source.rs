@@ -1,12 +1,16 @@
-//! Who signs the tables of an audience: a key in a file, or a command that asks an HSM or a service.
+//! Who signs the tables of an audience: a key in a file, a command that asks an HSM or a service, or a
+//! signer at a socket. Imports signers, the publication of rows and the wire.
 
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::manage::publish::rows::SignsTables;
-use crate::manage::signer::{Signer, table_key};
+use super::super::signer::signs::{SignFault, SignsTables, UnsignedFile};
+use super::super::signer::{Signer, table_key};
+use super::ask::{ask_checkpoint, ask_file};
+use super::checkpoint::checkpoint_message;
+use super::wire::AskedCheckpoint;
 use crate::table::PublicKey;
 
 /// How long a command may take to sign.
@@ -30,6 +34,8 @@ pub enum SignerSource {
         command: Vec<String>,
         public: PublicKey,
     },
+    /// `keygatectl signer serve`.
+    Socket { path: PathBuf, public: PublicKey },
 }
 
 // === impl SignerSource ===
@@ -46,8 +52,36 @@ impl SignerSource {
                 let signer = Signer::load(path).map_err(first_line)?;
                 table_key(signer.public()).map_err(first_line)
             }
-            Self::Command { public, .. } => Ok(*public),
+            Self::Command { public, .. } | Self::Socket { public, .. } => Ok(*public),
         }
+    }
+
+    /// Signs an end of an audit log.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no signature; trying again later may be right.
+    pub fn sign_checkpoint(&self, asked: AskedCheckpoint) -> Result<[u8; 64], SignFault> {
+        match self {
+            Self::Socket { path, .. } => ask_checkpoint(path, asked),
+            signer => {
+                let AskedCheckpoint { seq, hash, recovered_from } = asked;
+                signer.sign_message(&checkpoint_message(seq, &hash, recovered_from))
+            }
+        }
+    }
+
+    fn sign_message(&self, message: &[u8]) -> Result<[u8; 64], SignFault> {
+        let signed = match self {
+            Self::File(path) => Signer::load(path)
+                .map_err(first_line)
+                .and_then(|s| s.sign(message).ok_or_else(|| "the key does not sign".to_owned())),
+            Self::Command { command, .. } => run(command, message),
+            Self::Socket { path, .. } => {
+                Err(format!("{}: it signs files and audit logs alone", path.display()))
+            }
+        };
+        signed.map_err(SignFault::Away)
     }
 }
 
@@ -56,13 +90,10 @@ impl SignsTables for SignerSource {
         Self::public(self)
     }
 
-    fn sign(&self, message: &[u8]) -> Result<[u8; 64], String> {
+    fn sign(&self, file: &mut dyn UnsignedFile) -> Result<[u8; 64], SignFault> {
         match self {
-            Self::File(path) => {
-                let signer = Signer::load(path).map_err(first_line)?;
-                signer.sign(message).ok_or_else(|| "the signer's key does not sign".to_owned())
-            }
-            Self::Command { command, .. } => ask(command, message),
+            Self::Socket { path, .. } => ask_file(path, file),
+            signer => signer.sign_message(file.message()),
         }
     }
 }
@@ -72,7 +103,7 @@ fn first_line(error: impl ToString) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
-fn ask(command: &[String], message: &[u8]) -> Result<[u8; 64], String> {
+fn run(command: &[String], message: &[u8]) -> Result<[u8; 64], String> {
     let Some((program, arguments)) = command.split_first() else {
         return Err("the signer's command is empty".to_owned());
     };
@@ -149,7 +180,7 @@ mod tests {
     use super::*;
 
     fn command(script: &str) -> Result<[u8; 64], String> {
-        ask(&["sh".to_owned(), "-c".to_owned(), script.to_owned()], b"a message")
+        run(&["sh".to_owned(), "-c".to_owned(), script.to_owned()], b"a message")
     }
 
     #[test]
@@ -166,14 +197,16 @@ mod tests {
             let error = command(script).unwrap_err();
             assert!(error.starts_with("sh: ") && error.contains(why), "{script}: {error}");
         }
-        let missing = ask(&["/none/such".to_owned()], b"x").unwrap_err();
+        let missing = run(&["/none/such".to_owned()], b"x").unwrap_err();
         assert!(missing.starts_with("/none/such: cannot be started"), "{missing}");
     }
 
     #[test]
     fn a_key_that_is_away_is_said_so() {
+        let asked = AskedCheckpoint { seq: 1, hash: [0; 32], recovered_from: None };
         let away = SignerSource::File("/none/such.pem".into());
-        assert!(SignsTables::sign(&away, b"x").unwrap_err().contains("/none/such.pem"));
-        assert!(away.public().is_err());
+        assert!(away.sign_checkpoint(asked).unwrap_err().to_string().contains("/none/such.pem"));
+        let why = away.public().unwrap_err();
+        assert!(why.contains("/none/such.pem"), "{why}");
     }
 }

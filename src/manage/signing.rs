@@ -1,0 +1,215 @@
+//! `keygatectl signer`: keys that sign, and the process that holds one for a management service. It
+//! runs as another user, judges what it is asked to sign, and never signs what goes back: whoever
+//! breaks into the service can issue keys, and neither roll sidecars back nor empty them.
+//!
+//! Imports signers, files and errors of this room, the configuration's reader, and table.
+
+pub mod allowance;
+pub mod ask;
+pub mod checkpoint;
+pub mod keeper;
+pub mod ledger;
+pub mod rules;
+pub mod serve;
+pub mod settings;
+pub mod source;
+#[cfg(test)]
+mod tests;
+pub mod timed;
+pub mod wire;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::allowance::{Allowance, AllowedPass};
+use self::keeper::SigningKeeper;
+use self::serve::SignerDesk;
+use self::settings::SignerSettings;
+use super::error::{Error, Result};
+use super::session::Session;
+use super::signer;
+use super::time;
+use crate::core::SignerKey;
+use crate::exit::Exit;
+
+/// A word is good for at most so long.
+const LONGEST_WORD: Duration = Duration::from_secs(24 * 3600);
+
+#[derive(Debug, clap::Subcommand)]
+pub enum SignerCommand {
+    /// Create an Ed25519 key pair (PKCS#8 PEM, mode 0600) and print its public key
+    New {
+        /// File for the private key; never overwritten
+        #[arg(long, short, value_name = "FILE", default_value = "signer.pem")]
+        out: PathBuf,
+        /// Also write the public key to this file
+        #[arg(long, value_name = "FILE")]
+        public_out: Option<PathBuf>,
+    },
+    /// Print the public key and the id of a signer
+    Show {
+        /// Private or public key in PEM, `ed25519:BASE64`, or `unix:PATH` of a `signer serve`
+        #[arg(value_name = "KEY")]
+        key: String,
+    },
+    /// Hold a key, and sign what only goes forward for users of a Unix socket
+    Serve(ServeSigner),
+    /// Let one fall of the active keys, or one restored audit log, pass a signer that would refuse it
+    Allow(AllowOnce),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ServeSigner {
+    /// Configuration of the signer
+    #[arg(long, short, value_name = "FILE", default_value = "signer.toml")]
+    config: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct AllowOnce {
+    /// Configuration of the signer
+    #[arg(long, short, value_name = "FILE", default_value = "signer.toml")]
+    config: PathBuf,
+    /// Audience whose next table or patch may end more keys than the brake lets pass
+    #[arg(long, value_name = "NAME", requires = "least", required_unless_present = "recovery")]
+    audience: Option<String>,
+    /// Active keys that it has to leave; 0: none at all
+    #[arg(long, value_name = "COUNT", requires = "audience")]
+    least: Option<u64>,
+    /// Let the audit log of a database that was restored from a backup be signed
+    #[arg(long, conflicts_with = "audience")]
+    recovery: bool,
+    /// How long the word is good, at most 1d
+    #[arg(long = "for", value_name = "DURATION", default_value = "15m", value_parser = time::duration)]
+    life: Duration,
+}
+
+// === impl SignerCommand ===
+
+impl SignerCommand {
+    pub fn run(self, session: &mut Session) -> Result<()> {
+        match self {
+            Self::New { out, public_out } => {
+                signer::new(&out, public_out.as_deref(), &mut session.output)
+            }
+            Self::Show { key } => match key.strip_prefix("unix:") {
+                Some(path) => {
+                    let raw = ask::ask_key(path.as_ref()).map_err(|e| Error::Added {
+                        message: format!(
+                            "{e}\nhint: look whether the signer runs, and whether `uids` has you"
+                        ),
+                        exit: Exit::TryAgain,
+                    })?;
+                    let key = SignerKey::from_bytes(raw).map_err(|e| Error::argument("KEY", e))?;
+                    signer::show(&signer::inline(&key), &mut session.output)
+                }
+                None => signer::show(&key, &mut session.output),
+            },
+            Self::Serve(serve) => serve.run(session),
+            Self::Allow(allow) => allow.run(session),
+        }
+    }
+}
+
+// === impl ServeSigner ===
+
+impl ServeSigner {
+    /// Until a signal says to stop.
+    fn run(self, session: &mut Session) -> Result<()> {
+        let internal =
+            |e: std::io::Error| Error::Added { message: e.to_string(), exit: Exit::Internal };
+        // The key is in memory: neither a core file nor another process of this user gets it.
+        setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
+            .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable))
+            .map_err(|e| internal(e.into()))?;
+        let settings = SignerSettings::load(&self.config)?;
+        let keeper = SigningKeeper::open(settings.terms()?)?;
+        let listener =
+            serve::listen(&settings.socket, settings.file).map_err(|e| Error::Added {
+                message: format!(
+                    "cannot listen on {}: {e}\nhint: `socket` of {} names another one",
+                    settings.socket.display(),
+                    self.config.display()
+                ),
+                exit: Exit::CannotCreate,
+            })?;
+        for rules in &settings.rules {
+            let (name, serial) = (&rules.audience, keeper.serial(&rules.audience));
+            session.output.note(&match serial {
+                0 => {
+                    format!("{name}: nothing was signed yet, at least serial {}", rules.min_serial)
+                }
+                serial => format!("{name}: signed up to serial {serial}"),
+            });
+        }
+        let id = keeper.public().id();
+        let path = settings.socket.display();
+        session.output.line(&format!("signer {id} listens on unix:{path}"))?;
+        session.output.flush()?;
+        let SignerSettings { uids, max_bytes, .. } = settings.clone();
+        let desk = SignerDesk::new(keeper, uids, max_bytes, session.clock.clone());
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(internal)?;
+        let stopped = runtime.block_on(async {
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            // It ends with the process: what is noted on the disk is all that counts.
+            std::thread::Builder::new()
+                .name("desk".to_owned())
+                .spawn(move || desk.serve(&listener))?;
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            Ok(())
+        });
+        std::fs::remove_file(&settings.socket).ok();
+        stopped.map_err(internal)
+    }
+}
+
+// === impl AllowOnce ===
+
+impl AllowOnce {
+    fn run(self, session: &mut Session) -> Result<()> {
+        let settings = SignerSettings::load(&self.config)?;
+        if self.life > LONGEST_WORD || self.life.is_zero() {
+            return Err(Error::argument("--for", "must be more than nothing and at most 1d"));
+        }
+        let pass = match (self.audience, self.least) {
+            (Some(audience), Some(least)) => {
+                if !settings.rules.iter().any(|rules| *rules.audience == *audience) {
+                    let names: Vec<_> = settings.rules.iter().map(|r| &*r.audience).collect();
+                    let why = format!("is none of those signed for ({})", names.join(", "));
+                    return Err(Error::argument("--audience", why));
+                }
+                AllowedPass::Fall { audience, least }
+            }
+            _ => AllowedPass::Recovery,
+        };
+        let now = session.clock.now();
+        let life = u64::try_from(self.life.as_millis()).unwrap_or(u64::MAX);
+        let until_ms = now.unix_ms.saturating_add(life);
+        let by = session.stamp(0).who.to_owned();
+        let allowance = Allowance { pass, until_ms, by };
+        allowance.give(&settings.state)?;
+        if session.output.json {
+            return session.output.json(&allowance);
+        }
+        let what = match &allowance.pass {
+            AllowedPass::Fall { audience, least } => {
+                format!(
+                    "the next table or patch for {audience} that leaves {least} active keys or more"
+                )
+            }
+            AllowedPass::Recovery => {
+                "the next audit log that was restored from a backup".to_owned()
+            }
+        };
+        let until = time::show(until_ms / 1000);
+        session.output.line(&format!("{what} is signed, once, until {until}"))
+    }
+}

@@ -1,0 +1,200 @@
+//! What a signer has signed, in a file beside its key: on the disk before a signature leaves, and never
+//! lower than before. With it the tables that patches are over. Imports the rules, table and files.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::super::error::{Error, Result};
+use super::super::files::{self, Lock};
+use super::rules::{AuditMark, SignedMark};
+use crate::core::Digest;
+use crate::exit::Exit;
+use crate::table::{Base, Bounds, Table, Trust};
+
+/// Name of the file, in the signer's state directory.
+pub const HIGH_WATER: &str = "signer-high-water.json";
+
+/// More is another file.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// The file with what it says, for one process at a time.
+#[derive(Debug)]
+pub struct SignerLedger {
+    directory: PathBuf,
+    noted: SignedMarks,
+    _lock: Lock,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct SignedMarks {
+    /// Version of this form.
+    version: u8,
+    #[serde(default)]
+    audiences: BTreeMap<String, SignedMark>,
+    #[serde(default)]
+    audit: AuditMark,
+}
+
+// === impl SignerLedger ===
+
+impl SignerLedger {
+    const VERSION: u8 = 1;
+
+    /// Reads it; one that is not there begins anew.
+    ///
+    /// # Errors
+    ///
+    /// A file that no signer has written: going on without it would forget what was signed. Another
+    /// process that signs by it.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let path = directory.join(HIGH_WATER);
+        let lock = Lock::take(&path, std::time::Duration::ZERO).map_err(|e| match e {
+            Error::Locked { holder, .. } => Error::Added {
+                message: format!(
+                    "{}: another signer{holder} works with it\nhint: one process at a time signs \
+                     with a key",
+                    directory.display()
+                ),
+                exit: Exit::TryAgain,
+            },
+            other => other,
+        })?;
+        let noted = match files::read(&path, MAX_BYTES) {
+            Ok(bytes) => read(&path, &bytes)?,
+            Err(Error::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                SignedMarks { version: Self::VERSION, ..SignedMarks::default() }
+            }
+            Err(e) => return Err(e),
+        };
+        Ok(Self { directory: directory.to_owned(), noted, _lock: lock })
+    }
+
+    pub fn mark(&self, audience: &str) -> SignedMark {
+        self.noted.audiences.get(audience).cloned().unwrap_or_default()
+    }
+
+    pub fn audit(&self) -> &AuditMark {
+        &self.noted.audit
+    }
+
+    /// Notes what is about to be signed, and waits for the disk.
+    ///
+    /// # Errors
+    ///
+    /// A disk that takes nothing: what is there holds.
+    pub fn note(&mut self, audience: &str, mark: SignedMark) -> Result<()> {
+        let mut noted = self.noted.clone();
+        noted.audiences.insert(audience.to_owned(), mark);
+        self.write(noted)
+    }
+
+    /// The same of an end of the audit log.
+    ///
+    /// # Errors
+    ///
+    /// A disk that takes nothing: what is there holds.
+    pub fn note_audit(&mut self, audit: AuditMark) -> Result<()> {
+        self.write(SignedMarks { audit, ..self.noted.clone() })
+    }
+
+    fn write(&mut self, noted: SignedMarks) -> Result<()> {
+        let text = serde_json::to_string_pretty(&noted).unwrap_or_default();
+        files::replace(&self.directory.join(HIGH_WATER), format!("{text}\n").as_bytes())?;
+        self.noted = noted;
+        Ok(())
+    }
+
+    // --- tables
+
+    /// Keeps a table that patches will be over.
+    ///
+    /// # Errors
+    ///
+    /// A disk that takes nothing.
+    pub fn keep_table(&self, table: &Table) -> Result<()> {
+        let path = self.table_path(&table.manifest().audience, table.manifest().as_base());
+        files::replace(&path, table.file())
+    }
+
+    /// A table that was kept, if it is the one that is meant.
+    pub fn table(&self, audience: &str, base: Base, bounds: &Bounds) -> Option<Arc<Table>> {
+        let bytes = files::read(&self.table_path(audience, base), bounds.max_bytes).ok()?;
+        let table = Table::open(bytes, &Trust::for_inspection(), bounds).ok()?;
+        let manifest = table.manifest();
+        let is_it = *manifest.audience == *audience && manifest.as_base() == base;
+        is_it.then(|| Arc::new(table))
+    }
+
+    /// Removes tables of an audience that no patch can be over any more.
+    pub fn forget_tables(&self, audience: &str) {
+        let mark = self.mark(audience);
+        let kept: Vec<_> = mark.bases().map(|base| self.table_path(audience, base)).collect();
+        let Ok(entries) = fs::read_dir(&self.directory) else { return };
+        let begins = table_prefix(audience);
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with(&begins) && name.ends_with(".kgt") && !kept.contains(&path) {
+                // What stays takes room and does no harm.
+                fs::remove_file(&path).ok();
+            }
+        }
+    }
+
+    fn table_path(&self, audience: &str, base: Base) -> PathBuf {
+        let hash = base.body_sha256.to_string();
+        let hash = hash.get(..16).unwrap_or(&hash);
+        let begins = table_prefix(audience);
+        self.directory.join(format!("{begins}{}-{hash}.kgt", base.serial))
+    }
+}
+
+/// An audience may have any visible character in its name.
+fn table_prefix(audience: &str) -> String {
+    let digest = Digest::of(audience.as_bytes());
+    let digits: String = digest.0.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("table-{digits}-")
+}
+
+fn read(path: &Path, bytes: &[u8]) -> Result<SignedMarks> {
+    let odd = |why: String| Error::Added {
+        message: format!(
+            "{}: is not what a signer has written: {why}\nhint: it says which serials were signed. \
+             Put it back from a backup; a signer without it signs whatever it is asked first, unless \
+             audiences.min_serial says otherwise",
+            path.display()
+        ),
+        exit: Exit::Data,
+    };
+    let noted: SignedMarks = serde_json::from_slice(bytes).map_err(|e| odd(e.to_string()))?;
+    if noted.version != SignerLedger::VERSION {
+        return Err(odd(format!("version {}", noted.version)));
+    }
+    Ok(noted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_not_ours_stops_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        for text in ["", "{", "[]", "{\"version\": 2}", "{\"version\": 1, \"x\": 1}"] {
+            fs::write(dir.path().join(HIGH_WATER), text).unwrap();
+            let error = SignerLedger::open(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("is not what a signer has written"), "{text}: {error}");
+        }
+        fs::write(dir.path().join(HIGH_WATER), "{\"version\": 1}").unwrap();
+        let held = SignerLedger::open(dir.path()).unwrap();
+        let error = SignerLedger::open(dir.path()).unwrap_err();
+        assert_eq!(error.exit(), Exit::TryAgain.code());
+        assert!(error.to_string().contains("another signer (process "), "{error}");
+        assert_eq!(held.mark("shop"), SignedMark::default());
+    }
+}

@@ -1,0 +1,228 @@
+//! The socket of a signer: who may ask, how long and how much. Imports the wire and the keeper.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::super::signer::signs::{SigningReason, SigningRefusal};
+use super::keeper::{MadeSignature, SigningKeeper};
+use super::timed::TimedStream;
+use super::wire::{AskedCheckpoint, QUESTION_HEAD, QuestionHead, SigningQuestion, answer_bytes};
+use crate::clock::Clock;
+use crate::config::SocketFile;
+use crate::table::Buffer;
+use crate::wording::visible::visible;
+
+/// Questions at a time. A publisher asks one, and instances of a service are few.
+const MOST_CONNECTIONS: usize = 32;
+
+/// Until the head of a question is there.
+const HEAD: Duration = Duration::from_secs(5);
+
+/// For a question and its answer.
+const WHOLE: Duration = Duration::from_secs(60);
+
+/// Files above this are taken one at a time: they are most of what the process has in memory.
+const LARGE: u64 = 1 << 20;
+
+/// Longest question about anything but a file.
+const SHORT: u64 = 1024;
+
+/// Between two tries to take a connection when the system has no descriptor for one.
+const REST: Duration = Duration::from_millis(50);
+
+/// What answers questions. Clones are one and the same.
+#[derive(Clone, Debug)]
+pub struct SignerDesk {
+    inner: Arc<DeskState>,
+}
+
+#[derive(Debug)]
+struct DeskState {
+    keeper: Mutex<SigningKeeper>,
+    large: Mutex<()>,
+    open: AtomicUsize,
+    strangers: AtomicU64,
+    uids: Vec<u32>,
+    max_bytes: u64,
+    clock: Clock,
+}
+
+/// One of the places for connections; free again on drop.
+struct DeskPlace(Arc<DeskState>);
+
+// === impl SignerDesk ===
+
+impl SignerDesk {
+    pub fn new(keeper: SigningKeeper, uids: Vec<u32>, max_bytes: u64, clock: Clock) -> Self {
+        let (open, strangers) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let (keeper, large) = (Mutex::new(keeper), Mutex::new(()));
+        let desk = DeskState { keeper, large, open, strangers, uids, max_bytes, clock };
+        Self { inner: Arc::new(desk) }
+    }
+
+    /// Answers until the process ends, each question on a thread of its own.
+    pub fn serve(&self, listener: &UnixListener) {
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => self.take(stream),
+                Err(_) => std::thread::sleep(REST),
+            }
+        }
+    }
+
+    fn take(&self, stream: UnixStream) {
+        // Before a byte of it is read, and before it takes a place.
+        let uid = rustix::net::sockopt::socket_peercred(&stream).map(|peer| peer.uid.as_raw());
+        if !uid.as_ref().is_ok_and(|uid| self.inner.uids.contains(uid)) {
+            let count = self.inner.strangers.fetch_add(1, Ordering::Relaxed) + 1;
+            // Who knocks for ever does not fill the log.
+            if count.is_power_of_two() {
+                let who = uid.map_or_else(|_| "nobody known".to_owned(), |uid| uid.to_string());
+                log(&format!("refused user {who}, who is not in uids; {count} such connections"));
+            }
+            return;
+        }
+        let stream = TimedStream::new(stream, self.inner.clock.clone(), HEAD);
+        let Some(place) = DeskPlace::take(&self.inner) else {
+            let why = "the signer answers as many as it can";
+            return finish(stream, &Err(SigningRefusal::new(SigningReason::Busy, why)));
+        };
+        let asked = std::thread::Builder::new().name("sign".to_owned()).spawn(move || {
+            place.0.answer(stream);
+        });
+        if let Err(error) = asked {
+            log(&format!("cannot answer: {error}"));
+        }
+    }
+}
+
+// === impl DeskPlace ===
+
+impl DeskPlace {
+    fn take(desk: &Arc<DeskState>) -> Option<Self> {
+        let before = desk.open.fetch_add(1, Ordering::AcqRel);
+        let place = Self(Arc::clone(desk));
+        (before < MOST_CONNECTIONS).then_some(place)
+    }
+}
+
+impl Drop for DeskPlace {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+// === impl DeskState ===
+
+impl DeskState {
+    fn answer(&self, mut stream: TimedStream) {
+        let answer = match self.signed(&mut stream) {
+            // Nobody is there any more, or nobody who speaks as we do.
+            Err(error) => return log(&format!("a question broke off: {error}")),
+            Ok(Ok(made)) => {
+                log(&made.told);
+                Ok(made.bytes)
+            }
+            Ok(Err(refusal)) => {
+                log(&format!("not signed ({}): {refusal}", refusal.reason.as_str()));
+                Err(refusal)
+            }
+        };
+        finish(stream, &answer);
+    }
+
+    fn signed(&self, stream: &mut TimedStream) -> io::Result<Result<ToldAnswer, SigningRefusal>> {
+        let mut head = [0; QUESTION_HEAD];
+        stream.read_exact(&mut head)?;
+        stream.restart(WHOLE);
+        let refused = |reason, why: String| Ok(Err(SigningRefusal::new(reason, why)));
+        let QuestionHead { question, length } = match QuestionHead::parse(&head) {
+            Ok(head) => head,
+            Err(e) => return refused(SigningReason::File, e.to_string()),
+        };
+        let most = match question {
+            SigningQuestion::File => self.max_bytes,
+            SigningQuestion::Checkpoint | SigningQuestion::Key => SHORT,
+        };
+        if length > most {
+            let why = format!("{length} bytes are more than the {most} that are taken");
+            return refused(SigningReason::TooLarge, why);
+        }
+        let _large =
+            (length > LARGE).then(|| self.large.lock().unwrap_or_else(PoisonError::into_inner));
+        let body = Buffer::read(&mut stream.take(length), length, length)?;
+        if body.len() as u64 != length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let now_ms = self.clock.now().unix_ms;
+        let made = match question {
+            SigningQuestion::File => keeper.sign_file(body, now_ms),
+            SigningQuestion::Checkpoint => match AskedCheckpoint::parse(&body) {
+                Some(asked) => keeper.sign_checkpoint(asked, now_ms),
+                None => {
+                    let why = "not an end of an audit log";
+                    Err(SigningRefusal::new(SigningReason::Checkpoint, why))
+                }
+            },
+            SigningQuestion::Key => {
+                let bytes = keeper.public().as_bytes().to_vec();
+                return Ok(Ok(ToldAnswer { bytes, told: "told its public key".to_owned() }));
+            }
+        };
+        Ok(made.map(|MadeSignature { bytes, told }| ToldAnswer { bytes: bytes.to_vec(), told }))
+    }
+}
+
+/// What is sent, and what the log says of it.
+struct ToldAnswer {
+    bytes: Vec<u8>,
+    told: String,
+}
+
+/// Sends an answer, and closes. Whoever is still sending sees that, and finds the answer: a Unix socket
+/// hands out what was sent before it says that the other end has gone.
+fn finish(mut stream: TimedStream, answer: &Result<Vec<u8>, SigningRefusal>) {
+    // Whoever has gone needs no answer.
+    stream.write_all(&answer_bytes(answer)).ok();
+}
+
+/// Takes the socket's file, with its mode and owner before anybody can connect.
+///
+/// # Errors
+///
+/// The file is taken, or may not be made.
+pub fn listen(path: &Path, file: SocketFile) -> io::Result<UnixListener> {
+    // A socket that a dead process left behind is in the way; anything else is not ours.
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    if is_socket && UnixStream::connect(path).is_err() {
+        fs::remove_file(path)?;
+    }
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    socket.bind(&socket2::SockAddr::unix(path)?)?;
+    let shaped = || {
+        if file.owner.is_some() || file.group.is_some() {
+            std::os::unix::fs::chown(path, file.owner, file.group)?;
+        }
+        if let Some(mode) = file.mode {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        }
+        socket.listen(128)
+    };
+    if let Err(error) = shaped() {
+        fs::remove_file(path).ok();
+        return Err(error);
+    }
+    Ok(UnixListener::from(std::os::fd::OwnedFd::from(socket)))
+}
+
+/// A line of the log.
+pub fn log(text: &str) {
+    writeln!(io::stderr(), "{}", visible(text)).ok();
+}

@@ -1,0 +1,227 @@
+//! Somebody who may connect, or may not, and means harm.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::result::Result;
+use std::time::Duration;
+
+use super::super::wire::{ANSWER_HEAD, QuestionHead, SigningQuestion, answer_length, read_answer};
+use super::*;
+use crate::table::SignedHead;
+
+/// So that nothing hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn connect(socket: &Path) -> UnixStream {
+    let stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// The answer to these bytes; `None`: the connection was closed without one.
+fn told(stream: &mut UnixStream) -> Option<Result<Vec<u8>, SigningRefusal>> {
+    let mut head = [0; ANSWER_HEAD];
+    stream.read_exact(&mut head).ok()?;
+    let mut said = vec![0; answer_length(&head).unwrap()];
+    stream.read_exact(&mut said).unwrap();
+    Some(read_answer(&head, said).unwrap())
+}
+
+fn asked(socket: &Path, bytes: &[u8]) -> Option<Result<Vec<u8>, SigningRefusal>> {
+    let mut stream = connect(socket);
+    // A signer that has had enough does not wait for the rest.
+    stream.write_all(bytes).ok();
+    stream.shutdown(std::net::Shutdown::Write).ok();
+    told(&mut stream)
+}
+
+fn question(question: SigningQuestion, body: &[u8]) -> Vec<u8> {
+    let length = body.len() as u64;
+    [&QuestionHead { question, length }.to_bytes(), body].concat()
+}
+
+/// The signer goes on after each of them, and signs what is right.
+#[test]
+fn garbage_gets_no_signature() {
+    let house = House::new();
+    let socket = house.desk();
+    let mut good = house.table(3, 0..10);
+    let file = good.bytes();
+    let head =
+        |length| QuestionHead { question: SigningQuestion::File, length }.to_bytes().to_vec();
+    let long = u64::MAX;
+    let reason = |answer: Option<Result<Vec<u8>, SigningRefusal>>| {
+        answer.map(|answer| answer.unwrap_err().reason)
+    };
+    let (file_odd, large) = (Some(SigningReason::File), Some(SigningReason::TooLarge));
+    for (what, bytes, want) in [
+        ("nothing", Vec::new(), None),
+        ("half a head", head(9)[..7].to_vec(), None),
+        ("HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), file_odd),
+        ("a huge length", head(long), large),
+        ("one byte more than is taken", head((64 << 20) + 1), large),
+        ("a body that breaks off", [head(file.len() as u64), file[..50].to_vec()].concat(), None),
+        ("no body", head(0), file_odd),
+        ("zeros", question(SigningQuestion::File, &[0; 4096]), file_odd),
+        ("half a file", question(SigningQuestion::File, &file[..file.len() / 2]), file_odd),
+        (
+            "a file and more",
+            question(SigningQuestion::File, &[file.clone(), vec![0; 64]].concat()),
+            file_odd,
+        ),
+        ("a checkpoint as a file", question(SigningQuestion::File, b"kg-audit"), file_odd),
+        (
+            "a message as a checkpoint",
+            question(SigningQuestion::Checkpoint, good.0.message()),
+            Some(SigningReason::Checkpoint),
+        ),
+        ("a long checkpoint", question(SigningQuestion::Checkpoint, &[0; 2000]), large),
+    ] {
+        assert_eq!(reason(asked(&socket, &bytes)), want, "{what}");
+    }
+    // Every byte of the body counts. The manifest in front of it says what the signer judges.
+    let body_at = SignedHead::bytes_of(&file).unwrap().len();
+    for at in (body_at..file.len()).step_by(7) {
+        let mut bad = file.clone();
+        bad[at] ^= 1;
+        let answer = asked(&socket, &question(SigningQuestion::File, &bad)).unwrap();
+        if let Ok(signature) = answer {
+            panic!("byte {at} was turned over, and signed: {signature:?}");
+        }
+    }
+    ask_file(&socket, &mut good.0).expect("the good one");
+}
+
+/// The manifest of one body, and another body whose hash it states: counts that are not true.
+#[test]
+fn a_manifest_that_lies_of_its_body_is_refused() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    house.table(3, 0..10).by(&mut keeper).unwrap();
+    let file = house.table(4, 0..2).bytes();
+    let text = String::from_utf8_lossy(&file).into_owned();
+    let at = text.find("\"active\":2").unwrap();
+    let mut forged = file.clone();
+    forged[at..at + 10].copy_from_slice(b"\"active\":9");
+    let refusal = keeper.sign_file(Buffer::from(forged), NOW).unwrap_err();
+    assert_eq!(refusal.reason, SigningReason::File, "{refusal}");
+    let refusal = keeper.sign_file(Buffer::from(file), NOW).unwrap_err();
+    assert_eq!(refusal.reason, SigningReason::Brake, "{refusal}");
+}
+
+#[test]
+fn old_equal_foreign_and_empty_are_refused() {
+    let house = House::new();
+    let socket = house.desk();
+    let mut first = house.table(5, 0..10);
+    ask_file(&socket, &mut first.0).unwrap();
+    ask_file(&socket, &mut house.table(6, 0..10).0).unwrap();
+    let refused = |paper: &mut Paper| reason(ask_file(&socket, &mut paper.0).unwrap_err());
+    assert_eq!(refused(&mut house.table(4, 0..10)), SigningReason::Serial);
+    assert_eq!(refused(&mut first), SigningReason::Serial, "it was signed once");
+    assert_eq!(refused(&mut house.table(6, 0..11)), SigningReason::OtherContent);
+    assert_eq!(refused(&mut house.table(7, 0..0)), SigningReason::Brake);
+    assert_eq!(refused(&mut house.table(7, 0..4)), SigningReason::Brake);
+    let mut stranger = house.table(1, 0..3);
+    assert_eq!(refused(&mut house.patch(7, &mut stranger, 0..9)), SigningReason::Base);
+    let specs = [spec(1)];
+    let of = |issue: Issue| Paper(body(&specs).into_table(issue).unwrap());
+    let foreign = Issue { audience: "other".into(), ..house.issue(7) };
+    assert_eq!(refused(&mut of(foreign)), SigningReason::Audience);
+    let unnamed = Issue { signers: Vec::new(), ..house.issue(7) };
+    assert_eq!(refused(&mut of(unnamed)), SigningReason::NotNamed);
+    let late = Issue { issued_at_ms: u64::MAX / 2, ..house.issue(7) };
+    assert_eq!(refused(&mut of(late)), SigningReason::Life);
+    let mut keeper = SigningKeeper::open(KeeperTerms {
+        rules: vec![SigningRules {
+            format: Some(TableFormat::V2),
+            ..House::new().terms().rules.remove(0)
+        }],
+        ..House::new().terms()
+    })
+    .unwrap();
+    let old = body_in(TableFormat::V1, &specs).into_table(house.issue(7)).unwrap();
+    let refused = Paper(old).by(&mut keeper);
+    assert!(matches!(refused, Err(SigningReason::File | SigningReason::NotNamed)), "{refused:?}");
+}
+
+/// A thousand connections that say nothing, and one that says a byte now and then: others are told to
+/// come again, and are served once those are gone.
+#[test]
+fn many_who_say_nothing_keep_nobody_out_for_long() {
+    let house = House::new();
+    let socket = house.desk();
+    let mut idle = Vec::new();
+    let mut told_busy = 0;
+    for _ in 0..1000 {
+        let Ok(mut stream) = UnixStream::connect(&socket) else { continue };
+        stream.write_all(b"KG").ok();
+        idle.push(stream);
+    }
+    for stream in &mut idle {
+        stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        if let Some(Err(SigningRefusal { reason: SigningReason::Busy, .. })) = told(stream) {
+            told_busy += 1;
+        }
+    }
+    assert!(told_busy > 500, "{told_busy} were told to come again");
+    drop(idle);
+    let mut table = house.table(3, 0..10);
+    // Until the last of them is noticed.
+    for _ in 0..200 {
+        match ask_file(&socket, &mut table.0) {
+            Ok(_) => return,
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+    panic!("nobody is served any more");
+}
+
+/// Slower than the time for a head: the connection ends, and the place is free.
+#[test]
+fn who_speaks_too_slowly_is_let_go() {
+    let house = House::new();
+    let socket = house.desk();
+    let mut slow = connect(&socket);
+    for byte in b"KGSIGN" {
+        if slow.write_all(&[*byte]).is_err() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // Ends without an answer, long before the test's patience does.
+    assert_eq!(told(&mut slow), None);
+    ask_file(&socket, &mut house.table(3, 0..10).0).unwrap();
+}
+
+/// The kernel says who is at the other end, whatever the file's mode lets connect.
+#[test]
+fn another_user_is_not_heard() {
+    let house = House::new();
+    let us = rustix::process::geteuid().as_raw();
+    let socket = house.desk_for(vec![us + 1]);
+    let mut table = house.table(3, 0..10);
+    let answer = asked(&socket, &question(SigningQuestion::File, &table.bytes()));
+    assert_eq!(answer, None);
+    assert!(matches!(ask_file(&socket, &mut table.0), Err(SignFault::Away(_))));
+    assert!(!house.path(HIGH_WATER).exists(), "nothing was signed");
+}
+
+/// Of the length that is taken one at a time, by several at once.
+#[test]
+fn large_files_are_taken_one_after_the_other() {
+    let house = House::new();
+    let socket = house.desk();
+    let hands: Vec<_> = (1..4)
+        .map(|serial| {
+            let mut table = house.table(serial, 0..20_000);
+            assert!(table.0.file_bytes() > 1 << 20);
+            let socket = socket.clone();
+            std::thread::spawn(move || ask_file(&socket, &mut table.0).is_ok())
+        })
+        .collect();
+    let signed = hands.into_iter().map(|hand| hand.join().unwrap());
+    assert!(signed.filter(|is_signed| *is_signed).count() >= 1);
+    ask_file(&socket, &mut house.table(9, 0..20_000).0).unwrap();
+}

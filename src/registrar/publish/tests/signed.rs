@@ -1,0 +1,125 @@
+//! Who signs is another process, which judges.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+use crate::config::SocketFile;
+use crate::manage::signer::Signer;
+use crate::manage::signing::allowance::{Allowance, AllowedPass};
+use crate::manage::signing::keeper::{KeeperTerms, SigningKeeper};
+use crate::manage::signing::rules::SigningRules;
+use crate::manage::signing::serve::{SignerDesk, listen};
+
+/// Puts a signer with the house's key behind a socket, and has the service ask it.
+fn behind_a_socket(house: &House) {
+    let (state, socket) = (house.root.join("signer"), house.root.join("signer.sock"));
+    fs::create_dir(&state).unwrap();
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
+    let keeper = SigningKeeper::open(KeeperTerms {
+        signer: Signer::load(&house.root.join("signer.pem")).unwrap(),
+        state,
+        rules: vec![SigningRules {
+            audience: "shop".into(),
+            shrink_brake: 0.5,
+            longest_life: None,
+            format: None,
+            min_serial: 0,
+        }],
+        checkpoints: true,
+        max_bytes: 64 << 20,
+    });
+    let listener = listen(&socket, SocketFile::default()).unwrap();
+    let us = rustix::process::geteuid().as_raw();
+    let desk = SignerDesk::new(keeper.unwrap(), vec![us], 64 << 20, Clock::system());
+    std::thread::spawn(move || desk.serve(&listener));
+    let signer = format!("signer = \"unix:{}\"\nsigner_public = \"signer.pem\"", socket.display());
+    configure(house, "signer = \"signer.pem\"", &signer);
+}
+
+fn configure(house: &House, from: &str, to: &str) {
+    let file = house.root.join("admin.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains(from), "{text}");
+    fs::write(&file, text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn a_signer_at_a_socket_signs_and_loses_no_change_while_it_is_away() {
+    let house = House::new();
+    behind_a_socket(&house);
+    run(async {
+        let service = house.serve().await;
+        service.until(|state| state.published > 0).await;
+        let mut sidecar = house.sidecar();
+        sidecar.look(&house).unwrap();
+        let first = create(&service.store, "CRM").await;
+        service.published(first.serial).await;
+        let (socket, away) = (house.root.join("signer.sock"), house.root.join("away.sock"));
+        fs::rename(&socket, &away).unwrap();
+        let second = create(&service.store, "ERP").await;
+        service.until(|state| state.unpublished.is_some()).await;
+        let unpublished = service.state().unpublished.unwrap();
+        assert_eq!(unpublished.reason, UnpublishedReason::SignerUnreachable, "{unpublished:?}");
+        fs::rename(&away, &socket).unwrap();
+        service.published(second.serial).await;
+        service.until(|state| state.unpublished.is_none()).await;
+        sidecar.look(&house).unwrap();
+        for made in [&first, &second] {
+            let digest = made.key.entry.digest;
+            assert_eq!(sidecar.status(&digest), Some(KeyStatus::Active));
+        }
+        service.publisher.stop();
+    });
+}
+
+/// A key that has signed from a file until now: the signer knows no table, and gets a new one.
+#[test]
+fn a_signer_that_knows_no_table_gets_one() {
+    let house = House::new();
+    let mut sidecar = house.sidecar();
+    run(async {
+        let service = house.serve().await;
+        let made = create(&service.store, "CRM").await;
+        service.published(made.serial).await;
+        let base = service.state().base;
+        sidecar.look(&house).unwrap();
+        service.publisher.stop();
+        behind_a_socket(&house);
+        let service = house.serve().await;
+        let next = create(&service.store, "ERP").await;
+        service.published(next.serial).await;
+        assert!(service.state().base > base, "{:?}", service.state());
+        sidecar.look(&house).unwrap();
+        assert_eq!(sidecar.status(&next.key.entry.digest), Some(KeyStatus::Active));
+        service.publisher.stop();
+    });
+}
+
+#[test]
+fn a_fall_waits_until_it_is_allowed_on_the_signers_host() {
+    let house = House::new();
+    behind_a_socket(&house);
+    run(async {
+        let service = house.serve().await;
+        let entries = import(&service.store, 10).await;
+        let made = create(&service.store, "CRM").await;
+        service.published(made.serial).await;
+        let mut serial = 0;
+        for entry in &entries[..7] {
+            serial = revoke(&service.store, entry.id).await.unwrap();
+        }
+        service.until(|state| state.unpublished.is_some()).await;
+        let unpublished = service.state().unpublished.unwrap();
+        assert_eq!(unpublished.reason, UnpublishedReason::SignerRefuses, "{unpublished:?}");
+        assert!(unpublished.why.contains("signer allow"), "{unpublished:?}");
+        let pass = AllowedPass::Fall { audience: "shop".into(), least: 4 };
+        let allowance = Allowance { pass, until_ms: u64::MAX, by: "kim".into() };
+        allowance.give(&house.root.join("signer")).unwrap();
+        service.published(serial).await;
+        let mut sidecar = house.sidecar();
+        sidecar.look(&house).unwrap();
+        assert_eq!(sidecar.status(&entries[6].digest), Some(KeyStatus::Revoked));
+        assert_eq!(sidecar.status(&entries[7].digest), Some(KeyStatus::Active));
+        service.publisher.stop();
+    });
+}

@@ -1,0 +1,243 @@
+//! `keygatectl signer serve` as a process: behind it the management service, in front of it users who
+//! may ask and users who may not; and tables that several sign.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use crate::support::gate::{Folder, keygatectl};
+use crate::support::process::Process;
+
+/// A folder with a signer's key, state and configuration, and who may ask.
+fn signer_in(folder: &Folder, uids: &str) {
+    let state = folder.file("signer");
+    std::fs::create_dir(&state).unwrap();
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o700)).unwrap();
+    folder.ctl(&["signer", "new", "--out", "signer/signer.pem", "--public-out", "signer.pub.pem"]);
+    let socket = folder.file("signer.sock");
+    let socket = socket.display();
+    folder.write(
+        "signer.toml",
+        &format!(
+            "key = \"signer/signer.pem\"\nsocket = \"{socket}\"\nsocket_mode = \"0666\"\n\
+             uids = [{uids}]\ncheckpoints = true\n\n[[audiences]]\nname = \"shop\"\n"
+        ),
+    );
+}
+
+fn serve_signer(folder: &Folder) -> Process {
+    let process = Process::start(keygatectl(folder.path()).args(["signer", "serve"]));
+    process.wait_for_line("listens on unix:");
+    process
+}
+
+fn us() -> String {
+    format!("\"{}\"", rustix::process::geteuid().as_raw())
+}
+
+/// The kernel says who asks: another user gets nothing, although the file lets everybody connect.
+#[test]
+fn only_configured_users_are_answered() {
+    let folder = Folder::empty();
+    signer_in(&folder, &us());
+    let process = serve_signer(&folder);
+    let socket = format!("unix:{}", folder.file("signer.sock").display());
+    let shown = folder.ctl(&["signer", "show", &socket]);
+    assert_eq!(shown, folder.read("signer.pub.pem"));
+    if !rustix::process::geteuid().is_root() {
+        // Nobody can be somebody else here; the test in `manage::signing` has another uid configured.
+        return;
+    }
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let other = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(env!("CARGO_BIN_EXE_keygatectl"))
+        .args(["signer", "show", &socket])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(!other.status.success() && other.stdout.is_empty(), "{told}");
+    process.wait_for_line("refused user 65534");
+    // Nor may somebody else than the signer's user allow anything.
+    let allow = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(env!("CARGO_BIN_EXE_keygatectl"))
+        .args(["signer", "allow", "--audience", "shop", "--least", "0"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(!allow.status.success(), "{allow:?}");
+    folder.ctl(&["signer", "allow", "--audience", "shop", "--least", "0"]);
+    // One process at a time.
+    let second = keygatectl(folder.path()).args(["signer", "serve"]).output().unwrap();
+    let told = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(75), "{told}");
+    assert!(told.contains("another signer"), "{told}");
+}
+
+/// The scripts of docs/signer.md, in their order.
+fn scripts() -> Vec<String> {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/signer.md"));
+    let page = page.unwrap();
+    let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.filter(|block| block.starts_with("#!")).map(str::to_owned).collect()
+}
+
+/// Runs a script with `message` on standard input; what it writes.
+fn run_script(folder: &Folder, script: &str, argument: &str, message: &[u8]) -> Vec<u8> {
+    use std::io::Write as _;
+    folder.write("sign", script);
+    let mut child = Command::new("sh")
+        .args(["sign", argument])
+        .env("KMS_CONFIG", folder.file("kms.curl"))
+        .env("no_proxy", "*")
+        .current_dir(folder.path())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(message).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    output.stdout
+}
+
+/// Whether openssl takes it for a signature of the folder's signer.
+fn verifies(folder: &Folder, message: &[u8], signature: &[u8]) -> bool {
+    std::fs::write(folder.file("message"), message).unwrap();
+    std::fs::write(folder.file("signature"), signature).unwrap();
+    Command::new("openssl")
+        .args(["pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", "signer.pub.pem"])
+        .args(["-sigfile", "signature", "-in", "message"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap()
+        .status
+        .success()
+}
+
+#[test]
+fn scripts_of_the_page_sign() {
+    use std::io::{Read as _, Write as _};
+    let folder = Folder::empty();
+    folder.ctl(&["signer", "new", "--out", "signer.pem", "--public-out", "signer.pub.pem"]);
+    let scripts = scripts();
+    let [pkcs11, kms] = scripts.as_slice() else { panic!("{scripts:?}") };
+    let message = b"a head of a table\0with any bytes\xff";
+    let signature = run_script(&folder, pkcs11, "signer.pem", message);
+    assert_eq!(signature.len(), 64);
+    assert!(verifies(&folder, message, &signature));
+    // A KMS that has the same key, and wants a token.
+    folder.write_secret("kms.curl", "header = \"Authorization: Bearer of-the-kms\"\n");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (root, seen) = (folder.path().to_owned(), std::sync::mpsc::channel());
+    let (asked, was_asked) = seen;
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut text = String::new();
+        let mut bytes = [0; 4096];
+        while !text.contains("\"}") {
+            let read = stream.read(&mut bytes).unwrap();
+            assert!(read > 0, "the request breaks off: {text}");
+            text.push_str(&String::from_utf8_lossy(&bytes[..read]));
+        }
+        let encoded = text.split("{\"message\":\"").nth(1).unwrap().split('"').next().unwrap();
+        let shell = "printf %s \"$1\" | base64 -d > asked && openssl pkeyutl -sign -rawin -inkey \
+                     signer.pem -in asked | base64 -w0";
+        let signed = Command::new("sh")
+            .args(["-c", shell, "sh", encoded])
+            .current_dir(root)
+            .output()
+            .unwrap();
+        let signature = String::from_utf8(signed.stdout).unwrap();
+        let body = format!("{{\"key\": \"7\", \"signature\": \"{signature}\"}}");
+        let length = body.len();
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\
+             connection: close\r\n\r\n{body}"
+        );
+        stream.write_all(answer.as_bytes()).unwrap();
+        asked.send(text).unwrap();
+    });
+    let url = format!("http://{address}/v1/keys/keygate:sign");
+    let answer = run_script(&folder, kms, &url, message);
+    answering.join().unwrap();
+    let asked = was_asked.recv().unwrap().to_ascii_lowercase();
+    assert!(asked.contains("authorization: bearer of-the-kms"), "{asked}");
+    std::fs::write(folder.file("base64"), answer).unwrap();
+    let decoded = Command::new("base64").args(["-d", "base64"]).current_dir(folder.path()).output();
+    let signature = decoded.unwrap().stdout;
+    assert_eq!(signature.len(), 64);
+    assert!(verifies(&folder, message, &signature));
+}
+
+#[cfg(feature = "admin")]
+mod with_the_service {
+    use super::*;
+
+    /// With keys `CRM` and `ERP`, a signer, and where tables go.
+    fn service(folder: &Folder, signer: &str) -> Process {
+        folder.write(
+            "admin.toml",
+            &format!(
+                "state = \"state\"\n\n[listen]\naddress = \"127.0.0.1:0\"\n\n[[audiences]]\n\
+                 name = \"shop\"\n{signer}\n\n[[audiences.targets]]\ndirectory = \"out\"\n"
+            ),
+        );
+        std::fs::create_dir(folder.file("out")).unwrap();
+        folder.ctl(&["admin", "migrate"]);
+        folder.ctl(&["-r", "keys.jsonl", "keys", "init", "--audience", "shop", "--prefix", "kg"]);
+        for name in ["CRM", "ERP", "CI"] {
+            folder.ctl(&["-r", "keys.jsonl", "keys", "create", "--org", "acme", "--name", name]);
+        }
+        folder.ctl(&["admin", "import", "keys.jsonl"]);
+        let process = Process::start(keygatectl(folder.path()).args(["admin", "serve"]));
+        process.wait_for_line("listening on http://");
+        process
+    }
+
+    fn id_of(folder: &Folder, name: &str) -> String {
+        let list = folder.ctl(&["-r", "keys.jsonl", "keys", "list", "--name", name, "--json"]);
+        let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+        list[0]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Killed between, started again, and what was changed meanwhile is published; the audit log is
+    /// signed by the same process.
+    #[test]
+    fn a_service_publishes_through_a_signer_of_its_own() {
+        let folder = Folder::empty();
+        signer_in(&folder, &us());
+        let socket = folder.file("signer.sock");
+        let signer =
+            format!("signer = \"unix:{}\"\nsigner_public = \"signer.pub.pem\"", socket.display());
+        let process = serve_signer(&folder);
+        let service = service(&folder, &signer);
+        process.wait_for_line("signed the table of serial");
+        process.wait_for_line("of the audit log");
+        service.eventually("a patch", || folder.file("out/keys.kgp").exists());
+        // Without a word of farewell, as by a power cut.
+        drop(process);
+        let id = id_of(&folder, "CRM");
+        folder.ctl(&["admin", "revoke", &id]);
+        let process = serve_signer(&folder);
+        process.wait_for_line("signed the patch of serial");
+        let verify = ["table", "verify", "out/keys.kgt", "--audience", "shop", "--signer"];
+        folder.ctl(&[&verify[..], &["signer.pub.pem"]].concat());
+        service.eventually("the revocation", || {
+            let shown = keygatectl(folder.path())
+                .args(["table", "inspect", "out/keys.kgp", "--json"])
+                .output()
+                .unwrap();
+            String::from_utf8_lossy(&shown.stdout).contains("\"active\": 2")
+                || String::from_utf8_lossy(&shown.stdout).contains(&id)
+        });
+        folder.ctl(&["admin", "verify-audit"]);
+        // Two of three go: more than half.
+        folder.ctl(&["admin", "revoke", &id_of(&folder, "ERP")]);
+        process.wait_for_line("not signed (brake)");
+        folder.ctl(&["signer", "allow", "--audience", "shop", "--least", "1"]);
+        process.wait_for_line("has allowed");
+    }
+}
