@@ -19,6 +19,9 @@ use crate::table::Buffer;
 pub(super) struct Placed {
     file: File,
     directory: PathBuf,
+    /// Files that stood there before. The last to close a file without a name waits until the disk has
+    /// taken its pages and given its blocks back: seconds on a busy one. [`Placed::force`] is for that.
+    replaced: Vec<File>,
 }
 
 /// The right to replace one file, of all processes that share it. Ends with the value.
@@ -33,6 +36,9 @@ pub(super) struct FileTurn<'p> {
 const TRIES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// Replaced files that are kept open. Descriptors are for connections.
+const MOST_REPLACED: usize = 64;
+
 // === impl FileTurn ===
 
 impl<'p> FileTurn<'p> {
@@ -43,7 +49,7 @@ impl<'p> FileTurn<'p> {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
         };
-        let lock = private(&directory.join(hidden(path, ".lock")?))?;
+        let lock = private().open(directory.join(hidden(path, ".lock")?))?;
         for _ in 0..TRIES {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(PAUSE),
@@ -60,26 +66,24 @@ impl<'p> FileTurn<'p> {
         // One writer at a time: the name of the temporary need not be unique, and a left-over one is
         // overwritten instead of piling up.
         let temporary = self.directory.join(hidden(self.path, ".tmp")?);
-        let mut file = private(&temporary)?;
+        let mut file = private().truncate(true).open(&temporary)?;
+        let replaced = File::open(self.path).into_iter().collect();
         let written = file.write_all(bytes).and_then(|()| std::fs::rename(&temporary, self.path));
         if let Err(error) = written {
             // A full disk should not be kept full by half a file.
             let _ = std::fs::remove_file(&temporary);
             return Err(error);
         }
-        Ok(Placed { file, directory: self.directory })
+        Ok(Placed { file, directory: self.directory, replaced })
     }
 }
 
-/// An empty file of this name, for our eyes only.
-fn private(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-        .open(path)
+/// A file for our eyes only.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).mode(0o600);
+    options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+    options
 }
 
 /// The name of a hidden companion of `path`.
@@ -93,6 +97,15 @@ fn hidden(path: &Path, suffix: &str) -> io::Result<OsString> {
 // === impl Placed ===
 
 impl Placed {
+    /// In the place of `earlier`, which nobody has forced.
+    pub(super) fn after(mut self, earlier: Self) -> Self {
+        self.replaced.extend(earlier.replaced);
+        self.replaced.push(earlier.file);
+        self.replaced.truncate(MOST_REPLACED);
+        self
+    }
+
+    /// Waits for the disk, also for what was replaced.
     pub(super) fn force(self) -> io::Result<()> {
         self.file.sync_all()?;
         File::open(&self.directory)?.sync_all()
@@ -143,6 +156,25 @@ mod tests {
             entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    /// Whoever places a file does not close the one before: that waits for the disk.
+    #[test]
+    fn what_was_replaced_is_open_until_it_is_forced() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        std::fs::write(&path, "0").unwrap();
+        let mut placed = place(&path, b"1").unwrap();
+        for n in 2..200 {
+            placed = place(&path, format!("{n}").as_bytes()).unwrap().after(placed);
+            let open = placed.replaced.len();
+            assert_eq!(open, (2 * n - 1).min(MOST_REPLACED));
+            assert!(placed.replaced.iter().all(|file| file.metadata().unwrap().nlink() == 0));
+        }
+        placed.force().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"199");
+        assert_eq!(names(dir.path()), [".state.lock", "state"]);
     }
 
     #[test]

@@ -369,8 +369,11 @@ impl KeysInForce {
             let lag = self.clock.now().unix_ms.saturating_sub(issued_ms);
             self.metrics.control().revocation_lag(Duration::from_millis(lag));
         }
-        if placed.is_some() {
-            self.unforced = placed;
+        if let Some(placed) = placed {
+            self.unforced = Some(match self.unforced.take() {
+                Some(earlier) => placed.after(earlier),
+                None => placed,
+            });
         }
         self.publish();
     }

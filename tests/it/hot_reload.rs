@@ -137,14 +137,17 @@ fn each_way_of_delivery_is_noticed() {
     let bytes = std::fs::read(gate.folder.file("next.kgt")).unwrap();
     std::fs::write(gate.folder.file("keys.kgt"), bytes).unwrap();
     gate.wait_serial(3);
-    // A plain read by anyone is no reload. (The write's own last events have to come first.)
-    thread::sleep(Duration::from_millis(300));
-    let before = reloads(&gate);
-    for _ in 0..20 {
-        std::fs::read(gate.folder.file("keys.kgt")).unwrap();
-    }
-    thread::sleep(Duration::from_millis(300));
-    assert_eq!(reloads(&gate), before);
+    // A plain read by anyone is no reload. (What comes late of the write, such as the state file's way
+    // to a busy disk, causes a look too; reading would cause one each time.)
+    let quiet = (0..30).any(|_| {
+        let before = reloads(&gate);
+        for _ in 0..20 {
+            std::fs::read(gate.folder.file("keys.kgt")).unwrap();
+        }
+        thread::sleep(Duration::from_millis(300));
+        reloads(&gate) == before
+    });
+    assert!(quiet, "{:?}", reloads(&gate));
     // The same content under another name: looked at, nothing put in force, nothing wrong.
     std::fs::copy(gate.folder.file("keys.kgt"), gate.folder.file("same.kgt")).unwrap();
     std::fs::rename(gate.folder.file("same.kgt"), gate.folder.file("keys.kgt")).unwrap();
