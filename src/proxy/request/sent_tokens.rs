@@ -21,12 +21,18 @@ pub(crate) enum SentCredential<'s> {
     Token(Rc<str>),
 }
 
+/// What goes along with a request.
+#[derive(Default)]
+pub(super) struct SentTokens<'s> {
+    pub(super) credential: Option<SentCredential<'s>>,
+    pub(super) assertion: Option<Rc<str>>,
+}
+
 /// What goes along with a request that is only observed, and why the rest does not: enforced, the
 /// request would be refused for that.
 #[derive(Default)]
 pub(super) struct ObservedTokens<'s> {
-    pub(super) credential: Option<SentCredential<'s>>,
-    pub(super) assertion: Option<Rc<str>>,
+    pub(super) sent: SentTokens<'s>,
     pub(super) no_credential: Option<Reason>,
     pub(super) no_assertion: Option<Reason>,
 }
@@ -126,24 +132,24 @@ pub(super) fn observed<'s>(
     head: &RequestHead,
     record: &RequestRecord,
 ) -> ObservedTokens<'s> {
-    let mut sent = ObservedTokens::default();
+    let mut observed = ObservedTokens::default();
     match (passage, forward) {
         // The service gets the caller's own.
         (CredentialPassage::Forward, Forward::Admitted(admitted)) => {
             let is_missing = lacks_claim(snapshot, admitted, record);
-            sent.no_credential = is_missing.then_some(Reason::NoUpstreamIdentity);
+            observed.no_credential = is_missing.then_some(Reason::NoUpstreamIdentity);
         }
         (CredentialPassage::Forward, Forward::Observed(_) | Forward::Passed(_)) => {}
         (CredentialPassage::Strip, _) => match credential(snapshot, forward, record) {
-            Ok(credential) => sent.credential = credential,
-            Err(rejection) => sent.no_credential = Some(rejection.reason),
+            Ok(credential) => observed.sent.credential = credential,
+            Err(rejection) => observed.no_credential = Some(rejection.reason),
         },
     }
     match assertion(worker, snapshot, forward, head, record) {
-        Ok(assertion) => sent.assertion = assertion,
-        Err(reason) => sent.no_assertion = Some(reason),
+        Ok(assertion) => observed.sent.assertion = assertion,
+        Err(reason) => observed.no_assertion = Some(reason),
     }
-    sent
+    observed
 }
 
 /// Whether the credential's claims ask for what the key does not have: enforced, its requests would be

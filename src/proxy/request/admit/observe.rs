@@ -1,22 +1,21 @@
 //! The observing half of an admission: who is only observed, and what would have been refused.
 
-use super::{Admission, Passage};
+use super::{Admission, IncomingRequest, Passage};
 use crate::core::observe::{Conduct, ObserveReach};
 use crate::core::{Reason, decide};
-use crate::proxy::body::ClientBody;
 use crate::proxy::leases::SharedCharge;
 use crate::proxy::memory::rule::ConnectionReach;
 use crate::proxy::outbound::Forward;
 use crate::proxy::request::facts::RequestReading;
 use crate::proxy::request::record::RequestRecord;
-use crate::proxy::request::sent_tokens::ObservedTokens;
+use crate::proxy::request::sent_tokens::{self, SentTokens};
 use crate::snapshot::Snapshot;
 use crate::telemetry::DecisionOutcome;
 
-impl Admission<'_> {
+impl<'s> Admission<'s> {
     /// Whether the caller of this request is only observed.
     pub(super) fn observes(&self, reading: &RequestReading<'_>, record: &RequestRecord) -> bool {
-        let Snapshot { settings, keys, .. } = self.snapshot;
+        let Snapshot { settings, keys, .. } = &**self.snapshot;
         settings.policy.observe.is_some() && {
             let now = record.started();
             let verdict = decide(&settings.policy, keys.as_deref(), &reading.facts(), now);
@@ -37,14 +36,17 @@ impl Admission<'_> {
         &self,
         passage: &Passage<'_>,
         reading: &RequestReading<'_>,
-        body: &ClientBody,
-        sent: &ObservedTokens<'_>,
+        incoming: &IncomingRequest,
         record: &mut RequestRecord,
-    ) {
+    ) -> SentTokens<'s> {
+        let IncomingRequest { head, body, .. } = incoming;
+        let (forward, credentials) = (&passage.forward, passage.credentials);
+        let tokens =
+            sent_tokens::observed(self.worker, self.snapshot, forward, credentials, head, record);
         let route = passage.route;
-        let mut denied = sent.no_credential;
+        let mut denied = tokens.no_credential;
         let mut key = None;
-        match &passage.forward {
+        match forward {
             Forward::Admitted(admitted) => {
                 self.reaches(ConnectionReach::Admitted);
                 key = admitted.key().copied();
@@ -65,12 +67,12 @@ impl Admission<'_> {
         }
         let is_too_large = route.body_limit.is_some_and(|limit| body.least() > limit);
         let denied = denied.or(is_too_large.then_some(Reason::BodyTooLarge));
-        let denied = denied.or(sent.no_assertion);
+        let denied = denied.or(tokens.no_assertion);
         record.key = key.map(|key| key.id);
         record.org = key.map(|key| key.org.into()).or(record.org.take());
         let watched = reading.changes.watched.as_ref();
         let told = watched.map(|watched| watched.told.clone()).unwrap_or_default();
-        let is_admitted = matches!(passage.forward, Forward::Admitted(_));
+        let is_admitted = matches!(forward, Forward::Admitted(_));
         let denied = record.observed(denied, told, route.body_limit);
         record.decided(match denied {
             Some(reason) => DecisionOutcome::Observed(reason),
@@ -79,5 +81,6 @@ impl Admission<'_> {
         });
         let took_ns = record.now_ns().saturating_sub(record.started().mono_ns);
         self.worker.cells.auth_duration(took_ns);
+        tokens.sent
     }
 }

@@ -1,0 +1,266 @@
+//! The last steps of an admission: what the service gets, and what the answer will need.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use http::Version;
+
+use super::{Admission, AdmittedRequest, HaltedRequest, IncomingRequest, Passage};
+use crate::config::TraceStart;
+use crate::core::decision::Ticket;
+use crate::core::observe::{Conduct, CredentialPassage};
+use crate::core::rate_fields::LimitReport;
+use crate::core::{Policy, Reason, Rejection};
+use crate::observe::HeadNotice;
+use crate::proxy::body::{ClientBody, RequestBody, Upload, UploadProgress};
+use crate::proxy::http1::answer_write::Writer;
+use crate::proxy::http1::chunks::ChunkForm;
+use crate::proxy::http1::head::{RequestHead, is_extended_connect};
+use crate::proxy::ids::Trace;
+use crate::proxy::outbound::Forward;
+use crate::proxy::request::answer_plan::AnswerPlan;
+use crate::proxy::request::client::Client;
+use crate::proxy::request::credentials::Carried;
+use crate::proxy::request::facts::{self, HeadChanges, KeptWith, RequestReading};
+use crate::proxy::request::record::RequestRecord;
+use crate::proxy::request::reply::{self, Reply};
+use crate::proxy::request::rewrite::{self, RewriteContext, answer};
+use crate::proxy::request::sent_tokens::{self, SentTokens};
+use crate::proxy::request::upgrade_request::{self, UpgradeAsked, UpgradeRequest};
+
+/// What the head loses on its way to the service, and what goes along.
+pub(super) struct PreparedHead<'s> {
+    changes: HeadChanges,
+    /// Where the credentials were.
+    carried: Carried,
+    upgrade: Option<UpgradeRequest>,
+    trace: Option<Trace>,
+    sent: SentTokens<'s>,
+}
+
+#[expect(clippy::result_large_err, reason = "a refusal is moved once, and then is the answer")]
+impl<'s> Admission<'s> {
+    /// Settles what becomes of the head. The assertion is made here, because nothing but a request's
+    /// upgrade can refuse it any more.
+    pub(super) fn prepare_head(
+        &self,
+        passage: &Passage<'_>,
+        reading: RequestReading<'_>,
+        head: &RequestHead,
+        mut sent: SentTokens<'s>,
+        record: &mut RequestRecord,
+    ) -> Result<PreparedHead<'s>, Reply> {
+        let is_observed = passage.conduct == Conduct::Observed;
+        let mut carried = reading.carriers.carried();
+        let mut changes = reading.into_changes();
+        if passage.credentials == CredentialPassage::Forward {
+            carried = Carried::default();
+            changes.keep(KeptWith::Credentials);
+        }
+        if is_observed && self.is_whole_gate() {
+            changes.keep(KeptWith::Observed);
+        }
+        self.note_dropped(&changes, head);
+        let upgrade = self.upgrade(passage, head, &mut changes, carried, record)?;
+        let trace = self.start_trace(record);
+        if !is_observed {
+            sent.assertion = self.assertion(passage, head, record)?;
+        }
+        Ok(PreparedHead { changes, carried, upgrade, trace, sent })
+    }
+
+    /// What the answer will need of the request.
+    pub(super) fn plan(
+        &mut self,
+        passage: &Passage<'_>,
+        head: &RequestHead,
+        prepared: &PreparedHead<'_>,
+        charged: Option<LimitReport>,
+    ) -> AnswerPlan {
+        let settings = &self.snapshot.settings;
+        let profile = passage.route.profile.as_deref();
+        let admitted = match &passage.forward {
+            Forward::Admitted(admitted) if passage.conduct == Conduct::Enforced => Some(admitted),
+            Forward::Admitted(_) | Forward::Observed(_) | Forward::Passed(_) => None,
+        };
+        AnswerPlan {
+            method: head.method.clone(),
+            grpc: self.grpc,
+            profile: settings.refusals.choose(profile, self.accept.as_deref()).map(Box::from),
+            charged,
+            sunset: admitted.and_then(|admitted| admitted.key()?.grant.sunset),
+            private: prepared.carried.in_query && admitted.is_some(),
+            has_credential: prepared.sent.credential.is_some(),
+            upgrade: prepared.upgrade.clone(),
+            close: self.worker.closing.get() && head.version != Version::HTTP_2,
+            trailers: match prepared.changes.te_trailers || self.client.http2 {
+                true => answer::Trailers::Announced,
+                false => answer::Trailers::Dropped,
+            },
+            is_http10: head.version == Version::HTTP_10,
+            request_id_name: settings.identity.request_id.clone(),
+            cors: std::mem::take(&mut self.cors),
+        }
+    }
+
+    /// Makes the upstream's request.
+    pub(super) fn rewrite(
+        &self,
+        passage: Passage<'s>,
+        incoming: IncomingRequest,
+        prepared: PreparedHead<'s>,
+        plan: AnswerPlan,
+        client_ip: IpAddr,
+        record: &mut RequestRecord,
+    ) -> Result<AdmittedRequest, HaltedRequest> {
+        let IncomingRequest { head, body, connect, writer } = incoming;
+        let PreparedHead { changes, carried, upgrade, trace, sent } = prepared;
+        let Passage { forward, route, conduct, credentials } = passage;
+        let (settings, client) = (&self.snapshot.settings, self.client);
+        let body_limit = route.body_limit.filter(|_| conduct == Conduct::Enforced);
+        let (body, upload) = upstream_body(body, body_limit, client, record);
+        let ticket = ticket(&forward, client_ip, &settings.policy);
+        let stream = self.worker.streams.register(ticket, settings, route.index);
+        if !client.http2 {
+            client.running.set(self.worker.streams.take_latest());
+        }
+        let upstream = record.upstream();
+        let context = RewriteContext {
+            settings,
+            client: &client.address,
+            https: client.https,
+            request_id: &record.request_id,
+            trace,
+            host: upstream.host.as_ref(),
+            authority: &upstream.authority,
+            http2: upstream.is_http2(),
+            upstream_https: upstream.is_https,
+            preserve_case: upstream.preserve_case,
+            upgrade,
+            subject: client.subject.as_ref(),
+            credentials,
+            chunks: match writer {
+                Writer::Plain => ChunkForm::Chunks,
+                Writer::Hyper => ChunkForm::Data,
+            },
+            assertion: sent.assertion,
+            credential: sent.credential,
+            credential_field: settings.credential_for(upstream.index).map(|of| &of.field),
+        };
+        match rewrite::rewrite(forward, head, body, changes, carried, context) {
+            Ok(request) => Ok(AdmittedRequest { request, plan, stream, upload, connect, writer }),
+            Err(bad) => {
+                record.failed(Reason::BadTarget);
+                record.refused_while_observing(Reason::BadTarget);
+                let rejection = Rejection::why(Reason::BadTarget, bad.why());
+                let context = plan.refusal(record);
+                let status = reply::status_of(&rejection, &context);
+                let answer = reply::refuse(&rejection, settings, writer, &context);
+                record.status = status;
+                Err(HaltedRequest::Answered(answer))
+            }
+        }
+    }
+
+    /// Notes the fields that the service does not get for an underscore in their name.
+    fn note_dropped(&self, changes: &HeadChanges, head: &RequestHead) {
+        for name in changes.dropped(head, &self.snapshot.settings) {
+            self.worker.cells.fields_dropped(1);
+            self.worker.shared.dropped_names.note(name);
+        }
+    }
+
+    /// The upgrade to pass on. An HTTP/2 upstream gets none, and an extended CONNECT that its route
+    /// does not allow is refused.
+    fn upgrade(
+        &self,
+        passage: &Passage<'_>,
+        head: &RequestHead,
+        changes: &mut HeadChanges,
+        carried: Carried,
+        record: &mut RequestRecord,
+    ) -> Result<Option<UpgradeRequest>, Reply> {
+        let (settings, route) = (&self.snapshot.settings, passage.route);
+        let asked = UpgradeAsked {
+            route,
+            carried,
+            conduct: passage.conduct,
+            credentials: passage.credentials,
+        };
+        let upgrade = upgrade_request::read(head, changes, &asked, settings)
+            .filter(|_| !record.upstream().is_http2());
+        if facts::asks_upgrade(head, changes)
+            && !upgrade.as_ref().is_some_and(|upgrade| upgrade.is_of(route))
+        {
+            record.tell(HeadNotice::Upgrade);
+        }
+        if upgrade.is_none() && is_extended_connect(head) {
+            let reason = match record.upstream().is_http2() {
+                // No rule could allow it.
+                true => Reason::BadMethod,
+                false => Reason::Method,
+            };
+            record.failed(reason);
+            record.refused_while_observing(reason);
+            return Err(self.refuse(&reason.into(), route.profile.as_deref(), record));
+        }
+        Ok(upgrade)
+    }
+
+    /// What the service is told of the caller in a form that it can verify.
+    fn assertion(
+        &self,
+        passage: &Passage<'_>,
+        head: &RequestHead,
+        record: &mut RequestRecord,
+    ) -> Result<Option<Rc<str>>, Reply> {
+        sent_tokens::assertion(self.worker, self.snapshot, &passage.forward, head, record).map_err(
+            |reason| {
+                record.failed(reason);
+                self.refuse(&reason.into(), passage.route.profile.as_deref(), record)
+            },
+        )
+    }
+
+    /// Starts a trace if the client has brought none and the configuration asks for one.
+    fn start_trace(&self, record: &mut RequestRecord) -> Option<Trace> {
+        let TraceStart::Start(sampled) = self.snapshot.settings.trace else { return None };
+        if record.trace_id.is_some() {
+            return None;
+        }
+        let trace = self.worker.ids.begin_trace(&record.request_id, sampled);
+        record.trace_id = trace.id();
+        Some(trace)
+    }
+}
+
+/// What is kept of the verdict while the request runs. `None`: it needs no key.
+fn ticket(forward: &Forward<'_>, client: IpAddr, policy: &Policy) -> Option<Ticket> {
+    match forward {
+        Forward::Admitted(admitted) => Some(admitted.ticket(client, policy)),
+        Forward::Observed(observed) => observed.ticket(client, policy),
+        Forward::Passed(_) => None,
+    }
+}
+
+/// The body as the upstream gets it, and its progress if the client still sends it.
+fn upstream_body(
+    body: ClientBody,
+    limit: Option<u64>,
+    client: &Client,
+    record: &mut RequestRecord,
+) -> (RequestBody, Option<Rc<UploadProgress>>) {
+    match body {
+        ClientBody::Whole(bytes) if !bytes.is_empty() => {
+            record.bytes_in = bytes.len() as u64;
+            (RequestBody::Whole(bytes), None)
+        }
+        body if body.has_come() => (RequestBody::Empty, None),
+        body => {
+            let upload = Upload::new(body, limit, Rc::clone(&client.activity));
+            let progress = upload.progress();
+            record.upload = Some(Rc::clone(&progress));
+            (RequestBody::Stream(upload), Some(progress))
+        }
+    }
+}
