@@ -153,10 +153,22 @@ pub fn append_line(path: &Path, line: &str) -> Result<()> {
     attempt().map_err(write)
 }
 
+/// Takes the rights of others away from a lock file of an earlier version. Where it is not ours, its
+/// owner has to.
+fn close_to_others(lock: &File) {
+    let others_may = |meta: &fs::Metadata| meta.permissions().mode() & 0o077 != 0;
+    if lock.metadata().is_ok_and(|meta| others_may(&meta)) {
+        lock.set_permissions(Permissions::from_mode(0o600)).ok();
+    }
+}
+
 // === impl Lock ===
 
 impl Lock {
     /// Waits up to `timeout` for `<file>.lock`, and removes what a crash left behind.
+    ///
+    /// Whoever may read a file can lock it and never let go. So only its owner reads this one: the
+    /// directory is often one that sidecars read.
     pub fn take(target: &Path, timeout: Duration) -> Result<Self> {
         let path = beside(target, ".lock");
         let mut file = OpenOptions::new()
@@ -164,9 +176,10 @@ impl Lock {
             .write(true)
             .create(true)
             .truncate(false)
-            .mode(0o644)
+            .mode(0o600)
             .open(&path)
             .map_err(Error::write(&path))?;
+        close_to_others(&file);
         let mut waited = Duration::ZERO;
         loop {
             match file.try_lock() {
@@ -278,6 +291,19 @@ mod tests {
         assert!(error.to_string().contains(&format!("(process {})", std::process::id())));
         drop(held);
         Lock::take(&path, Duration::ZERO).unwrap();
+    }
+
+    /// With the right to read a lock file, anybody could keep it locked.
+    #[test]
+    fn lock_files_are_their_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, lock) = (dir.path().join("keys.kgt"), dir.path().join("keys.kgt.lock"));
+        let mode = || fs::metadata(&lock).unwrap().permissions().mode() & 0o777;
+        drop(Lock::take(&path, Duration::ZERO).unwrap());
+        assert_eq!(mode(), 0o600);
+        fs::set_permissions(&lock, Permissions::from_mode(0o644)).unwrap();
+        drop(Lock::take(&path, Duration::ZERO).unwrap());
+        assert_eq!(mode(), 0o600, "of an earlier version");
     }
 
     #[test]

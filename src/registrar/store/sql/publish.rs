@@ -405,15 +405,18 @@ pub(super) fn lease(
     now_ms: u64,
     until_ms: u64,
 ) -> Result<Work<Option<HeldLease>>, StoreError> {
-    // A new holder gets a new epoch; the same one keeps its own.
+    // A new holder gets a new epoch; the same one keeps its own. A lease that lasts longer than twice
+    // what is asked for was taken by a clock that was ahead, and binds nobody. Clocks that differ by
+    // less keep to each other's leases.
+    let longest_ms = now_ms.saturating_add(until_ms.saturating_sub(now_ms).saturating_mul(2));
     let taken: Option<u64> = store
         .connection
         .query_row(
             "INSERT INTO lease (name, holder, epoch, until) VALUES (?1, ?2, 1, ?4) \
              ON CONFLICT (name) DO UPDATE SET until = ?4, holder = ?2, \
              epoch = lease.epoch + CASE WHEN lease.holder = ?2 THEN 0 ELSE 1 END \
-             WHERE lease.holder = ?2 OR lease.until <= ?3 RETURNING epoch",
-            (name, holder, now_ms, until_ms),
+             WHERE lease.holder = ?2 OR lease.until <= ?3 OR lease.until > ?5 RETURNING epoch",
+            (name, holder, now_ms, until_ms, longest_ms),
             |row| row.get(0),
         )
         .optional()?;

@@ -148,6 +148,11 @@ pub(crate) async fn a_lease_has_one_holder(store: Arc<dyn Store>) {
     assert_eq!(take("a", 8).await.unwrap().unwrap().epoch, 1, "renewed");
     assert_eq!(take("b", 18).await.unwrap().unwrap().epoch, 2, "the first has let it run out");
     assert_eq!(take("a", 19).await.unwrap(), None);
+    let year = 365 * 86_400_000;
+    assert_eq!(take("b", year).await.unwrap().unwrap().epoch, 2, "its clock is ahead");
+    assert_eq!(take("a", 25).await.unwrap().unwrap().epoch, 3, "and binds nobody");
+    assert_eq!(take("a", 36).await.unwrap().unwrap().epoch, 3);
+    assert_eq!(take("b", 30).await.unwrap(), None, "clocks that differ by little");
 }
 
 pub(crate) async fn the_log_tells_of_every_change_in_order(store: Arc<dyn Store>) {
