@@ -1,9 +1,11 @@
 //! Every file in `config/` and `deploy/` is parsed or checked by the program that would use it, so
 //! that a sample cannot rot. A file of a new kind fails until it is given a check here.
 
+mod release;
+mod units;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::Value;
 
@@ -194,138 +196,7 @@ fn the_image_is_static_and_without_root() {
     }
 }
 
-#[test]
-fn the_unit_is_valid_and_hardened() {
-    // Of the service; a signer's is another matter.
-    for file in of_kind(Kind::Unit).into_iter().filter(|file| !is_the_signers(file)) {
-        let text = fs::read_to_string(&file).unwrap();
-        let value = |key: &str| {
-            let found: Vec<_> =
-                text.lines().filter_map(|l| l.strip_prefix(&format!("{key}="))).collect();
-            assert!(found.len() < 2, "{key} stands twice");
-            found.first().copied().unwrap_or_else(|| panic!("no {key}"))
-        };
-        assert_eq!(value("DynamicUser"), "yes");
-        assert_eq!(value("NoNewPrivileges"), "yes");
-        assert_eq!(value("ProtectSystem"), "strict");
-        assert_eq!(value("CapabilityBoundingSet"), "");
-        assert_eq!(value("Type"), "notify-reload");
-        // The configuration is checked first, and what does not pass is not sent.
-        let reload: Vec<_> =
-            text.lines().filter_map(|line| line.strip_prefix("ExecReload=")).collect();
-        let [check, signal] = reload[..] else { panic!("{reload:?}") };
-        assert_eq!(signal, "/bin/kill -HUP $MAINPID");
-        let words: Vec<_> = check.split_whitespace().collect();
-        assert_eq!(words[1], "check");
-        run(keygate(root()).args(&words[1..3]).arg("--help"));
-        for directory in ["State", "Cache", "Logs", "Runtime"] {
-            assert_eq!(value(&format!("{directory}Directory")), "keygate");
-        }
-        assert_eq!(value("RuntimeDirectoryPreserve"), "yes", "sockets outlive the service");
-        let start = value("ExecStart");
-        let arguments: Vec<_> = start.split_whitespace().collect();
-        run(keygate(root()).args(&arguments[1..2]).arg("--help"));
-        // The machine's own judgement, where it has systemd.
-        let folder = tempfile::tempdir().unwrap();
-        let copy = folder.path().join(file.file_name().unwrap());
-        let here = env!("CARGO_BIN_EXE_keygate");
-        let mut text = text.replace(arguments[0], here);
-        if systemd_version().is_some_and(|version| version < 253) {
-            // As the unit says.
-            text = text.replace("Type=notify-reload", "Type=notify");
-        }
-        fs::write(&copy, text).unwrap();
-        let socket = file.with_extension("socket");
-        fs::copy(&socket, folder.path().join(socket.file_name().unwrap())).unwrap();
-        let verify =
-            Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy).output();
-        if let Err(error) = &verify {
-            eprintln!("SKIPPED: systemd-analyze: {error}");
-        }
-        if let Ok(verify) = verify {
-            let said = String::from_utf8_lossy(&verify.stderr).into_owned();
-            assert!(verify.status.success() && said.is_empty(), "{said}");
-            let security = Command::new("systemd-analyze")
-                .args(["security", "--offline=yes", "--threshold=20", "--no-pager"])
-                .arg(&copy)
-                .output()
-                .unwrap();
-            assert!(
-                security.status.success(),
-                "exposure above 2.0:\n{}",
-                String::from_utf8_lossy(&security.stdout)
-            );
-        }
-    }
-}
-
-fn is_the_signers(unit: &Path) -> bool {
-    unit.ends_with("keygate-signer.service")
-}
-
-/// A user of its own, whose files nobody else reads, and no network.
-#[test]
-fn the_signers_unit_is_valid_and_hardened() {
-    let unit = of_kind(Kind::Unit).into_iter().find(|file| is_the_signers(file)).unwrap();
-    let text = fs::read_to_string(&unit).unwrap();
-    for line in [
-        "User=keygate-signer",
-        "StateDirectoryMode=0700",
-        "CapabilityBoundingSet=",
-        "NoNewPrivileges=yes",
-        "PrivateNetwork=yes",
-        "ProtectSystem=strict",
-        "LimitCORE=0",
-    ] {
-        assert!(text.lines().any(|found| found == line), "no {line}");
-    }
-    let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
-    let words: Vec<_> = start.split_whitespace().collect();
-    run(Command::new(env!("CARGO_BIN_EXE_keygatectl")).args(&words[1..3]).arg("--help"));
-    let folder = tempfile::tempdir().unwrap();
-    let copy = folder.path().join("keygate-signer.service");
-    fs::write(&copy, text.replace(words[0], env!("CARGO_BIN_EXE_keygatectl"))).unwrap();
-    match Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy).output() {
-        Err(error) => eprintln!("SKIPPED: systemd-analyze: {error}"),
-        Ok(verify) => {
-            let said = String::from_utf8_lossy(&verify.stderr).into_owned();
-            assert!(verify.status.success() && said.is_empty(), "{said}");
-        }
-    }
-}
-
-/// `None`: this machine has no systemd.
-fn systemd_version() -> Option<u32> {
-    let output = Command::new("systemd-analyze").arg("--version").output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.split_whitespace().nth(1)?.parse().ok()
-}
-
-/// Its sockets are those of a configuration that a sidecar would take over.
-#[test]
-fn the_socket_unit_fits_the_sample_configuration() {
-    let mut seen = 0;
-    for file in of_kind(Kind::SocketUnit) {
-        let text = fs::read_to_string(&file).unwrap();
-        let sockets: Vec<_> =
-            text.lines().filter_map(|line| line.strip_prefix("ListenStream=")).collect();
-        let config = fs::read_to_string(root().join("config/keygate.toml")).unwrap();
-        let config: toml::Table = config.parse().unwrap();
-        let of = |section: &str, default: &str| {
-            let address = config.get(section).and_then(|table| table.get("address"));
-            let text = address.and_then(|address| address.as_str()).unwrap_or(default);
-            // `${NAME:-default}`
-            let text = text.split_once(":-").map_or(text, |(_, default)| default);
-            text.trim_end_matches('}').to_owned()
-        };
-        assert_eq!(sockets, [of("listen", ""), of("admin", "127.0.0.1:9901")]);
-        assert!(file.with_extension("service").exists(), "the service of the same name");
-        seen += 1;
-    }
-    assert_eq!(seen, 1);
-}
-
-/// KUBERNETES.md section 1, finding by finding.
+/// Nothing but the sidecar answers for the pod, and probes reach what they are for.
 #[test]
 fn the_manifest_keeps_the_gate_shut() {
     for file in of_kind(Kind::Kubernetes) {
@@ -485,104 +356,6 @@ for check in (found.validate, found.validate_networks, found.validate_volumes, f
         make_table(folder.path(), &format!("{registry}digest = \"sha256:{:064x}\"\n", 7));
         run(keygate(folder.path()).args(["check", "--config", "keygate.toml"]));
     }
-}
-
-/// By the published schema; with what is linked in and without what only tests use.
-#[test]
-fn the_sbom_is_cyclonedx_and_names_what_ships() {
-    let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str| {
-        let path = folder.path().join(name);
-        run(tools::python().arg(root().join("deploy/sbom.py")).arg(&path));
-        fs::read_to_string(&path).unwrap()
-    };
-    let text = write("keygate.cdx.json");
-    assert_eq!(text, write("again.cdx.json"), "the same sources, the same file");
-    let check = "import sys
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
-fault = JsonStrictValidator(SchemaVersion.V1_5).validate_str(open(sys.argv[1]).read())
-sys.exit(str(fault) if fault else 0)";
-    let file = folder.path().join("keygate.cdx.json");
-    run(tools::python().args(["-c", check]).arg(&file));
-    let bom: Value = serde_json::from_str(&text).unwrap();
-    let names: Vec<_> =
-        bom["components"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
-    for shipped in ["hyper", "rustls", "aws-lc-sys", "libmimalloc-sys", "clap_derive"] {
-        assert!(names.contains(&shipped), "{shipped} is missing");
-    }
-    for tool in ["proptest", "trycmd", "criterion", "governor", "rcgen"] {
-        assert!(!names.contains(&tool), "{tool} does not ship");
-    }
-    let known: Vec<_> = bom["dependencies"].as_array().unwrap().iter().map(|d| &d["ref"]).collect();
-    for component in bom["components"].as_array().unwrap() {
-        assert!(known.contains(&&component["bom-ref"]));
-        assert!(component["hashes"][0]["content"].as_str().is_some_and(|h| h.len() == 64));
-        assert!(component["licenses"][0]["expression"].is_string(), "{component}");
-    }
-}
-
-/// What deploy/build-static.sh asks after a build by profile. The names in a library end with another
-/// hash than those in the profile if the build selected other targets.
-#[test]
-fn a_profile_that_does_not_fit_fails_the_build() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str| folder.path().join(name);
-    let crates = ["keygate", "tokio", "hyper", "h2", "rustls"];
-    let mut profile = String::from("# IR level Instrumentation Flag\n:ir\n");
-    let mut messages = String::new();
-    for name in crates {
-        let length = name.len();
-        for (function, counter) in [("admit", 7), ("refuse", 1), ("never", 0)] {
-            let mangled =
-                format!("_ZN{length}{name}5proxy{}{function}17h0011223344556677E", function.len());
-            profile.push_str(&format!(
-                "{mangled}\n# Func Hash:\n742261418966908927\n# Num Counters:\n2\n\
-                 # Counter Values:\n0\n{counter}\n\n"
-            ));
-        }
-        let library = file(&format!("lib{name}.rlib"));
-        fs::write(
-            &library,
-            format!("!<arch>\n_ZN{length}{name}5proxy5admit17h0011223344556677E_ZN"),
-        )
-        .unwrap();
-        let message = serde_json::json!({
-            "reason": "compiler-artifact",
-            "target": {"name": name, "kind": ["lib"]},
-            "filenames": [library],
-        });
-        messages.push_str(&format!("{message}\n"));
-    }
-    fs::write(file("profile"), profile).unwrap();
-    fs::write(file("messages"), messages).unwrap();
-    let judge = || {
-        let mut command = tools::command("python3");
-        command
-            .arg(root().join("deploy/profile-fits.py"))
-            .args([file("profile"), file("messages")]);
-        let output = command.output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let (code, said) = judge();
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("keygate: 1 of 2 functions that ran"), "{said}");
-    let other = "_ZN7keygate5proxy5admit17h8899aabbccddeeffE";
-    fs::write(file("libkeygate.rlib"), other).unwrap();
-    let (code, said) = judge();
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("keygate: 0 of 2"), "{said}");
-}
-
-#[test]
-fn release_notes_are_a_section_of_the_changelog() {
-    let script = root().join("deploy/release-notes.sh");
-    let notes = run(Command::new(&script).arg("Unreleased"));
-    assert!(notes.starts_with("# keygate Unreleased\n"), "{notes}");
-    assert!(notes.lines().filter(|l| l.starts_with("- ")).count() > 10, "{notes}");
-    let none = Command::new(&script).arg("0.0.0-none").output().unwrap();
-    assert_eq!(none.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&none.stderr).contains("Unreleased"));
 }
 
 /// A signer, and a table of `registry`, as `signer.pub` and `keys.kgt`.

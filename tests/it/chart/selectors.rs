@@ -194,7 +194,7 @@ fn namespaces_that_the_cluster_needs_are_left_out() {
     assert!(seen >= 16, "{seen}");
 }
 
-/// KUBERNETES.md 3.1, "Who is injected".
+/// What the webhooks of others do in a cluster, and its own requests expect.
 #[test]
 fn webhooks_have_the_manners_of_the_established_ones() {
     let Some(releases) = releases() else { return };
