@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{Config, TableSource};
 use crate::core::observe::{CredentialPassage, Observe, ObserveReach};
 use crate::core::route::{Needs, Require};
 use crate::core::{
@@ -22,6 +22,7 @@ use crate::mounts::Mounts;
 use crate::reload::{Preview, Time};
 use crate::table::{KeyEntry, KeySet};
 use crate::wording::count::count;
+use crate::wording::shell::quoted_path;
 
 use self::limits::LimitFindings;
 pub use self::load::{Instead, LoadError, load};
@@ -92,10 +93,30 @@ pub fn notes(config: &Config, now: Now) -> Vec<Finding> {
         .collect();
     routes_alone(config, &mut findings);
     writable::look(config, &mut findings);
+    unread_patch(config, &mut findings);
     if let Some(observe) = &config.settings.policy.observe {
         observed(observe, now, &mut findings);
     }
     findings
+}
+
+/// A patch beside the table that nobody reads: revocations in it would wait for the next table.
+fn unread_patch(config: &Config, findings: &mut Vec<Finding>) {
+    let (TableSource::Path(table), None) = (&config.table.source, &config.table.patch) else {
+        return;
+    };
+    let patch = table.with_extension("kgp");
+    if patch != *table && patch.is_file() {
+        findings.push(Finding {
+            kind: "patch_unread",
+            subject: "table.patch".to_owned(),
+            message: format!(
+                "is not set, and {} lies beside the table: what it revokes works until the next table",
+                patch.display()
+            ),
+            hint: Some(format!("set `table.patch` to {}", quoted_path(&patch))),
+        });
+    }
 }
 
 /// `loaded`: `None` to look at the configuration alone.

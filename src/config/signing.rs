@@ -27,7 +27,6 @@ const SHORT_SECRET: usize = 32;
 const LEAST_SECRET: usize = 16;
 
 const MAKE_KEY: &str = "openssl genpkey -algorithm ed25519 -out FILE";
-const MAKE_SECRET: &str = "openssl rand -hex 32 > FILE";
 const KEY_HINT: &str =
     "`(umask 077; openssl genpkey -algorithm ed25519 -out FILE)` makes one for its owner alone";
 
@@ -79,9 +78,9 @@ pub(super) fn credential(
     section.refuse("secret", "a secret does not belong into this file; use `secret_file`", hint);
     let algorithm = section.parse("algorithm", algorithm);
     let make = match (kind, algorithm) {
-        (Some(Kind::Fixed), _) => "cat > FILE",
-        (_, Some(Algorithm::EdDsa)) => MAKE_KEY,
-        _ => MAKE_SECRET,
+        (Some(Kind::Jwt) | None, Some(Algorithm::EdDsa)) => MAKE_KEY,
+        // The service has it already: a new one would be of no use to it.
+        _ => "cat > FILE",
     };
     let secret = secret(section, "secret_file", secret_file, make);
     let key_id = section.parse("key_id", word);

@@ -375,8 +375,9 @@ impl Theirs {
             caution: "; if a stranger published it, take nothing in: docs/recipes.md, \"A signer \
                       was compromised\"",
             remedy: format!(
-                "bring the registry up to date (`git pull`), or take what is published into it \
-                 with `keygatectl keys fold {path}`{or}"
+                "if a management service publishes there, change keys in it (`keygatectl admin`) and \
+                 publish nothing from here; otherwise bring the registry up to date (`git pull`), or \
+                 take what is published into it with `keygatectl keys fold {path}`{or}"
             ),
         })
     }

@@ -18,7 +18,7 @@ mod tests;
 pub mod timed;
 pub mod wire;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
@@ -34,6 +34,7 @@ use super::signer;
 use super::time;
 use crate::core::SignerKey;
 use crate::exit::Exit;
+use crate::wording::shell::quoted_path;
 
 /// A word is good for at most so long.
 const LONGEST_WORD: Duration = Duration::from_secs(24 * 3600);
@@ -130,9 +131,9 @@ impl ServeSigner {
         let listener =
             serve::listen(&settings.socket, settings.file).map_err(|e| Error::Added {
                 message: format!(
-                    "cannot listen on {}: {e}\nhint: `socket` of {} names another one",
+                    "cannot listen on {}: {e}\nhint: {}",
                     settings.socket.display(),
-                    self.config.display()
+                    listen_hint(&settings.socket, &self.config)
                 ),
                 exit: Exit::CannotCreate,
             })?;
@@ -168,6 +169,21 @@ impl ServeSigner {
         });
         std::fs::remove_file(&settings.socket).ok();
         stopped.map_err(internal)
+    }
+}
+
+/// What to do where the signer cannot listen.
+fn listen_hint(socket: &Path, config: &Path) -> String {
+    let config = quoted_path(config);
+    match socket
+        .parent()
+        .filter(|directory| !directory.as_os_str().is_empty() && !directory.exists())
+    {
+        Some(directory) => format!(
+            "create the directory {}, or set another `socket` in {config}",
+            quoted_path(directory)
+        ),
+        None => format!("set another `socket` in {config}"),
     }
 }
 

@@ -79,6 +79,9 @@ struct Page {
     patch: Option<ReportedSerial>,
     keys: Option<ReportedKeys>,
     last_reload: Option<Attempted>,
+    /// Of table and patch, what was not taken and still is not. Older sidecars do not say it.
+    #[serde(default)]
+    failing: Vec<Attempted>,
     #[serde(default)]
     mounted_files: Vec<MountedFile>,
     #[serde(default)]
@@ -237,7 +240,9 @@ impl Status {
                     self.serial.map(|wanted| page.serial.is_some_and(|serial| serial >= wanted));
                 // Why a sidecar stays behind is the next question. A failed reload of the configuration
                 // is reported under `config`, whatever was reloaded since.
-                let failed = page.last_reload.filter(|last| !last.ok && last.what != "config");
+                let last = page.last_reload.filter(|last| !last.ok && last.what != "config");
+                // What was taken of one artefact says nothing of the other.
+                let failed = page.failing.into_iter().next().or(last);
                 answer.refused = failed.is_some();
                 answer.error = failed.and_then(|last| last.error);
                 if answer.in_force == Some(false) && answer.error.is_none() {

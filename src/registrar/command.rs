@@ -230,8 +230,9 @@ async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
         }
     }
     let OpenState { config, store } = open_as_it_is(config, session)?;
+    let compared = compare(&config, &store, &session.clock).await?;
     let mut told = Vec::new();
-    for audience in &config.audiences {
+    for (audience, compared) in config.audiences.iter().zip(&compared) {
         let publication = store.publication(&audience.name).await.map_err(of_store)?;
         told.push(json!({
             "audience": audience.name.as_str(),
@@ -240,15 +241,15 @@ async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
         }));
         if !session.output.json {
             let unpublished = publication.serial.saturating_sub(publication.published);
-            let unpublished = match unpublished {
-                0 => "all published".to_owned(),
-                n => format!("{} not published", count(n, "change")),
+            let unpublished = match (&compared.behind, unpublished) {
+                (Some(_), _) => "behind what is published".to_owned(),
+                (None, 0) => "all published".to_owned(),
+                (None, n) => format!("{} not published", count(n, "change")),
             };
             let serial = publication.serial;
             session.output.line(&format!("{}: serial {serial}, {unpublished}", audience.name))?;
         }
     }
-    let compared = compare(&config, &store, &session.clock).await?;
     if let Some(behind) = compared.into_iter().find_map(|compared| compared.behind) {
         return Err(is_behind(&behind));
     }

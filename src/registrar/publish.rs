@@ -446,8 +446,8 @@ fn lock(state: &Path) -> Result<Option<Lock>> {
 /// What a command says of a database that is behind, with exit code 75.
 pub fn is_behind(behind: &Behind) -> Error {
     let message = format!(
-        "{behind}: it was restored from a backup, or another one was put in its place\nhint: nothing \
-         is changed or published until it has caught up. `keygatectl admin recover` takes in what \
+        "{behind}: it was restored from a backup, another one was put in its place, or somebody else \
+         has published there\nhint: nothing is changed or published until it has caught up. `keygatectl admin recover` takes in what \
          was published since"
     );
     Error::Added { message, exit: Exit::TryAgain }

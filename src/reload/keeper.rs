@@ -36,6 +36,13 @@ struct Said {
     refused: bool,
 }
 
+/// What is wrong with table or patch now.
+#[derive(Debug)]
+struct Failing {
+    said: Said,
+    attempt: AttemptStatus,
+}
+
 /// The result of an arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OfferOutcome {
@@ -59,7 +66,7 @@ pub(super) struct KeysInForce {
     /// Until then nothing is served: a revocation could be missing.
     patch_known: bool,
     /// Said last about each artefact, so that a poll does not say it again and again.
-    said: [Option<Said>; 2],
+    failing: [Option<Failing>; 2],
     since: [Option<(u64, Time)>; 2],
     signers: Vec<String>,
     /// When the log was last told about expiry, in nanoseconds of the process's clock.
@@ -135,7 +142,7 @@ impl KeysInForce {
             min_serial: config.min_serial,
             after_expiry: config.after_expiry,
             patch_known: config.patch.is_none(),
-            said: [None, None],
+            failing: [None, None],
             since: [None, None],
             signers: Vec::new(),
             reminded: None,
@@ -263,7 +270,7 @@ impl KeysInForce {
         let text = failure.to_string();
         let refused = matches!(failure, LoadFailure::Refused(_));
         let said = Said { text: text.clone(), refused };
-        if !self.starting && self.said(artefact).as_ref() != Some(&said) {
+        if !self.starting && self.said(artefact) != Some(&said) {
             let current = self.desk.current();
             tracing::error!(
                 what = artefact.as_str(),
@@ -287,7 +294,7 @@ impl KeysInForce {
             reason: Some(failure.reason()),
             error: Some(text.clone()),
         };
-        *self.said(artefact) = Some(said);
+        *self.failing(artefact) = Some(Failing { said, attempt: attempted.clone() });
         self.status.last_failure = Some(attempted.clone());
         self.status.last_reload = Some(attempted);
         self.publish();
@@ -295,7 +302,7 @@ impl KeysInForce {
 
     /// A look found the file that was dealt with before, whatever the result.
     pub(super) fn same_file(&mut self, artefact: ReloadKind) -> OfferOutcome {
-        if self.said(artefact).as_ref().is_some_and(|said| said.refused) {
+        if self.said(artefact).is_some_and(|said| said.refused) {
             self.metrics.control().source_fetches(artefact, FetchResult::Unchanged).increment(1);
             return OfferOutcome::Unchanged;
         }
@@ -305,7 +312,7 @@ impl KeysInForce {
     /// A look found what is in force.
     pub(super) fn unchanged(&mut self, artefact: ReloadKind) -> OfferOutcome {
         self.metrics.control().source_fetches(artefact, FetchResult::Unchanged).increment(1);
-        if self.said(artefact).take().is_some() {
+        if self.failing(artefact).take().is_some() {
             // What failed before now succeeds without another version.
             self.right_again(artefact, None);
             self.publish();
@@ -468,7 +475,7 @@ impl KeysInForce {
         control.source_fetches(artefact, FetchResult::Changed).increment(1);
         control.table_reloads(artefact).increment(1);
         control.table_last_reload_timestamp.set(now_ms as f64 / 1000.0);
-        *self.said(artefact) = None;
+        *self.failing(artefact) = None;
         if artefact == ReloadKind::Patch {
             self.patch_gone = false;
         }
@@ -478,7 +485,7 @@ impl KeysInForce {
 
     fn right_again(&mut self, artefact: ReloadKind, serial: Option<u64>) {
         // The other artefact may still be wrong.
-        let right = self.said.iter().all(Option::is_none);
+        let right = self.failing.iter().all(Option::is_none);
         self.metrics.control().table_last_reload_successful.set(u8::from(right));
         self.status.last_reload = Some(AttemptStatus {
             at: Time { unix_ms: self.clock.now().unix_ms },
@@ -490,12 +497,16 @@ impl KeysInForce {
         });
     }
 
-    fn said(&mut self, artefact: ReloadKind) -> &mut Option<Said> {
-        let [table, patch] = &mut self.said;
+    fn failing(&mut self, artefact: ReloadKind) -> &mut Option<Failing> {
+        let [table, patch] = &mut self.failing;
         match artefact {
             ReloadKind::Patch => patch,
             ReloadKind::Table => table,
         }
+    }
+
+    fn said(&mut self, artefact: ReloadKind) -> Option<&Said> {
+        self.failing(artefact).as_ref().map(|failing| &failing.said)
     }
 
     fn check_clock(&self, manifest: &Manifest, now: Now) {

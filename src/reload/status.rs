@@ -23,6 +23,8 @@ pub struct StatusReport {
     pub waiting_patch: Option<u64>,
     pub keys: Option<KeyCounts>,
     pub last_reload: Option<AttemptStatus>,
+    /// Of table and patch, the last attempt that failed and that no success of the same has followed.
+    pub failing: Vec<AttemptStatus>,
     /// Of all attempts since the start, the last that failed; stays after a success.
     pub last_failure: Option<AttemptStatus>,
     pub state: Persistence,

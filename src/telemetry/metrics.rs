@@ -189,7 +189,7 @@ families! {
     TABLE_INFO Gauge "keygate_table_info" ["signer"]
         "1 for each signer of the table in force, 0 for signers of earlier ones.";
     TABLE_LAST_RELOAD_SUCCESSFUL Gauge "keygate_table_last_reload_successful" []
-        "1 if the last attempt to load a table or patch succeeded.";
+        "1 if neither the table nor the patch at its source is refused or out of reach.";
     TABLE_LAST_RELOAD_TIMESTAMP Gauge "keygate_table_last_reload_success_timestamp_seconds" []
         "When a table or patch was last put in force, in Unix time.";
     TABLE_LOAD_DURATION Histogram "keygate_table_load_duration_seconds" ["artefact"]

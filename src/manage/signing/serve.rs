@@ -84,7 +84,9 @@ impl SignerDesk {
             // Who knocks for ever does not fill the log.
             if count.is_power_of_two() {
                 let who = uid.map_or_else(|_| "nobody known".to_owned(), |uid| uid.to_string());
-                log(&format!("refused user {who}, who is not in uids; {count} such connections"));
+                let times = if count == 1 { "once" } else { "times" };
+                let count = if count == 1 { String::new() } else { format!("{count} ") };
+                log(&format!("refused user {who}, who is not in uids, {count}{times} so far"));
             }
             return;
         }

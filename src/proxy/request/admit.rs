@@ -13,6 +13,7 @@ use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 use hyper::upgrade::OnUpgrade;
 
+use self::prepare::HeadExtras;
 use super::answer_plan::AnswerPlan;
 use super::client::Client;
 use super::facts::{self, RequestReading};
@@ -138,10 +139,11 @@ pub(crate) fn admit(
             admission.check_body(&passage, &incoming.body, record)?;
         }
     }
-    let client_ip = reading.client();
-    let prepared = admission.prepare_head(&passage, reading, &incoming.head, sent, record)?;
-    let plan = admission.plan(&passage, &incoming.head, &prepared, charged);
-    admission.rewrite(passage, incoming, prepared, plan, client_ip, record)
+    let mut extras = HeadExtras::of(&reading, sent);
+    let mut changes = reading.into_changes();
+    admission.settle_head(&passage, &incoming.head, &mut changes, &mut extras, record)?;
+    let plan = admission.plan(&passage, &incoming.head, &changes, &extras, charged);
+    admission.rewrite(passage, incoming, changes, extras, plan, record)
 }
 
 // === impl HaltedRequest ===
@@ -167,6 +169,7 @@ fn accepted(head: &RequestHead, settings: &Settings) -> Option<Box<str>> {
 #[expect(clippy::result_large_err, reason = "a refusal is moved once, and then is the answer")]
 impl<'s> Admission<'s> {
     /// Notes what is known before anything is decided.
+    #[inline]
     fn begin(
         worker: &'s Rc<Worker>,
         client: &'s Rc<Client>,
@@ -213,6 +216,7 @@ impl<'s> Admission<'s> {
     }
 
     /// Reads what the decision depends on; refuses a head that has two readings.
+    #[inline]
     fn read<'r>(
         &self,
         head: &'r RequestHead,
@@ -242,6 +246,7 @@ impl<'s> Admission<'s> {
     }
 
     /// Answers a preflight that CORS is configured for, unless its caller is only observed.
+    #[inline]
     fn answer_preflight(
         &self,
         head: &RequestHead,

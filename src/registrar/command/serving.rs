@@ -156,9 +156,8 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
                     Bind::Tcp(address) => address.to_string(),
                     Bind::Unix(path) => format!("unix:{}", path.display()),
                 };
-                let message = format!(
-                    "cannot listen on {at}: {error}\nhint: listen.address names another one"
-                );
+                let hint = listen_hint(&config.listen, &error);
+                let message = format!("cannot listen on {at}: {error}\nhint: {hint}");
                 Error::Added { message, exit: Exit::CannotCreate }
             })?;
         let mut terminate = signal(SignalKind::terminate()).map_err(internal)?;
@@ -209,6 +208,21 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
         publisher.stop();
         Ok(())
     })
+}
+
+/// What to do where the service cannot listen.
+fn listen_hint(listen: &Bind, error: &std::io::Error) -> String {
+    let other = "or set another `listen.address`";
+    match (listen, error.kind()) {
+        (Bind::Tcp(address), std::io::ErrorKind::AddrInUse) => {
+            let port = address.port();
+            format!("another process listens there: `ss -ltnp 'sport = :{port}'` names it; {other}")
+        }
+        (Bind::Unix(_), std::io::ErrorKind::NotFound) => {
+            format!("create the directory of the socket, {other}")
+        }
+        _ => "set another `listen.address`".to_owned(),
+    }
 }
 
 /// What fleets may fetch, and what is noted of it.

@@ -14,30 +14,33 @@ use super::visit::{PostedForm, Section, Visit};
 use super::words::{Words, fill};
 use super::{force, html, show};
 use crate::manage::operation::EditRequest;
+use crate::manage::operation::may::OrgPolicy;
 use crate::registrar::store::{Changed, KeyChange, KeyRef, KeyRow, StoreError};
 
 pub(super) async fn new(visit: Visit) -> Result<Response, Response> {
     if !visit.can_create() {
         return Err(may_not(&visit));
     }
-    let typed = Typed::new_key(&visit);
-    Ok(html(StatusCode::OK, &new_page(&visit, &typed, Vec::new())))
+    let policy = policy(&visit).await?;
+    let typed = Typed::new_key(&visit, &policy);
+    Ok(html(StatusCode::OK, &new_page(&visit, &policy, &typed, Vec::new())))
 }
 
 pub(super) async fn create(PostedForm { visit, form }: PostedForm) -> Result<Response, Response> {
+    let policy = policy(&visit).await?;
     let mut typed = Typed::of(&form);
     if typed.adds_address(&visit, &form) {
-        return Ok(html(StatusCode::OK, &new_page(&visit, &typed, Vec::new())));
+        return Ok(html(StatusCode::OK, &new_page(&visit, &policy, &typed, Vec::new())));
     }
     let asked = request::create(&visit, &typed);
     let asked = match asked {
         Ok(asked) => asked,
-        Err(faults) => return Ok(refused(&new_page(&visit, &typed, faults))),
+        Err(faults) => return Ok(refused(&new_page(&visit, &policy, &typed, faults))),
     };
     match visit.change(KeyChange::Create(Box::new(asked)), &form).await {
         Ok(changed) => shown_once(&visit, changed).await,
         Err(error) => match faults_of(visit.w, &error) {
-            Some(faults) => Ok(refused(&new_page(&visit, &typed, faults))),
+            Some(faults) => Ok(refused(&new_page(&visit, &policy, &typed, faults))),
             None => Err(visit.failed(&error)),
         },
     }
@@ -45,9 +48,11 @@ pub(super) async fn create(PostedForm { visit, form }: PostedForm) -> Result<Res
 
 pub(super) async fn edit(visit: Visit, Path(id): Path<String>) -> Result<Response, Response> {
     let key = visit.key(&id).await?;
+    let policy = policy(&visit).await?;
     let original = Original::of(&visit, &key);
     let typed = Typed::of_key(&key);
-    Ok(html(StatusCode::OK, &edit_page(&visit, &key, &typed, EditState::of(&key, original))))
+    let state = EditState::of(&key, original);
+    Ok(html(StatusCode::OK, &edit_page(&visit, &policy, &key, &typed, state)))
 }
 
 pub(super) async fn save(
@@ -55,16 +60,22 @@ pub(super) async fn save(
     PostedForm { visit, form }: PostedForm,
 ) -> Result<Response, Response> {
     let key = visit.key(&id).await?;
+    let policy = policy(&visit).await?;
     let mut typed = Typed::of(&form);
     let read = Original::read(form.text("read"));
     let version = form.text("version").parse().unwrap_or(key.version);
     let state = |faults| EditState { version, read: read.clone(), faults, conflict: Vec::new() };
     if typed.adds_address(&visit, &form) {
-        return Ok(html(StatusCode::OK, &edit_page(&visit, &key, &typed, state(Vec::new()))));
+        return Ok(html(
+            StatusCode::OK,
+            &edit_page(&visit, &policy, &key, &typed, state(Vec::new())),
+        ));
     }
     let asked: EditRequest = match request::edit(&visit, &key, &typed) {
         Ok(asked) => asked,
-        Err(faults) => return Ok(refused(&edit_page(&visit, &key, &typed, state(faults)))),
+        Err(faults) => {
+            return Ok(refused(&edit_page(&visit, &policy, &key, &typed, state(faults))));
+        }
     };
     let change = KeyChange::Edit {
         key: KeyRef::Id(key.entry.id),
@@ -77,11 +88,11 @@ pub(super) async fn save(
             let now = Original::of(&visit, &current);
             let conflict = read.changes(visit.w, &now);
             let state = EditState { conflict, ..EditState::of(&current, now) };
-            let page = edit_page(&visit, &current, &typed, state);
+            let page = edit_page(&visit, &policy, &current, &typed, state);
             Ok(html(StatusCode::PRECONDITION_FAILED, &page))
         }
         Err(error) => match faults_of(visit.w, &error) {
-            Some(faults) => Ok(refused(&edit_page(&visit, &key, &typed, state(faults)))),
+            Some(faults) => Ok(refused(&edit_page(&visit, &policy, &key, &typed, state(faults)))),
             None => Err(visit.failed(&error)),
         },
     }
@@ -103,7 +114,20 @@ impl EditState {
     }
 }
 
-fn new_page<'w>(visit: &Visit, typed: &Typed, faults: Vec<FormFault>) -> FormPage<'w> {
+/// What the org's policy leaves to choose. Nothing that it forbids is on offer in the form; the store
+/// refuses it all the same.
+async fn policy(visit: &Visit) -> Result<OrgPolicy, Response> {
+    let Some(org) = &visit.sight.org else { return Ok(OrgPolicy::default()) };
+    let rules = visit.app.store.org(org).await.map_err(|e| visit.failed(&e))?.rules;
+    Ok(rules.policy)
+}
+
+fn new_page<'w>(
+    visit: &Visit,
+    policy: &OrgPolicy,
+    typed: &Typed,
+    faults: Vec<FormFault>,
+) -> FormPage<'w> {
     let w = visit.w;
     FormPage {
         w,
@@ -116,14 +140,20 @@ fn new_page<'w>(visit: &Visit, typed: &Typed, faults: Vec<FormFault>) -> FormPag
         in_org: visit.in_org(),
         version: None,
         read: String::new(),
-        f: typed.fields(visit, None),
+        f: typed.fields(visit, policy, None),
         faults_title: faults_title(w, &faults),
         faults,
         conflict: Vec::new(),
     }
 }
 
-fn edit_page<'w>(visit: &Visit, key: &KeyRow, typed: &Typed, state: EditState) -> FormPage<'w> {
+fn edit_page<'w>(
+    visit: &Visit,
+    policy: &OrgPolicy,
+    key: &KeyRow,
+    typed: &Typed,
+    state: EditState,
+) -> FormPage<'w> {
     let w = visit.w;
     let path = format!("/keys/{}", key.entry.id);
     let title = fill(&w.edit_title, &[("name", &show::name(&key.entry))]);
@@ -138,7 +168,7 @@ fn edit_page<'w>(visit: &Visit, key: &KeyRow, typed: &Typed, state: EditState) -
         in_org: visit.in_org(),
         version: Some(state.version),
         read: state.read.text(),
-        f: typed.fields(visit, Some(key)),
+        f: typed.fields(visit, policy, Some(key)),
         faults_title: faults_title(w, &state.faults),
         faults: state.faults,
         conflict: state.conflict,

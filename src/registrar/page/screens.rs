@@ -198,6 +198,7 @@ fn fields(w: &Words) -> FormFields {
             },
         ],
         networks: "203.0.113.7\n2001:db8::/32".into(),
+        needs_networks: false,
         understood: vec!["203.0.113.7/32".into(), "2001:db8::/32".into()],
         my_address: Some(Choice {
             value: "198.51.100.23".into(),
@@ -211,8 +212,10 @@ fn fields(w: &Words) -> FormFields {
             choice("date", &w.custom_date, ""),
             choice("never", &w.never_expires, ""),
         ],
+        longest_life: None,
         expires_date: String::new(),
         earliest: "2026-11-30".into(),
+        latest: None,
         environments: vec![
             choice("live", &w.live_environment, "live"),
             choice("test", &w.test_environment, ""),

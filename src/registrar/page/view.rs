@@ -170,11 +170,16 @@ pub struct FormFields {
     pub name: String,
     pub groups: Vec<PermissionGroup>,
     pub networks: String,
+    /// The org's policy asks for them.
+    pub needs_networks: bool,
     pub understood: Vec<String>,
     pub my_address: Option<Choice>,
     pub expiry: Vec<Choice>,
+    /// How long the org's policy lets a key live.
+    pub longest_life: Option<String>,
     pub expires_date: String,
     pub earliest: String,
+    pub latest: Option<String>,
     pub environments: Vec<Choice>,
     pub prefixes: Vec<Choice>,
     pub limit: String,

@@ -101,6 +101,7 @@ words! {
     expired_filter = "Expired";
     expires = "Expires";
     expires_help = "After that time the key is refused.";
+    expires_help_longest = "After that time the key is refused. Keys of this organization live at most {life}.";
     expires_soon_filter = "Expire in 14 days";
     faults_title_many = "{count} things need your attention";
     faults_title_one = "One thing needs your attention";
@@ -155,6 +156,7 @@ words! {
     name_help = "A clear name, by which you find the right key again when one has to go.";
     networks = "IP restrictions";
     networks_help = "Addresses or networks, one a line, such as 203.0.113.7 or 2001:db8::/32. Empty: from everywhere.";
+    networks_help_needed = "Addresses or networks, one a line, such as 203.0.113.7 or 2001:db8::/32. Each key of this organization needs one at least.";
     networks_everywhere = "From everywhere";
     networks_understood = "Understood as";
     never = "Never";
@@ -302,6 +304,7 @@ words! {
     in_days = "in {count} days";
     in_hours = "in {count} h";
     in_minutes = "in {count} min";
+    longest_life = "{life}, the longest";
     many_count = "10,000+";
     detail_column = "Detail";
     finding = "Finding";

@@ -28,6 +28,8 @@ impl KeysInForce {
             .map(|t| shown(t.manifest(), t.signed_by(), since(table_since, t.serial(), at), now));
         self.status.patch = patch
             .map(|p| shown(p.manifest(), p.signed_by(), since(patch_since, p.serial(), at), now));
+        let failing = self.failing.iter().flatten();
+        self.status.failing = failing.map(|failing| failing.attempt.clone()).collect();
         let serial = |in_force: &Option<InForceStatus>| in_force.as_ref().map(|i| i.serial);
         self.status.serial = serial(&self.status.table).max(serial(&self.status.patch));
         self.status.held_patches = set.as_ref().map_or(0, |s| s.held_patches());

@@ -256,6 +256,28 @@ fn table_and_patch_in_either_order() {
     }
 }
 
+/// What is wrong with the table shows until a table is right again, whatever patches do.
+#[test]
+fn a_fault_of_one_artefact_is_not_cured_by_the_other() {
+    let folder = Folder::new();
+    let base = table(1);
+    folder.publish("t.kgt", &base);
+    let running = folder.start();
+    let failing = |running: &Running| {
+        let status = running.cell.load();
+        status.failing.iter().map(|attempt| attempt.what).collect::<Vec<_>>()
+    };
+    folder.publish("t.kgt", b"no table");
+    running.until("a failure", |r| failing(r) == ["table"]);
+    folder.publish("p.kgp", &revoking(2, &base, &[1]));
+    running.until_patch(2);
+    assert_eq!(failing(&running), ["table"]);
+    assert!(running.cell.load().last_reload.as_ref().is_some_and(|last| last.ok));
+    folder.publish("t.kgt", &table(3));
+    running.until_serial(3);
+    running.until("cured", |r| failing(r).is_empty());
+}
+
 #[test]
 fn a_patch_is_in_force_at_once_and_its_lag_is_told() {
     let folder = Folder::new();

@@ -19,6 +19,7 @@ use crate::telemetry::DecisionOutcome;
 impl<'s> Admission<'s> {
     /// The credential that the service is to get: none as long as it gets that of the caller. A key
     /// without what the credential says is refused here, before anything is charged.
+    #[inline]
     pub(super) fn credential(
         &self,
         passage: &Passage<'_>,
@@ -42,6 +43,7 @@ impl<'s> Admission<'s> {
     }
 
     /// Charges the limits of key and org, if they have any, and records the outcome of the decision.
+    #[inline]
     pub(super) fn charge(
         &self,
         passage: &Passage<'_>,
@@ -112,6 +114,7 @@ impl<'s> Admission<'s> {
     }
 
     /// Refuses a body whose length, as far as it is known, exceeds the limit of its route.
+    #[inline]
     pub(super) fn check_body(
         &self,
         passage: &Passage<'_>,

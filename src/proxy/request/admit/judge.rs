@@ -21,6 +21,7 @@ use crate::telemetry::DecisionOutcome;
 #[expect(clippy::result_large_err, reason = "a refusal is moved once, and then is the answer")]
 impl<'s> Admission<'s> {
     /// Looks up the key and decides; a rejection is recorded and answered here.
+    #[inline]
     pub(super) fn judge(
         &self,
         reading: &RequestReading<'_>,
@@ -127,6 +128,7 @@ impl<'s> Admission<'s> {
 
     /// Names the upstream of the route. A reload keeps to those that the process has, so that each
     /// route has one; a request never goes to another instead.
+    #[inline]
     pub(super) fn choose_upstream(
         &self,
         passage: &Passage<'_>,

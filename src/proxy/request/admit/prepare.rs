@@ -28,53 +28,64 @@ use crate::proxy::request::rewrite::{self, RewriteContext, answer};
 use crate::proxy::request::sent_tokens::{self, SentTokens};
 use crate::proxy::request::upgrade_request::{self, UpgradeAsked, UpgradeRequest};
 
-/// What the head loses on its way to the service, and what goes along.
-pub(super) struct PreparedHead<'s> {
-    changes: HeadChanges,
-    /// Where the credentials were.
+/// What goes along with the head, and where its credentials were.
+pub(super) struct HeadExtras<'s> {
+    client_ip: IpAddr,
     carried: Carried,
     upgrade: Option<UpgradeRequest>,
     trace: Option<Trace>,
     sent: SentTokens<'s>,
 }
 
+// === impl HeadExtras ===
+
+impl<'s> HeadExtras<'s> {
+    #[inline]
+    pub(super) fn of(reading: &RequestReading<'_>, sent: SentTokens<'s>) -> Self {
+        let (client_ip, carried) = (reading.client(), reading.carriers.carried());
+        Self { client_ip, carried, upgrade: None, trace: None, sent }
+    }
+}
+
+// === impl Admission ===
+
 #[expect(clippy::result_large_err, reason = "a refusal is moved once, and then is the answer")]
 impl<'s> Admission<'s> {
-    /// Settles what becomes of the head. The assertion is made here, because nothing but a request's
-    /// upgrade can refuse it any more.
-    pub(super) fn prepare_head(
+    /// Settles what the head loses, and what goes along. The assertion is made last, when nothing
+    /// refuses the request any more.
+    #[inline]
+    pub(super) fn settle_head(
         &self,
         passage: &Passage<'_>,
-        reading: RequestReading<'_>,
         head: &RequestHead,
-        mut sent: SentTokens<'s>,
+        changes: &mut HeadChanges,
+        extras: &mut HeadExtras<'s>,
         record: &mut RequestRecord,
-    ) -> Result<PreparedHead<'s>, Reply> {
-        let is_observed = passage.conduct == Conduct::Observed;
-        let mut carried = reading.carriers.carried();
-        let mut changes = reading.into_changes();
+    ) -> Result<(), Reply> {
         if passage.credentials == CredentialPassage::Forward {
-            carried = Carried::default();
+            extras.carried = Carried::default();
             changes.keep(KeptWith::Credentials);
         }
-        if is_observed && self.is_whole_gate() {
+        if passage.conduct == Conduct::Observed && self.is_whole_gate() {
             changes.keep(KeptWith::Observed);
         }
-        self.note_dropped(&changes, head);
-        let upgrade = self.upgrade(passage, head, &mut changes, carried, record)?;
-        let trace = self.start_trace(record);
-        if !is_observed {
-            sent.assertion = self.assertion(passage, head, record)?;
+        self.note_dropped(changes, head);
+        extras.upgrade = self.upgrade(passage, head, changes, extras.carried, record)?;
+        extras.trace = self.start_trace(record);
+        if passage.conduct == Conduct::Enforced {
+            extras.sent.assertion = self.assertion(passage, head, record)?;
         }
-        Ok(PreparedHead { changes, carried, upgrade, trace, sent })
+        Ok(())
     }
 
     /// What the answer will need of the request.
+    #[inline]
     pub(super) fn plan(
         &mut self,
         passage: &Passage<'_>,
         head: &RequestHead,
-        prepared: &PreparedHead<'_>,
+        changes: &HeadChanges,
+        extras: &HeadExtras<'_>,
         charged: Option<LimitReport>,
     ) -> AnswerPlan {
         let settings = &self.snapshot.settings;
@@ -89,11 +100,11 @@ impl<'s> Admission<'s> {
             profile: settings.refusals.choose(profile, self.accept.as_deref()).map(Box::from),
             charged,
             sunset: admitted.and_then(|admitted| admitted.key()?.grant.sunset),
-            private: prepared.carried.in_query && admitted.is_some(),
-            has_credential: prepared.sent.credential.is_some(),
-            upgrade: prepared.upgrade.clone(),
+            private: extras.carried.in_query && admitted.is_some(),
+            has_credential: extras.sent.credential.is_some(),
+            upgrade: extras.upgrade.clone(),
             close: self.worker.closing.get() && head.version != Version::HTTP_2,
-            trailers: match prepared.changes.te_trailers || self.client.http2 {
+            trailers: match changes.te_trailers || self.client.http2 {
                 true => answer::Trailers::Announced,
                 false => answer::Trailers::Dropped,
             },
@@ -104,17 +115,18 @@ impl<'s> Admission<'s> {
     }
 
     /// Makes the upstream's request.
+    #[inline]
     pub(super) fn rewrite(
         &self,
         passage: Passage<'s>,
         incoming: IncomingRequest,
-        prepared: PreparedHead<'s>,
+        changes: HeadChanges,
+        extras: HeadExtras<'s>,
         plan: AnswerPlan,
-        client_ip: IpAddr,
         record: &mut RequestRecord,
     ) -> Result<AdmittedRequest, HaltedRequest> {
         let IncomingRequest { head, body, connect, writer } = incoming;
-        let PreparedHead { changes, carried, upgrade, trace, sent } = prepared;
+        let HeadExtras { client_ip, carried, upgrade, trace, sent } = extras;
         let Passage { forward, route, conduct, credentials } = passage;
         let (settings, client) = (&self.snapshot.settings, self.client);
         let body_limit = route.body_limit.filter(|_| conduct == Conduct::Enforced);

@@ -1,5 +1,7 @@
 //! What somebody has typed into the form, and the form's fields with it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::super::data::{FormData, TypedNetworks};
@@ -7,13 +9,17 @@ use super::super::show;
 use super::super::view::{ChangedField, Choice, FormFields, PermissionGroup, PermissionItem};
 use super::super::visit::Visit;
 use super::super::words::{Words, fill};
-use crate::core::{Environment, Limit};
-use crate::manage::operation::may::PersonRole;
+use crate::core::limit::show_duration;
+use crate::core::{Environment, Limit, PermissionSet};
+use crate::manage::operation::may::{OrgPolicy, PersonRole, RequiredNetworks};
 use crate::manage::registry::entry::show_network;
 use crate::registrar::store::KeyRow;
 
 /// The windows of a limit that the form offers, as limits are written.
 const UNITS: [&str; 4] = ["s", "min", "h", "day"];
+
+/// The lives that the form offers, in days.
+const FIXED_DAYS: [u64; 3] = [30, 90, 365];
 
 /// The form as it was sent, or as it first appears.
 #[derive(Clone, Debug, Default)]
@@ -21,7 +27,7 @@ pub struct Typed {
     pub name: String,
     pub permissions: Vec<String>,
     pub networks: String,
-    /// `30d`, `90d`, `365d`, `date`, `never`, or `keep` of a key that is there.
+    /// A life such as `30d`, `date`, `never`, or `keep` of a key that is there.
     pub expires: String,
     pub expires_date: String,
     pub environment: String,
@@ -48,19 +54,20 @@ pub struct Original {
 // === impl Typed ===
 
 impl Typed {
-    pub fn new_key(visit: &Visit) -> Self {
-        let days = visit.audience.default_life.map(|life| life.as_secs() / show::DAY);
-        let expires = match days {
-            Some(days @ (30 | 90 | 365)) => format!("{days}d"),
-            Some(days) if days > 0 => "date".to_owned(),
-            _ => "90d".to_owned(),
+    pub fn new_key(visit: &Visit, policy: &OrgPolicy) -> Self {
+        let life = visit.audience.default_life.map(|life| life.as_secs());
+        let life = life.filter(|life| *life >= show::DAY).unwrap_or(90 * show::DAY);
+        let life = policy.longest_life.map_or(life, |longest| life.min(longest));
+        let is_offered = FIXED_DAYS.iter().any(|days| days * show::DAY == life);
+        let is_longest = policy.longest_life == Some(life);
+        let expires = match is_offered || is_longest {
+            true => show_duration(Duration::from_secs(life)),
+            false => "date".to_owned(),
         };
-        let date = days.filter(|_| expires == "date");
+        let date = (expires == "date").then(|| show::date(visit.now() + life));
         let has_environment = visit.audience.prefixes.values().any(|form| form.environment);
         Self {
-            expires_date: date
-                .map(|days| show::date(visit.now() + days * show::DAY))
-                .unwrap_or_default(),
+            expires_date: date.unwrap_or_default(),
             expires,
             environment: if has_environment { "live".to_owned() } else { String::new() },
             prefix: visit.audience.default_prefix.clone().unwrap_or_default(),
@@ -115,23 +122,29 @@ impl Typed {
     }
 
     /// The form with it. `key`: the one that is edited.
-    pub fn fields(&self, visit: &Visit, key: Option<&KeyRow>) -> FormFields {
+    pub fn fields(&self, visit: &Visit, policy: &OrgPolicy, key: Option<&KeyRow>) -> FormFields {
         let w = visit.w;
         let typed = TypedNetworks::parse(&self.networks);
         let address = visit.address.map(|address| address.to_canonical().to_string());
         FormFields {
             name: self.name.clone(),
-            groups: self.groups(visit, key),
+            groups: self.groups(visit, policy, key),
             networks: self.networks.clone(),
+            needs_networks: policy.networks == RequiredNetworks::Required,
             understood: typed.understood.iter().map(show_network).collect(),
             my_address: address.map(|value| Choice {
                 label: fill(&w.add_my_address, &[("address", &value)]),
                 value,
                 chosen: false,
             }),
-            expiry: self.expiry(visit, key),
+            expiry: self.expiry(visit, policy, key),
+            longest_life: policy.longest_life.map(|life| {
+                let life = show_duration(Duration::from_secs(life));
+                fill(&w.expires_help_longest, &[("life", &life)])
+            }),
             expires_date: self.expires_date.clone(),
             earliest: show::date(visit.now() + show::DAY),
+            latest: latest(visit, policy, key),
             environments: self.environments(visit, key),
             prefixes: match key {
                 None => {
@@ -155,8 +168,14 @@ impl Typed {
         }
     }
 
-    /// What can be ticked: what is on offer to somebody of this role, and what the key has already.
-    fn groups(&self, visit: &Visit, key: Option<&KeyRow>) -> Vec<PermissionGroup> {
+    /// What can be ticked: what is on offer in this org to somebody of this role, and what the key has
+    /// already.
+    fn groups(
+        &self,
+        visit: &Visit,
+        policy: &OrgPolicy,
+        key: Option<&KeyRow>,
+    ) -> Vec<PermissionGroup> {
         let audience = &visit.audience;
         let w = visit.w;
         let is_member = visit.role() == PersonRole::Member;
@@ -165,8 +184,11 @@ impl Typed {
                 key.is_some_and(|k| k.entry.permissions.iter().any(|p| p.as_str() == word));
             of_key || self.permissions.iter().any(|typed| typed == word)
         };
+        let is_among = |set: &PermissionSet, word: &str| set.iter().any(|p| p.as_str() == word);
         let is_open = |word: &str| {
-            !is_member || has(word) || audience.access.member.iter().any(|m| m.as_str() == word)
+            has(word)
+                || (!is_member || is_among(&audience.access.member, word))
+                    && policy.permissions.as_ref().is_none_or(|offered| is_among(offered, word))
         };
         let mut groups: Vec<PermissionGroup> = Vec::new();
         let mut put = |group: &str, item: PermissionItem| {
@@ -199,7 +221,8 @@ impl Typed {
         self.permissions.iter().any(|typed| typed == word)
     }
 
-    fn expiry(&self, visit: &Visit, key: Option<&KeyRow>) -> Vec<Choice> {
+    /// The choices that the policy leaves, counted from when the key was made.
+    fn expiry(&self, visit: &Visit, policy: &OrgPolicy, key: Option<&KeyRow>) -> Vec<Choice> {
         let w = visit.w;
         let mut choices = Vec::new();
         if let Some(key) = key {
@@ -207,13 +230,25 @@ impl Typed {
             let label = fill(&w.keep_expiry, &[("end", &end)]);
             choices.push(choice("keep", &label, &self.expires));
         }
-        choices.extend([
-            choice("30d", &w.days_30, &self.expires),
-            choice("90d", &w.days_90, &self.expires),
-            choice("365d", &w.days_365, &self.expires),
-            choice("date", &w.custom_date, &self.expires),
-            choice("never", &w.never_expires, &self.expires),
-        ]);
+        let last = last_moment(visit, policy, key);
+        let fits = |life: u64| last.is_none_or(|last| visit.now() + life <= last);
+        for (days, label) in FIXED_DAYS.into_iter().zip([&w.days_30, &w.days_90, &w.days_365]) {
+            if fits(days * show::DAY) {
+                choices.push(choice(&format!("{days}d"), label, &self.expires));
+            }
+        }
+        if let Some(longest) = policy.longest_life.filter(|longest| key.is_none() && fits(*longest))
+        {
+            let value = show_duration(Duration::from_secs(longest));
+            let label = fill(&w.longest_life, &[("life", &value)]);
+            if choices.iter().all(|known| known.value != value) {
+                choices.push(choice(&value, &label, &self.expires));
+            }
+        }
+        choices.push(choice("date", &w.custom_date, &self.expires));
+        if last.is_none() {
+            choices.push(choice("never", &w.never_expires, &self.expires));
+        }
         choices
     }
 
@@ -229,6 +264,18 @@ impl Typed {
             choice("test", &w.test_environment, &self.environment),
         ]
     }
+}
+
+/// Until when the policy lets a key live, in Unix seconds; `None`: for ever.
+fn last_moment(visit: &Visit, policy: &OrgPolicy, key: Option<&KeyRow>) -> Option<u64> {
+    let begin = key.and_then(|key| key.entry.created).unwrap_or(visit.now());
+    policy.longest_life.map(|longest| begin.saturating_add(longest))
+}
+
+/// The last day that can be chosen: a day is meant to its end.
+fn latest(visit: &Visit, policy: &OrgPolicy, key: Option<&KeyRow>) -> Option<String> {
+    let last = last_moment(visit, policy, key)?;
+    Some(show::date(last.saturating_sub(show::DAY)))
 }
 
 /// A limit as the form's two fields.

@@ -56,6 +56,57 @@ fn an_owner_sets_the_policy_and_others_read_it() {
     });
 }
 
+/// What the policy forbids is not on offer, and what the form proposes passes.
+#[test]
+fn the_form_offers_what_the_policy_leaves() {
+    run(async {
+        let desk = desk();
+        let kim = Browser::signed_in(&desk, Some("acme"), "owner").await;
+        let free = kim.get("/keys/new").await.body;
+        for text in ["value=\"never\"", "value=\"365d\"", "value=\"send\"", "(optional)"] {
+            assert!(free.contains(text), "{text}: {free}");
+        }
+        let new = kim.hidden("/keys/new").await;
+        let wide = format!("{new}&name=Wide&permission=send&expires=never");
+        assert_eq!(kim.post("/keys", &wide).await.status, StatusCode::OK);
+        for (life, chosen) in [(30, "30d"), (45, "45d")] {
+            let hidden = kim.hidden("/policy").await;
+            let policy =
+                format!("longest_life={life}&networks_required=1&offers=some&permission=read");
+            goes_to(&kim.post("/policy", &format!("{hidden}&{policy}")).await);
+            let page = kim.get("/keys/new").await;
+            let bound = &page.body;
+            for text in ["value=\"never\"", "value=\"365d\"", "value=\"90d\"", "value=\"send\""] {
+                assert!(!bound.contains(text), "{text}: {bound}");
+            }
+            for text in [
+                &*format!("live at most {life}d"),
+                "needs one at least",
+                "spellcheck=\"false\" required",
+                "value=\"read\"",
+                &format!("value=\"{chosen}\" checked"),
+            ] {
+                assert!(bound.contains(text), "{text}: {bound}");
+            }
+            // As proposed, with the last day that can be chosen.
+            let latest = bound.split("max=\"").nth(1).unwrap().split('"').next().unwrap();
+            let date = format!("expires=date&expires_date={latest}");
+            let form = format!("{}&name=K{life}&permission=read", hidden_of(&page));
+            let told = kim.post("/keys", &format!("{form}&networks=192.0.2.1&{date}")).await;
+            assert_eq!(told.status, StatusCode::OK, "{}", told.body);
+        }
+        // A key keeps what it has.
+        let keys = kim.get("/keys?q=Wide").await.body;
+        let id = keys.split("/keys/key_").nth(1).unwrap().split(['"', '?']).next().unwrap();
+        let edit = kim.get(&format!("/keys/key_{id}/edit")).await.body;
+        assert!(
+            edit.contains("value=\"send\"") && edit.contains("value=\"keep\" checked"),
+            "{edit}"
+        );
+        assert!(!edit.contains("value=\"never\""), "{edit}");
+    });
+}
+
 #[test]
 fn keys_of_somebody_who_leaves_are_listed() {
     run(async {
