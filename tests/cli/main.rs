@@ -15,6 +15,10 @@ mod inject;
 mod injected;
 mod interleavings;
 mod plans;
+#[cfg(feature = "admin")]
+#[path = "../support/postgres.rs"]
+#[allow(dead_code, clippy::expect_used, reason = "a vocabulary; not every word is in use here")]
+mod postgres;
 mod publishers;
 mod publishing;
 mod recipes;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use keygate::core::KeyStatus;
 
+use crate::postgres;
 use crate::support::{Issued, Ran, Room, holder};
 
 const ADMIN: &str = "state = \"state\"\n\n[listen]\naddress = \"127.0.0.1:0\"\n\n[[audiences]]\nname = \
@@ -150,4 +151,40 @@ fn files_take_over_from_the_database_and_back() {
     room.ok(&["admin", "revoke", &kept.id]);
     let keys = room.in_force("out/keys.kgt", Some("out/keys.kgp"));
     assert_eq!(holder(&keys, &kept.secret).unwrap().grant.status, KeyStatus::Revoked);
+}
+
+/// Both ways as docs/management.md says, with a server of the test.
+#[test]
+fn keys_move_from_a_file_to_a_server_and_back() {
+    let (room, [revoked, kept]) = published();
+    let url = postgres::server().url(&postgres::server().database());
+    let recipe = blocks("docs/management.md", "PostgreSQL", "sh");
+    let there = format!("DATABASE='{url}'\n{}", recipe[0]);
+    must(&room, &there);
+    let exported = room.ok(&["admin", "export", "--database", &url]);
+    for key in [&revoked, &kept] {
+        assert!(exported.contains(&key.id), "{exported}");
+    }
+    // What is revoked there is published, and sidecars go on.
+    let before = room.in_force("out/keys.kgt", Some("out/keys.kgp"));
+    room.ok(&["admin", "revoke", &kept.id, "--database", &url]);
+    let keys = room.in_force("out/keys.kgt", Some("out/keys.kgp"));
+    assert!(keys.serial() >= before.serial());
+    assert_eq!(holder(&keys, &kept.secret).unwrap().grant.status, KeyStatus::Revoked);
+    let told = room.fails(64, &["admin", "backup", "copy.db", "--database", &url]);
+    assert!(told.contains("backups of its own"), "{told}");
+    room.ok(&["admin", "verify-audit", "--database", &url]);
+    room.ok(&["admin", "bootstrap", "--database", &url]);
+    let secret = "postgres://someone:hunter2@db/keys";
+    let told = room.fails(64, &["admin", "check", "--database", secret]);
+    assert!(told.contains("has a password") && !told.contains("hunter2"), "{told}");
+
+    must(&room, &format!("DATABASE='{url}'\n{}", recipe[1]));
+    let exported = room.ok(&["admin", "export"]);
+    let line = |id: &str| exported.lines().find(|line| line.contains(id)).unwrap().to_owned();
+    for key in [&revoked, &kept] {
+        assert!(line(&key.id).contains("revoked"), "{exported}");
+    }
+    let made = room.json(&["admin", "check"]);
+    assert_eq!(made["audit"].as_array().map(Vec::len), Some(0), "{made}");
 }

@@ -15,6 +15,8 @@ mod admin;
 #[cfg(feature = "admin")]
 mod admin_api;
 #[cfg(feature = "admin")]
+mod admin_instances;
+#[cfg(feature = "admin")]
 mod admin_secrets;
 #[cfg(feature = "admin")]
 mod admin_usage;
@@ -70,6 +72,10 @@ mod observe_enforcing;
 mod observe_report;
 #[cfg(feature = "kubernetes")]
 mod poke;
+#[cfg(feature = "admin")]
+#[path = "../support/postgres.rs"]
+#[allow(dead_code, reason = "a vocabulary; not every word is in use here")]
+mod postgres;
 mod products;
 mod proto_answers;
 mod proto_bodies;
