@@ -36,8 +36,8 @@ pub use self::error::StoreError;
 pub use self::import::{ImportBatch, ImportedBatch, RecoveredKeys};
 pub use self::names::{AudienceName, BOOTSTRAP, OIDC, PersonId, Uid, owner_subject};
 pub use self::people::{
-    Member, MemberChange, OrgChange, OrgRow, OrgRules, OwnerLeaves, Person, SessionKind,
-    SessionRow, SignIn,
+    Member, MemberChange, NewEmbedToken, OrgChange, OrgRow, OrgRules, OwnerLeaves, Person,
+    SessionKind, SessionRow, SignIn,
 };
 pub use self::publishing::{
     ArtefactHead, ArtefactKind, ArtefactState, Checkpoint, HeldLease, KeySnapshot, Publication,
@@ -134,6 +134,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Keeps a session under the digest of its token.
     async fn put_session(&self, session: SessionRow) -> Result<(), StoreError>;
+
+    /// Keeps a token for the component in somebody's page, with an audit line. Whether its maker may make
+    /// it is settled in the same transaction, by what they hold then.
+    async fn put_embed_token(&self, token: NewEmbedToken) -> Result<(), StoreError>;
 
     /// The session with this digest, if it has not ended at `now_ms` and is of the present epoch.
     async fn session(&self, digest: Digest, now_ms: u64) -> Result<Option<SessionRow>, StoreError>;
@@ -286,8 +290,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// What stands out in the use of keys.
     async fn found_usage(&self, query: FindingQuery) -> Result<Vec<FoundUsage>, StoreError>;
 
-    /// Forgets hours after 8 days, days after 400, and processes that ended 40 days ago.
-    async fn forget_usage(&self, now_ms: u64) -> Result<u64, StoreError>;
+    /// Forgets hours after 8 days, days after 400, and processes that ended 40 days ago, and says how
+    /// many rows that were. `None`: the lease has another holder, and nothing was forgotten.
+    async fn forget_usage(&self, now_ms: u64, lease: UsedLease) -> Result<Option<u64>, StoreError>;
 
     // --- leases
 

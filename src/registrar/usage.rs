@@ -10,15 +10,16 @@ use std::time::Duration;
 pub(in crate::registrar) use self::pull::pull_once;
 use super::app::App;
 use super::store::{
-    AudienceName, FindingQuery, FoundUsage, ReportedUse, StoreError, UsageAlert, UsageBatch,
-    UsageTaken,
+    AudienceName, FindingQuery, FoundUsage, HeldLease, ReportedUse, StoreError, UsageAlert,
+    UsageBatch, UsageTaken, UsedLease,
 };
 use crate::usage::{ToldCounts, UsageHead, UsageRecord, UsageRecordError};
 
 /// How often findings are looked for.
 const LOOK: Duration = Duration::from_secs(300);
 
-/// How long an instance that forgets old usage keeps the right to, in milliseconds.
+/// The right to forget old usage, and how long an instance keeps it, in milliseconds.
+const PURGE: &str = "purge";
 const PURGE_MS: u64 = 310_000;
 
 /// Most records, or parts of them, of one post.
@@ -180,13 +181,7 @@ async fn look_after(app: App) {
         look.tick().await;
         let now_ms = app.clock.now().unix_ms;
         // Of several instances one does it.
-        let lease = app.store.lease("purge", &holder, now_ms, now_ms + PURGE_MS).await;
-        let forgotten = match lease {
-            Ok(Some(_)) => app.store.forget_usage(now_ms).await.map(drop),
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = forgotten {
+        if let Err(error) = forget(&app, &holder, now_ms).await {
             tracing::warn!(%error, "old usage was not forgotten");
         }
         let mut known = BTreeSet::new();
@@ -204,6 +199,14 @@ async fn look_after(app: App) {
         }
         told = known;
     }
+}
+
+/// Forgets what is old, unless another instance does.
+async fn forget(app: &App, holder: &str, now_ms: u64) -> Result<(), StoreError> {
+    let held = app.store.lease(PURGE, holder, now_ms, now_ms + PURGE_MS).await?;
+    let Some(HeldLease { epoch, .. }) = held else { return Ok(()) };
+    let lease = UsedLease { name: PURGE.into(), holder: holder.into(), epoch };
+    app.store.forget_usage(now_ms, lease).await.map(drop)
 }
 
 /// A name that no other instance has.

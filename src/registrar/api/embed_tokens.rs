@@ -16,7 +16,7 @@ use crate::core::{Permission, PermissionSet};
 use crate::manage::operation::may::OrgAction;
 use crate::registrar::app::App;
 use crate::registrar::embed;
-use crate::registrar::people::EmbedWish;
+use crate::registrar::people::{AuthError, EmbedWish};
 
 /// A token for the component in somebody's page.
 #[derive(Debug, ToSchema)]
@@ -79,13 +79,7 @@ pub async fn create(
         return Err(ApiProblem::invalid(vec![ProblemFault::at("/subject", "is missing")]));
     }
     let made = app.people.embed_token(&parts, &sight.caller, &wish).await;
-    let made = made.map_err(|error| match error {
-        crate::registrar::people::AuthError::NotFound => {
-            let why = "must be an id of the product; a person is themselves";
-            ApiProblem::invalid(vec![ProblemFault::at("/subject", why)])
-        }
-        error => error.into(),
-    })?;
+    let made = made.map_err(refused)?;
     let document = EmbedTokenDocument {
         token: made.token.to_string(),
         expires: show_ms(made.ends_ms),
@@ -98,6 +92,18 @@ pub async fn create(
         integrity: embed::integrity().to_owned(),
     };
     Ok((StatusCode::CREATED, Json(document)).into_response())
+}
+
+fn refused(error: AuthError) -> ApiProblem {
+    match error {
+        AuthError::NotFound => {
+            let why = "must be an id of the product; a person is themselves";
+            ApiProblem::invalid(vec![ProblemFault::at("/subject", why)])
+        }
+        // What the maker has lost meanwhile.
+        AuthError::Store(error) => error.into(),
+        error => error.into(),
+    }
 }
 
 fn read(
@@ -138,5 +144,20 @@ fn line(text: &str) -> Result<String, &'static str> {
     match text.len() <= 128 && !text.chars().any(char::is_control) {
         true => Ok(text.to_owned()),
         false => Err("must be at most 128 bytes without control characters"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registrar::store::StoreError;
+
+    #[test]
+    fn a_right_that_was_lost_meanwhile_is_no_outage() {
+        let why = "the key that asks is revoked".to_owned();
+        let lost = AuthError::Store(StoreError::Forbidden { why, field: None });
+        assert_eq!(refused(lost).into_response().status(), StatusCode::FORBIDDEN);
+        let foreign = AuthError::Store(StoreError::NoSuchKey);
+        assert_eq!(refused(foreign).into_response().status(), StatusCode::NOT_FOUND);
     }
 }

@@ -20,7 +20,7 @@ use crate::manage::operation::may::{
 };
 use crate::registrar::request::channel_of;
 use crate::registrar::store::{
-    AudienceName, AuditEvent, KeyRef, Person, PersonId, SessionKind, SessionRow, StoreActor,
+    AudienceName, KeyRef, NewEmbedToken, Person, PersonId, SessionKind, SessionRow, StoreActor,
     StoreError,
 };
 
@@ -80,7 +80,7 @@ struct EmbedSubject {
 // === impl Authenticator ===
 
 impl Authenticator {
-    /// Makes a token. Whether the caller may, and holds these permissions, is settled before.
+    /// Makes a token. Whether the caller may, and holds these permissions, the store settles.
     ///
     /// # Errors
     /// [`AuthError::NotFound`]: a subject that the caller cannot speak for; the store's.
@@ -96,11 +96,10 @@ impl Authenticator {
             Zeroizing::new(format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(*random::<32>()?)));
         let now_ms = self.clock.now().unix_ms;
         let ends_ms = now_ms.saturating_add(LIFE_MS);
-        let words = || wish.permissions.iter().map(|word| word.as_str().into());
         let detail = EmbedDetail {
             origin: wish.origin.clone(),
             audience: caller.audience.as_str().into(),
-            permissions: words().collect(),
+            permissions: wish.permissions.iter().map(|word| word.as_str().into()).collect(),
             role: subject.role.as_str().into(),
             name: subject.name.clone(),
             email: subject.email.clone(),
@@ -121,24 +120,16 @@ impl Authenticator {
             // What its person sees in the list of sessions.
             agent: wish.origin.clone(),
         };
-        self.store.put_session(row).await?;
-        let shown: Vec<String> = words().map(|word: Box<str>| word.into()).collect();
-        let event = AuditEvent {
-            at_ms: now_ms,
-            audience: Some(caller.audience.clone()),
-            org: Some(org.clone()),
+        let made = NewEmbedToken {
+            audience: caller.audience.clone(),
+            org: org.clone(),
             actor: caller.actor.clone(),
             channel: channel_of(parts),
-            action: "create embed token",
-            object: subject.id.to_string().into(),
-            detail: [
-                ("origin".to_owned(), (*wish.origin).into()),
-                ("permissions".to_owned(), shown.into()),
-            ]
-            .into_iter()
-            .collect(),
+            origin: wish.origin.clone(),
+            permissions: wish.permissions.clone(),
+            session: row,
         };
-        self.store.note(event).await?;
+        self.store.put_embed_token(made).await?;
         Ok(EmbedToken {
             token,
             subject: subject.id.sub,

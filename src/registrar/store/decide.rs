@@ -1,15 +1,10 @@
 //! How the rules of `manage` are asked, and how their refusals reach a caller of the store.
 
-use super::change::{ChangeRequest, StoreActor};
+use super::change::StoreActor;
 use super::error::{ChangeFault, StoreError};
 use crate::core::OrgId;
 use crate::manage::operation::OperationError;
-use crate::manage::operation::may::{Access, Actor, NotAllowed, OrgAction};
-
-/// Of a request for a change of keys.
-pub(super) fn actor_of(request: &ChangeRequest) -> Option<Actor> {
-    request.actor.in_org(request.org.as_ref())
-}
+use crate::manage::operation::may::{Access, NotAllowed, OrgAction};
 
 /// Whether the rules let somebody do this in the org.
 ///

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::change::{Channel, StoreActor};
-use super::names::PersonId;
+use super::names::{AudienceName, PersonId};
 use crate::core::{Digest, OrgId, Permission, PermissionSet};
 use crate::manage::operation::may::{OrgPolicy, PersonRole, RequiredNetworks};
 
@@ -131,6 +131,22 @@ pub struct SessionRow {
     /// Network address and program of the browser, for its person to recognise it.
     pub address: Box<str>,
     pub agent: Box<str>,
+}
+
+/// A token for the component in somebody's page that is to be kept, and by whose right.
+#[derive(Clone, Debug)]
+pub struct NewEmbedToken {
+    pub audience: AudienceName,
+    pub org: OrgId,
+    /// Whoever makes it.
+    pub actor: StoreActor,
+    pub channel: Channel,
+    /// Of the page.
+    pub origin: Box<str>,
+    /// What keys that are made with it can be granted.
+    pub permissions: PermissionSet,
+    /// Of [`SessionKind::Embed`]; it begins at `created_ms`.
+    pub session: SessionRow,
 }
 
 /// A sign-in that can be used once: a bootstrap link, the state of a round trip to a provider.

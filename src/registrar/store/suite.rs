@@ -10,7 +10,7 @@ pub(crate) mod usage;
 use std::future::Future;
 use std::sync::Arc;
 
-use super::change::{ChangeRequest, Changed, Channel, KeyChange, KeyRef, StoreActor};
+use super::change::{AuditEvent, ChangeRequest, Changed, Channel, KeyChange, KeyRef, StoreActor};
 use super::names::{AudienceName, PersonId};
 use super::sql::AudienceTerms;
 use super::{Store, StoreError};
@@ -60,6 +60,7 @@ macro_rules! store_suite {
             people::{
                 sessions_end,
                 a_sign_in_is_used_once,
+                a_key_that_makes_an_embed_token_is_looked_up_in_the_transaction,
                 an_org_keeps_an_owner,
                 an_epoch_ends_what_was_before,
             },
@@ -76,6 +77,7 @@ macro_rules! store_suite {
                 repeats_and_disorder_add_nothing,
                 a_report_of_strangers_keys_adds_nothing,
                 what_stands_out_is_found,
+                usage_is_forgotten_by_the_holder_of_the_lease,
             },
         );
     };
@@ -119,6 +121,20 @@ pub(crate) fn terms() -> AudienceTerms {
 
 pub(crate) fn host() -> StoreActor {
     StoreActor::HostUser("root (uid 0)".into())
+}
+
+/// What the log says of a recovery.
+pub(crate) fn recovery() -> AuditEvent {
+    AuditEvent {
+        at_ms: NOW,
+        audience: None,
+        org: None,
+        actor: host(),
+        channel: Channel::default(),
+        action: "recover",
+        object: "".into(),
+        detail: serde_json::Map::new(),
+    }
 }
 
 pub(crate) fn person(sub: &str) -> PersonId {

@@ -76,7 +76,8 @@ pub(super) fn change(
     }
     let settings = store.settings(&request.audience)?;
     let stamp = ChangeStamp { serial, at_ms: request.at_ms };
-    let actor = acting(store, request)?;
+    let ChangeRequest { audience, org, actor, at_ms, .. } = request;
+    let actor = acting(store, audience, org.as_ref(), actor, *at_ms)?;
     let access = match (&settings.access, &actor) {
         (Some(access), _) => access.clone(),
         (None, Actor::Host) => standard_access()?,
@@ -301,19 +302,22 @@ impl Change<'_> {
 }
 
 /// Who asks, with what they hold now.
-fn acting(store: &StoreConnection, request: &ChangeRequest) -> Result<Actor, StoreError> {
-    if let Some(actor) = decide::actor_of(request) {
-        super::people::still_has_role(store, &request.actor, request.org.as_ref())?;
+pub(super) fn acting(
+    store: &StoreConnection,
+    audience: &AudienceName,
+    org: Option<&OrgId>,
+    asking: &StoreActor,
+    at_ms: u64,
+) -> Result<Actor, StoreError> {
+    if let Some(actor) = asking.in_org(org) {
+        super::people::still_has_role(store, asking, org)?;
         return Ok(actor);
     }
-    let StoreActor::Key(id) = request.actor else {
+    let StoreActor::Key(id) = asking else {
         return Err(StoreError::broken("an actor without rights"));
     };
-    match keys::load(store, &request.audience, None, KeyRef::Id(id)) {
-        Ok(found) => {
-            let now = request.at_ms / 1000;
-            Actor::of_key(&found.key.entry, now).map_err(decide::forbidden)
-        }
+    match keys::load(store, audience, None, KeyRef::Id(*id)) {
+        Ok(found) => Actor::of_key(&found.key.entry, at_ms / 1000).map_err(decide::forbidden),
         Err(StoreError::NoSuchKey) => {
             let why = "the key that asks is not there".to_owned();
             Err(StoreError::Forbidden { why, field: None })

@@ -6,7 +6,8 @@ use tokio::sync::watch;
 use super::people::MembersOf;
 use super::writer::Work;
 use super::{
-    SqlStore, SystemRandom, apply, import, keys, list, log, people, publish, recover, usage,
+    SqlStore, SystemRandom, apply, embed, import, keys, lease, list, log, people, publish, recover,
+    usage,
 };
 use crate::core::{Digest, KeyId, OrgId};
 use crate::manage::registry::settings::RawSettings;
@@ -14,9 +15,9 @@ use crate::registrar::store::{
     ArtefactKind, AudienceName, AuditEvent, AuditHead, AuditPage, AuditQuery, ChainFault,
     ChangeRequest, Changed, Checkpoint, FindingQuery, FoundUsage, HeldLease, ImportBatch,
     ImportedBatch, KeyCount, KeyPage, KeyQuery, KeyRef, KeyRow, KeySnapshot, KeyUsage, Member,
-    MemberChange, OrgChange, OrgRow, Person, PersonId, Publication, PublishedBase, RecoveredKeys,
-    Serials, SessionRow, SidecarReport, SignIn, SignerRow, Store, StoreError, StoredArtefact,
-    TableToPublish, UsageBatch, UsageTaken,
+    MemberChange, NewEmbedToken, OrgChange, OrgRow, Person, PersonId, Publication, PublishedBase,
+    RecoveredKeys, Serials, SessionRow, SidecarReport, SignIn, SignerRow, Store, StoreError,
+    StoredArtefact, TableToPublish, UsageBatch, UsageTaken, UsedLease,
 };
 
 #[async_trait]
@@ -107,6 +108,10 @@ impl Store for SqlStore {
 
     async fn put_session(&self, session: SessionRow) -> Result<(), StoreError> {
         self.write(move |store| people::put_session(store, &session)).await
+    }
+
+    async fn put_embed_token(&self, token: NewEmbedToken) -> Result<(), StoreError> {
+        self.write(move |store| embed::put(store, &token)).await
     }
 
     async fn session(&self, digest: Digest, now_ms: u64) -> Result<Option<SessionRow>, StoreError> {
@@ -289,8 +294,8 @@ impl Store for SqlStore {
         self.read(move |store| usage::found(store, &query)).await
     }
 
-    async fn forget_usage(&self, now_ms: u64) -> Result<u64, StoreError> {
-        self.write(move |store| usage::forget(store, now_ms)).await
+    async fn forget_usage(&self, now_ms: u64, lease: UsedLease) -> Result<Option<u64>, StoreError> {
+        self.write(move |store| usage::forget(store, now_ms, &lease)).await
     }
 
     async fn lease(
@@ -302,6 +307,6 @@ impl Store for SqlStore {
     ) -> Result<Option<HeldLease>, StoreError> {
         let name = name.to_owned();
         let holder = holder.to_owned();
-        self.write(move |store| publish::lease(store, &name, &holder, now_ms, until_ms)).await
+        self.write(move |store| lease::take(store, &name, &holder, now_ms, until_ms)).await
     }
 }

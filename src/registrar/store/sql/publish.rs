@@ -1,4 +1,4 @@
-//! Rows of publications, artefacts, sidecars, signers, epochs and leases; snapshots of keys.
+//! Rows of publications, artefacts, sidecars, signers and epochs; snapshots of keys.
 
 use std::collections::HashMap;
 
@@ -8,13 +8,14 @@ use super::super::change::AuditEvent;
 use super::super::error::StoreError;
 use super::super::names::AudienceName;
 use super::super::publishing::{
-    ArtefactHead, ArtefactKind, ArtefactState, HeldLease, Publication, PublishedBase, Serials,
-    SidecarReport, SignerRow, SnapshotKey, StoredArtefact, TableToPublish, UsedLease,
+    ArtefactHead, ArtefactKind, ArtefactState, Publication, PublishedBase, Serials, SidecarReport,
+    SignerRow, SnapshotKey, StoredArtefact, TableToPublish,
 };
 use super::connection::{RaisedSerial, StoreConnection};
 use super::driver::SqlConnection;
 use super::fault::OptionalExtension as _;
 use super::keys::{COLUMNS, JOINS, decode};
+use super::lease;
 use super::log;
 use super::value::ToValue as _;
 use super::writer::Work;
@@ -197,7 +198,7 @@ pub(super) fn publish_table(
     let head = &artefact.head;
     let (audience, serial) = (head.audience.clone(), head.serial);
     if let Some(lease) = &lease
-        && !is_held(store, lease)?
+        && !lease::is_held(store, lease)?
     {
         return Ok(Work::Undo(false));
     }
@@ -223,16 +224,6 @@ pub(super) fn publish_table(
     )?;
     set_base(store, &PublishedBase { audience, serial, includes })?;
     Ok(Work::Keep(true))
-}
-
-/// Whether nobody else has taken it since. Nobody can while this transaction lasts.
-fn is_held(store: &StoreConnection, lease: &UsedLease) -> Result<bool, StoreError> {
-    let found: Option<(String, u64)> = store
-        .connection
-        .prepare_cached("SELECT holder, epoch FROM lease WHERE name = ?1")?
-        .query_row([&*lease.name], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    Ok(found.is_some_and(|(holder, epoch)| *holder == *lease.holder && epoch == lease.epoch))
 }
 
 pub(super) fn set_published(
@@ -396,31 +387,6 @@ pub(super) fn begin_epoch(
     }
     log::note(connection, event)?;
     Ok(Work::Keep(epoch))
-}
-
-pub(super) fn lease(
-    store: &StoreConnection,
-    name: &str,
-    holder: &str,
-    now_ms: u64,
-    until_ms: u64,
-) -> Result<Work<Option<HeldLease>>, StoreError> {
-    // A new holder gets a new epoch; the same one keeps its own. A lease that lasts longer than twice
-    // what is asked for was taken by a clock that was ahead, and binds nobody. Clocks that differ by
-    // less keep to each other's leases.
-    let longest_ms = now_ms.saturating_add(until_ms.saturating_sub(now_ms).saturating_mul(2));
-    let taken: Option<u64> = store
-        .connection
-        .query_row(
-            "INSERT INTO lease (name, holder, epoch, until) VALUES (?1, ?2, 1, ?4) \
-             ON CONFLICT (name) DO UPDATE SET until = ?4, holder = ?2, \
-             epoch = lease.epoch + CASE WHEN lease.holder = ?2 THEN 0 ELSE 1 END \
-             WHERE lease.holder = ?2 OR lease.until <= ?3 OR lease.until > ?5 RETURNING epoch",
-            (name, holder, now_ms, until_ms, longest_ms),
-            |row| row.get(0),
-        )
-        .optional()?;
-    Ok(Work::Keep(taken.map(|epoch| HeldLease { epoch, until_ms })))
 }
 
 /// Where a snapshot stands.

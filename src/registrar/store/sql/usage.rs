@@ -4,6 +4,7 @@
 use super::super::change::KeyRef;
 use super::super::error::StoreError;
 use super::super::names::{AudienceName, Uid};
+use super::super::publishing::UsedLease;
 use super::super::usage::{
     FindingQuery, FoundUsage, KeyUsage, RefusedFor, ReportedUse, UsageAlert, UsageBatch,
     UsageBucket, UsageTaken, UsedNetwork,
@@ -12,6 +13,7 @@ use super::connection::StoreConnection;
 use super::driver::SqlConnection;
 use super::fault::OptionalExtension as _;
 use super::keys;
+use super::lease;
 use super::value::named_values;
 use super::writer::Work;
 use crate::core::{KeyId, OrgId, Reason};
@@ -317,8 +319,15 @@ pub(super) fn of_key(
     })
 }
 
-/// Forgets what is older than anybody looks at.
-pub(super) fn forget(store: &StoreConnection, now_ms: u64) -> Result<Work<u64>, StoreError> {
+/// Forgets what is older than anybody looks at. `None`: another instance has the lease by now.
+pub(super) fn forget(
+    store: &StoreConnection,
+    now_ms: u64,
+    lease: &UsedLease,
+) -> Result<Work<Option<u64>>, StoreError> {
+    if !lease::is_held(store, lease)? {
+        return Ok(Work::Undo(None));
+    }
     let connection = &store.connection;
     let mut gone = 0;
     for (sql, keep) in [
@@ -333,7 +342,7 @@ pub(super) fn forget(store: &StoreConnection, now_ms: u64) -> Result<Work<u64>, 
     ] {
         gone += connection.execute(sql, [now_ms.saturating_sub(keep)])?;
     }
-    Ok(Work::Keep(gone as u64))
+    Ok(Work::Keep(Some(gone as u64)))
 }
 
 /// Up to `most` keys for each alert.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::core::Digest;
 use crate::registrar::store::{
-    AuditEvent, MemberChange, Person, Serials, SessionKind, SessionRow, SignIn,
+    AuditQuery, MemberChange, NewEmbedToken, Person, Serials, SessionKind, SessionRow, SignIn,
 };
 
 fn session(name: &str, sub: &str, ends_ms: u64) -> SessionRow {
@@ -63,6 +63,51 @@ pub(crate) async fn a_sign_in_is_used_once(store: Arc<dyn Store>) {
     assert_eq!(store.take_sign_in(Digest::of(b"b"), NOW).await.unwrap(), None, "used up");
 }
 
+/// What it holds, and whether it is in force, may change while it asks.
+pub(crate) async fn a_key_that_makes_an_embed_token_is_looked_up_in_the_transaction(
+    store: Arc<dyn Store>,
+) {
+    let wanted =
+        CreateRequest { permissions: words(&["read", "embed:create"]), ..new_key("backend") };
+    let made = store.change(request(host(), KeyChange::Create(Box::new(wanted)))).await.unwrap();
+    let key = made.key.entry.id;
+    let token = |name: &str, permissions: &[&str]| NewEmbedToken {
+        audience: audience(),
+        org: org("acme"),
+        actor: StoreActor::Key(key),
+        channel: Channel::default(),
+        origin: "https://app.example.com".into(),
+        permissions: PermissionSet::new(words(permissions)),
+        session: SessionRow { kind: SessionKind::Embed, ..session(name, "kim", NOW + 10) },
+    };
+    let of = async |name: &str| store.session(Digest::of(name.as_bytes()), NOW).await.unwrap();
+    store.put_embed_token(token("good", &["read"])).await.unwrap();
+    assert_eq!(of("good").await.unwrap().kind, SessionKind::Embed);
+    let query = AuditQuery { limit: 1, ..Default::default() };
+    let lines = store.audit(query).await.unwrap().lines;
+    assert_eq!((&*lines[0].action, &*lines[0].actor_kind), ("create embed token", "key"));
+    let words_in = r#"{"origin":"https://app.example.com","permissions":["read"]}"#;
+    assert_eq!(&*lines[0].detail, words_in);
+    let foreign = NewEmbedToken { org: org("globex"), ..token("foreign", &["read"]) };
+    let refused = store.put_embed_token(foreign).await;
+    assert!(matches!(refused, Err(StoreError::NoSuchKey)), "{refused:?}");
+    let refuses = async |name: &str, permissions: &[&str]| {
+        let before = store.audit_head().await.unwrap();
+        let refused = store.put_embed_token(token(name, permissions)).await;
+        assert!(matches!(refused, Err(StoreError::Forbidden { .. })), "{name}: {refused:?}");
+        assert_eq!(of(name).await, None, "{name}");
+        assert_eq!(store.audit_head().await.unwrap(), before, "{name}");
+    };
+    refuses("more than it holds", &["read", "send"]).await;
+    let fewer = EditRequest { permissions: Some(words(&["read"])), ..EditRequest::default() };
+    let (key_ref, if_match) = (KeyRef::Id(key), None);
+    let edit = KeyChange::Edit { key: key_ref, if_match, request: Box::new(fewer) };
+    store.change(request(host(), edit)).await.unwrap();
+    refuses("without the word", &["read"]).await;
+    revoke(&store, key).await;
+    refuses("revoked", &["read"]).await;
+}
+
 pub(crate) async fn an_org_keeps_an_owner(store: Arc<dyn Store>) {
     for sub in ["kim", "lee"] {
         let id = person(sub);
@@ -102,17 +147,7 @@ pub(crate) async fn an_epoch_ends_what_was_before(store: Arc<dyn Store>) {
     create(&store, "CRM").await;
     store.put_session(session("a", "kim", NOW + 10)).await.unwrap();
     let above = Serials([(audience(), 70)].into());
-    let event = AuditEvent {
-        at_ms: NOW,
-        audience: None,
-        org: None,
-        actor: host(),
-        channel: Channel::default(),
-        action: "recover",
-        object: "".into(),
-        detail: serde_json::Map::new(),
-    };
-    assert_eq!(store.begin_epoch(above, event).await.unwrap(), 2);
+    assert_eq!(store.begin_epoch(above, recovery()).await.unwrap(), 2);
     assert_eq!(store.epoch().await.unwrap(), 2);
     assert_eq!(store.session(Digest::of(b"a"), NOW).await.unwrap(), None);
     assert_eq!(store.publication(&audience()).await.unwrap().serial, 71);

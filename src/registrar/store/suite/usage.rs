@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::*;
 use crate::registrar::store::{
-    FindingQuery, KeyUsage, ReportedUse, UsageAlert, UsageBatch, UsageTaken,
+    FindingQuery, KeyUsage, ReportedUse, UsageAlert, UsageBatch, UsageTaken, UsedLease,
 };
 use crate::usage::record::RecordPart;
 use crate::usage::{ToldCounts, UsageHead};
@@ -209,7 +209,28 @@ pub(crate) async fn what_stands_out_is_found(store: Arc<dyn Store>) {
             .unwrap()
             .is_empty()
     );
-    store.forget_usage(NOW + 500 * DAY).await.unwrap();
-    let left = usage(&store, idle).await;
-    assert_eq!((left.days.len(), left.hours.len()), (0, 0));
+}
+
+/// One that was held up between taking the lease and using it forgets nothing by it.
+pub(crate) async fn usage_is_forgotten_by_the_holder_of_the_lease(store: Arc<dyn Store>) {
+    let key = create(&store, "CRM").await.key.entry.id;
+    let (instance, boot, refused) = ("a", "boot", ("revoked", 1));
+    let report = Report { instance, boot, key, ago: 0, admitted: 1, refused };
+    store.take_usage(batch(report)).await.unwrap();
+    let late = NOW + 500 * DAY;
+    let take = async |holder: &str, at: u64| {
+        let held = store.lease("purge", holder, at, at + 10).await.unwrap().unwrap();
+        UsedLease { name: "purge".into(), holder: holder.into(), epoch: held.epoch }
+    };
+    let former = take("a", late).await;
+    let held = take("b", late + 10).await;
+    assert_eq!(store.forget_usage(late, former).await.unwrap(), None);
+    let stolen = UsedLease { holder: "a".into(), ..held.clone() };
+    assert_eq!(store.forget_usage(late, stolen).await.unwrap(), None);
+    let left = usage(&store, key).await;
+    assert_eq!((left.days.len(), left.refused.len()), (1, 1), "{left:?}");
+    let gone = store.forget_usage(late, held).await.unwrap();
+    assert!(gone.is_some_and(|rows| rows > 0), "{gone:?}");
+    let left = usage(&store, key).await;
+    assert_eq!((left.days.len(), left.hours.len(), left.refused.len()), (0, 0, 0));
 }
