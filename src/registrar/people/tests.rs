@@ -318,17 +318,7 @@ fn a_session_ends_by_itself_and_at_once() {
         table(&desk, vec![("signed out", who(&gone), over)]).await;
         // A recovery ends them all.
         let before = signed_in(&desk, Some("acme"), "owner", "kim").await;
-        let event = crate::registrar::store::AuditEvent {
-            at_ms: NOW,
-            audience: None,
-            org: None,
-            actor: suite::host(),
-            channel: Default::default(),
-            action: "recover",
-            object: "".into(),
-            detail: Default::default(),
-        };
-        desk.store.begin_epoch(Default::default(), event).await.unwrap();
+        desk.store.begin_epoch(Default::default(), suite::recovery()).await.unwrap();
         table(&desk, vec![("of before a recovery", who(&before), over)]).await;
     });
 }

@@ -187,17 +187,7 @@ fn a_token_ends_with_what_has_made_it() {
         keep(&BACKEND).await;
         assert!(alive(&mine).await);
         // A recovery ends them all.
-        let event = crate::registrar::store::AuditEvent {
-            at_ms: NOW,
-            audience: None,
-            org: None,
-            actor: suite::host(),
-            channel: Default::default(),
-            action: "recover",
-            object: "".into(),
-            detail: Default::default(),
-        };
-        desk.store.begin_epoch(Default::default(), event).await.unwrap();
+        desk.store.begin_epoch(Default::default(), suite::recovery()).await.unwrap();
         assert!(!alive(&mine).await);
     });
 }

@@ -2,7 +2,7 @@
 
 use super::super::recover::{PublishedKeys, RecoveryTerms, target_files};
 use super::*;
-use crate::registrar::store::{AuditEvent, KeyChange, Serials};
+use crate::registrar::store::{KeyChange, Serials};
 
 /// Backup, changes, restore, start: nothing that was revoked since comes back, at any time.
 #[test]
@@ -91,18 +91,8 @@ async fn recover(house: &House, store: &Arc<dyn Store>) {
         RecoveryTerms { audience: audience(), actor: host(), at_ms: suite::NOW, above: seen };
     let counts = published.recover(&**store, snapshot, terms).await.unwrap();
     assert_eq!((counts.changed, counts.revoked, counts.returned), (1, 0, 1));
-    let event = AuditEvent {
-        at_ms: suite::NOW,
-        audience: None,
-        org: None,
-        actor: host(),
-        channel: Channel::default(),
-        action: "recover",
-        object: "".into(),
-        detail: serde_json::Map::new(),
-    };
     let above = Serials([(audience(), counts.serial)].into());
-    store.begin_epoch(above, event).await.unwrap();
+    store.begin_epoch(above, suite::recovery()).await.unwrap();
     let head = store.audit_head().await.unwrap();
     settle_high_water(&settings.state, head).unwrap();
 }

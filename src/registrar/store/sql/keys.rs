@@ -11,7 +11,7 @@ use super::super::rows::{KeyRow, LastUse};
 use super::connection::{AudienceSettings, StoreConnection};
 use super::driver::SqlRow;
 use super::fault::OptionalExtension as _;
-use super::value::named_values;
+use super::value::{BoundValues, named_values};
 use crate::core::{
     Digest, Environment, KeyId, KeyStatus, Limit, LimitSet, NamedLimit, OrgId, Owner, Permission,
     PolicyName,
@@ -99,6 +99,32 @@ pub(super) fn of_secret(
     Ok(rows.next()?.map(|row| decode(&row, &settings)).transpose()?.map(|found| found.key))
 }
 
+/// What a new key and a changed one are written with alike.
+fn columns(entry: &RegistryEntry, stamp: ChangeStamp) -> BoundValues<'_> {
+    let owner = entry.owner.as_ref().map(Owner::view);
+    named_values! {
+        ":name": &*entry.name,
+        ":folded": folded(&entry.name),
+        ":status": entry.status.as_str(),
+        ":environment": entry.environment.map(Environment::as_str),
+        ":permissions": permissions_text(entry),
+        ":networks": networks_text(entry),
+        ":limits": to_object(&entry.limits).to_string(),
+        ":plan": entry.plan.as_ref().map(|plan| plan.name.as_str()),
+        ":not_before": entry.not_before.map(ms),
+        ":expires": entry.expires.map(ms),
+        ":sunset": entry.sunset.map(ms),
+        ":owner_subject": owner.map(|o| o.subject),
+        ":owner_email": owner.map(|o| o.email),
+        ":owner_role": owner.map(|o| o.role),
+        ":prefix": entry.prefix.as_deref(),
+        ":start": &*entry.key_prefix,
+        ":note": &*entry.note,
+        ":changed": stamp.serial,
+        ":changed_at": stamp.at_ms,
+    }
+}
+
 /// Puts a new key in.
 pub(super) fn insert(
     store: &StoreConnection,
@@ -107,7 +133,6 @@ pub(super) fn insert(
     entry: &RegistryEntry,
     stamp: ChangeStamp,
 ) -> Result<NumberedKey, StoreError> {
-    let owner = entry.owner.as_ref().map(Owner::view);
     let row: u64 = store
         .connection
         .prepare_cached(
@@ -125,30 +150,12 @@ pub(super) fn insert(
                 ":uid": uid.0,
                 ":audience": audience.as_str(),
                 ":org": entry.org.as_str(),
-                ":name": &*entry.name,
-                ":folded": folded(&entry.name),
-                ":status": entry.status.as_str(),
-                ":environment": entry.environment.map(Environment::as_str),
-                ":permissions": permissions_text(entry),
-                ":networks": networks_text(entry),
-                ":limits": to_object(&entry.limits).to_string(),
-                ":plan": entry.plan.as_ref().map(|plan| plan.name.as_str()),
                 ":created": entry.created.map(ms),
                 ":since": entry.created.map_or(0, ms),
-                ":not_before": entry.not_before.map(ms),
-                ":expires": entry.expires.map(ms),
-                ":sunset": entry.sunset.map(ms),
-                ":owner_subject": owner.map(|o| o.subject),
-                ":owner_email": owner.map(|o| o.email),
-                ":owner_role": owner.map(|o| o.role),
-                ":prefix": entry.prefix.as_deref(),
-                ":start": &*entry.key_prefix,
                 ":public_id": entry.public_id.as_deref(),
                 ":replaces": entry.replaces.map(|id| id.to_string()),
-                ":note": &*entry.note,
-                ":changed": stamp.serial,
-                ":changed_at": stamp.at_ms,
-            },
+            }
+            .and(columns(entry, stamp)),
             |row| row.get(0),
         )?;
     let key = KeyRow {
@@ -174,7 +181,6 @@ pub(super) fn update(
     entry: &RegistryEntry,
     stamp: ChangeStamp,
 ) -> Result<NumberedKey, StoreError> {
-    let owner = entry.owner.as_ref().map(Owner::view);
     store
         .connection
         .prepare_cached(
@@ -186,28 +192,7 @@ pub(super) fn update(
              version = version + 1, changed = :changed, changed_at = :changed_at \
              WHERE row = :row",
         )?
-        .execute_later(named_values! {
-            ":row": old.row,
-            ":name": &*entry.name,
-            ":folded": folded(&entry.name),
-            ":status": entry.status.as_str(),
-            ":environment": entry.environment.map(Environment::as_str),
-            ":permissions": permissions_text(entry),
-            ":networks": networks_text(entry),
-            ":limits": to_object(&entry.limits).to_string(),
-            ":plan": entry.plan.as_ref().map(|plan| plan.name.as_str()),
-            ":not_before": entry.not_before.map(ms),
-            ":expires": entry.expires.map(ms),
-            ":sunset": entry.sunset.map(ms),
-            ":owner_subject": owner.map(|o| o.subject),
-            ":owner_email": owner.map(|o| o.email),
-            ":owner_role": owner.map(|o| o.role),
-            ":prefix": entry.prefix.as_deref(),
-            ":start": &*entry.key_prefix,
-            ":note": &*entry.note,
-            ":changed": stamp.serial,
-            ":changed_at": stamp.at_ms,
-        })?;
+        .execute_later(named_values! { ":row": old.row }.and(columns(entry, stamp)))?;
     move_secrets(store, old, entry, stamp)?;
     let key = KeyRow {
         entry: entry.clone(),

@@ -39,15 +39,27 @@ pub(in super::super) trait Params<'a> {
 }
 
 /// What a column is read as.
-pub(in super::super) trait FromColumn: Sized {
+pub(in super::super) trait FromColumn: rusqlite::types::FromSql {
+    /// What a server has for it.
+    type Stored: for<'a> tokio_postgres::types::FromSql<'a>;
+
+    /// `None`: nothing that the service has written.
+    fn of_stored(stored: Self::Stored) -> Option<Self>;
+
     fn of_sqlite<I: rusqlite::RowIndex>(
         row: &rusqlite::Row<'_>,
         column: I,
-    ) -> Result<Self, SqlError>;
+    ) -> Result<Self, SqlError> {
+        Ok(row.get(column)?)
+    }
+
     fn of_server<I: tokio_postgres::row::RowIndex + std::fmt::Display>(
         row: &tokio_postgres::Row,
         column: I,
-    ) -> Result<Self, SqlError>;
+    ) -> Result<Self, SqlError> {
+        let strange = SqlError::column(&column);
+        Self::of_stored(row.try_get(column)?).ok_or(strange)
+    }
 }
 
 /// The values of names such as `":id"`.
@@ -177,6 +189,16 @@ impl<'a, T: ToValue<'a>> ToValue<'a> for Option<T> {
 
 // === impl Params ===
 
+impl<'a> BoundValues<'a> {
+    /// With the names of `more` as well. What has no names has none afterwards either.
+    pub(super) fn and(mut self, more: Self) -> Self {
+        if let (Self::Named(values), Self::Named(more)) = (&mut self, more) {
+            values.extend(more);
+        }
+        self
+    }
+}
+
 impl<'a> Params<'a> for BoundValues<'a> {
     fn bound(self) -> BoundValues<'a> {
         self
@@ -220,43 +242,25 @@ tuples! {
 
 // === impl FromColumn ===
 
+impl<T: FromColumn> FromColumn for Option<T> {
+    type Stored = Option<T::Stored>;
+
+    fn of_stored(stored: Self::Stored) -> Option<Self> {
+        match stored {
+            Some(stored) => T::of_stored(stored).map(Some),
+            None => Some(None),
+        }
+    }
+}
+
 macro_rules! columns {
     ($($type:ty, $stored:ty, $of:expr);* $(;)?) => {$(
         impl FromColumn for $type {
-            fn of_sqlite<I: rusqlite::RowIndex>(
-                row: &rusqlite::Row<'_>,
-                column: I,
-            ) -> Result<Self, SqlError> {
-                Ok(row.get(column)?)
-            }
+            type Stored = $stored;
 
-            fn of_server<I: tokio_postgres::row::RowIndex + std::fmt::Display>(
-                row: &tokio_postgres::Row,
-                column: I,
-            ) -> Result<Self, SqlError> {
-                let strange = SqlError::column(&column);
-                let stored: $stored = row.try_get(column)?;
-                let of: fn($stored) -> Option<$type> = $of;
-                of(stored).ok_or(strange)
-            }
-        }
-
-        impl FromColumn for Option<$type> {
-            fn of_sqlite<I: rusqlite::RowIndex>(
-                row: &rusqlite::Row<'_>,
-                column: I,
-            ) -> Result<Self, SqlError> {
-                Ok(row.get(column)?)
-            }
-
-            fn of_server<I: tokio_postgres::row::RowIndex + std::fmt::Display>(
-                row: &tokio_postgres::Row,
-                column: I,
-            ) -> Result<Self, SqlError> {
-                let strange = SqlError::column(&column);
-                let stored: Option<$stored> = row.try_get(column)?;
-                let of: fn($stored) -> Option<$type> = $of;
-                stored.map(|stored| of(stored).ok_or(strange)).transpose()
+            fn of_stored(stored: $stored) -> Option<Self> {
+                let of: fn($stored) -> Option<Self> = $of;
+                of(stored)
             }
         }
     )*};
