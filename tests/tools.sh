@@ -87,6 +87,15 @@ if ! cmp -s tests/it/py/schemathesis.txt "$schemathesis/installed"; then
     cp tests/it/py/schemathesis.txt "$schemathesis/installed"
 fi
 
+# An OpenID provider, likewise. (The other one is a package of npm, below.)
+oidc=target/tools/oidc
+if ! cmp -s tests/it/py/oidc.txt "$oidc/installed"; then
+    python3 -m venv "$oidc"
+    "$oidc/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
+        --requirement tests/it/py/oidc.txt
+    cp tests/it/py/oidc.txt "$oidc/installed"
+fi
+
 # Helm as a library, which needs Python 3.12. Where none runs, the tests of the chart say that they did
 # not run, and fail under CI=true.
 helm=target/tools/helm

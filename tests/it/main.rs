@@ -15,7 +15,11 @@ mod admin;
 #[cfg(feature = "admin")]
 mod admin_api;
 #[cfg(feature = "admin")]
+mod admin_embed;
+#[cfg(feature = "admin")]
 mod admin_instances;
+#[cfg(feature = "admin")]
+mod admin_oidc;
 #[cfg(feature = "admin")]
 mod admin_secrets;
 #[cfg(feature = "admin")]

@@ -12,8 +12,9 @@ const STYLE = `
 :host { display: block; font: inherit; color-scheme: light dark; }
 * { box-sizing: border-box; }
 h2, h3 { margin: 0; font-size: 1.125rem; }
+h2, h3, p, dd, label, output { overflow-wrap: anywhere; }
 p { margin: .5rem 0; }
-button, input, select { font: inherit; min-block-size: 2rem; padding: .25rem .75rem; }
+button, input, select { font: inherit; max-inline-size: 100%; min-block-size: 2rem; padding: .25rem .75rem; }
 button { cursor: pointer; }
 :focus-visible { outline: 2px solid Highlight; outline-offset: 2px; }
 [tabindex="-1"]:focus { outline: none; }
@@ -24,13 +25,13 @@ li.key { border: 1px solid color-mix(in srgb, currentColor 25%, transparent); bo
 dl { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: .5rem 0; }
 dl > div { display: flex; gap: .375rem; }
 dt { opacity: .75; }
-dd { margin: 0; overflow-wrap: anywhere; }
+dd { margin: 0; }
 label { display: block; font-weight: 600; margin-block-start: .75rem; }
 fieldset { border: 0; margin: .75rem 0 0; padding: 0; }
 legend { font-weight: 600; padding: 0; }
-fieldset label { font-weight: 400; display: flex; gap: .5rem; align-items: baseline; margin: .25rem 0; }
-fieldset input { min-block-size: 1.5rem; inline-size: 1.5rem; }
-output { display: block; overflow-wrap: anywhere; font-family: ui-monospace, monospace; margin: .75rem 0; }
+fieldset label { font-weight: 400; display: flex; gap: .5rem; align-items: center; margin: .25rem 0; }
+fieldset input { flex: none; margin: 0; min-block-size: 1.5rem; inline-size: 1.5rem; }
+output { display: block; font-family: ui-monospace, monospace; margin: .75rem 0; }
 .note { border-inline-start: 3px solid currentColor; padding-inline-start: .75rem; }
 .hidden { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); }
 `;

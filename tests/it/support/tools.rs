@@ -33,6 +33,16 @@ pub(crate) fn python() -> Command {
     command
 }
 
+/// Python with `oidc-provider-mock`.
+#[cfg(feature = "admin")]
+pub(crate) fn oidc_python() -> Command {
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/oidc/bin/python");
+    assert!(std::path::Path::new(python).exists(), "{python} is missing\nhint: make tools");
+    let mut command = Command::new(python);
+    command.env("NO_PROXY", "*").env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
 /// Python with Helm, from 3.12 on. `None`, and a line that says so, where none runs; in CI that fails.
 pub(crate) fn helm() -> Option<Command> {
     let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/helm/bin/python");
@@ -46,6 +56,14 @@ pub(crate) fn helm() -> Option<Command> {
     command.env("NO_PROXY", "*").env("PYTHONDONTWRITEBYTECODE", "1");
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/py/helm.py"));
     Some(command)
+}
+
+/// Where browsers leave pictures for the eyes of people.
+#[cfg(feature = "admin")]
+pub(crate) fn pictures() -> &'static str {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/target/screens");
+    std::fs::create_dir_all(folder).expect("a folder of pictures");
+    folder
 }
 
 /// Node with a script of tests/node and the packages of its lock file.
