@@ -27,6 +27,7 @@ mod layout;
 pub mod manifest;
 mod refusal;
 mod signer_id;
+mod spans;
 #[cfg(test)]
 pub(crate) mod testkit;
 #[cfg(test)]
@@ -48,5 +49,6 @@ pub use self::keyset::KeySet;
 pub use self::manifest::{Acknowledge, Base, BodyHash, Issue, Manifest};
 pub use self::refusal::Refusal;
 pub use self::signer_id::SignerId;
+pub use self::spans::ActiveSpan;
 pub use self::trust::{PublicKey, PublicKeyError, Trust, TrustError};
 pub use self::use_block::{UseBlock, UsedKey};

@@ -4,11 +4,13 @@
 //!
 //! Imports signers, files and errors of this room, the configuration's reader, and table.
 
+pub mod active;
 pub mod allowance;
 pub mod ask;
 pub mod checkpoint;
 pub mod keeper;
 pub mod ledger;
+pub mod numbers;
 pub mod rules;
 pub mod serve;
 pub mod settings;
@@ -58,7 +60,8 @@ pub enum SignerCommand {
     },
     /// Hold a key, and sign what only goes forward for users of a Unix socket
     Serve(ServeSigner),
-    /// Let one fall of the active keys, or one restored audit log, pass a signer that would refuse it
+    /// Let one fall of the active keys, one leap of serials, or one restored audit log pass a signer that
+    /// would refuse it
     Allow(AllowOnce),
 }
 
@@ -74,13 +77,17 @@ pub struct AllowOnce {
     /// Configuration of the signer
     #[arg(long, short, value_name = "FILE", default_value = "signer.toml")]
     config: PathBuf,
-    /// Audience whose next table or patch may end more keys than the brake lets pass
-    #[arg(long, value_name = "NAME", requires = "least", required_unless_present = "recovery")]
+    /// Audience whose next table or patch may be what the signer would refuse
+    #[arg(long, value_name = "NAME", required_unless_present = "recovery")]
     audience: Option<String>,
-    /// Active keys that it has to leave; 0: none at all
+    /// It may end more keys than the brake lets pass, and has to leave so many active; 0: none at all
     #[arg(long, value_name = "COUNT", requires = "audience")]
     least: Option<u64>,
-    /// Let the audit log of a database that was restored from a backup be signed
+    /// Serials go on from this one, although a higher one was signed or it is far ahead
+    #[arg(long, value_name = "SERIAL", requires = "audience")]
+    serial: Option<u64>,
+    /// Let the audit log of a database that was restored from a backup be signed, or one that goes back
+    /// or too far ahead
     #[arg(long, conflicts_with = "audience")]
     recovery: bool,
     /// How long the word is good, at most 1d
@@ -195,37 +202,64 @@ impl AllowOnce {
         if self.life > LONGEST_WORD || self.life.is_zero() {
             return Err(Error::argument("--for", "must be more than nothing and at most 1d"));
         }
-        let pass = match (self.audience, self.least) {
-            (Some(audience), Some(least)) => {
-                if !settings.rules.iter().any(|rules| *rules.audience == *audience) {
-                    let names: Vec<_> = settings.rules.iter().map(|r| &*r.audience).collect();
-                    let why = format!("is none of those signed for ({})", names.join(", "));
-                    return Err(Error::argument("--audience", why));
-                }
-                AllowedPass::Fall { audience, least }
-            }
-            _ => AllowedPass::Recovery,
-        };
+        let passes = self.passes(&settings)?;
         let now = session.clock.now();
         let life = u64::try_from(self.life.as_millis()).unwrap_or(u64::MAX);
         let until_ms = now.unix_ms.saturating_add(life);
         let by = session.stamp(0).who.to_owned();
-        let allowance = Allowance { pass, until_ms, by };
-        allowance.give(&settings.state)?;
-        if session.output.json {
-            return session.output.json(&allowance);
+        for pass in passes {
+            let allowance = Allowance { pass, until_ms, by: by.clone() };
+            allowance.give(&settings.state)?;
+            if session.output.json {
+                session.output.json_line(&allowance)?;
+                continue;
+            }
+            let what = match &allowance.pass {
+                AllowedPass::Fall { audience, least } => {
+                    format!(
+                        "the next table or patch for {audience} that leaves {least} active keys or \
+                         more"
+                    )
+                }
+                AllowedPass::Serial { audience, from } => {
+                    format!("the next table or patch for {audience} of serial {from} or above")
+                }
+                AllowedPass::Recovery => {
+                    "the next audit log that was restored from a backup".to_owned()
+                }
+            };
+            let until = time::show(until_ms / 1000);
+            session.output.line(&format!("{what} is signed, once, until {until}"))?;
         }
-        let what = match &allowance.pass {
-            AllowedPass::Fall { audience, least } => {
-                format!(
-                    "the next table or patch for {audience} that leaves {least} active keys or more"
-                )
-            }
-            AllowedPass::Recovery => {
-                "the next audit log that was restored from a backup".to_owned()
-            }
+        Ok(())
+    }
+
+    /// What is allowed. At least one.
+    fn passes(&self, settings: &SignerSettings) -> Result<Vec<AllowedPass>> {
+        let Some(audience) = self.audience.clone() else { return Ok(vec![AllowedPass::Recovery]) };
+        let Some(rules) = settings.rules.iter().find(|rules| *rules.audience == *audience) else {
+            let names: Vec<_> = settings.rules.iter().map(|r| &*r.audience).collect();
+            let why = format!("is none of those signed for ({})", names.join(", "));
+            return Err(Error::argument("--audience", why));
         };
-        let until = time::show(until_ms / 1000);
-        session.output.line(&format!("{what} is signed, once, until {until}"))
+        if let Some(serial) = self.serial
+            && !(rules.min_serial.max(1)..=numbers::HIGHEST).contains(&serial)
+        {
+            let why = format!(
+                "must be from {} to {}: nothing else is signed, whatever is allowed",
+                rules.min_serial.max(1),
+                numbers::HIGHEST
+            );
+            return Err(Error::argument("--serial", why));
+        }
+        let of = || audience.clone();
+        let fall = self.least.map(|least| AllowedPass::Fall { audience: of(), least });
+        let serial = self.serial.map(|from| AllowedPass::Serial { audience: of(), from });
+        let passes: Vec<_> = fall.into_iter().chain(serial).collect();
+        if passes.is_empty() {
+            let why = "needs --least or --serial: what the next table or patch may do";
+            return Err(Error::argument("--audience", why));
+        }
+        Ok(passes)
     }
 }

@@ -362,6 +362,16 @@ impl<'t> FoundRecord<'t> {
         }
     }
 
+    /// From when to when it is active, in Unix seconds, without its grant being decoded; `None`: its
+    /// status says that it is not.
+    pub(crate) fn active_span(&self) -> Option<Range<u64>> {
+        let raw = self.body.raw_grants().get(self.record.grant.get() as usize)?;
+        let expires = u64::from(self.record.expires.get());
+        let until = if expires == 0 { u64::MAX } else { expires };
+        let is_active = raw.status(self.body.format) == Some(KeyStatus::Active);
+        is_active.then(|| raw.not_before.get()..until)
+    }
+
     /// Where uses of this record are counted.
     pub(crate) fn uses(&self) -> Option<&'t UseCell> {
         self.body.uses.get()?.get(self.index)

@@ -75,6 +75,31 @@ fn only_configured_users_are_answered() {
     assert!(told.contains("another signer"), "{told}");
 }
 
+/// Neither starts where others could say what was signed or allowed, or hold the lock.
+#[test]
+fn a_state_directory_of_others_stops_the_start() {
+    let folder = Folder::empty();
+    signer_in(&folder, &us());
+    folder.ctl(&["signer", "allow", "--recovery"]);
+    let set = |name: &str, mode| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(folder.file(name), mode).unwrap();
+    };
+    let mode = std::fs::metadata(folder.file("signer/allowed")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    for name in ["signer", "signer/allowed"] {
+        for open in [0o755, 0o750, 0o777] {
+            set(name, open);
+            let output = keygatectl(folder.path()).args(["signer", "serve"]).output().unwrap();
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success(), "{name} {open:o}");
+            assert!(told.contains("others can use it") && told.contains("chmod 700"), "{told}");
+        }
+        set(name, 0o700);
+    }
+    serve_signer(&folder);
+}
+
 /// The scripts of docs/signer.md, in their order.
 fn scripts() -> Vec<String> {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/signer.md"));

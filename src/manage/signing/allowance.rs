@@ -1,10 +1,10 @@
 //! Words of somebody on the signer's host: what the brake would refuse may pass once, until a moment.
 //! A file each, which is gone before the signature leaves. Imports files, time and errors.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,10 @@ const MAX_BYTES: u64 = 4096;
 pub enum AllowedPass {
     /// A table or patch that leaves at least `least` active keys; 0: none at all.
     Fall { audience: String, least: u64 },
-    /// An audit log that was restored from a backup.
+    /// A table or patch with this serial or one a little above, whether something newer was signed or
+    /// it is far ahead.
+    Serial { audience: String, from: u64 },
+    /// An audit log that was restored from a backup, or that would go back or too far ahead.
     Recovery,
 }
 
@@ -50,12 +53,14 @@ impl Allowance {
     pub fn give(&self, state: &Path) -> Result<()> {
         refuse_others(state)?;
         let directory = state.join(DIRECTORY);
-        match fs::create_dir(&directory) {
+        match DirBuilder::new().mode(0o700).create(&directory) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(Error::Write { path: directory, source: e });
             }
             _ => {}
         }
+        // Whatever was there before.
+        refuse_shared(&directory, 0o077, HINT)?;
         let mut random = [0u8; 8];
         SystemRandomness.fill(&mut random).map_err(|_| Error::Random)?;
         let name: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -64,7 +69,8 @@ impl Allowance {
         files::replace(&directory.join(format!("{name}.json")), format!("{text}\n").as_bytes())
     }
 
-    /// Takes one that lets `wanted` pass. It is gone from the disk then.
+    /// Takes a word for each of the first `parts` numbers: one that `lets` its part pass. They are gone
+    /// from the disk then, all of them or none. An error in it: the first part that has none.
     ///
     /// # Errors
     ///
@@ -72,30 +78,101 @@ impl Allowance {
     pub fn take(
         state: &Path,
         now_ms: u64,
-        wanted: impl Fn(&AllowedPass) -> bool,
-    ) -> Result<Option<Self>> {
+        parts: usize,
+        lets: impl Fn(usize, &AllowedPass) -> bool,
+    ) -> Result<std::result::Result<Vec<Self>, usize>> {
         let directory = state.join(DIRECTORY);
-        let Ok(entries) = fs::read_dir(&directory) else { return Ok(None) };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            let Some(allowance) = read(&path) else { continue };
-            let is_over = allowance.until_ms < now_ms;
-            if !is_over && !wanted(&allowance.pass) {
-                continue;
-            }
-            fs::remove_file(&path).map_err(Error::write(&path))?;
-            File::open(&directory).and_then(|d| d.sync_all()).map_err(Error::write(&directory))?;
-            if !is_over {
-                return Ok(Some(allowance));
+        let (mut there, over): (Vec<_>, Vec<_>) =
+            words(&directory).into_iter().partition(|(_, word)| word.until_ms >= now_ms);
+        let mut found = Vec::new();
+        let mut missing = None;
+        for part in 0..parts {
+            match there.iter().position(|(_, word)| lets(part, &word.pass)) {
+                Some(at) => found.push(there.swap_remove(at)),
+                None => missing = missing.or(Some(part)),
             }
         }
-        Ok(None)
+        if missing.is_some() {
+            found.clear();
+        }
+        let gone: Vec<_> = over.iter().chain(&found).map(|(path, _)| path).collect();
+        for path in &gone {
+            fs::remove_file(path).map_err(Error::write(path))?;
+        }
+        if !gone.is_empty() {
+            File::open(&directory).and_then(|d| d.sync_all()).map_err(Error::write(&directory))?;
+        }
+        Ok(match missing {
+            Some(part) => Err(part),
+            None => Ok(found.into_iter().map(|(_, word)| word).collect()),
+        })
+    }
+
+    /// Whether there is a word that lets `wanted` pass. It stays.
+    pub fn is_given(state: &Path, now_ms: u64, wanted: impl Fn(&AllowedPass) -> bool) -> bool {
+        let words = words(&state.join(DIRECTORY));
+        words.iter().any(|(_, word)| word.until_ms >= now_ms && wanted(&word.pass))
     }
 }
 
+/// What is wrong where others could say words in the signer's name.
+const HINT: &str = "chown it to the signer's user and chmod 700: whoever writes there allows what the \
+                    signer would refuse";
+
+/// Refuses a directory of words that is not the signer's alone. One that is not there is well.
+///
+/// # Errors
+///
+/// Whose it is, or who else can use it.
+pub fn refuse_shared_words(state: &Path) -> Result<()> {
+    let directory = state.join(DIRECTORY);
+    match directory.symlink_metadata() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        _ => refuse_shared(&directory, 0o077, HINT),
+    }
+}
+
+/// Refuses what is another user's, or has one of these permission bits.
+///
+/// # Errors
+///
+/// Which of the two.
+pub fn refuse_shared(path: &Path, bits: u32, hint: &'static str) -> Result<()> {
+    let there = fs::metadata(path).map_err(Error::read(path))?;
+    let (owner, we) = (there.uid(), rustix::process::geteuid().as_raw());
+    if owner != we {
+        let why = format!("belongs to user {owner}, and the signer is user {we}");
+        return Err(Error::setting(path, why, hint));
+    }
+    let mode = there.permissions().mode() & 0o777;
+    match mode & bits {
+        0 => Ok(()),
+        _ => Err(Error::setting(path, format!("others can use it (mode {mode:04o})"), hint)),
+    }
+}
+
+/// All words that are there, with their files, in the order of their names.
+fn words(directory: &Path) -> Vec<(PathBuf, Allowance)> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let mut words: Vec<_> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .filter_map(|path| Some((read(&path)?, path)))
+        .map(|(word, path)| (path, word))
+        .collect();
+    words.sort_by(|(a, _), (b, _)| a.cmp(b));
+    words
+}
+
+/// `None`: no word, or one of somebody else.
 fn read(path: &Path) -> Option<Allowance> {
+    let there = path.symlink_metadata().ok()?;
+    let is_ours = there.is_file() && there.uid() == rustix::process::geteuid().as_raw();
+    let others_write = there.permissions().mode() & 0o022 != 0;
+    if !is_ours || others_write {
+        return None;
+    }
     serde_json::from_slice(&files::read(path, MAX_BYTES).ok()?).ok()
 }
 
@@ -122,13 +199,10 @@ mod tests {
         let give = |pass, until_ms| {
             Allowance { pass, until_ms, by: "kim".into() }.give(dir.path()).unwrap();
         };
+        let is_fall = |audience: &str, pass: &AllowedPass| matches!(pass, AllowedPass::Fall { audience: of, .. } if of == audience);
         let take = |now_ms, audience: &str| {
-            Allowance::take(
-                dir.path(),
-                now_ms,
-                |pass| matches!(pass, AllowedPass::Fall { audience: of, .. } if of == audience),
-            )
-            .unwrap()
+            let taken = Allowance::take(dir.path(), now_ms, 1, |_, pass| is_fall(audience, pass));
+            taken.unwrap().ok().and_then(|mut words| words.pop())
         };
         assert_eq!(take(1, "shop"), None);
         give(fall("shop", 7), 100);
@@ -143,7 +217,77 @@ mod tests {
         assert_eq!(take(101, "shop"), None, "too late");
         assert_eq!(take(50, "shop"), None, "and gone");
         fs::write(dir.path().join(DIRECTORY).join("x.json"), "{").unwrap();
-        let recovery = Allowance::take(dir.path(), 50, |pass| *pass == AllowedPass::Recovery);
-        assert_eq!(recovery.unwrap(), None, "that was too old as well");
+        let given =
+            |now_ms| Allowance::is_given(dir.path(), now_ms, |pass| *pass == AllowedPass::Recovery);
+        assert!(!given(50), "that was too old as well");
+        give(AllowedPass::Recovery, 100);
+        assert!(given(100) && given(100) && !given(101));
+    }
+
+    /// Where one is missing, the other stays.
+    #[test]
+    fn two_words_are_taken_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let fall = AllowedPass::Fall { audience: "shop".into(), least: 0 };
+        let serial = AllowedPass::Serial { audience: "shop".into(), from: 7 };
+        let give = |pass: &AllowedPass| {
+            let word = Allowance { pass: pass.clone(), until_ms: 100, by: "kim".into() };
+            word.give(dir.path()).unwrap();
+        };
+        let wanted = [fall.clone(), serial.clone()];
+        let take = || {
+            let taken =
+                Allowance::take(dir.path(), 1, 2, |part, pass| wanted.get(part) == Some(pass));
+            taken.unwrap().map(|words| words.into_iter().map(|word| word.pass).collect::<Vec<_>>())
+        };
+        assert_eq!(take(), Err(0));
+        give(&fall);
+        assert_eq!((take(), take()), (Err(1), Err(1)));
+        give(&serial);
+        assert_eq!(take(), Ok(wanted.to_vec()));
+        assert_eq!(take(), Err(0));
+        // One word is not good for two parts.
+        give(&fall);
+        let both = Allowance::take(dir.path(), 1, 2, |_, pass| *pass == fall);
+        assert_eq!(both.unwrap(), Err(1));
+    }
+
+    #[test]
+    fn words_of_others_do_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let words = dir.path().join(DIRECTORY);
+        let word = Allowance { pass: AllowedPass::Recovery, until_ms: 100, by: "kim".into() };
+        refuse_shared_words(dir.path()).unwrap();
+        word.give(dir.path()).unwrap();
+        refuse_shared_words(dir.path()).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&words), 0o700, "whatever the umask");
+        let given = || Allowance::is_given(dir.path(), 1, |_| true);
+        assert!(given());
+        let file = fs::read_dir(&words).unwrap().flatten().next().unwrap().path();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o622)).unwrap();
+        assert!(!given(), "others can write it");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(given());
+        let elsewhere = dir.path().join("elsewhere");
+        fs::rename(&file, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
+        assert!(!given(), "a link to what may be another's");
+        for open in [0o777, 0o755, 0o710] {
+            fs::set_permissions(&words, fs::Permissions::from_mode(open)).unwrap();
+            let told = refuse_shared_words(dir.path()).unwrap_err().to_string();
+            assert!(told.contains("others can use it") && told.contains("chmod 700"), "{told}");
+            assert!(word.give(dir.path()).is_err(), "{open:o}");
+        }
+        if rustix::process::geteuid().is_root() {
+            fs::set_permissions(&words, fs::Permissions::from_mode(0o700)).unwrap();
+            fs::remove_file(&file).unwrap();
+            fs::rename(&elsewhere, &file).unwrap();
+            std::os::unix::fs::chown(&file, Some(65534), None).unwrap();
+            assert!(!given(), "another's");
+            std::os::unix::fs::chown(&words, Some(65534), None).unwrap();
+            let told = refuse_shared_words(dir.path()).unwrap_err().to_string();
+            assert!(told.contains("belongs to user 65534"), "{told}");
+        }
     }
 }

@@ -49,6 +49,16 @@ pub fn ask_key(socket: &Path) -> Result<[u8; 32], SignFault> {
     said.try_into().map_err(|_| away(socket, &"answers no key"))
 }
 
+/// Asks whether an audit log that was restored from a backup would be signed now.
+///
+/// # Errors
+///
+/// As [`ask_file`].
+pub fn ask_recovery(socket: &Path) -> Result<(), SignFault> {
+    let head = QuestionHead { question: SigningQuestion::Recovery, length: 0 };
+    ask(socket, head, |_| Ok(())).map(drop)
+}
+
 fn signature(socket: &Path, said: Vec<u8>) -> Result<[u8; 64], SignFault> {
     said.try_into().map_err(|_| away(socket, &"answers no signature of 64 bytes"))
 }

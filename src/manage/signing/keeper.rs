@@ -7,10 +7,15 @@ use std::sync::Arc;
 
 use super::super::signer::signs::{SigningReason, SigningRefusal};
 use super::super::signer::{Signer, table_key};
+use super::active::{ActiveCourse, CountedSpans, CountedTable};
 use super::allowance::{Allowance, AllowedPass};
 use super::checkpoint::checkpoint_message;
 use super::ledger::SignerLedger;
-use super::rules::{CountedFile, SignedMark, SigningRules, SigningVerdict};
+use super::numbers::MOST_AT_ONCE;
+use super::rules::{
+    AllowedPart, CheckpointVerdict, CountedFile, NeededWord, RECOVERY_REMEDY, SignedMark,
+    SigningRules, SigningVerdict,
+};
 use super::wire::AskedCheckpoint;
 use crate::manage::error::{Error, Result};
 use crate::table::write::Draft;
@@ -38,7 +43,14 @@ pub struct SigningKeeper {
     ledger: SignerLedger,
     /// The tables that the last patches were over: of each audience one, and one more while another
     /// takes its place.
-    open: Vec<Arc<Table>>,
+    open: Vec<HeldTable>,
+}
+
+/// A table, and how many of its keys are active when.
+#[derive(Debug)]
+struct HeldTable {
+    table: Arc<Table>,
+    counted: CountedTable,
 }
 
 /// A signature, and what it is for.
@@ -97,23 +109,22 @@ impl SigningKeeper {
             SigningRefusal::new(SigningReason::Audience, why)
         })?;
         let mark = self.ledger.mark(&audience);
-        let active = match &file {
-            OpenedFile::Table(table) => table.counts().active,
-            OpenedFile::Patch(patch) => self.active_with(&mark, patch)?,
+        let (active, course) = match &file {
+            OpenedFile::Table(table) => {
+                let counted = CountedSpans::of(table.active_spans(), now_ms);
+                (counted.now(), counted.course())
+            }
+            OpenedFile::Patch(patch) => self.active_with(&mark, patch, now_ms)?,
         };
-        let counted = CountedFile { manifest, active };
+        let counted = CountedFile { manifest, active: &course };
         let mut by = String::new();
         let mark = match mark.judge(&rules, counted, self.public.id(), now_ms)? {
             SigningVerdict::Again => {
                 return self.signed(&message, told(manifest, active, " again"));
             }
             SigningVerdict::New(mark) => mark,
-            SigningVerdict::IfAllowed { mark, refusal } => {
-                let allowance = self.allowance(now_ms, |pass| {
-                    matches!(pass, AllowedPass::Fall { audience: of, least }
-                        if **of == *audience && *least <= active)
-                })?;
-                by = format!(", as {} has allowed", allowance.ok_or(refusal)?.by);
+            SigningVerdict::IfAllowed { mark, needed } => {
+                by = self.allowed(&audience, needed, now_ms)?;
                 mark
             }
         };
@@ -123,10 +134,36 @@ impl SigningKeeper {
         self.ledger.note(&audience, mark).map_err(unavailable)?;
         let made = self.signed(&message, told(manifest, active, &by));
         if let OpenedFile::Table(table) = file {
-            self.hold(&audience, table);
+            self.hold(&audience, table, now_ms);
         }
         self.ledger.forget_tables(&audience);
         made
+    }
+
+    /// Takes a word for each; who has said them, for the log.
+    fn allowed(
+        &self,
+        audience: &str,
+        mut needed: Vec<NeededWord>,
+        now_ms: u64,
+    ) -> std::result::Result<String, SigningRefusal> {
+        let parts: Vec<_> = needed.iter().map(|word| word.what).collect();
+        let lets = |part: usize, pass: &AllowedPass| match (parts.get(part), pass) {
+            (Some(AllowedPart::Fall { active }), AllowedPass::Fall { audience: of, least }) => {
+                **of == *audience && least <= active
+            }
+            (Some(AllowedPart::Serial { serial }), AllowedPass::Serial { audience: of, from }) => {
+                let most = from.saturating_add(MOST_AT_ONCE);
+                **of == *audience && (*from..=most).contains(serial)
+            }
+            _ => false,
+        };
+        let state = &self.terms.state;
+        match Allowance::take(state, now_ms, parts.len(), lets).map_err(unavailable)? {
+            Ok(words) => Ok(as_allowed(&words)),
+            // The first that nobody has said.
+            Err(missing) => Err(needed.swap_remove(missing).refusal),
+        }
     }
 
     /// Active keys where this patch is in force, and where it is only held: the lower of the two. A
@@ -135,7 +172,8 @@ impl SigningKeeper {
         &mut self,
         mark: &SignedMark,
         patch: &Arc<Patch>,
-    ) -> std::result::Result<u64, SigningRefusal> {
+        now_ms: u64,
+    ) -> std::result::Result<(u64, ActiveCourse), SigningRefusal> {
         let manifest = patch.manifest();
         let unknown = |base: Base| {
             let why = format!(
@@ -145,38 +183,48 @@ impl SigningKeeper {
             SigningRefusal::new(SigningReason::Base, why)
         };
         // A manifest of a patch states its base, or it was not opened.
-        let Some(base) = manifest.base else { return Ok(0) };
+        let Some(base) = manifest.base else {
+            return Err(SigningRefusal::new(SigningReason::File, "a patch without a base"));
+        };
         let newest = mark.table().filter(|table| table.serial > base.serial);
         let table = match mark.knows(base) {
-            true => self.table(&manifest.audience, base),
+            true => self.table(&manifest.audience, base, now_ms),
             false => None,
         };
-        let table = table.ok_or_else(|| unknown(base))?;
-        let over = KeySet::new(table, Some(Arc::clone(patch)), &[], None).counts().active;
-        let Some(newest) = newest else { return Ok(over) };
-        let table = self.table(&manifest.audience, newest).ok_or_else(|| unknown(newest))?;
-        let held = KeySet::new(table, None, &[Arc::clone(patch)], None).counts().active;
-        Ok(over.min(held))
+        let (table, counted) = table.ok_or_else(|| unknown(base))?;
+        let over = counted.with_patch(&table, patch);
+        let Some(newest) = newest else { return Ok((over.now(), over.course())) };
+        let newer = self.table(&manifest.audience, newest, now_ms);
+        let (table, _) = newer.ok_or_else(|| unknown(newest))?;
+        let held = KeySet::new(table, None, &[Arc::clone(patch)], None);
+        let held = CountedSpans::of(held.active_spans(), now_ms);
+        Ok((over.now().min(held.now()), over.course().lower(&held.course())))
     }
 
-    fn table(&mut self, audience: &str, base: Base) -> Option<Arc<Table>> {
-        let is_it = |table: &&Arc<Table>| {
-            let manifest = table.manifest();
+    fn table(
+        &mut self,
+        audience: &str,
+        base: Base,
+        now_ms: u64,
+    ) -> Option<(Arc<Table>, CountedSpans)> {
+        let is_it = |held: &HeldTable| {
+            let manifest = held.table.manifest();
             *manifest.audience == *audience && manifest.as_base() == base
         };
-        if let Some(table) = self.open.iter().find(is_it) {
-            return Some(Arc::clone(table));
+        if !self.open.iter().any(is_it) {
+            let bounds = Bounds { max_bytes: self.terms.max_bytes };
+            let table = self.ledger.table(audience, base, &bounds)?;
+            self.hold(audience, table, now_ms);
         }
-        let bounds = Bounds { max_bytes: self.terms.max_bytes };
-        let table = self.ledger.table(audience, base, &bounds)?;
-        self.hold(audience, Arc::clone(&table));
-        Some(table)
+        let held = self.open.iter_mut().find(|held| is_it(held))?;
+        Some((Arc::clone(&held.table), held.counted.at(&held.table, now_ms)))
     }
 
     /// Keeps a table in memory, in the place of all others of its audience.
-    fn hold(&mut self, audience: &str, table: Arc<Table>) {
-        self.open.retain(|held| *held.manifest().audience != *audience);
-        self.open.push(table);
+    fn hold(&mut self, audience: &str, table: Arc<Table>, now_ms: u64) {
+        self.open.retain(|held| *held.table.manifest().audience != *audience);
+        let counted = CountedTable::of(&table, now_ms);
+        self.open.push(HeldTable { table, counted });
     }
 
     // --- the audit log
@@ -191,35 +239,45 @@ impl SigningKeeper {
         asked: AskedCheckpoint,
         now_ms: u64,
     ) -> std::result::Result<MadeSignature, SigningRefusal> {
-        if !self.terms.checkpoints {
-            let why = "audit logs are not signed here (checkpoints = false)";
-            return Err(SigningRefusal::new(SigningReason::Checkpoint, why));
-        }
+        self.refuse_checkpoints()?;
         let mut by = String::new();
-        if let Some(mark) = self.ledger.audit().judge(asked)? {
-            if let Some(from) = asked.recovered_from {
-                let refusal = SigningRefusal::new(
-                    SigningReason::Checkpoint,
-                    format!(
-                        "the audit log would go on from line {from} of a backup; `keygatectl signer \
-                         allow --recovery` on the signer's host lets it pass once"
-                    ),
-                );
-                let allowance = self.allowance(now_ms, |pass| *pass == AllowedPass::Recovery)?;
-                by = format!(", as {} has allowed", allowance.ok_or(refusal)?.by);
+        let mark = match self.ledger.audit().judge(asked, now_ms)? {
+            CheckpointVerdict::Again => None,
+            CheckpointVerdict::New(mark) => Some(mark),
+            CheckpointVerdict::IfAllowed { mark, refusal } => {
+                let taken = Allowance::take(&self.terms.state, now_ms, 1, is_recovery);
+                let words = taken.map_err(unavailable)?.map_err(|_| refusal)?;
+                by = as_allowed(&words);
+                Some(mark)
             }
+        };
+        if let Some(mark) = mark {
             self.ledger.note_audit(mark).map_err(unavailable)?;
         }
         let message = checkpoint_message(asked.seq, &asked.hash, asked.recovered_from);
         self.signed(&message, format!("signed line {} of the audit log{by}", asked.seq))
     }
 
-    fn allowance(
-        &self,
-        now_ms: u64,
-        wanted: impl Fn(&AllowedPass) -> bool,
-    ) -> std::result::Result<Option<Allowance>, SigningRefusal> {
-        Allowance::take(&self.terms.state, now_ms, wanted).map_err(unavailable)
+    /// Whether an audit log that was restored would be signed now. Nothing changes by the question.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn would_recover(&self, now_ms: u64) -> std::result::Result<(), SigningRefusal> {
+        self.refuse_checkpoints()?;
+        if Allowance::is_given(&self.terms.state, now_ms, |pass| is_recovery(0, pass)) {
+            return Ok(());
+        }
+        let why = format!("the audit log would go on from a backup; {RECOVERY_REMEDY}");
+        Err(SigningRefusal::new(SigningReason::Checkpoint, why))
+    }
+
+    fn refuse_checkpoints(&self) -> std::result::Result<(), SigningRefusal> {
+        if self.terms.checkpoints {
+            return Ok(());
+        }
+        let why = "audit logs are not signed here (checkpoints = false)";
+        Err(SigningRefusal::new(SigningReason::Checkpoint, why))
     }
 
     fn signed(
@@ -269,6 +327,16 @@ fn opened(
         }
     };
     Ok((message, opened.map_err(|e| odd(e.to_string()))?))
+}
+
+fn is_recovery(_: usize, pass: &AllowedPass) -> bool {
+    *pass == AllowedPass::Recovery
+}
+
+fn as_allowed(words: &[Allowance]) -> String {
+    let mut by: Vec<&str> = words.iter().map(|word| word.by.as_str()).collect();
+    by.dedup();
+    format!(", as {} has allowed", by.join(" and "))
 }
 
 fn told(manifest: &Manifest, active: u64, how: &str) -> String {

@@ -19,8 +19,8 @@ use crate::table::{Base, Bounds, Table, Trust};
 /// Name of the file, in the signer's state directory.
 pub const HIGH_WATER: &str = "signer-high-water.json";
 
-/// More is another file.
-const MAX_BYTES: u64 = 1 << 20;
+/// More is another file. An audience has some 5 KB.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// The file with what it says, for one process at a time.
 #[derive(Debug)]
@@ -41,10 +41,16 @@ struct SignedMarks {
     audit: AuditMark,
 }
 
+/// What files of any version say.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u8,
+}
+
 // === impl SignerLedger ===
 
 impl SignerLedger {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
 
     /// Reads it; one that is not there begins anew.
     ///
@@ -171,11 +177,11 @@ fn read(path: &Path, bytes: &[u8]) -> Result<SignedMarks> {
         ),
         exit: Exit::Data,
     };
-    let noted: SignedMarks = serde_json::from_slice(bytes).map_err(|e| odd(e.to_string()))?;
-    if noted.version != SignerLedger::VERSION {
-        return Err(odd(format!("version {}", noted.version)));
+    let Versioned { version } = serde_json::from_slice(bytes).map_err(|e| odd(e.to_string()))?;
+    if version != SignerLedger::VERSION {
+        return Err(odd(format!("version {version}")));
     }
-    Ok(noted)
+    serde_json::from_slice(bytes).map_err(|e| odd(e.to_string()))
 }
 
 #[cfg(test)]
@@ -185,12 +191,12 @@ mod tests {
     #[test]
     fn a_file_that_is_not_ours_stops_the_start() {
         let dir = tempfile::tempdir().unwrap();
-        for text in ["", "{", "[]", "{\"version\": 2}", "{\"version\": 1, \"x\": 1}"] {
+        for text in ["", "{", "[]", "{\"version\": 1}", "{\"version\": 2, \"x\": 1}"] {
             fs::write(dir.path().join(HIGH_WATER), text).unwrap();
             let error = SignerLedger::open(dir.path()).unwrap_err().to_string();
             assert!(error.contains("is not what a signer has written"), "{text}: {error}");
         }
-        fs::write(dir.path().join(HIGH_WATER), "{\"version\": 1}").unwrap();
+        fs::write(dir.path().join(HIGH_WATER), "{\"version\": 2}").unwrap();
         let held = SignerLedger::open(dir.path()).unwrap();
         let error = SignerLedger::open(dir.path()).unwrap_err();
         assert_eq!(error.exit(), Exit::TryAgain.code());

@@ -150,7 +150,7 @@ impl DeskState {
         };
         let most = match question {
             SigningQuestion::File => self.max_bytes,
-            SigningQuestion::Checkpoint | SigningQuestion::Key => SHORT,
+            SigningQuestion::Checkpoint | SigningQuestion::Key | SigningQuestion::Recovery => SHORT,
         };
         if length > most {
             let why = format!("{length} bytes are more than the {most} that are taken");
@@ -176,6 +176,12 @@ impl DeskState {
             SigningQuestion::Key => {
                 let bytes = keeper.public().as_bytes().to_vec();
                 return Ok(Ok(ToldAnswer { bytes, told: "told its public key".to_owned() }));
+            }
+            SigningQuestion::Recovery => {
+                let told = "said that it would sign a restored audit log".to_owned();
+                return Ok(keeper
+                    .would_recover(now_ms)
+                    .map(|()| ToldAnswer { bytes: Vec::new(), told }));
             }
         };
         Ok(made.map(|MadeSignature { bytes, told }| ToldAnswer { bytes: bytes.to_vec(), told }))

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::super::error::{Error, Result};
 use super::super::files;
 use super::super::signer::Signer;
+use super::allowance::{refuse_shared, refuse_shared_words};
 use super::keeper::KeeperTerms;
 use super::rules::SigningRules;
 use crate::config::reader::{
@@ -57,16 +58,19 @@ impl SignerSettings {
     ///
     /// A key that others can read, or that is none.
     pub fn terms(&self) -> Result<KeeperTerms> {
-        refuse_open(
+        refuse_shared(
             &self.key,
             0o077,
-            "chmod 600: whoever reads the key signs without this signer",
+            "chown it to the signer's user and chmod 600: whoever reads the key signs without this \
+             signer",
         )?;
-        refuse_open(
+        refuse_shared(
             &self.state,
-            0o022,
-            "chmod 700: whoever writes there lets older tables be signed",
+            0o077,
+            "chown it to the signer's user and chmod 700: whoever writes there lets older tables be \
+             signed, and whoever reads there can hold its lock",
         )?;
+        refuse_shared_words(&self.state)?;
         Ok(KeeperTerms {
             signer: Signer::load(&self.key)?,
             state: self.state.clone(),
@@ -74,15 +78,6 @@ impl SignerSettings {
             checkpoints: self.checkpoints,
             max_bytes: self.max_bytes,
         })
-    }
-}
-
-fn refuse_open(path: &Path, bits: u32, hint: &'static str) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let mode = std::fs::metadata(path).map_err(Error::read(path))?.permissions().mode() & 0o777;
-    match mode & bits {
-        0 => Ok(()),
-        _ => Err(Error::setting(path, format!("others can use it (mode {mode:04o})"), hint)),
     }
 }
 
@@ -144,6 +139,7 @@ fn rules(root: &ConfigSection<'_>) -> Vec<SigningRules> {
             audience: name.unwrap_or_default(),
             shrink_brake: section.parse("shrink_brake", share).unwrap_or(0.5),
             longest_life: section.bound("longest_life").map(|life| life.as_secs()),
+            shortest_life: section.bound("shortest_life").map_or(0, |life| life.as_secs()),
             format,
             min_serial: section.integer(
                 "min_serial",
@@ -151,6 +147,10 @@ fn rules(root: &ConfigSection<'_>) -> Vec<SigningRules> {
                 0..=crate::table::manifest::MAX_CHOSEN_SERIAL,
             ),
         };
+        if rules.longest_life.is_some_and(|longest| longest < rules.shortest_life) {
+            let problem = ConfigProblem::new("is more than longest_life");
+            section.fault("shortest_life", problem.hint("no table would be signed"));
+        }
         if found.iter().any(|other| other.audience == rules.audience) {
             let problem =
                 ConfigProblem::new(format!("audience `{}` is there twice", rules.audience));
@@ -173,13 +173,17 @@ mod tests {
     #[test]
     fn all_of_it_is_read_and_every_fault_told() {
         let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        mode(dir.path(), 0o700);
         let key = dir.path().join("signer.pem");
         crate::manage::signer::new(&key, None, &mut Output::sink()).unwrap();
         let file = dir.path().join("signer.toml");
         let text = "key = \"signer.pem\"\nsocket = \"unix:/run/k/signer.sock\"\nuids = [\"998\"]\n\
                     socket_mode = \"0666\"\nsocket_group = \"12\"\nmax_bytes = \"64MiB\"\n\
                     checkpoints = true\n[[audiences]]\nname = \"shop\"\nshrink_brake = \"10%\"\n\
-                    longest_life = \"30d\"\ntable_format = 2\nmin_serial = 7\n[[audiences]]\n\
+                    longest_life = \"30d\"\nshortest_life = \"1d\"\ntable_format = 2\nmin_serial = 7\n[[audiences]]\n\
                     name = \"app\"\n";
         fs::write(&file, text).unwrap();
         let read = SignerSettings::load(&file).unwrap();
@@ -191,6 +195,7 @@ mod tests {
             audience: "shop".into(),
             shrink_brake: 0.1,
             longest_life: Some(30 * 86400),
+            shortest_life: 86400,
             format: Some(TableFormat::V2),
             min_serial: 7,
         };
@@ -198,19 +203,38 @@ mod tests {
             audience: "app".into(),
             shrink_brake: 0.5,
             longest_life: None,
+            shortest_life: 0,
             format: None,
             min_serial: 0,
         };
         assert_eq!(read.rules, [shop, app]);
         read.terms().unwrap();
-        fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+        for open in [0o755, 0o750, 0o770] {
+            mode(dir.path(), open);
+            let told = read.terms().unwrap_err().to_string();
+            assert!(told.contains("others can use it") && told.contains("chmod 700"), "{told}");
+        }
+        mode(dir.path(), 0o700);
+        mode(&key, 0o640);
         let told = read.terms().unwrap_err().to_string();
         assert!(told.contains("others can use it (mode 0640)"), "{told}");
-        fs::write(&file, "uids = [\"kim\"]\n[[audiences]]\nmin_serial = -1\nx = 1\n").unwrap();
+        fs::write(
+            &file,
+            "uids = [\"kim\"]\n[[audiences]]\nmin_serial = -1\nx = 1\n\
+                          longest_life = \"1h\"\nshortest_life = \"2h\"\n",
+        )
+        .unwrap();
         let told = SignerSettings::load(&file).unwrap_err();
         assert_eq!(told.exit(), Exit::Config.code());
         let told = told.to_string();
-        for place in ["key: is missing", "socket: is missing", "uids[0]", "min_serial", "name"] {
+        for place in [
+            "key: is missing",
+            "socket: is missing",
+            "uids[0]",
+            "min_serial",
+            "name",
+            "shortest_life",
+        ] {
             assert!(told.contains(place), "{place}: {told}");
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::super::signer::signs::{SignFault, SignsTables, UnsignedFile};
 use super::super::signer::{Signer, table_key};
-use super::ask::{ask_checkpoint, ask_file};
+use super::ask::{ask_checkpoint, ask_file, ask_recovery};
 use super::checkpoint::checkpoint_message;
 use super::wire::AskedCheckpoint;
 use crate::table::PublicKey;
@@ -68,6 +68,18 @@ impl SignerSource {
                 let AskedCheckpoint { seq, hash, recovered_from } = asked;
                 signer.sign_message(&checkpoint_message(seq, &hash, recovered_from))
             }
+        }
+    }
+
+    /// Whether it would sign an audit log that was restored from a backup, before anything changes.
+    ///
+    /// # Errors
+    ///
+    /// Why it would not. A command is not asked: it says nothing without signing.
+    pub fn would_recover(&self) -> Result<(), SignFault> {
+        match self {
+            Self::Socket { path, .. } => ask_recovery(path),
+            signer => signer.public().map(drop).map_err(SignFault::Away),
         }
     }
 

@@ -2,6 +2,7 @@
 //! who should not be there.
 
 mod attacks;
+mod words;
 
 use std::fs;
 use std::io::{Cursor, Write};
@@ -64,6 +65,7 @@ impl House {
                 audience: crate::table::testkit::AUDIENCE.into(),
                 shrink_brake: 0.5,
                 longest_life: None,
+                shortest_life: 0,
                 format: None,
                 min_serial: 0,
             }],
@@ -278,33 +280,6 @@ fn a_patch_over_the_former_table_does_not_empty_the_newer() {
     draft.write_to(&mut bytes).unwrap();
     let refusal = keeper.sign_file(Buffer::from(bytes), NOW).unwrap_err();
     assert_eq!(refusal.reason, SigningReason::Brake, "{refusal}");
-}
-
-#[test]
-fn audit_logs_are_signed_forwards_alone() {
-    let house = House::new();
-    let socket = house.desk();
-    let end = |seq, hash| AskedCheckpoint { seq, hash: [hash; 32], recovered_from: None };
-    let signature = ask_checkpoint(&socket, end(7, 1)).unwrap();
-    let message = checkpoint::checkpoint_message(7, &[1; 32], None);
-    assert!(house.public.verify(&message, &signature));
-    assert_eq!(ask_checkpoint(&socket, end(7, 1)).unwrap(), signature);
-    for back in [end(7, 2), end(6, 1), end(0, 0)] {
-        let fault = ask_checkpoint(&socket, back).unwrap_err();
-        assert_eq!(reason(fault), SigningReason::Checkpoint, "{back:?}");
-    }
-    let recovered = AskedCheckpoint { recovered_from: Some(3), ..end(5, 5) };
-    let fault = ask_checkpoint(&socket, recovered).unwrap_err();
-    assert!(fault.to_string().contains("signer allow --recovery"), "{fault}");
-    house.allow(AllowedPass::Recovery, u64::MAX);
-    let signature = ask_checkpoint(&socket, recovered).unwrap();
-    assert!(house.public.verify(&checkpoint::checkpoint_message(5, &[5; 32], Some(3)), &signature));
-    ask_checkpoint(&socket, end(6, 6)).unwrap();
-    let other = House::new();
-    let mut keeper =
-        SigningKeeper::open(KeeperTerms { checkpoints: false, ..other.terms() }).unwrap();
-    let refusal = keeper.sign_checkpoint(end(1, 1), NOW).unwrap_err();
-    assert_eq!(refusal.reason, SigningReason::Checkpoint);
 }
 
 /// Two instances of a service ask at once: each serial gets one content, whoever comes first.

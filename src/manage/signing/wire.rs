@@ -32,6 +32,8 @@ pub enum SigningQuestion {
     Checkpoint,
     /// With which key do you sign?
     Key,
+    /// Would you sign an audit log that was restored from a backup?
+    Recovery,
 }
 
 /// The first bytes of a question.
@@ -65,13 +67,14 @@ pub enum WireError {
 // === impl SigningQuestion ===
 
 impl SigningQuestion {
-    const ALL: [Self; 3] = [Self::File, Self::Checkpoint, Self::Key];
+    const ALL: [Self; 4] = [Self::File, Self::Checkpoint, Self::Key, Self::Recovery];
 
     const fn code(self) -> u8 {
         match self {
             Self::File => 1,
             Self::Checkpoint => 2,
             Self::Key => 3,
+            Self::Recovery => 4,
         }
     }
 }
@@ -131,7 +134,7 @@ impl AskedCheckpoint {
     }
 }
 
-/// An answer as it is sent: a signature or key, or a no.
+/// An answer as it is sent: a signature, a key, a yes without a byte, or a no.
 pub fn answer_bytes(answer: &Result<Vec<u8>, SigningRefusal>) -> Vec<u8> {
     let (status, text) = match answer {
         Ok(bytes) => (0, bytes.as_slice()),

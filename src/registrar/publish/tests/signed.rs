@@ -22,6 +22,7 @@ fn behind_a_socket(house: &House) {
             audience: "shop".into(),
             shrink_brake: 0.5,
             longest_life: None,
+            shortest_life: 0,
             format: None,
             min_serial: 0,
         }],

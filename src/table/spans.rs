@@ -1,0 +1,50 @@
+//! From when to when keys are active, as the records say: for whoever counts keys that can be used, and
+//! not only those whose status says so. Grants are not decoded. Imports core only.
+
+use std::ops::Range;
+
+use super::file::{Patch, Table};
+use super::keyset::KeySet;
+use crate::core::{KeyStatus, KeyView};
+
+/// Unix seconds; the end is [`u64::MAX`] for a key that does not expire.
+pub type ActiveSpan = Range<u64>;
+
+// === impl Table ===
+
+impl Table {
+    /// Of every record of an active key.
+    pub fn active_spans(&self) -> impl Iterator<Item = ActiveSpan> {
+        self.body().iter().filter_map(|found| found.active_span())
+    }
+}
+
+// === impl Patch ===
+
+impl Patch {
+    /// Of every record of an active key in it.
+    pub fn active_spans(&self) -> impl Iterator<Item = ActiveSpan> {
+        self.body().iter().filter_map(|found| found.active_span())
+    }
+
+    /// Of every record of an active key that it replaces or removes in `table`.
+    pub fn replaced_spans<'t>(&'t self, table: &'t Table) -> impl Iterator<Item = ActiveSpan> + 't {
+        let replaced = self.body().iter().map(|found| found.record.digest);
+        let digests = replaced.chain(self.body().removals().iter().map(|gone| gone.digest));
+        digests.filter_map(|digest| table.body().find(&digest)?.active_span())
+    }
+}
+
+// === impl KeySet ===
+
+impl KeySet {
+    /// Of every key that is active in it, restrictions of held patches counted in. Walks all of it.
+    pub fn active_spans(&self) -> impl Iterator<Item = ActiveSpan> {
+        self.iter().filter_map(|entry| span(&entry.view))
+    }
+}
+
+fn span(view: &KeyView<'_>) -> Option<ActiveSpan> {
+    (view.grant.status == KeyStatus::Active)
+        .then(|| view.grant.not_before.unwrap_or(0)..view.expires.unwrap_or(u64::MAX))
+}
