@@ -38,7 +38,9 @@ const EVERY_LINES: u64 = 1000;
 pub enum CheckpointFault {
     /// Signing what is there would make it true.
     #[error(
-        "line {0} of the audit log is not the one that was signed: `keygatectl admin verify-audit` says more"
+        "line {0} of the audit log is not the one that was signed: `keygatectl admin verify-audit` says \
+         more, and after a recovery that nobody has signed `keygatectl admin recover --sign-audit` has \
+         it signed"
     )]
     OtherLog(u64),
     #[error("{0}")]
@@ -55,6 +57,15 @@ pub struct KeptCheckpoints {
     pub all: Vec<SignedCheckpoint>,
     /// Lines that a crash has cut off, or that somebody else has written.
     pub unread: u64,
+}
+
+/// Lines that were signed and that the log does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostLines {
+    /// The last signed line that it has; 0: none.
+    pub kept: u64,
+    /// The last line that was signed.
+    pub signed: u64,
 }
 
 /// Signs the end of the log when it is time.
@@ -151,6 +162,41 @@ impl CheckpointKeeper {
         now_ms: u64,
     ) -> Result<(), CheckpointFault> {
         self.sign(head, Some(kept), now_ms).await.map(drop)
+    }
+
+    /// What was signed of another log than the one that is there: of one that a backup has cut. `None`:
+    /// the last signed line is there.
+    ///
+    /// # Errors
+    ///
+    /// See [`CheckpointFault`].
+    pub async fn lost(&self, store: &dyn Store) -> Result<Option<LostLines>, CheckpointFault> {
+        let Some(last) = &self.last else { return Ok(None) };
+        let head = store.audit_head().await?;
+        if has_line(store, last.head, head).await? {
+            return Ok(None);
+        }
+        let signed = KeptCheckpoints::read(&self.path).map_err(in_file)?.all;
+        let mut kept = 0;
+        for checkpoint in signed.iter().rev() {
+            if has_line(store, checkpoint.head, head).await? {
+                kept = checkpoint.head.seq;
+                break;
+            }
+        }
+        Ok(Some(LostLines { kept, signed: last.head.seq }))
+    }
+
+    /// Whether the signer would sign a recovery, before anything changes.
+    ///
+    /// # Errors
+    ///
+    /// Why it would not.
+    pub async fn would_recover(&self) -> Result<(), CheckpointFault> {
+        let signer = self.signer.clone();
+        let asking = tokio::task::spawn_blocking(move || signer.would_recover());
+        let answer = asking.await.map_err(|e| CheckpointFault::Signer(e.to_string()))?;
+        answer.map_err(|e| CheckpointFault::Signer(e.to_string()))
     }
 
     /// A log without the line that was signed is not signed: the signature would vouch for it.

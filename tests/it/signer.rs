@@ -265,4 +265,101 @@ mod with_the_service {
         folder.ctl(&["signer", "allow", "--audience", "shop", "--least", "1"]);
         process.wait_for_line("has allowed");
     }
+
+    /// Puts the backup in the place of the database.
+    fn restore(folder: &Folder) {
+        for suffix in ["-wal", "-shm"] {
+            std::fs::remove_file(folder.file(&format!("state/registrar.db{suffix}"))).ok();
+        }
+        std::fs::copy(folder.file("backup.db"), folder.file("state/registrar.db")).unwrap();
+    }
+
+    /// Fails with this code; what it says.
+    fn fails(folder: &Folder, code: i32, arguments: &[&str]) -> String {
+        let output = keygatectl(folder.path()).args(arguments).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {told}");
+        told
+    }
+
+    /// A backup that lacks lines which were signed, with its signer running.
+    fn restored(folder: &Folder) -> Process {
+        signer_in(folder, &us());
+        let socket = folder.file("signer.sock");
+        let signer =
+            format!("signer = \"unix:{}\"\nsigner_public = \"signer.pub.pem\"", socket.display());
+        let process = serve_signer(folder);
+        let backup = folder.file("backup.db");
+        let running = service(folder, &signer);
+        process.wait_for_line("of the audit log");
+        running.eventually("a patch", || folder.file("out/keys.kgp").exists());
+        drop(running);
+        folder.ctl(&["admin", "backup", &backup.display().to_string()]);
+        folder.ctl(&["admin", "revoke", &id_of(folder, "CRM")]);
+        // Somebody signs in, and the hour is over: the service signs the new end.
+        let kept = std::fs::read_to_string(folder.file("state/checkpoints.jsonl")).unwrap();
+        let early = kept.replace("\"at_ms\":1", "\"at_ms\":");
+        assert_ne!(kept, early);
+        std::fs::write(folder.file("state/checkpoints.jsonl"), early).unwrap();
+        let running = Process::start(keygatectl(folder.path()).args(["admin", "serve"]));
+        process.wait_for_line("of the audit log");
+        running.eventually("the checkpoint", || {
+            let kept = std::fs::read_to_string(folder.file("state/checkpoints.jsonl")).unwrap();
+            kept.lines().count() == 2
+        });
+        drop(running);
+        restore(folder);
+        fails(folder, 75, &["admin", "check"]);
+        process
+    }
+
+    /// Without the word nothing changes; with it the log goes on.
+    #[test]
+    fn a_recovery_asks_the_signer_before_anything_changes() {
+        let folder = Folder::empty();
+        let process = restored(&folder);
+        for _ in 0..2 {
+            let told = fails(&folder, 75, &["admin", "recover"]);
+            assert!(told.contains("signer allow --recovery"), "{told}");
+            assert!(told.contains("nothing has changed"), "{told}");
+            fails(&folder, 75, &["admin", "check"]);
+        }
+        // Nor while the signer is away.
+        drop(process);
+        fails(&folder, 75, &["admin", "recover"]);
+        let process = serve_signer(&folder);
+        folder.ctl(&["signer", "allow", "--recovery"]);
+        folder.ctl(&["admin", "recover"]);
+        process.wait_for_line("has allowed");
+        folder.ctl(&["admin", "check"]);
+        folder.ctl(&["admin", "verify-audit"]);
+    }
+
+    /// A recovery whose signature was lost is signed later, on its own.
+    #[test]
+    fn a_recovery_is_signed_later() {
+        let folder = Folder::empty();
+        let process = restored(&folder);
+        folder.ctl(&["signer", "allow", "--recovery"]);
+        // The signature comes to the service, and not to its file.
+        let kept = folder.file("state/checkpoints.jsonl");
+        let before = std::fs::read(&kept).unwrap();
+        folder.ctl(&["admin", "recover"]);
+        std::fs::write(&kept, before).unwrap();
+        fails(&folder, 65, &["admin", "verify-audit"]);
+        let told = fails(&folder, 65, &["admin", "recover"]);
+        assert!(told.contains("--sign-audit"), "{told}");
+        // The log has gone on meanwhile: what was lost is not only an answer.
+        folder.ctl(&["signer", "allow", "--audience", "shop", "--least", "1"]);
+        folder.ctl(&["admin", "revoke", &id_of(&folder, "ERP")]);
+        let told = fails(&folder, 75, &["admin", "recover", "--sign-audit"]);
+        assert!(told.contains("signer allow --recovery"), "{told}");
+        folder.ctl(&["signer", "allow", "--recovery"]);
+        let told = folder.ctl(&["admin", "recover", "--sign-audit"]);
+        assert!(told.contains("are lost"), "{told}");
+        process.wait_for_line("has allowed");
+        folder.ctl(&["admin", "verify-audit"]);
+        let again = folder.ctl(&["admin", "recover", "--sign-audit"]);
+        assert_eq!(again, "", "there is nothing to sign");
+    }
 }

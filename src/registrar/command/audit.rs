@@ -126,7 +126,8 @@ pub(super) fn refuse(faults: &[String]) -> Result<()> {
     let message = format!(
         "the audit log is not as it was written:{}\nhint: compare it with a backup and with copies of \
          the checkpoints that were kept elsewhere. What a former signer has signed counts with \
-         --trusted-signer KEY",
+         --trusted-signer KEY. A backup that was restored, and whose recovery nobody has signed, is \
+         signed by `admin recover --sign-audit`",
         shown.concat()
     );
     Err(Error::Added { message, exit: Exit::Data })

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use serde_json::{Map, json};
 use tokio::runtime::Runtime;
 
-use super::super::checkpoints::CheckpointKeeper;
+use super::super::checkpoints::{CheckpointFault, CheckpointKeeper, LostLines};
 use super::super::config::AdminToml;
 use super::super::publish::behind::Evidence;
 use super::super::publish::recover::{
     PublishedKeys, RecoveredCounts, RecoveryTerms, is_missing, target_files,
 };
 use super::super::publish::{ComparedAudience, compare, settle_high_water};
-use super::super::store::{AuditEvent, Channel, Serials};
+use super::super::store::{AuditEvent, Channel, Serials, Store};
 use super::fault::of_store;
 use super::{OpenState, host_user, open_as_it_is};
 use crate::exit::Exit;
@@ -28,6 +28,9 @@ pub(super) struct Recover {
     /// Go on although something newer was published than what is at hand
     #[arg(long)]
     accept_loss: bool,
+    /// Have a recovery signed whose signature failed, of a database that is not behind any more
+    #[arg(long)]
+    sign_audit: bool,
 }
 
 // === impl Recover ===
@@ -44,9 +47,13 @@ impl Recover {
         let actor = host_user(session);
         runtime.block_on(async {
             let compared = compare(&config, &store, &session.clock).await?;
+            let mut keeper = CheckpointKeeper::of(&config)?;
+            let lost = match &keeper {
+                Some(keeper) => keeper.lost(&*store).await.map_err(unsigned)?,
+                None => None,
+            };
             if compared.iter().all(|compared| compared.behind.is_none()) {
-                session.output.note("the database is not behind: nothing is to be recovered");
-                return Ok(());
+                return self.sign_later(&*store, keeper.as_mut().zip(lost), session).await;
             }
             let mut plans = Vec::new();
             for ComparedAudience { audience, behind, evidence } in compared {
@@ -73,7 +80,12 @@ impl Recover {
                 }
                 plans.push((audience, published, newest));
             }
-            let keeper = CheckpointKeeper::of(&config)?;
+            // Lines that were signed are lost: afterwards the log goes on only with a signature that
+            // says so.
+            let keeper = keeper.filter(|_| lost.is_some());
+            if let Some(keeper) = &keeper {
+                keeper.would_recover().await.map_err(unsigned)?;
+            }
             // All was read and judged. From here on the database changes.
             let kept = store.audit_head().await.map_err(of_store)?.seq;
             let mut above = Serials::default();
@@ -112,8 +124,9 @@ impl Recover {
                 && let Err(fault) = keeper.recovered(head, kept, at_ms).await
             {
                 session.output.warn(&format!(
-                    "{fault}\nhint: checkpoints that were made after the backup are faults to `admin \
-                     verify-audit` until a recovery is signed"
+                    "{fault}\nhint: `keygatectl admin recover --sign-audit` asks again. Until then \
+                     checkpoints that were made after the backup are faults to `admin verify-audit`, \
+                     and the service signs nothing of the audit log"
                 ));
             }
             if session.output.json {
@@ -137,6 +150,50 @@ impl Recover {
             Ok(())
         })
     }
+
+    /// Of a database that is not behind: signs a recovery of the audit log if that is wanted.
+    async fn sign_later(
+        &self,
+        store: &dyn Store,
+        lost: Option<(&mut CheckpointKeeper, LostLines)>,
+        session: &mut Session,
+    ) -> Result<()> {
+        let Some((keeper, LostLines { kept, signed })) = lost else {
+            session.output.note("the database is not behind: nothing is to be recovered");
+            return Ok(());
+        };
+        if !self.sign_audit {
+            let message = format!(
+                "the database is not behind, and line {signed} of the audit log is not the one that \
+                 was signed\nhint: if a backup was restored, and its recovery was not signed, \
+                 --sign-audit has that signed. If none was, somebody has written the log anew: \
+                 compare it with copies of the checkpoints first"
+            );
+            return Err(Error::Added { message, exit: Exit::Data });
+        }
+        let head = store.audit_head().await.map_err(of_store)?;
+        keeper.recovered(head, kept, session.clock.now().unix_ms).await.map_err(unsigned)?;
+        if session.output.json {
+            return session.output.json_line(&json!({"signed_through": head.seq, "kept": kept}));
+        }
+        session.output.line(&format!(
+            "the audit log is signed through line {}; of the lines that were signed before, those \
+             after line {kept} are lost",
+            head.seq
+        ))
+    }
+}
+
+/// Nothing was changed.
+fn unsigned(fault: CheckpointFault) -> Error {
+    let hint = match fault {
+        CheckpointFault::Signer(_) => {
+            "\nhint: nothing has changed. With a signer of its own, `keygatectl signer allow \
+             --recovery` on the signer's host lets it sign; then run this again"
+        }
+        _ => "",
+    };
+    Error::Added { message: format!("{fault}{hint}"), exit: Exit::TryAgain }
 }
 
 fn shown(counts: &RecoveredCounts) -> serde_json::Value {
