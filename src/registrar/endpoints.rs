@@ -24,7 +24,7 @@ use self::answer::{EndpointError, json, refusal};
 use super::app::App;
 use super::dialect::code::{DialectCode, DialectError};
 use super::dialect::operation::{Dialect, DialectOperation, DialectRoute, DialectVerb};
-use super::people::{AuthError, Caller, CallerBy};
+use super::people::{AuthError, Caller};
 use super::request::BODY_LIMIT;
 use super::sight::{self, CallerSight};
 use super::store::{AudienceName, KeyRef, KeyRow};
@@ -167,17 +167,14 @@ impl Endpoint {
 impl<'c> EndpointCall<'c> {
     async fn of(
         app: &'c App,
-        mut caller: Caller,
+        caller: Caller,
         dialect: &Dialect,
         route: &DialectRoute,
         parts: &Parts,
     ) -> Result<Self, EndpointError> {
-        // Keys and people of another audience's product open nothing here. Whoever is signed in to the
-        // service itself has their role in all of them.
-        if caller.audience != dialect.audience && caller.by != CallerBy::Session {
-            return Err(AuthError::Unknown.into());
-        }
-        caller.audience = dialect.audience.clone();
+        // Keys, people of another audience's product and those whose provider is for another one open
+        // nothing here. Whoever else is signed in to the service itself has their role in all of them.
+        let mut caller = caller.in_audience(&dialect.audience)?;
         let words = route.words(parts.uri.path());
         if let Some(org) = words.org {
             let unknown = || DialectError::of(DialectCode::NoSuchKey);

@@ -7,6 +7,7 @@
 
 mod ask;
 mod bootstrap;
+mod confined;
 mod csrf;
 mod embed;
 mod error;
@@ -73,7 +74,8 @@ pub struct Caller {
     /// The org that the caller is in. `None`: an operator, who is in none; or somebody in several
     /// who has chosen none yet (see `orgs`). Whatever reads or changes keys asks [`Caller::scope`].
     org: Option<OrgId>,
-    pub audience: AudienceName,
+    /// Whose keys the caller asks about. [`Caller::in_audience`] alone leads to another.
+    audience: AudienceName,
     /// `None`: a machine.
     pub person: Option<Person>,
     /// Of the person in `org`; of an operator [`PersonRole::Operator`].
@@ -84,7 +86,7 @@ pub struct Caller {
     /// The orgs that the person can choose from, by id. Empty for others than sessions.
     pub orgs: Vec<Member>,
     /// Of `audience` alone: a key, a product's people, and those of a provider that is for one.
-    pub confined: bool,
+    confined: bool,
     /// When the person proved who they are, in milliseconds since 1970-01-01T00:00:00Z; `None`: not
     /// here.
     pub signed_in_ms: Option<u64>,
@@ -191,6 +193,25 @@ impl Caller {
         Ok(self)
     }
 
+    /// The same caller at the keys of `audience`, for paths that are of one.
+    ///
+    /// # Errors
+    /// [`AuthError::Unknown`]: the caller is of another one alone, and opens nothing there.
+    pub fn in_audience(mut self, audience: &AudienceName) -> Result<Self, AuthError> {
+        match self.bound_to() {
+            Some(own) if own != audience => Err(AuthError::Unknown),
+            Some(_) => Ok(self),
+            None => {
+                self.audience = audience.clone();
+                Ok(self)
+            }
+        }
+    }
+
+    pub const fn audience(&self) -> &AudienceName {
+        &self.audience
+    }
+
     /// To be shown; see [`Caller::scope`].
     pub fn org(&self) -> Option<&OrgId> {
         self.org.as_ref()
@@ -209,17 +230,12 @@ impl Caller {
         }
     }
 
-    /// Whose people and audit lines the caller sees beside those of no audience: a key, and a
-    /// product's people, are of one audience, and another product may have an org of the same name.
-    /// `None`: somebody who is signed in to the service itself has their role in all of them.
+    /// Whose people and audit lines the caller sees beside those of no audience: a key, a product's
+    /// people and those of a provider that is for one are of one audience, and another product may
+    /// have an org of the same name. `None`: whoever else is signed in to the service itself has
+    /// their role in all of them.
     pub fn bound_to(&self) -> Option<&AudienceName> {
         self.confined.then_some(&self.audience)
-    }
-
-    /// Whether the caller sees this person on a list of members.
-    pub fn sees_person(&self, id: &PersonId) -> bool {
-        let of = id.product().zip(self.bound_to());
-        of.is_none_or(|(product, own)| product == own.as_str())
     }
 
     /// For changes of members and for recovery.

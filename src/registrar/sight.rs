@@ -21,6 +21,9 @@ pub struct CallerSight {
     /// The key that asks, if one does.
     pub asking: Option<Box<RegistryEntry>>,
     pub rules: AccessRules,
+    /// Of one audience alone, where there are others: what the org has for all of them is not the
+    /// caller's to set.
+    pub shares_org: bool,
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub now_ms: u64,
 }
@@ -47,21 +50,22 @@ impl CallerSight {
     pub async fn of(app: &App, caller: Caller) -> Result<Self, SightError> {
         let now_ms = app.clock.now().unix_ms;
         let org = caller.scope()?.cloned();
-        let audience = app.settings.audience(&caller.audience).ok_or(AuthError::NotFound)?;
+        let audience = app.settings.audience(caller.audience()).ok_or(AuthError::NotFound)?;
         let rules = audience.access.clone();
         let asking = match &caller.actor {
-            StoreActor::Key(id) => Some(asking_key(app, &caller.audience, *id).await?),
+            StoreActor::Key(id) => Some(asking_key(app, caller.audience(), *id).await?),
             StoreActor::HostUser(_) | StoreActor::Person { .. } => None,
         };
         let actor = match &asking {
             Some(entry) => Actor::of_key(entry, now_ms / 1000).map_err(|_| AuthError::Unknown)?,
             None => caller.actor.in_org(org.as_ref()).ok_or(AuthError::NotFound)?,
         };
-        Ok(Self { caller, org, actor, asking, rules, now_ms })
+        let shares_org = caller.bound_to().is_some() && app.people.has_several_audiences();
+        Ok(Self { caller, org, actor, asking, rules, shares_org, now_ms })
     }
 
     pub fn audience(&self) -> &AudienceName {
-        &self.caller.audience
+        self.caller.audience()
     }
 
     /// Unix seconds.
@@ -77,7 +81,11 @@ impl CallerSight {
     pub fn may_in(&self, action: OrgAction<'_>) -> Result<(), NotAllowed> {
         let nobody = OrgId::parse("-").map_err(|_| NotAllowed::Unseen)?;
         let org = self.org.as_ref().unwrap_or(&nobody);
-        self.access(&OrgPolicy::default()).may_in(&self.actor, action, org)
+        self.access(&OrgPolicy::default()).may_in(&self.actor, action, org)?;
+        match action {
+            OrgAction::ChangePolicy if self.shares_org => Err(NotAllowed::Shared),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the caller may do this with the key.

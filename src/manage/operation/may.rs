@@ -111,6 +111,9 @@ pub enum NotAllowed {
     Policy(PolicyFault),
     #[error("needs another role than {}", .0.as_str())]
     Role(PersonRole),
+    /// It is the org's in all audiences, and the actor's role counts in one.
+    #[error("your role counts for one product alone, and the policy is that of all of them")]
+    Shared,
     /// Another org's key, or not one of the member's own. The actor is told of no such key.
     #[error("no such key")]
     Unseen,
@@ -421,6 +424,7 @@ impl NotAllowed {
             | Self::LastOwner
             | Self::Lacks(_)
             | Self::Role(_)
+            | Self::Shared
             | Self::Unseen => None,
         }
     }

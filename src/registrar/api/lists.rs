@@ -117,7 +117,7 @@ pub async fn whoami(
             }
         }
         StoreActor::Person { role: PersonRole::Member, .. } => {
-            let audience = app.settings.audience(&caller.audience);
+            let audience = app.settings.audience(caller.audience());
             audience.map(|a| a.access.member.iter().map(|p| p.as_str().to_owned()).collect())
         }
         StoreActor::Person { holds, .. } => words_of(&holds.permissions),
@@ -131,7 +131,7 @@ pub async fn whoami(
         kind: caller.actor.kind(),
         id: caller.actor.name(),
         name: caller.person.as_ref().map(|person| person.name.to_string()),
-        audience: caller.audience.to_string(),
+        audience: caller.audience().to_string(),
         org: caller.org().map(|org| org.as_str().to_owned()),
         role: caller.role.map(PersonRole::as_str),
         orgs: orgs.collect(),
@@ -151,7 +151,7 @@ pub async fn permissions(
     State(app): State<App>,
     AskingCaller(caller): AskingCaller,
 ) -> Result<Json<PermissionListDocument>, ApiProblem> {
-    let audience = app.settings.audience(&caller.audience).ok_or_else(ApiProblem::not_found)?;
+    let audience = app.settings.audience(caller.audience()).ok_or_else(ApiProblem::not_found)?;
     let policy = policy_permissions(&app, &caller).await?;
     let is_offered = |word: &Permission| has_word(policy.as_ref(), word);
     let permissions = audience.permissions.iter().filter(|p| is_offered(&p.word));
@@ -217,7 +217,7 @@ pub async fn members(
     sight.may_in(OrgAction::SeeMembers)?;
     let org = sight.org.as_ref().ok_or_else(ApiProblem::not_found)?;
     let members = app.store.members(org).await?;
-    let seen = members.iter().filter(|member| sight.caller.sees_person(&member.id));
+    let seen = members.iter().filter(|member| app.people.sees_person(&sight.caller, &member.id));
     let members = seen.map(|member| MemberDocument {
         issuer: member.id.iss.to_string(),
         subject: member.id.sub.to_string(),
@@ -232,7 +232,8 @@ pub async fn members(
 
 /// Give a person of your organization a role, or none
 ///
-/// Needs a sign-in of the last minutes. The last owner stays.
+/// Needs a sign-in of the last minutes. The last owner stays. Whose own role counts at one product alone
+/// changes that of its people alone.
 #[utoipa::path(
     put, path = "/members", tag = "people", operation_id = "putMember",
     request_body = MemberAssignment,

@@ -19,6 +19,7 @@ use crate::core::{Permission, PermissionSet};
 use crate::manage::operation::may::{OrgAction, RequiredNetworks};
 use crate::manage::time;
 use crate::registrar::app::App;
+use crate::registrar::sight::CallerSight;
 use crate::registrar::store::{OrgChange, OrgRow, OrgRules, OwnerLeaves};
 
 /// What an organization asks of its keys. Keys that are there stay as they are; what a change makes
@@ -81,12 +82,13 @@ pub async fn show(
     let sight = caller.in_org(&app, &org).await?;
     sight.may_in(OrgAction::ListKeys)?;
     let org = sight.org.as_ref().ok_or_else(ApiProblem::not_found)?;
-    Ok(answer(&app.store.org(org).await?))
+    Ok(answer(&app, &sight, app.store.org(org).await?))
 }
 
 /// Change what an organization asks of its keys
 ///
-/// For its owners. Needs `If-Match` with the `ETag` that you have read.
+/// For its owners, not for those of one product alone: it is the policy of all of them. Needs `If-Match`
+/// with the `ETag` that you have read.
 #[utoipa::path(
     patch, path = "/orgs/{org}/policy", tag = "people", operation_id = "changePolicy",
     params(
@@ -122,11 +124,19 @@ pub async fn change(
         channel: sight.caller.channel.clone(),
         at_ms: sight.now_ms,
     };
-    Ok(answer(&app.store.change_org(change).await?))
+    Ok(answer(&app, &sight, app.store.change_org(change).await?))
 }
 
-fn answer(row: &OrgRow) -> Response {
-    let mut answer = Json(PolicyDocument::of(row)).into_response();
+fn answer(app: &App, sight: &CallerSight, mut row: OrgRow) -> Response {
+    // Words of other products are no affair of whoever is of one alone.
+    if sight.shares_org
+        && let Some(words) = &row.rules.policy.permissions
+        && let Some(audience) = app.settings.audience(sight.audience())
+    {
+        let own = words.iter().filter(|word| audience.offers(word)).cloned();
+        row.rules.policy.permissions = Some(PermissionSet::new(own));
+    }
+    let mut answer = Json(PolicyDocument::of(&row)).into_response();
     if let Ok(etag) = HeaderValue::try_from(format!("\"{}\"", row.version)) {
         answer.headers_mut().insert(header::ETAG, etag);
     }

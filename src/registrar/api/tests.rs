@@ -84,6 +84,7 @@ pub(super) async fn person(desk: &TestDesk, role: PersonRole, org: &str, sub: &s
             org: OrgId::parse(org).unwrap(),
             id: id.clone(),
             role: Some(role),
+            about: None,
             actor: suite::host(),
             channel: Default::default(),
             at_ms: NOW,

@@ -75,6 +75,7 @@ async fn members_page<'w>(
         role: role_name(w, member.role),
         roles: roles(visit, Some(member.role), owners, Some(member.role)),
         is_me: Some(&member.id) == me,
+        can_change: visit.app.people.may_appoint(&visit.sight.caller, &member.id),
     };
     let add_roles = roles(visit, None, owners, Some(PersonRole::Member));
     let left = keys_left(visit, org, &members).await?;
@@ -83,9 +84,10 @@ async fn members_page<'w>(
         shell: visit.shell(Section::Members, w.members_title.to_string()),
         in_org: visit.in_org(),
         can_change: add_roles.len() > 1,
+        can_add: add_roles.len() > 1 && visit.app.people.may_add_people(&visit.sight.caller),
         members: members
             .iter()
-            .filter(|member| visit.sight.caller.sees_person(&member.id))
+            .filter(|member| visit.app.people.sees_person(&visit.sight.caller, &member.id))
             .map(view)
             .collect(),
         add_iss: typed.text("iss").to_owned(),
@@ -182,12 +184,16 @@ async fn keys_left(
         return Ok(None);
     }
     let id = PersonId { iss: iss.into(), sub: sub.into() };
-    if !visit.sight.caller.sees_person(&id) {
+    if !visit.app.people.sees_person(&visit.sight.caller, &id) {
         return Ok(None);
     }
     let (w, app) = (visit.w, &visit.app);
     let role = members.iter().find(|member| member.id == id).map(|member| member.role);
-    let found = app.people.orphans(org, &id, role).await.map_err(|e| visit.failed(&e))?;
+    let found = app
+        .people
+        .orphans(org, &id, role, visit.sight.caller.bound_to())
+        .await
+        .map_err(|e| visit.failed(&e))?;
     let person = app.store.person(&id).await.map_err(|e| visit.failed(&e))?;
     let policy = app.store.org(org).await.map_err(|e| visit.failed(&e))?.rules.owner_leaves;
     let mut keys = found.iter().filter(|key| visit.may(KeyAction::See, key));

@@ -544,6 +544,7 @@ pub(super) fn all(w: &Words) -> Vec<Screen> {
         role: role.into(),
         roles: roles(w, role),
         is_me: name.starts_with("Kim"),
+        can_change: true,
     };
     pages.push(("members", {
         MembersPage {
@@ -551,6 +552,7 @@ pub(super) fn all(w: &Words) -> Vec<Screen> {
             shell: shell(w, &w.members_title, "members"),
             in_org: "acme".into(),
             can_change: true,
+            can_add: true,
             members: vec![person("Kim Petersen", "owner"), person("Ola Nordmann", "member")],
             add_iss: String::new(),
             add_sub: String::new(),

@@ -105,6 +105,7 @@ impl Authenticator {
                     org: org.clone(),
                     id: id.clone(),
                     role: Some(role),
+                    about: None,
                     actor: actor.clone(),
                     channel: channel_of(parts),
                     at_ms: now_ms,

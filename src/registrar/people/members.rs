@@ -20,6 +20,9 @@ pub struct RoleChange {
     pub id: PersonId,
     /// `None` removes the member.
     pub role: Option<PersonRole>,
+    /// Whose keys follow: whoever looks after the org for one product touches no key of another.
+    /// `None`: those of all audiences.
+    pub within: Option<AudienceName>,
     pub actor: StoreActor,
     pub channel: Channel,
 }
@@ -39,10 +42,12 @@ const LONGEST_NAME: usize = 255;
 /// Gives a person of the caller's org another role, or none. Needs a sign-in of the last minutes.
 /// Whoever was never here becomes a person with this: nobody learns by it who was. In which orgs the
 /// people of a product are, the product alone says: those who are there already can get another role
-/// until it speaks again, or be taken off the list.
+/// until it speaks again, or be taken off the list. Whose own role counts at one product alone changes
+/// that of its people alone.
 ///
 /// # Errors
-/// The sign-in is older; what the store says: the caller's role does not allow it, the last owner.
+/// The sign-in is older; a person whose role counts elsewhere; what the store says: the caller's role
+/// does not allow it, the last owner.
 pub async fn change_member(
     people: &Authenticator,
     caller: &Caller,
@@ -52,7 +57,8 @@ pub async fn change_member(
     caller.recently_signed_in(people)?;
     let org = caller.scope()?.ok_or(AuthError::NotFound)?.clone();
     let (actor, channel) = (caller.actor.clone(), caller.channel.clone());
-    let change = RoleChange { org, id, role, actor, channel };
+    let within = caller.bound_to().cloned();
+    let change = RoleChange { org, id, role, within, actor, channel };
     Ok(people.appoint(caller, change).await)
 }
 
@@ -83,13 +89,19 @@ impl Authenticator {
         let members = self.store.members(&wanted.org).await?;
         let present = members.iter().find(|member| member.id == wanted.id);
         let is_products = wanted.id.product().is_some();
-        if is_products && (present.is_none() || !caller.sees_person(&wanted.id)) {
+        if is_products && (present.is_none() || !self.sees_person(caller, &wanted.id)) {
             let why = "is of a product, whose people are where the product says";
             return Err(StoreError::invalid("subject", why));
         }
+        // The same words whoever it is, and whether or not they are a member.
+        if !self.may_appoint(caller, &wanted.id) {
+            let why = "your role counts for one product alone, and this person's elsewhere as well: \
+                       an owner of the organization in all products can change it";
+            return Err(StoreError::Forbidden { why: why.to_owned(), field: None });
+        }
         if present.is_none() && wanted.role.is_some() {
             let owners = members.iter().filter(|m| m.role == PersonRole::Owner).count() as u64;
-            self.may_appoint(caller, &wanted, owners)?;
+            self.role_may_appoint(caller, &wanted, owners)?;
             if self.store.person(&wanted.id).await?.is_none() {
                 let person = Person {
                     id: wanted.id.clone(),
@@ -105,13 +117,13 @@ impl Authenticator {
     }
 
     /// Before a person is made of a name. The store asks again.
-    fn may_appoint(
+    fn role_may_appoint(
         &self,
         caller: &Caller,
         wanted: &RoleChange,
         owners: u64,
     ) -> Result<(), StoreError> {
-        let audience = self.settings.audience(&caller.audience);
+        let audience = self.settings.audience(caller.audience());
         let rules = &audience.ok_or(StoreError::NoSuchAudience)?.access;
         let policy = OrgPolicy::default();
         let access = Access { rules, policy: &policy, now: self.clock.now().unix_secs() };
@@ -131,6 +143,7 @@ impl Authenticator {
                 org: wanted.org.clone(),
                 id: wanted.id.clone(),
                 role: wanted.role,
+                about: self.audience_about(&wanted.id),
                 actor: wanted.actor.clone(),
                 channel: wanted.channel.clone(),
                 at_ms,
@@ -138,7 +151,7 @@ impl Authenticator {
             .await?;
         let policy = self.store.org(&wanted.org).await?.rules.owner_leaves;
         let mut left = KeysLeft::default();
-        for row in self.living_keys(&wanted.org, &wanted.id).await? {
+        for row in self.living_keys(&wanted.org, &wanted.id, wanted.within.as_ref()).await? {
             let key = row.entry.id;
             if !self.is_orphan(&row, wanted.role) {
                 self.say_role(row, &wanted, at_ms).await?;
@@ -158,7 +171,8 @@ impl Authenticator {
         Ok(left)
     }
 
-    /// Living keys of a person that somebody with `role` could not have made.
+    /// Living keys of a person that somebody with `role` could not have made, `within` an audience or
+    /// in all of them.
     ///
     /// # Errors
     /// The store's.
@@ -167,8 +181,9 @@ impl Authenticator {
         org: &OrgId,
         id: &PersonId,
         role: Option<PersonRole>,
+        within: Option<&AudienceName>,
     ) -> Result<Vec<KeyRow>, StoreError> {
-        let mut keys = self.living_keys(org, id).await?;
+        let mut keys = self.living_keys(org, id, within).await?;
         keys.retain(|row| self.is_orphan(row, role));
         Ok(keys)
     }
@@ -187,11 +202,18 @@ impl Authenticator {
 
     /// Keys of a person that have not ended. The id of a product's person is another person's at
     /// another product.
-    async fn living_keys(&self, org: &OrgId, id: &PersonId) -> Result<Vec<KeyRow>, StoreError> {
+    async fn living_keys(
+        &self,
+        org: &OrgId,
+        id: &PersonId,
+        within: Option<&AudienceName>,
+    ) -> Result<Vec<KeyRow>, StoreError> {
         let now = self.clock.now();
         let mut found = Vec::new();
-        let is_theirs =
-            |name: &AudienceName| id.product().is_none_or(|product| product == name.as_str());
+        let is_theirs = |name: &AudienceName| {
+            id.product().is_none_or(|product| product == name.as_str())
+                && within.is_none_or(|within| within == name)
+        };
         for audience in self.settings.audiences.iter().filter(|a| is_theirs(&a.name)) {
             let mut query = KeyQuery::all(audience.name.clone(), Some(org.clone()), now.unix_ms);
             query.owner = Some(owner_subject(id).into());

@@ -192,6 +192,7 @@ impl Authenticator {
             org: org.clone(),
             id: person.id.clone(),
             role,
+            within: None,
             actor: StoreActor::HostUser(format!("roles of {}", source.name).into()),
             channel: channel_of(parts),
         };

@@ -369,6 +369,7 @@ fn whoever_guesses_is_told_to_wait() {
     });
 }
 
+mod confined;
 mod embed;
 mod members;
 mod oidc;

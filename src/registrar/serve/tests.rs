@@ -73,7 +73,7 @@ async fn who(caller: Caller) -> Json<Value> {
         "name": caller.actor.name(),
         "org": caller.org().map(|org| org.as_str()),
         "role": caller.role.map(|role| role.as_str()),
-        "audience": caller.audience.as_str(),
+        "audience": caller.audience().as_str(),
         "address": caller.channel.address,
         "request_id": caller.channel.request_id,
         "orgs": caller.orgs.iter().map(|member| member.org.as_str()).collect::<Vec<_>>(),

@@ -95,6 +95,9 @@ pub struct MemberChange {
     pub id: PersonId,
     /// `None` removes the member.
     pub role: Option<PersonRole>,
+    /// The only audience in which the person's role counts: whoever is of another one does not see
+    /// the audit line. `None`: it counts in all.
+    pub about: Option<AudienceName>,
     pub actor: StoreActor,
     pub channel: Channel,
     /// Milliseconds since 1970-01-01T00:00:00Z.

@@ -17,7 +17,7 @@ const KEYS: &str = "/v1/orgs/acme/keys";
 fn membership(org: &str, id: PersonId, role: Option<PersonRole>) -> MemberChange {
     let org = OrgId::parse(org).unwrap();
     let (actor, channel) = (suite::host(), Default::default());
-    MemberChange { org, id, role, actor, channel, at_ms: NOW }
+    MemberChange { org, id, role, about: None, actor, channel, at_ms: NOW }
 }
 
 /// Whoever owns one org and is a member of another makes member's keys there, whichever of the two

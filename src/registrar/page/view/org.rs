@@ -25,6 +25,8 @@ pub struct MemberView {
     pub role: String,
     pub roles: Vec<Choice>,
     pub is_me: bool,
+    /// Whether their role is the caller's affair.
+    pub can_change: bool,
 }
 
 #[derive(Debug, Template)]
@@ -34,6 +36,7 @@ pub struct MembersPage<'w> {
     pub shell: Shell,
     pub in_org: String,
     pub can_change: bool,
+    pub can_add: bool,
     pub members: Vec<MemberView>,
     pub add_iss: String,
     pub add_sub: String,

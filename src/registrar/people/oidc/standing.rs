@@ -68,7 +68,7 @@ impl Authenticator {
         }
         let event = AuditEvent {
             at_ms: now_ms,
-            audience: None,
+            audience: config.audience.clone(),
             org: match orgs.as_slice() {
                 [only] => Some(only.org.clone()),
                 _ => None,
@@ -120,6 +120,8 @@ impl Authenticator {
                 org: org.clone(),
                 id: id.clone(),
                 role,
+                // Who is gone at their provider is gone everywhere.
+                within: None,
                 actor: StoreActor::HostUser(format!("groups of {}", config.name).into()),
                 channel: channel_of(parts),
             };

@@ -243,6 +243,7 @@ fn who_may_make_one_and_for_whom() {
             org: OrgId::parse("acme").unwrap(),
             id: crate::registrar::store::PersonId { iss: BOOTSTRAP.into(), sub: "kim".into() },
             role: Some(PersonRole::Member),
+            about: None,
             actor: suite::host(),
             channel: Default::default(),
             at_ms: NOW,

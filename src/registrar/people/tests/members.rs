@@ -158,6 +158,7 @@ fn nothing_demotes_the_last_owner() {
             org: suite::org("acme"),
             id: id("kim"),
             role,
+            within: None,
             actor: suite::host(),
             channel: Default::default(),
         };

@@ -4,7 +4,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::super::decide;
 use super::super::error::StoreError;
-use super::super::names::PersonId;
+use super::super::names::{AudienceName, PersonId};
 use super::super::people::{
     Member, MemberChange, OrgChange, OrgRow, OrgRules, Person, SessionKind, SessionRow, SignIn,
 };
@@ -208,7 +208,7 @@ pub(super) fn change_member(
     store: &StoreConnection,
     change: &MemberChange,
 ) -> Result<Work<()>, StoreError> {
-    let MemberChange { org, id, role: new, actor, channel, at_ms } = change;
+    let MemberChange { org, id, role: new, about, actor, channel, at_ms } = change;
     let old = role_in(store, org, id)?;
     let owners: u64 = store.connection.query_row(
         "SELECT count(*) FROM member WHERE org = ?1 AND role = 'owner'",
@@ -245,7 +245,8 @@ pub(super) fn change_member(
     let shown = |role: Option<PersonRole>| role.map_or(Json::Null, |role| role.as_str().into());
     let mut detail = Map::new();
     detail.insert("role".to_owned(), Json::Array(vec![shown(old), shown(*new)]));
-    let audience = id.product().unwrap_or_default();
+    let about = about.as_ref().map(AudienceName::as_str);
+    let audience = about.or_else(|| id.product()).unwrap_or_default();
     let occasion =
         Occasion { at_ms: *at_ms, audience, serial: 0, actor, channel, action: "set member" };
     let object = id.to_string();

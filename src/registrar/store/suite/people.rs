@@ -118,6 +118,7 @@ pub(crate) async fn an_org_keeps_an_owner(store: Arc<dyn Store>) {
         org: org("acme"),
         id: person(sub),
         role,
+        about: None,
         actor: host(),
         channel: Channel::default(),
         at_ms: NOW,
