@@ -479,16 +479,7 @@ impl Authenticator {
         row: &SessionRow,
         form: FormToken,
     ) -> Result<Caller, AuthError> {
-        let detail = SessionDetail::of(row);
-        let provider = match &detail.provider {
-            Some(name) => {
-                let all = &self.settings.people.oidc;
-                // A provider that is not configured any more signs nobody in.
-                let found = all.iter().find(|p| p.name == *name && p.issuer == row.person.iss);
-                Some(found.ok_or(AuthError::Unknown)?)
-            }
-            None => None,
-        };
+        let provider = self.provider_of(row)?;
         let only = provider.and_then(|provider| provider.audience.as_ref());
         let person = self.store.person(&row.person).await?.ok_or(AuthError::Unknown)?;
         let orgs = self.store.memberships(&row.person).await?;
@@ -520,7 +511,7 @@ impl Authenticator {
             orgs,
             confined: only.is_some(),
             signed_in_ms: match provider {
-                Some(_) => detail.signed_in_ms,
+                Some(_) => SessionDetail::of(row).signed_in_ms,
                 None => Some(row.created_ms),
             },
             session: Some(row.id.clone()),

@@ -55,7 +55,7 @@ pub struct EmbedTokenDocument {
 /// Make a token for the component in a page
 ///
 /// It is good for 15 minutes, for the keys of your organization alone, and on pages of one origin. It
-/// ends with the key that has made it.
+/// ends with the key or the session that has made it.
 #[utoipa::path(
     post, path = "/embed-tokens", tag = "keys", operation_id = "createEmbedToken",
     request_body = EmbedTokenCreation,

@@ -275,7 +275,7 @@ pub async fn sessions(
     AskingCaller(caller): AskingCaller,
 ) -> Result<Json<SessionListDocument>, ApiProblem> {
     let StoreActor::Person { id, .. } = &caller.actor else { return Err(ApiProblem::not_found()) };
-    let sessions = app.store.sessions(id, app.clock.now().unix_ms).await?;
+    let sessions = app.people.living_sessions(id).await?;
     let sessions = sessions.iter().map(|session| SessionDocument {
         id: session.id.to_string(),
         org: session.org.as_ref().map(|org| org.as_str().to_owned()),

@@ -221,7 +221,7 @@ async fn keys_left(
 pub(super) async fn sessions(visit: Visit) -> Result<Response, Response> {
     let Some(person) = &visit.sight.caller.person else { return Err(forbidden(&visit)) };
     let w = visit.w;
-    let found = visit.app.store.sessions(&person.id, visit.sight.now_ms).await;
+    let found = visit.app.people.living_sessions(&person.id).await;
     let found = found.map_err(|e| visit.failed(&e))?;
     let at = |ms: u64| show::moment(w, ms / 1000, visit.now());
     let view = found.iter().map(|session| SessionView {

@@ -116,7 +116,7 @@ fn refused(app: &App, fields: &HeaderMap, provider: &str, error: &OidcError) -> 
         OidcError::Denied => (StatusCode::FORBIDDEN, of(&w.oidc_denied)),
         OidcError::NoRole { .. } => (StatusCode::FORBIDDEN, of(&w.oidc_no_role)),
         OidcError::Refused(_) => (StatusCode::BAD_GATEWAY, of(&w.oidc_untrusted)),
-        OidcError::Stale => (StatusCode::BAD_REQUEST, w.oidc_stale.to_string()),
+        OidcError::Stale | OidcError::Stray => (StatusCode::BAD_REQUEST, w.oidc_stale.to_string()),
         OidcError::Unknown => (StatusCode::NOT_FOUND, w.no_such_page.to_string()),
         OidcError::Unreachable(_) => (StatusCode::BAD_GATEWAY, of(&w.oidc_unreachable)),
     };

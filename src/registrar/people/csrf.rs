@@ -77,6 +77,17 @@ pub(super) fn same_origin(fields: &HeaderMap, settings: &AdminToml) -> Result<()
     if is_same { Ok(()) } else { Err(AuthError::CrossSite) }
 }
 
+/// Whether a person's browser has gone to the address itself, as far as it says so: no image, script or
+/// frame of a page has asked for it.
+pub(super) fn is_navigation(fields: &HeaderMap) -> bool {
+    let is = |name: &str, want: &str| {
+        let mut all = fields.get_all(name).iter();
+        // Older browsers say nothing.
+        all.all(|value| value.as_bytes() == want.as_bytes())
+    };
+    is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document")
+}
+
 /// Whether `origin` is that of the page: as configured, or, where nothing is, the host that the
 /// request went to.
 fn is_ours(origin: &str, host: Option<&str>, settings: &AdminToml) -> bool {

@@ -66,6 +66,10 @@ struct EmbedDetail {
     email: Box<str>,
     /// The key that has made it; `None`: its person has.
     key: Option<Box<str>>,
+    /// The session in which its person has made it; `None`: a key has, or somebody of a product. Whoever
+    /// lists sessions reads it too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    session: Option<Box<str>>,
 }
 
 /// Whose token it is.
@@ -104,6 +108,7 @@ impl Authenticator {
             name: subject.name.clone(),
             email: subject.email.clone(),
             key: subject.key.clone(),
+            session: caller.session.clone(),
         };
         let row = SessionRow {
             digest: Digest::of(token.as_bytes()),
@@ -216,6 +221,7 @@ impl Authenticator {
             Some(Err(_)) => return Err(AuthError::Unknown),
             None => {
                 self.still_has(&row.person, &org, role).await?;
+                self.still_signed_in(&row.person, detail.session.as_deref(), &audience).await?;
                 HeldRights {
                     permissions: HeldPermissions::These(permissions),
                     ..HeldRights::everything()
@@ -304,6 +310,29 @@ impl Authenticator {
         match members.iter().any(|member| member.org == *org && member.role == role) {
             true => Ok(()),
             false => Err(AuthError::Unknown),
+        }
+    }
+
+    /// Whether the session in which somebody has made a token still opens this audience: signing out
+    /// ends what the person has left open in pages of others, however the session ends. People of a
+    /// product have none here.
+    async fn still_signed_in(
+        &self,
+        person: &PersonId,
+        session: Option<&str>,
+        audience: &AudienceName,
+    ) -> Result<(), AuthError> {
+        if person.product().is_some() {
+            return Ok(());
+        }
+        let made = session.ok_or(AuthError::Unknown)?;
+        let open = self.living_sessions(person).await?;
+        let is_it = |row: &&SessionRow| row.kind == SessionKind::Person && *row.id == *made;
+        let row = open.iter().find(is_it).ok_or(AuthError::Unknown)?;
+        let provider = self.provider_of(row)?;
+        match provider.and_then(|provider| provider.audience.as_ref()) {
+            Some(only) if only != audience => Err(AuthError::Unknown),
+            Some(_) | None => Ok(()),
         }
     }
 }

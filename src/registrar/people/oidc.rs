@@ -81,6 +81,10 @@ pub enum OidcError {
     /// Of another browser, of another provider, used, or too late.
     #[error("the sign-in was not begun here, was finished already, or took too long")]
     Stale,
+    /// Not from the browser that began: without its cookie, or for an image or a frame of a page.
+    /// Nothing can be guessed so, and any site can make a browser ask.
+    #[error("the sign-in was not begun in this browser")]
+    Stray,
     /// There is no such provider.
     #[error("there is nothing here")]
     Unknown,
@@ -154,7 +158,7 @@ impl OidcError {
             Self::Denied => "denied",
             Self::NoRole { .. } => "no_role",
             Self::Refused(_) => "untrusted",
-            Self::Stale => "stale",
+            Self::Stale | Self::Stray => "stale",
             Self::Unreachable(_) => "unreachable",
         }
     }
@@ -307,8 +311,11 @@ impl Authenticator {
         parts: &Parts,
         config: &OidcConfig,
     ) -> Result<HeaderValue, OidcError> {
+        let browser = match cookie(&parts.headers, COOKIE)? {
+            Some(browser) if csrf::is_navigation(&parts.headers) => browser,
+            Some(_) | None => return Err(OidcError::Stray),
+        };
         let back = ComeBack::read(parts.uri.query().unwrap_or_default()).ok_or(OidcError::Stale)?;
-        let browser = cookie(&parts.headers, COOKIE)?.ok_or(OidcError::Stale)?;
         let state = back.state.as_deref().unwrap_or_default();
         let trip = self.take_trip(config, browser, state).await?;
         let now = self.clock.now();
@@ -437,7 +444,8 @@ impl Authenticator {
     fn note_oidc(&self, config: &OidcConfig, error: &OidcError) {
         self.metrics.oidc(&config.name, error.result());
         match error {
-            OidcError::Auth(_) | OidcError::Denied | OidcError::Unknown => {}
+            // Whoever wants to could fill the log with strays.
+            OidcError::Auth(_) | OidcError::Denied | OidcError::Stray | OidcError::Unknown => {}
             OidcError::NoRole { id } => {
                 tracing::info!(provider = %config.name, person = %id, "signed in without a role");
             }

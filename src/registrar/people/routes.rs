@@ -73,25 +73,30 @@ async fn begin(people: &Authenticator, request: Request) -> Result<HeaderValue, 
     Ok(cookie)
 }
 
+/// Ends the session and makes the browser forget it, whatever the session opens by now.
 async fn sign_out(
     State(people): State<Authenticator>,
     caller: Result<Caller, AuthError>,
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
-    let caller = match caller {
-        Ok(caller) => caller,
-        // There is no session any more: that is what was asked for.
-        Err(AuthError::Unknown | AuthError::NoCredential) => {
-            let to = format!("{}{SIGN_IN}", people.settings.base());
-            return see_other(&to, clear_cookie());
-        }
-        Err(error) => return error.into_response(),
-    };
     let fields = parts.headers.clone();
+    // Also where no cookie comes along: the answer takes it away, which no other site may bring about.
+    if let Err(error) = csrf::same_origin(&fields, &people.settings) {
+        return error.into_response();
+    }
     let form: Result<Form<PlainForm>, _> = Request::from_parts(parts, body).extract().await;
     let form = form.map(|form| form.0.form).unwrap_or_default();
-    if let Err(error) = caller.check_form(&form) {
+    let may = match caller {
+        Ok(caller) => caller.check_form(&form),
+        Err(error @ (AuthError::CrossSite | AuthError::Store(_) | AuthError::TwoCredentials)) => {
+            Err(error)
+        }
+        // It opens nothing (any more), so that no page has a form of it; signing out ends it all the
+        // same, or it would be back with the role.
+        Err(_) => Ok(()),
+    };
+    if let Err(error) = may {
         return error.into_response();
     }
     let to = |rest: &str| format!("{}{SIGN_IN}{rest}", people.settings.base());

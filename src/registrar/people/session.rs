@@ -11,8 +11,9 @@ use zeroize::Zeroizing;
 
 use super::{AuthError, Authenticator, Caller, FormToken};
 use crate::core::{Digest, OrgId};
+use crate::registrar::config::OidcConfig;
 use crate::registrar::request::{SESSION_COOKIE, client_of};
-use crate::registrar::store::{PersonId, SessionKind, SessionRow};
+use crate::registrar::store::{PersonId, SessionKind, SessionRow, StoreError};
 
 /// Most characters of a browser's name that are kept, for its person to recognise it.
 const AGENT: usize = 200;
@@ -97,12 +98,20 @@ impl Authenticator {
         let now_ms = self.clock.now().unix_ms;
         let row = self.store.session(digest, now_ms).await?;
         let row = row.filter(|row| row.kind == SessionKind::Person).ok_or(AuthError::Unknown)?;
-        let idle = self.settings.people.session_idle.as_millis() as u64;
-        if now_ms.saturating_sub(row.seen_ms) > idle {
+        if self.is_idle(&row, now_ms) {
             self.store.end_session(&row.person, &row.id).await?;
             return Err(AuthError::Unknown);
         }
-        let caller = self.person_caller(parts, &row, FormToken::of(token)).await?;
+        let caller = match self.person_caller(parts, &row, FormToken::of(token)).await {
+            // A role that somebody gets later is for a new sign-in.
+            Err(AuthError::NoRole) => {
+                if let Err(error) = self.store.end_session(&row.person, &row.id).await {
+                    tracing::warn!(%error, "the session of somebody without a role was not ended");
+                }
+                return Err(AuthError::NoRole);
+            }
+            caller => caller?,
+        };
         if now_ms.saturating_sub(row.seen_ms) >= TOUCH_MS {
             // A database that takes no changes now does not sign people out.
             if let Err(error) = self.store.touch_session(digest, now_ms, None).await {
@@ -110,6 +119,43 @@ impl Authenticator {
             }
         }
         Ok(caller)
+    }
+
+    /// Whether nobody has used it for too long.
+    fn is_idle(&self, row: &SessionRow, now_ms: u64) -> bool {
+        let idle = self.settings.people.session_idle.as_millis() as u64;
+        now_ms.saturating_sub(row.seen_ms) > idle
+    }
+
+    /// The provider at which a session was begun; `None`: at none.
+    ///
+    /// # Errors
+    /// [`AuthError::Unknown`]: one that is not configured any more signs nobody in.
+    pub(super) fn provider_of(&self, row: &SessionRow) -> Result<Option<&OidcConfig>, AuthError> {
+        let Some(name) = SessionDetail::of(row).provider else { return Ok(None) };
+        let all = &self.settings.people.oidc;
+        let found = all.iter().find(|p| p.name == name && p.issuer == row.person.iss);
+        found.map(Some).ok_or(AuthError::Unknown)
+    }
+
+    /// Sessions of a person that open something now, the newest first: neither those that nobody has
+    /// used for too long, nor tokens of components whose session has ended.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn living_sessions(&self, id: &PersonId) -> Result<Vec<SessionRow>, StoreError> {
+        let now_ms = self.clock.now().unix_ms;
+        let mut found = self.store.sessions(id, now_ms).await?;
+        found.retain(|row| row.kind == SessionKind::Embed || !self.is_idle(row, now_ms));
+        let people = found.iter().filter(|row| row.kind == SessionKind::Person);
+        let open: Vec<Box<str>> = people.map(|row| row.id.clone()).collect();
+        found.retain(|row| match row.kind {
+            SessionKind::Embed => {
+                made_in(row).is_none_or(|made| open.iter().any(|id| **id == *made))
+            }
+            SessionKind::Person => true,
+        });
+        Ok(found)
     }
 
     /// Lets the session of this request look at another org of its person.
@@ -130,6 +176,11 @@ impl Authenticator {
         let digest = Digest::of(token.as_bytes());
         Ok(self.store.touch_session(digest, now_ms, Some(org)).await?)
     }
+}
+
+/// The session in which a component's token was made, if it was in one of ours.
+fn made_in(token: &SessionRow) -> Option<&str> {
+    token.detail.get("session").and_then(serde_json::Value::as_str)
 }
 
 const ATTRIBUTES: &str = "Path=/; Secure; HttpOnly; SameSite=Lax";

@@ -371,6 +371,7 @@ fn whoever_guesses_is_told_to_wait() {
 
 mod confined;
 mod embed;
+mod leaving;
 mod members;
 mod oidc;
 mod product;

@@ -488,3 +488,44 @@ fn signing_out_here_offers_to_sign_out_there() {
         }
     });
 }
+
+/// Any site can make a browser ask for the address to come back to. That is no guess, and locks nobody
+/// else behind the same address out.
+#[test]
+fn a_page_of_another_site_locks_nobody_out() {
+    run(async {
+        let idp = Forger::start();
+        let desk = idp.desk(GROUPS);
+        let trip = Trip::begin(&desk, "forge", "").await;
+        idp.issue(&trip, |_| {});
+        let stray = || Ask::get("/sign-in/oidc/forge?state=x&code=y");
+        let mine = || stray().with("cookie", &trip.cookie);
+        let cases: [fn(Ask) -> Ask; 4] = [
+            |ask| ask,
+            |ask| ask.with("sec-fetch-mode", "no-cors").with("sec-fetch-dest", "image"),
+            |ask| ask.with("sec-fetch-mode", "navigate").with("sec-fetch-dest", "iframe"),
+            |ask| ask.with("sec-fetch-mode", "cors").with("sec-fetch-dest", "empty"),
+        ];
+        for _ in 0..=FAILURES.0 {
+            assert_eq!(desk.send(stray()).await.status, StatusCode::BAD_REQUEST);
+            for case in &cases[1..] {
+                for ask in [stray(), mine()] {
+                    assert_eq!(desk.send(case(ask)).await.status, StatusCode::BAD_REQUEST);
+                }
+            }
+        }
+        // An image does not use the round trip up either.
+        let back = || trip.back("forge").with("cookie", &trip.cookie);
+        assert_eq!(desk.send(cases[1](back())).await.status, StatusCode::BAD_REQUEST);
+        let told = desk.send(sign_in(&"x".repeat(43))).await;
+        assert_eq!(told.code(), "invalid_credential", "a link is listened to: {told:?}");
+        let told = desk.send(back()).await;
+        assert_eq!(told.status, StatusCode::SEE_OTHER, "{told:?}");
+        // Whoever does guess, with the cookie of a round trip, is told to wait.
+        let guess = || mine().with("sec-fetch-mode", "navigate").with("sec-fetch-dest", "document");
+        for _ in 0..FAILURES.0 {
+            desk.send(guess()).await;
+        }
+        assert_eq!(desk.send(guess()).await.status, StatusCode::TOO_MANY_REQUESTS);
+    });
+}

@@ -71,6 +71,10 @@ pub(super) fn change_org(
 }
 
 pub(super) fn put_person(store: &StoreConnection, person: &Person) -> Result<Work<()>, StoreError> {
+    // Whoever operates the installation no more: a session for that would be one again with the role.
+    if !person.operator && is_operator(store, &person.id)? {
+        end_open_sessions(store, &person.id)?;
+    }
     store.connection.execute(
         "INSERT INTO person (iss, sub, name, email, operator, added, seen) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT (iss, sub) DO UPDATE SET \
@@ -101,6 +105,19 @@ pub(super) fn person(store: &StoreConnection, id: &PersonId) -> Result<Option<Pe
         })
     });
     Ok(found.optional()?)
+}
+
+fn is_operator(store: &StoreConnection, id: &PersonId) -> Result<bool, StoreError> {
+    Ok(person(store, id)?.is_some_and(|person| person.operator))
+}
+
+/// Ends the sessions of a person that are in no org.
+fn end_open_sessions(store: &StoreConnection, id: &PersonId) -> Result<(), StoreError> {
+    store.connection.execute(
+        "DELETE FROM session WHERE iss = ?1 AND sub = ?2 AND org IS NULL",
+        (&*id.iss, &*id.sub),
+    )?;
+    Ok(())
 }
 
 /// Whether a person has the role that they came with. Who loses it while a request is under way does
@@ -242,6 +259,11 @@ pub(super) fn change_member(
         "DELETE FROM session WHERE iss = ?1 AND sub = ?2 AND org = ?3",
         (&*id.iss, &*id.sub, org.as_str()),
     )?;
+    // A session that is in no org yet is of the role that the person had: left there, it would open
+    // what a later role allows. Operators are in no org on purpose.
+    if old.is_some() && !is_operator(store, id)? {
+        end_open_sessions(store, id)?;
+    }
     let shown = |role: Option<PersonRole>| role.map_or(Json::Null, |role| role.as_str().into());
     let mut detail = Map::new();
     detail.insert("role".to_owned(), Json::Array(vec![shown(old), shown(*new)]));

@@ -137,11 +137,20 @@ pub(crate) async fn an_org_keeps_an_owner(store: Arc<dyn Store>) {
     assert!(matches!(refused, Err(StoreError::Forbidden { .. })), "an admin: {refused:?}");
     store.change_member(change("kim", Some(PersonRole::Member))).await.unwrap();
     assert_eq!(store.session(Digest::of(b"a"), NOW).await.unwrap(), None);
+    // Also one that is in no org yet; one in another org stays.
+    let of_none = SessionRow { org: None, ..session("b", "kim", NOW + 10) };
+    store.put_session(of_none).await.unwrap();
+    let elsewhere = SessionRow { org: Some(org("other")), ..session("c", "kim", NOW + 10) };
+    store.put_session(elsewhere).await.unwrap();
+    store.change_member(change("kim", Some(PersonRole::Auditor))).await.unwrap();
+    store.change_member(change("kim", Some(PersonRole::Member))).await.unwrap();
+    assert_eq!(store.session(Digest::of(b"b"), NOW).await.unwrap(), None);
+    assert!(store.session(Digest::of(b"c"), NOW).await.unwrap().is_some());
     let members = store.members(&org("acme")).await.unwrap();
     let shown: Vec<_> = members.iter().map(|m| (&*m.id.sub, m.role)).collect();
     assert_eq!(shown, [("kim", PersonRole::Member), ("lee", PersonRole::Owner)]);
     assert_eq!(store.memberships(&person("lee")).await.unwrap(), members[1..]);
-    assert_eq!(store.audit_head().await.unwrap().seq, 3);
+    assert_eq!(store.audit_head().await.unwrap().seq, 5);
 }
 
 pub(crate) async fn an_epoch_ends_what_was_before(store: Arc<dyn Store>) {
