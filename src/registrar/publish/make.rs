@@ -56,6 +56,8 @@ pub(super) struct Changes {
 pub(super) struct FoldedTable {
     /// Every change up to this serial is in it.
     pub(super) includes: u64,
+    /// Serial of the table that was in force when the keys were read.
+    pub(super) after: u64,
     pub(super) built: BuiltTable,
     /// [`settings_mark`] of the settings that it was made with.
     pub(super) settings: String,
@@ -179,7 +181,7 @@ impl IssueTerms {
         }
         let built = table.built().map_err(RowsError::Make)?;
         let settings = settings_mark(settings, self.format);
-        Ok(FoldedTable { includes: snapshot.serial, built, settings })
+        Ok(FoldedTable { includes: snapshot.serial, after: snapshot.base, built, settings })
     }
 
     /// Gives a folded table its serial and signature. `before`: the table that it replaces.

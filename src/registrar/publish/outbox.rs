@@ -78,6 +78,8 @@ pub(super) struct Outbox {
     ask_others_ns: u64,
     /// Tables in a row that changes have overtaken while they were signed.
     overtaken: u32,
+    /// How often in a row the signer has had something newer.
+    refused_serials: u32,
     /// No table is built before this moment, in milliseconds since 1970-01-01T00:00:00Z.
     fold_not_before_ms: u64,
     /// The audit log has not the line that was noted.
@@ -115,6 +117,7 @@ impl Outbox {
             holder: tables::holder(),
             ask_others_ns: 0,
             overtaken: 0,
+            refused_serials: 0,
             fold_not_before_ms: 0,
             audit: None,
         }
@@ -319,6 +322,7 @@ impl Outbox {
         let Some(patch) = self.make_patch(terms, base, settings).await? else {
             return Ok(());
         };
+        self.refused_serials = 0;
         self.current = Some(Current {
             patch_keys: patch.keys,
             patch: Some(patch.file),
@@ -348,6 +352,17 @@ impl Outbox {
             // What was signed with this serial got lost before it was kept.
             Some(SigningReason::OtherContent) => {
                 self.store.claim_serials(&self.name, 1).await?;
+                Ok(())
+            }
+            Some(SigningReason::Serial) => {
+                self.heed_serial(fault).await?;
+                // Where that is not all, the table that was lost has changes which ours lacks.
+                if self.refused_serials > 2
+                    && let Some(current) = &mut self.current
+                {
+                    current.settings.clear();
+                    return self.fold_if_due(terms, settings).await;
+                }
                 Ok(())
             }
             _ => Ok(()),

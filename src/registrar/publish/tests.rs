@@ -22,6 +22,7 @@ use crate::core::{Digest, KeyId, KeyStatus, Now};
 use crate::manage::operation::StatusChange;
 use crate::manage::output::Output;
 use crate::manage::registry::entry::RegistryEntry;
+use crate::manage::registry::settings::RawSettings;
 use crate::registrar::store::postgres::PostgresStore;
 use crate::registrar::store::postgres::fixture;
 use crate::registrar::store::sqlite::{SqliteOptions, SqliteStore};
@@ -207,6 +208,37 @@ impl Sidecar {
         let set = self.acceptance.current()?;
         Some(set.find_digest(digest)?.view.grant.status)
     }
+}
+
+/// Settings that no table was made with so far: a new one is due at both.
+async fn change_settings(store: &Arc<dyn Store>, n: usize) {
+    let settings = store.settings(&audience()).await.unwrap();
+    let mut raw = serde_json::to_value(settings).unwrap();
+    let limit = format!("{}/s", 100 + n);
+    raw["org"] = serde_json::json!([{"id": "acme", "limits": {"requests": limit}}]);
+    let settings: RawSettings = serde_json::from_value(raw).unwrap();
+    let batch = ImportBatch {
+        audience: audience(),
+        actor: host(),
+        channel: Channel::default(),
+        at_ms: suite::NOW,
+        settings: Some(Box::new(settings)),
+        above: 0,
+        entries: Vec::new(),
+    };
+    store.import(batch).await.unwrap();
+}
+
+/// Waits until the database is closed, and with it the write-ahead log: threads of its own do that.
+async fn close(house: &House, store: Arc<dyn Store>) {
+    drop(store);
+    let wal = house.root.join("state/registrar.db-wal");
+    let closed = async {
+        while wal.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, closed).await.expect("the database is closed");
 }
 
 async fn revoke(store: &Arc<dyn Store>, id: KeyId) -> Result<u64, StoreError> {

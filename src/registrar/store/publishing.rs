@@ -49,6 +49,9 @@ pub struct TableToPublish {
     pub artefact: StoredArtefact,
     /// Every change up to this serial is in it.
     pub includes: u64,
+    /// Serial of the table that was in force when its keys were read; 0: none. Where it is another one
+    /// now, that may have changes which this table lacks.
+    pub after: u64,
     /// Stands for everything beside the keys that it was made with.
     pub settings: Box<str>,
     /// By which right it is published; `None`: nobody else publishes from this database.

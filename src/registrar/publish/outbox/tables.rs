@@ -7,6 +7,7 @@ use super::super::make::{FoldedTable, IssueTerms, MakeError, settings_mark};
 use super::current::{Current, PublishedFile};
 use super::{LOOK, Outbox};
 use crate::manage::registry::settings::RawSettings;
+use crate::manage::signer::signs::SigningReason;
 use crate::registrar::store::sql::crash::point;
 use crate::registrar::store::{
     ArtefactKind, HeldLease, StoreError, StoredArtefact, TableToPublish, UsedLease,
@@ -18,6 +19,10 @@ const LEASE_MS: u64 = 8_000;
 
 /// After a failure to build a table, until it is tried again.
 const FOLD_AGAIN_MS: u64 = 60_000;
+
+/// How many serials are passed over at first where the signer is ahead, and how often the step grows.
+const FIRST_STEP: u64 = 64;
+const MOST_STEPS: u32 = 8;
 
 // === impl Outbox ===
 
@@ -64,7 +69,8 @@ impl Outbox {
         Ok(held.map(used))
     }
 
-    /// Waits for a table and keeps the right to it. `None`: its thread has panicked.
+    /// Waits for a table and keeps the right to it. `None`: its thread has panicked, or another
+    /// instance has the right now.
     pub(super) async fn holding(
         &self,
         folded: oneshot::Receiver<Result<FoldedTable, MakeError>>,
@@ -73,7 +79,12 @@ impl Outbox {
         loop {
             match tokio::time::timeout(LOOK, &mut folded).await {
                 Ok(folded) => return Ok(folded.ok()),
-                Err(_) => drop(self.take_lease().await?),
+                Err(_) => {
+                    let lease = self.take_lease().await?;
+                    if self.store.is_shared() && lease.is_none() {
+                        return Ok(None);
+                    }
+                }
             }
         }
     }
@@ -108,6 +119,19 @@ impl Outbox {
         Ok(())
     }
 
+    /// A signer of its own has signed something newer than the database has: a table whose serial was
+    /// ahead, and that was not kept. Serials go on above it: a little, and then four times as much each
+    /// time, because the refusal does not say how far.
+    pub(super) async fn heed_serial(&mut self, fault: &PublishFault) -> Result<(), StoreError> {
+        let reason = fault.refusal().map(|refusal| refusal.reason);
+        if reason == Some(SigningReason::Serial) {
+            let count = FIRST_STEP << (2 * self.refused_serials.min(MOST_STEPS));
+            self.refused_serials = self.refused_serials.saturating_add(1);
+            self.store.claim_serials(&self.name, count).await?;
+        }
+        Ok(())
+    }
+
     /// Publishes a table, and with it the patch over it: changes made while it was built are in the
     /// latter. The table's serial is above all that was published for the former one, and stays so: the
     /// store takes it in one transaction, and no patch over the former table afterwards. While others
@@ -119,7 +143,7 @@ impl Outbox {
     ) -> Result<(), PublishFault> {
         let terms = self.terms.clone().ok_or(PublishFault::NoSigner)?;
         let settings = self.store.settings(&self.name).await?;
-        let (includes, mark) = (folded.includes, folded.settings.clone());
+        let (includes, after, mark) = (folded.includes, folded.after, folded.settings.clone());
         let before = self.current.as_ref().map(|current| current.table.manifest.clone());
         let lease = self.take_lease().await?;
         if self.store.is_shared() && lease.is_none() {
@@ -130,13 +154,22 @@ impl Outbox {
         let meanwhile = newest.saturating_sub(includes) << self.overtaken.min(16);
         let serial = newest + meanwhile + 64 * u64::from(self.overtaken) + 1;
         let now_ms = self.clock.now().unix_ms;
-        let sealed = terms.seal(folded, serial, before.as_ref(), now_ms)?;
+        let sealed = match terms.seal(folded, serial, before.as_ref(), now_ms) {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                let fault = PublishFault::from(error);
+                self.heed_serial(&fault).await?;
+                return Err(fault);
+            }
+        };
+        self.refused_serials = 0;
         point("after claim");
         let table = PublishedFile::of(sealed.bytes.clone())?;
         let head = self.head(ArtefactKind::Table, serial, serial, &sealed.bytes);
         let artefact = StoredArtefact { head, body: sealed.bytes };
         let settings_of_table = mark.clone().into();
-        let to_publish = TableToPublish { artefact, includes, settings: settings_of_table, lease };
+        let to_publish =
+            TableToPublish { artefact, includes, after, settings: settings_of_table, lease };
         if !self.store.publish_table(to_publish).await? {
             self.overtaken = self.overtaken.saturating_add(1);
             self.fold_not_before_ms = 0;

@@ -4,30 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::manage::registry::settings::RawSettings;
 use crate::registrar::store::{
     ArtefactKind, ArtefactState, StoredArtefact, TableToPublish, UsedLease,
 };
 use crate::table::Manifest;
-
-/// Settings that no table was made with so far: a new one is due at both.
-async fn change_settings(store: &Arc<dyn Store>, n: usize) {
-    let settings = store.settings(&audience()).await.unwrap();
-    let mut raw = serde_json::to_value(settings).unwrap();
-    let limit = format!("{}/s", 100 + n);
-    raw["org"] = serde_json::json!([{"id": "acme", "limits": {"requests": limit}}]);
-    let settings: RawSettings = serde_json::from_value(raw).unwrap();
-    let batch = ImportBatch {
-        audience: audience(),
-        actor: host(),
-        channel: Channel::default(),
-        at_ms: suite::NOW,
-        settings: Some(Box::new(settings)),
-        above: 0,
-        entries: Vec::new(),
-    };
-    store.import(batch).await.unwrap();
-}
 
 #[test]
 fn two_instances_publish_the_same_and_sidecars_take_it() {
@@ -92,7 +72,7 @@ fn a_table_is_published_by_its_holder_alone() {
     run(async {
         let store = house.store();
         create(&store, "CRM").await;
-        let table = |serial: u64, holder: &str, epoch: u64| {
+        let table = |serial: u64, after: u64, holder: &str, epoch: u64| {
             let body = b"a table".to_vec();
             let head = crate::registrar::store::ArtefactHead {
                 audience: audience(),
@@ -108,6 +88,7 @@ fn a_table_is_published_by_its_holder_alone() {
             TableToPublish {
                 artefact: StoredArtefact { head, body },
                 includes: 1,
+                after,
                 settings: "mark".into(),
                 lease: Some(UsedLease { name, holder: holder.into(), epoch }),
             }
@@ -118,20 +99,22 @@ fn a_table_is_published_by_its_holder_alone() {
         let first = lease("a", 0).await.unwrap().unwrap().epoch;
         let second = lease("b", 20).await.unwrap().unwrap().epoch;
         assert!(second > first);
-        for (serial, holder, epoch, want) in [
-            (5, "a", first, false),
-            (5, "b", first, false),
-            (1, "b", second, false),
-            (5, "b", second, true),
-            (5, "b", second, false),
+        for (serial, after, holder, epoch, want) in [
+            (5, 0, "a", first, false),
+            (5, 0, "b", first, false),
+            (1, 0, "b", second, false),
+            (5, 0, "b", second, true),
+            (5, 0, "b", second, false),
+            // Its keys were read before the table of serial 5.
+            (9, 0, "b", second, false),
         ] {
-            let done = store.publish_table(table(serial, holder, epoch)).await.unwrap();
-            assert_eq!(done, want, "{serial} {holder} {epoch}");
+            let done = store.publish_table(table(serial, after, holder, epoch)).await.unwrap();
+            assert_eq!(done, want, "{serial} {after} {holder} {epoch}");
         }
         let publication = store.publication(&audience()).await.unwrap();
         assert_eq!((publication.serial, publication.base), (6, 5));
         assert_eq!(publication.settings.as_deref(), Some("mark"));
-        let mut late = table(7, "a", first).artefact;
+        let mut late = table(7, 5, "a", first).artefact;
         (late.head.kind, late.head.base) = (ArtefactKind::Patch, 1);
         let refused = store.put_artefact(late).await;
         assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");

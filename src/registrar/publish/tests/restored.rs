@@ -23,15 +23,7 @@ fn a_restored_database_brings_nothing_back() {
         service.publisher.stop();
         let digest = leaked.key.entry.digest;
         assert_eq!(sidecar.status(&digest), Some(KeyStatus::Revoked));
-        drop(service.store);
-        // Its threads close the file, and with it the write-ahead log.
-        let wal = house.root.join("state/registrar.db-wal");
-        let closed = async {
-            while wal.exists() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(DEADLINE, closed).await.expect("the database is closed");
+        close(&house, service.store).await;
 
         for tail in ["-wal", "-shm"] {
             fs::remove_file(house.root.join(format!("state/registrar.db{tail}"))).ok();

@@ -96,6 +96,43 @@ fn a_signer_that_knows_no_table_gets_one() {
     });
 }
 
+/// A table was signed, and the service ended before it was kept: the signer is ahead of the database, in
+/// serials and in tables. Changes are published all the same.
+#[test]
+fn a_signer_that_is_ahead_of_the_database_is_caught_up_with() {
+    let house = House::new();
+    behind_a_socket(&house);
+    run(async {
+        let service = house.serve().await;
+        let made = create(&service.store, "CRM").await;
+        import(&service.store, 3).await;
+        service.until(|state| state.published > made.serial).await;
+        let copy = house.root.join("copy.db");
+        SqliteStore::backup(&house.database(), &copy, Duration::from_secs(5), 7).unwrap();
+        service.store.claim_serials(&audience(), 900).await.unwrap();
+        change_settings(&service.store, 1).await;
+        let base = service.state().base;
+        service.until(|state| state.base > base + 900).await;
+        service.publisher.stop();
+        close(&house, service.store).await;
+        // Nothing but the signer knows of it.
+        for name in ["state/registrar.db-wal", "state/registrar.db-shm", "state/high-water.json"] {
+            fs::remove_file(house.root.join(name)).ok();
+        }
+        fs::rename(&copy, house.database()).unwrap();
+        for name in ["keys.kgt", "keys.kgp"] {
+            fs::remove_file(house.root.join("out").join(name)).unwrap();
+        }
+        let service = house.serve().await;
+        let serial = revoke(&service.store, made.key.entry.id).await.unwrap();
+        service.published(serial).await;
+        let mut sidecar = house.sidecar();
+        sidecar.look(&house).unwrap();
+        assert_eq!(sidecar.status(&made.key.entry.digest), Some(KeyStatus::Revoked));
+        service.publisher.stop();
+    });
+}
+
 #[test]
 fn a_fall_waits_until_it_is_allowed_on_the_signers_host() {
     let house = House::new();

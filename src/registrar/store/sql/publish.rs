@@ -194,7 +194,7 @@ pub(super) fn publish_table(
     store: &StoreConnection,
     table: TableToPublish,
 ) -> Result<Work<bool>, StoreError> {
-    let TableToPublish { artefact, includes, settings, lease } = table;
+    let TableToPublish { artefact, includes, after, settings, lease } = table;
     let head = &artefact.head;
     let (audience, serial) = (head.audience.clone(), head.serial);
     if let Some(lease) = &lease
@@ -203,11 +203,14 @@ pub(super) fn publish_table(
         return Ok(Work::Undo(false));
     }
     let connection = &store.connection;
-    let newest: Option<u64> = connection
-        .prepare_cached("SELECT serial FROM audience WHERE name = ?1")?
-        .query_row([audience.as_str()], |row| row.get(0))
+    let found: Option<(u64, u64)> = connection
+        .prepare_cached("SELECT serial, base FROM audience WHERE name = ?1")?
+        .query_row([audience.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    if newest.ok_or(StoreError::NoSuchAudience)? >= serial {
+    let (newest, base) = found.ok_or(StoreError::NoSuchAudience)?;
+    // Another table since its keys were read: secrets that were removed before that one are no longer
+    // in the database, and no patch over this table would remove them.
+    if newest >= serial || base != after {
         return Ok(Work::Undo(false));
     }
     insert_artefact(connection, &artefact)?;
