@@ -1,6 +1,6 @@
 //! The management side: registry, keys, signer, tables, publishing. `keygatectl` is [`run`].
 //!
-//! Imports core, table, usage, wording, clock and exit; never proxy, reload, admin or telemetry.
+//! Imports core, table, usage, wording, config, remote, clock and exit; never proxy, reload, admin or telemetry.
 //! Secrets exist here only between their creation and the one time that they are shown: not in
 //! files, not in arguments, not in messages.
 
@@ -15,6 +15,7 @@ pub mod plans;
 pub mod progress;
 pub mod publish;
 pub mod registry;
+pub mod service;
 pub mod session;
 pub mod signer;
 pub mod signing;
@@ -30,7 +31,7 @@ use std::io::ErrorKind;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
 
 use self::error::Error;
-use self::session::{Common, Session};
+use self::session::{CommandPlace, Common, Session};
 use crate::clock::Clock;
 use crate::exit::Exit;
 use crate::wording::echo::{shown, told};
@@ -104,9 +105,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, added: &[AddedCommand]
         Err(e) => return Exit::of_clap(&e, |text| shown(text, &given)).code(),
     };
     let mut session = Session::new(&common, Clock::system());
-    let done = match asked {
-        ParsedCommand::Own(command) => dispatch(*command, added, &mut session),
-        ParsedCommand::Added(command, matches) => match matches.subcommand() {
+    let done = match common.judge_place(asked.place()).map(|()| asked) {
+        Err(e) => Err(e),
+        Ok(ParsedCommand::Own(command)) => dispatch(*command, added, &mut session),
+        Ok(ParsedCommand::Added(command, matches)) => match matches.subcommand() {
             Some((_, matches)) => (command.run)(matches, &mut session),
             None => Ok(()),
         },
@@ -131,6 +133,19 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, added: &[AddedCommand]
 enum ParsedCommand<'a> {
     Added(&'a AddedCommand, ArgMatches),
     Own(Box<Command>),
+}
+
+// === impl ParsedCommand ===
+
+impl ParsedCommand<'_> {
+    fn place(&self) -> CommandPlace {
+        match self {
+            Self::Own(command) if matches!(**command, Command::Keys(_)) => {
+                CommandPlace::FilesOrService
+            }
+            Self::Own(_) | Self::Added(..) => CommandPlace::Files,
+        }
+    }
 }
 
 /// Commands and options, for man pages and completion.

@@ -20,6 +20,7 @@ use self::tour::Tour;
 use self::upstream::DemoUpstream;
 use super::error::{Error, Result};
 use super::files;
+use super::service::ServiceArgs;
 use super::session::{Common, Session};
 use super::signer::{self, Signer};
 use crate::clock::Clock;
@@ -113,6 +114,7 @@ fn session_in(root: &Path) -> Session {
         json: false,
         actor: Some("demo".to_owned()),
         lock_timeout: std::time::Duration::from_secs(10),
+        service: ServiceArgs::default(),
     };
     Session::silent(&common, Clock::system())
 }

@@ -11,6 +11,7 @@ pub mod init;
 pub mod list;
 pub mod lookup;
 pub mod refused;
+pub mod remote;
 pub mod rotate;
 pub mod unused;
 
@@ -63,6 +64,9 @@ pub enum KeysCommand {
 
 impl KeysCommand {
     pub fn run(self, session: &mut Session) -> Result<()> {
+        if session.service.server.is_some() {
+            return remote::run(self, session);
+        }
         match self {
             Self::Canary(target) => target.set(StatusChange::Canary, session),
             Self::Check => check(session),

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 
+use super::error::{Error, Result};
 use super::operation::{NoRandomness, RandomSource};
 use super::output::Output;
 use super::registry::audit::{self, AuditStamp, Record};
+use super::service::ServiceArgs;
 use super::time;
 use crate::clock::Clock;
 
@@ -27,6 +29,16 @@ pub struct Common {
     /// How long to wait while another keygatectl writes
     #[arg(long, global = true, value_name = "DURATION", default_value = "30s", value_parser = time::duration)]
     pub lock_timeout: Duration,
+    // Last: its options have a heading, which would hold for those behind it.
+    #[command(flatten)]
+    pub service: ServiceArgs,
+}
+
+/// Where a command can be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandPlace {
+    Files,
+    FilesOrService,
 }
 
 /// One run of the program.
@@ -36,12 +48,46 @@ pub struct Session {
     pub output: Output,
     pub registry: PathBuf,
     pub lock_timeout: Duration,
+    /// Where keys are, if not in a registry.
+    pub service: ServiceArgs,
     who: String,
 }
 
 /// The random source of the operating system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemRandomness;
+
+// === impl Common ===
+
+impl Common {
+    /// Refuses options that a command would pass over where its keys are.
+    ///
+    /// # Errors
+    ///
+    /// The option, and where it belongs.
+    pub fn judge_place(&self, place: CommandPlace) -> Result<()> {
+        let Some(given) = self.service.given() else { return Ok(()) };
+        if place == CommandPlace::Files {
+            let why = "is for `keys`: other commands work on files of this host";
+            return Err(Error::argument(given, why));
+        }
+        if self.service.server.is_none() {
+            return Err(Error::argument(
+                given,
+                "is for a management service: give --server as well",
+            ));
+        }
+        if self.registry.is_some() {
+            let why = "is for files, and --server for keys of a service: give one of them";
+            return Err(Error::argument("--registry", why));
+        }
+        if self.actor.is_some() {
+            let why = "is for files: a service notes whose credential it is";
+            return Err(Error::argument("--actor", why));
+        }
+        Ok(())
+    }
+}
 
 // === impl Session ===
 
@@ -58,6 +104,7 @@ impl Session {
             output,
             registry,
             lock_timeout: common.lock_timeout,
+            service: common.service.clone(),
             who: audit::who(common.actor.as_deref()),
         }
     }
@@ -74,6 +121,7 @@ impl Session {
             output: Output::sink(),
             registry: other.registry.clone(),
             lock_timeout: other.lock_timeout,
+            service: other.service.clone(),
             who: other.who.clone(),
         }
     }

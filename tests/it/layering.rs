@@ -87,7 +87,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("exposure", &["config"]),
     ("inject", &["core", "exit", "manage", "wording"]),
     ("lib", &[]),
-    ("manage", &["clock", "config", "core", "exit", "table", "usage", "wording"]),
+    ("manage", &["clock", "config", "core", "exit", "remote", "table", "usage", "wording"]),
     ("meter", &["clock", "config", "core", "remote", "snapshot", "table", "telemetry", "usage"]),
     ("mounts", &[]),
     ("observe", &["core", "wording"]),

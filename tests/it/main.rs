@@ -98,6 +98,10 @@ mod protocols;
 mod readme;
 mod recipes;
 mod recorder;
+#[cfg(feature = "admin")]
+mod remote_faults;
+#[cfg(feature = "admin")]
+mod remote_keys;
 mod samples;
 mod shared_limits;
 mod shared_limits_faults;

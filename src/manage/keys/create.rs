@@ -148,34 +148,44 @@ impl Shown {
     /// `left_to_do`: the command that publishes it, if nothing does.
     pub fn print(&self, left_to_do: Option<String>, session: &mut Session) -> Result<()> {
         let secret = String::from_utf8_lossy(self.issued.secret.expose());
-        let entry = &self.entry;
-        if session.output.json {
-            let mut answer = json!({
-                "id": entry.id.to_string(),
-                "public_id": entry.public_id,
-                "secret": secret,
-                "name": entry.name,
-                "org": entry.org.as_str(),
-                "environment": entry.environment.map(Environment::as_str),
-                "permissions": entry.permissions.iter().map(Permission::as_str).collect::<Vec<_>>(),
-                "created": entry.created.map(time::show),
-                "expires": entry.expires.map(time::show),
-                "replaces": entry.replaces.map(|id| id.to_string()),
-                "serial": self.serial,
-            });
-            Publishing::before(left_to_do).say(&mut answer);
-            return session.output.json_line(&answer);
-        }
-        session.output.line(&format!("key id     {}", entry.id))?;
-        if let Some(id) = &entry.public_id {
-            session.output.line(&format!("public id  {id}"))?;
-        }
-        session.output.line(&format!("secret     {secret}"))?;
-        session.output.note(
-            "the secret is shown only now: it is stored nowhere, and no command can show it again",
-        );
-        Ok(())
+        print_issued(&self.entry, &secret, self.serial, left_to_do, session)
     }
+}
+
+/// Shows a key with its secret, the only time.
+pub fn print_issued(
+    entry: &RegistryEntry,
+    secret: &str,
+    serial: u64,
+    left_to_do: Option<String>,
+    session: &mut Session,
+) -> Result<()> {
+    if session.output.json {
+        let mut answer = json!({
+            "id": entry.id.to_string(),
+            "public_id": entry.public_id,
+            "secret": secret,
+            "name": entry.name,
+            "org": entry.org.as_str(),
+            "environment": entry.environment.map(Environment::as_str),
+            "permissions": entry.permissions.iter().map(Permission::as_str).collect::<Vec<_>>(),
+            "created": entry.created.map(time::show),
+            "expires": entry.expires.map(time::show),
+            "replaces": entry.replaces.map(|id| id.to_string()),
+            "serial": serial,
+        });
+        Publishing::before(left_to_do).say(&mut answer);
+        return session.output.json_line(&answer);
+    }
+    session.output.line(&format!("key id     {}", entry.id))?;
+    if let Some(id) = &entry.public_id {
+        session.output.line(&format!("public id  {id}"))?;
+    }
+    session.output.line(&format!("secret     {secret}"))?;
+    session.output.note(
+        "the secret is shown only now: it is stored nowhere, and no command can show it again",
+    );
+    Ok(())
 }
 
 fn take_back(committed: Committed, session: &Session) -> Result<()> {

@@ -228,7 +228,7 @@ impl Edit {
         finish(&committed, |_| "changed", &self.publish, session)
     }
 
-    fn request(&self) -> Result<EditRequest> {
+    pub(super) fn request(&self) -> Result<EditRequest> {
         let is_stated = |n: usize| n > 0;
         Ok(EditRequest {
             name: self.name.clone(),
@@ -303,7 +303,7 @@ const fn action(turn: StatusChange) -> &'static str {
     }
 }
 
-const fn state(turn: StatusChange) -> &'static str {
+pub(super) const fn state(turn: StatusChange) -> &'static str {
     match turn {
         StatusChange::Canary => "a canary",
         StatusChange::Disable => "disabled",
@@ -313,7 +313,7 @@ const fn state(turn: StatusChange) -> &'static str {
 }
 
 /// What a changed key has become.
-fn became(turn: StatusChange, entry: &RegistryEntry) -> &'static str {
+pub(super) fn became(turn: StatusChange, entry: &RegistryEntry) -> &'static str {
     match turn {
         StatusChange::RevokeFormer if !entry.status.is_final() => "has lost its former secret",
         _ => state(turn),

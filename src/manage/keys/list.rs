@@ -24,7 +24,7 @@ use crate::usage::MergedUse;
 
 /// Keys whose columns are aligned together; the next ones follow with widths of their own, so that
 /// a million keys need no memory.
-const ALIGNED: usize = 1000;
+pub(super) const ALIGNED: usize = 1000;
 
 #[derive(Debug, clap::Args)]
 pub struct List {
@@ -61,28 +61,30 @@ pub struct Show {
     pub digests: bool,
 }
 
+/// Columns of a list; the last two where records tell of use.
+pub(super) const TITLES: [&str; 16] = [
+    "ID",
+    "NAME",
+    "ORG",
+    "ENV",
+    "KEY PREFIX",
+    "PERMISSIONS",
+    "NETWORKS",
+    "LIMIT",
+    "STATUS",
+    "CREATED",
+    "EXPIRES",
+    "SUNSET",
+    "OWNER",
+    "REPLACED BY",
+    "LAST USED",
+    "REQUESTS",
+];
+
 // === impl List ===
 
 impl List {
     pub fn run(self, session: &mut Session) -> Result<()> {
-        const TITLES: [&str; 16] = [
-            "ID",
-            "NAME",
-            "ORG",
-            "ENV",
-            "KEY PREFIX",
-            "PERMISSIONS",
-            "NETWORKS",
-            "LIMIT",
-            "STATUS",
-            "CREATED",
-            "EXPIRES",
-            "SUNSET",
-            "OWNER",
-            "REPLACED BY",
-            "LAST USED",
-            "REQUESTS",
-        ];
         let registry = Registry::open(&session.registry)?;
         let now = session.now();
         let unpublished = UnpublishedKeys::of(&registry)?;
@@ -176,7 +178,7 @@ impl List {
         Err(super::super::error::Error::Faults { faults, hint: "the keys above are the others" })
     }
 
-    fn takes(&self, entry: &RegistryEntry, now: u64) -> bool {
+    pub(super) fn takes(&self, entry: &RegistryEntry, now: u64) -> bool {
         let state = entry.state(now);
         let within = |window: Duration| {
             state == "active"
@@ -187,7 +189,7 @@ impl List {
     }
 }
 
-fn row(entry: &RegistryEntry, now: u64) -> [String; 14] {
+pub(super) fn row(entry: &RegistryEntry, now: u64) -> [String; 14] {
     let date = |at: Option<u64>, none: &str| match at {
         Some(at) => time::show(at).split('T').next().unwrap_or_default().to_owned(),
         None => none.to_owned(),
@@ -259,36 +261,41 @@ impl Show {
                 map.insert("previous_digest".into(), show_digest(&previous.digest).into());
             }
         }
-        if session.output.json {
-            return session.output.json(&value);
-        }
-        let Value::Object(map) = value else { return Ok(()) };
-        let mut columns = Columns::default();
-        for (name, value) in map {
-            let text = match value {
-                Value::Null => continue,
-                Value::Array(items) if items.is_empty() => continue,
-                Value::String(text) => text,
-                Value::Array(items) => {
-                    let items: Vec<_> = items.iter().filter_map(Value::as_str).collect();
-                    items.join(", ")
-                }
-                Value::Object(map) if map.is_empty() => continue,
-                Value::Object(map) => {
-                    let shown = map.iter().filter_map(|(k, v)| Some((k, v.as_str()?)));
-                    let shown = shown.filter(|(_, v)| !v.is_empty());
-                    shown.map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(", ")
-                }
-                other => other.to_string(),
-            };
-            columns.row([name.replace('_', " "), text]);
-        }
-        columns.print(&mut session.output)?;
-        if registry.form == Form::Toml {
+        print_key(value, session)?;
+        if registry.form == Form::Toml && !session.output.json {
             session.output.note(&format!("from {}", session.registry.display()));
         }
         Ok(())
     }
+}
+
+/// A key in full, as JSON or a line for each of its fields.
+pub(super) fn print_key(value: Value, session: &mut Session) -> Result<()> {
+    if session.output.json {
+        return session.output.json(&value);
+    }
+    let Value::Object(map) = value else { return Ok(()) };
+    let mut columns = Columns::default();
+    for (name, value) in map {
+        let text = match value {
+            Value::Null => continue,
+            Value::Array(items) if items.is_empty() => continue,
+            Value::String(text) => text,
+            Value::Array(items) => {
+                let items: Vec<_> = items.iter().filter_map(Value::as_str).collect();
+                items.join(", ")
+            }
+            Value::Object(map) if map.is_empty() => continue,
+            Value::Object(map) => {
+                let shown = map.iter().filter_map(|(k, v)| Some((k, v.as_str()?)));
+                let shown = shown.filter(|(_, v)| !v.is_empty());
+                shown.map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(", ")
+            }
+            other => other.to_string(),
+        };
+        columns.row([name.replace('_', " "), text]);
+    }
+    columns.print(&mut session.output)
 }
 
 fn say_published(key: &mut Value, entry: &RegistryEntry, unpublished: &UnpublishedKeys) {
@@ -297,7 +304,11 @@ fn say_published(key: &mut Value, entry: &RegistryEntry, unpublished: &Unpublish
     }
 }
 
-fn say_replaced(key: &mut Value, entry: &RegistryEntry, successors: &HashMap<KeyId, KeyId>) {
+pub(super) fn say_replaced(
+    key: &mut Value,
+    entry: &RegistryEntry,
+    successors: &HashMap<KeyId, KeyId>,
+) {
     if let Value::Object(map) = key {
         let by = successors.get(&entry.id).map(KeyId::to_string);
         map.insert("replaced_by".into(), by.into());

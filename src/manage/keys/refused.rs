@@ -91,6 +91,27 @@ const fn hint_of(state: WrongState) -> &'static str {
     }
 }
 
+/// The option by which a command is told this member of a request to a service.
+pub fn option_of(member: &str) -> Option<&'static str> {
+    Some(match member {
+        "environment" => option(KeyField::Environment),
+        "expires" => option(KeyField::Expires),
+        "limits" => option(KeyField::Limits),
+        "name" => option(KeyField::Name),
+        "networks" => option(KeyField::Networks),
+        "not_before" => option(KeyField::NotBefore),
+        "note" => option(KeyField::Note),
+        "org" => option(KeyField::Org),
+        "overlap" => option(KeyField::Overlap),
+        "owner" => option(KeyField::Owner),
+        "permissions" | "permission" => option(KeyField::Permissions),
+        "plan" => option(KeyField::Plan),
+        "prefix" => option(KeyField::Prefix),
+        "sunset" => option(KeyField::Sunset),
+        _ => return None,
+    })
+}
+
 /// The option by which a command is told this field.
 const fn option(field: KeyField) -> &'static str {
     match field {

@@ -14,6 +14,12 @@ use super::super::usage::{UsageArgs, UsagePeriod};
 use crate::core::OrgId;
 use crate::usage::MergedUse;
 
+/// Why a key is not shown that nobody has used.
+pub(super) const YOUNG: &str = "younger than that";
+pub(super) const AGELESS: &str = "without `created`, so that nobody knows how old they are";
+pub(super) const TRIED: &str =
+    "refused when somebody tried: `keygatectl keys safe-to-revoke` shows how often";
+
 #[derive(Debug, clap::Args)]
 pub struct Unused {
     /// Keys that nobody used for so long
@@ -128,14 +134,7 @@ impl Unused {
         columns.print(&mut session.output)?;
         let active = count(found.len() as u64, "active key");
         session.output.note(&format!("{active} not used since {}", time::show(from)));
-        for (number, what) in [
-            (young, "younger than that"),
-            (ageless, "without `created`, so that nobody knows how old they are"),
-            (
-                refused,
-                "refused when somebody tried: `keygatectl keys safe-to-revoke` shows how often",
-            ),
-        ] {
+        for (number, what) in [(young, YOUNG), (ageless, AGELESS), (refused, TRIED)] {
             if number > 0 {
                 session.output.note(&format!("{} unused, but {what}", count(number, "key")));
             }

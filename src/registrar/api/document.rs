@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::core::{Environment, Owner};
+use crate::core::{Environment, LimitSet, Owner};
 use crate::manage::registry::words::{show_limit, show_network};
 use crate::manage::time;
 use crate::registrar::config::PermissionSentence;
@@ -29,6 +29,8 @@ pub struct KeyDocument {
     /// Its own limits, by policy, such as `600/min`.
     pub limits: BTreeMap<String, String>,
     pub plan: Option<String>,
+    /// Its limits with those of its plan: what sidecars hold it to.
+    pub limits_in_force: BTreeMap<String, String>,
     #[schema(format = "date-time")]
     pub created: Option<String>,
     #[schema(format = "date-time")]
@@ -222,11 +224,8 @@ impl KeyDocument {
             permissions: entry.permissions.iter().map(|p| p.as_str().to_owned()).collect(),
             networks: entry.networks.iter().map(show_network).collect(),
             environment: entry.environment.map(Environment::as_str),
-            limits: entry
-                .limits
-                .iter()
-                .map(|n| (n.policy.as_str().to_owned(), show_limit(n.limit)))
-                .collect(),
+            limits: limits_of(&entry.limits),
+            limits_in_force: limits_of(&entry.limits_in_force()),
             plan: entry.plan.as_ref().map(|plan| plan.name.as_str().to_owned()),
             created: shown(entry.created),
             not_before: shown(entry.not_before),
@@ -248,6 +247,10 @@ impl KeyDocument {
             changed: show_ms(row.changed_ms),
         }
     }
+}
+
+fn limits_of(limits: &LimitSet) -> BTreeMap<String, String> {
+    limits.iter().map(|n| (n.policy.as_str().to_owned(), show_limit(n.limit))).collect()
 }
 
 // === impl KeyOwnerDocument ===

@@ -38,6 +38,9 @@ pub struct KeyUsageDocument {
     /// When a sidecar has reported last; null: none has.
     #[schema(format = "date-time")]
     pub as_of: Option<String>,
+    /// When one has reported for the first time: nobody knows of uses before that.
+    #[schema(format = "date-time")]
+    pub since: Option<String>,
     /// The last 8 days, without hours in which nothing was, the oldest first.
     pub hours: Vec<UsageBucketDocument>,
     /// The last 400 days, likewise.
@@ -214,6 +217,7 @@ impl KeyUsageDocument {
                 network: last.network.to_string(),
             }),
             as_of: usage.as_of_ms.map(show_ms),
+            since: usage.since_ms.map(show_ms),
             findings: found.iter().map(FindingDocument::of).collect(),
             hours: buckets(&usage.hours),
             days: buckets(&usage.days),

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::config::UrlOptions;
-use crate::remote::agent;
+use crate::remote;
 
 /// Questions at a time: each holds a thread.
 const MOST: usize = 32;
@@ -80,12 +80,9 @@ pub(super) async fn ask(question: RemoteQuestion) -> Result<Vec<u8>, AskError> {
 fn get(question: &RemoteQuestion) -> Result<Vec<u8>, AskError> {
     let failed = |error: &dyn std::fmt::Display| AskError::Failed(error.to_string());
     let options = UrlOptions { ca: question.ca.clone(), ..UrlOptions::default() };
-    let agent = agent(&question.url, &options)
-        .map_err(|error| failed(&error))?
-        .max_redirects(0)
-        .timeout_global(Some(question.deadline))
-        .build()
-        .new_agent();
+    let settings = remote::agent(&question.url, &options).map_err(|error| failed(&error))?;
+    let settings = settings.max_redirects(0).timeout_global(Some(question.deadline));
+    let agent = remote::open(settings.build());
     let get = || agent.get(&question.url).header("accept", "application/json");
     let answer = match &question.with {
         AskedWith::Nothing => get().call(),

@@ -44,6 +44,8 @@ pub struct KeyUsage {
     pub last: Option<LastUse>,
     /// When a sidecar of the audience has reported last, in milliseconds since 1970.
     pub as_of_ms: Option<u64>,
+    /// When one has for the first time.
+    pub since_ms: Option<u64>,
     /// Of the last 8 days, without those in which nothing was, the oldest first.
     pub hours: Vec<UsageBucket>,
     /// Of the last 400 days, likewise.

@@ -72,6 +72,7 @@ fn a_fleet_reports_and_owners_see_it() {
         let (key, path) = (made.key.entry.id.to_string(), path_of(&made, "/usage"));
         let before = ask(&desk, &owner, Method::GET, &path, None).await.json();
         assert_eq!((&before["last_used"], &before["as_of"]), (&json!(null), &json!(null)));
+        assert_eq!(before["since"], json!(null));
         let told = report(&desk, TOKEN, &record("shop", &key, 7)).await;
         is(&told, 200);
         assert_eq!(told.json(), json!({"raised": 1, "unknown": 0}));
@@ -83,6 +84,7 @@ fn a_fleet_reports_and_owners_see_it() {
         let seen = ask(&desk, &owner, Method::GET, &path, None).await.json();
         assert_eq!(seen["refused"], json!([{"reason": "rate_limited", "count": 2}]));
         assert_eq!(seen["last_used"]["network"], "203.0.113.0/24");
+        assert!(seen["since"].is_string() && seen["since"] == seen["as_of"], "{seen}");
         let shown = ask(&desk, &owner, Method::GET, &path_of(&made, ""), None).await.json();
         assert_eq!(shown["last_used"], seen["last_used"]);
         assert_eq!(shown["version"], 1, "a use changes no key");

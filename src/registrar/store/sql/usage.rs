@@ -305,13 +305,14 @@ pub(super) fn of_key(
             last_ms: row.get(2)?,
         })
     })?;
-    let as_of_ms = view
-        .prepare_cached("SELECT last FROM usage_audience WHERE audience = ?1")?
-        .query_row([audience.as_str()], |row| row.get(0))
+    let reported: Option<(u64, u64)> = view
+        .prepare_cached("SELECT first, last FROM usage_audience WHERE audience = ?1")?
+        .query_row([audience.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     Ok(KeyUsage {
         last: found.key.last_use.clone(),
-        as_of_ms,
+        as_of_ms: reported.map(|(_, last)| last),
+        since_ms: reported.map(|(first, _)| first),
         hours: buckets("usage_hour", now_ms.saturating_sub(HOURS_MS))?,
         days: buckets("usage_day", now_ms.saturating_sub(DAYS_MS))?,
         refused,

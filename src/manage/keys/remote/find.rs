@@ -1,0 +1,175 @@
+//! Which keys of a service a command means.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use http::Method;
+
+use super::answers::{RemoteKey, ToldPage, ToldUsage};
+use super::{RemoteKeys, good};
+use crate::core::{KeyId, OrgId};
+use crate::exit::Exit;
+use crate::manage::error::{Error, Result};
+use crate::manage::service::path_segment;
+use crate::manage::time;
+use crate::wording::echo::is_like_secret;
+
+/// Longest name that a service looks for.
+const LONGEST_NAME: usize = 200;
+
+// === impl RemoteKeys ===
+
+impl RemoteKeys {
+    /// All keys of an org, in the order in which they came.
+    pub fn all(&self, org: Option<&OrgId>) -> Result<Vec<RemoteKey>> {
+        self.pages(&format!("{}?sort=oldest&limit=200", Self::keys_of(&self.org(org)?)))
+    }
+
+    /// All pages of a list; `first` has a query.
+    fn pages(&self, first: &str) -> Result<Vec<RemoteKey>> {
+        let mut found = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let page: ToldPage = self.get(&format!("{first}{cursor}"))?;
+            for key in page.keys {
+                found.push(RemoteKey::of(key, self.server())?);
+            }
+            match page.next {
+                Some(next) => cursor = format!("&cursor={}", path_segment(&next)),
+                None => return Ok(found),
+            }
+        }
+    }
+
+    /// The key of this id, or the only one of this name, as [`Registry::select`] finds it.
+    ///
+    /// [`Registry::select`]: crate::manage::registry::Registry::select
+    pub fn select(&self, selector: &str, org: Option<&OrgId>, now: u64) -> Result<RemoteKey> {
+        if let Ok(id) = KeyId::parse(selector) {
+            return self.by_id(id, org);
+        }
+        let mut found = self.named(selector, org)?;
+        // The living namesake is meant.
+        let kept = |key: &RemoteKey| !key.entry.status.is_final();
+        let one = |is: &dyn Fn(&RemoteKey) -> bool| found.iter().filter(|key| is(key)).count() == 1;
+        if one(&kept) {
+            found.retain(kept);
+        } else if one(&|key| lives(key, now)) {
+            found.retain(|key| lives(key, now));
+        }
+        if found.len() > 1 {
+            return Err(ambiguous(selector, &found, "give the key id instead of the name"));
+        }
+        found.pop().ok_or_else(|| self.none(selector))
+    }
+
+    fn by_id(&self, id: KeyId, org: Option<&OrgId>) -> Result<RemoteKey> {
+        let path = format!("{}/{id}", Self::keys_of(&self.org(org)?));
+        let answer = self.asked(&Method::GET, &path, None, &[])?;
+        match answer.status {
+            404 => Err(self.none(&id.to_string())),
+            _ => RemoteKey::of(good(&self.client, &answer)?, self.server()),
+        }
+    }
+
+    fn named(&self, name: &str, org: Option<&OrgId>) -> Result<Vec<RemoteKey>> {
+        let is_odd = name.len() > LONGEST_NAME || name.chars().any(char::is_control);
+        let mut found = match is_odd || is_like_secret(name) {
+            // A secret in the wrong place does not belong into a URL: it stays here.
+            true => self.all(org)?,
+            false => {
+                let keys = Self::keys_of(&self.org(org)?);
+                self.pages(&format!("{keys}?sort=oldest&limit=200&q={}", path_segment(name)))?
+            }
+        };
+        found.retain(|key| *key.entry.name == *name);
+        Ok(found)
+    }
+
+    /// The key whose rotation `selector` names, as `keys revoke --former` means it over files.
+    pub fn former(&self, selector: &str, org: Option<&OrgId>, now: u64) -> Result<RemoteKey> {
+        let all = self.all(org)?;
+        let is_meant = |key: &&RemoteKey| match KeyId::parse(selector) {
+            Ok(id) => key.entry.id == id,
+            Err(_) => *key.entry.name == *selector,
+        };
+        let meant: Vec<&RemoteKey> = all.iter().filter(is_meant).collect();
+        let first = meant.first().ok_or_else(|| self.none(selector))?.entry.id;
+        let replaced: Vec<KeyId> = meant.iter().filter_map(|key| key.entry.replaces).collect();
+        let successors = successors_of(&all);
+        let mut found: Vec<RemoteKey> = all
+            .iter()
+            .filter(|key| is_meant(key) || replaced.contains(&key.entry.id))
+            .filter(|RemoteKey { entry, .. }| {
+                successors.contains_key(&entry.id) || entry.has_former_secret(now)
+            })
+            .cloned()
+            .collect();
+        if found.iter().any(|key| lives(key, now)) {
+            found.retain(|key| lives(key, now));
+            if found.len() > 1 {
+                let hint = "give the id of the one that is meant, without `--former`";
+                return Err(ambiguous(selector, &found, hint));
+            }
+        }
+        let found = found.into_iter().max_by_key(|key| key.entry.created).ok_or(Error::State {
+            id: first,
+            state: "in no rotation: it replaced no key and has no former secret".into(),
+            hint: "`keygatectl keys list` shows under REPLACED BY which keys were replaced",
+        })?;
+        match found.entry.public_id {
+            None => Ok(found),
+            Some(_) => Err(Error::State {
+                id: found.entry.id,
+                state: "a pair, whose former secret a service does not end alone".into(),
+                hint: "`keygatectl keys rotate --drop-previous` ends it with another rotation; \
+                       `keys disable` or `keys revoke` ends both secrets",
+            }),
+        }
+    }
+
+    /// How a key was used.
+    pub fn usage(&self, key: &RemoteKey) -> Result<ToldUsage> {
+        let org = Self::keys_of(key.entry.org.as_str());
+        self.get(&format!("{org}/{}/usage", key.entry.id))
+    }
+
+    /// Active keys that nobody was seen to use since then (Unix seconds).
+    pub fn unused_since(&self, org: Option<&OrgId>, since: u64) -> Result<Vec<RemoteKey>> {
+        let since = path_segment(&time::show(since));
+        let base = Self::keys_of(&self.org(org)?);
+        self.pages(&format!("{base}?limit=200&state=active&unused_since={since}"))
+    }
+
+    fn none(&self, selector: &str) -> Error {
+        match is_like_secret(selector) {
+            false => Error::NoSuchKey {
+                selector: selector.to_owned(),
+                path: PathBuf::from(self.server()),
+            },
+            true => {
+                let message = format!(
+                    "no key `{selector}` in {}\nhint: this looks like a secret, and a service looks \
+                     nothing up by one: give the id of the key; what stood on a command line is in \
+                     the history of the shell",
+                    self.server()
+                );
+                Error::Added { message, exit: Exit::NoInput }
+            }
+        }
+    }
+}
+
+/// The key that replaced each key that was rotated.
+pub(super) fn successors_of(keys: &[RemoteKey]) -> HashMap<KeyId, KeyId> {
+    keys.iter().filter_map(|key| Some((key.entry.replaces?, key.entry.id))).collect()
+}
+
+fn lives(key: &RemoteKey, now: u64) -> bool {
+    !key.entry.status.is_final() && key.entry.state(now) != "expired"
+}
+
+fn ambiguous(selector: &str, found: &[RemoteKey], hint: &str) -> Error {
+    let keys = found.iter().map(|key| key.entry.describe()).collect();
+    Error::Ambiguous { selector: selector.to_owned(), keys, hint: hint.to_owned() }
+}

@@ -1,0 +1,418 @@
+//! A management service over HTTP: where it is, with which credential it is asked, and what its answers
+//! say. The credential comes from a file or the environment, never from an argument. Imports remote,
+//! wording, the configuration's host and errors.
+
+use std::io::Read as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, Request};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::error::{Error, Result};
+use crate::config::{FileAccess, Host as _, ThisHost, UrlOptions};
+use crate::exit::Exit;
+use crate::remote;
+use crate::wording::visible::one_line;
+
+const SCHEME: &str = "Bearer ";
+
+/// Variable with the credential, where no file has it.
+const VARIABLE: &str = "KEYGATE_CREDENTIAL";
+
+/// For a question as a whole; a change may wait 20 s for sidecars.
+const WHOLE: Duration = Duration::from_secs(60);
+
+/// Characters of a service's text that are shown.
+const LONGEST_TEXT: usize = 1000;
+
+/// Where a service is, and how it is asked.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Management service")]
+pub struct ServiceArgs {
+    /// Management service that is asked, such as `https://keys.example.com`
+    #[arg(long, global = true, value_name = "URL")]
+    pub server: Option<String>,
+    /// File with the credential, mode 0600 [default: the variable KEYGATE_CREDENTIAL]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub credential_file: Option<PathBuf>,
+    /// PEM file of who is believed to be the service [default: public authorities]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub server_ca: Option<PathBuf>,
+}
+
+/// Asks one service.
+pub struct ServiceClient {
+    agent: ureq::Agent,
+    base: String,
+    authorization: HeaderValue,
+}
+
+/// An answer of any status. Its body may hold a new secret.
+pub struct ServiceAnswer {
+    pub status: u16,
+    pub fields: HeaderMap,
+    pub body: Zeroizing<Vec<u8>>,
+}
+
+/// A refusal in the service's words (RFC 9457).
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ToldProblem {
+    #[serde(default)]
+    pub code: String,
+    #[serde(default)]
+    pub detail: String,
+    #[serde(default)]
+    pub errors: Vec<ToldFault>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ToldFault {
+    #[serde(default)]
+    pub pointer: Option<String>,
+    #[serde(default)]
+    pub parameter: Option<String>,
+    #[serde(default)]
+    pub detail: String,
+}
+
+// === impl ServiceArgs ===
+
+impl ServiceArgs {
+    /// The option of it that was given, if any was.
+    pub fn given(&self) -> Option<&'static str> {
+        let given = [
+            ("--server", self.server.is_some()),
+            ("--credential-file", self.credential_file.is_some()),
+            ("--server-ca", self.server_ca.is_some()),
+        ];
+        given.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option)
+    }
+
+    /// # Errors
+    ///
+    /// A URL that is none, or a credential that is not there.
+    pub fn client(&self) -> Result<ServiceClient> {
+        let Some(server) = &self.server else {
+            let hint = "give --server URL";
+            return Err(Error::Missing { what: "the management service", hint });
+        };
+        let uri: http::Uri = server.parse().map_err(|_| {
+            Error::argument("--server", "is no URL, such as https://keys.example.com")
+        })?;
+        match uri.scheme_str() {
+            Some("https") => {}
+            Some("http") if uri.host().is_some_and(is_this_host) => {}
+            _ => {
+                let why = "must begin with https://; http:// is for this host: a credential goes \
+                           over it";
+                return Err(Error::argument("--server", why));
+            }
+        }
+        let has_user = uri.authority().is_some_and(|a| a.as_str().contains('@'));
+        if has_user || uri.query().is_some() {
+            return Err(Error::argument("--server", "must be scheme, host, port and path alone"));
+        }
+        self.credential_file.as_deref().map_or(Ok(()), refuse_open)?;
+        let options = UrlOptions {
+            ca: self.server_ca.clone(),
+            bearer_file: self.credential_file.clone(),
+            ..UrlOptions::default()
+        };
+        let unusable = |e: remote::RemoteFileError| Error::Added {
+            message: e.to_string(),
+            exit: Exit::NoInput,
+        };
+        let given = match remote::authorization(&options).map_err(unusable)? {
+            Some(value) => Some(value),
+            None => ThisHost.variable(VARIABLE).map(Zeroizing::new).map(of_variable).transpose()?,
+        };
+        let Some(authorization) = given.filter(|value| value.len() > SCHEME.len()) else {
+            let hint = "put a key or token into a file of mode 0600 and give --credential-file \
+                        FILE, or set KEYGATE_CREDENTIAL";
+            return Err(Error::Missing { what: "the credential for the service", hint });
+        };
+        let agent = remote::agent(server, &options).map_err(unusable)?;
+        // The credential is for this server alone.
+        let agent = remote::open(agent.max_redirects(0).timeout_global(Some(WHOLE)).build());
+        let base = server.trim_end_matches('/').to_owned();
+        Ok(ServiceClient { agent, base, authorization })
+    }
+}
+
+/// Whether plaintext to this name stays on this host.
+fn is_this_host(host: &str) -> bool {
+    let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let address = inner.unwrap_or(host).parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+fn refuse_open(file: &Path) -> Result<()> {
+    let FileAccess::TooMany(mode) = ThisHost.access(file) else { return Ok(()) };
+    let file = file.display();
+    let message = format!(
+        "{file}: others than its owner may read the credential: its mode is {mode:04o}\n\
+         hint: `chmod 600 {file}`; if somebody may have read it, rotate the key"
+    );
+    Err(Error::Added { message, exit: Exit::Data })
+}
+
+fn of_variable(text: Zeroizing<String>) -> Result<HeaderValue> {
+    let value = Zeroizing::new([SCHEME, text.trim()].concat());
+    let mut value = HeaderValue::try_from(value.as_str())
+        .map_err(|_| Error::argument(VARIABLE, "holds bytes that no header can have"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+// === impl ServiceClient ===
+
+impl ServiceClient {
+    /// Asks, and takes at most `most` bytes of the answer. `path` begins with `/`.
+    ///
+    /// # Errors
+    ///
+    /// A service that does not answer: whether it has done something is not known then.
+    pub fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+        fields: &[(&'static str, &str)],
+        most: u64,
+    ) -> Result<ServiceAnswer> {
+        let url = format!("{}{path}", self.base);
+        let odd = |e: http::Error| Error::argument("--server", e);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(&url)
+            .header(AUTHORIZATION, self.authorization.clone());
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let answer = match body {
+            Some(body) => {
+                let bytes = serde_json::to_vec(body).unwrap_or_default();
+                let request = request.header(CONTENT_TYPE, "application/json");
+                self.agent.run(request.body(bytes).map_err(odd)?)
+            }
+            None => self.agent.run(request.body(()).map_err(odd)?),
+        };
+        let answer = answer.map_err(|e| self.away(&e))?;
+        let (head, body) = answer.into_parts();
+        let mut bytes = Zeroizing::new(Vec::new());
+        let mut reader = body.into_with_config().limit(most).reader();
+        reader.read_to_end(&mut bytes).map_err(|e| self.away(&e))?;
+        Ok(ServiceAnswer { status: head.status.as_u16(), fields: head.headers, body: bytes })
+    }
+
+    fn away(&self, error: &dyn std::fmt::Display) -> Error {
+        let message = format!(
+            "{}: {error}\nhint: look whether the service runs and --server-ca names its authority; \
+             the same command may be given again",
+            self.base
+        );
+        Error::Added { message, exit: Exit::TryAgain }
+    }
+
+    /// Where it is.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+}
+
+impl std::fmt::Debug for ServiceClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServiceClient").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+// === impl ServiceAnswer ===
+
+impl ServiceAnswer {
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// How long it asks to wait.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let seconds = self.fields.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+        Some(Duration::from_secs(seconds))
+    }
+
+    /// # Errors
+    ///
+    /// A body that is not what a service answers.
+    pub fn json<T: serde::de::DeserializeOwned>(&self, server: &str) -> Result<T> {
+        serde_json::from_slice(&self.body).map_err(|e| Error::Added {
+            // Where alone: a message of serde may show what is there.
+            message: format!(
+                "{server}: its answer is not one of a management service: line {}, column {}\n\
+                 hint: --server is what people open in a browser, without /v1; of a newer service, \
+                 use its keygatectl",
+                e.line(),
+                e.column()
+            ),
+            exit: Exit::Data,
+        })
+    }
+
+    /// What it says is wrong; empty where it says nothing that can be read.
+    pub fn problem(&self) -> ToldProblem {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// The refusal as a command ends with it.
+    pub fn refusal(&self, server: &str) -> Error {
+        let ToldProblem { code, detail, errors } = self.problem();
+        let (exit, hint) = match (&*code, self.status) {
+            ("no_credential" | "invalid_credential", _) => {
+                (Exit::Data, "--credential-file names a file with a key that is valid there")
+            }
+            ("address_not_allowed", _) => {
+                (Exit::Data, "the key is for other networks than this one")
+            }
+            ("forbidden" | "no_role", _) => {
+                (Exit::Data, "ask with a key that holds more: nobody grants more than they hold")
+            }
+            ("not_found", _) => {
+                (Exit::NoInput, "it is not there, or not for this credential to see")
+            }
+            ("busy" | "read_only" | "unavailable" | "timeout" | "too_many_failures", _) => {
+                (Exit::TryAgain, "try again; nothing is done twice")
+            }
+            ("version_mismatch", _) => {
+                (Exit::TryAgain, "somebody has changed it meanwhile: look at it, and try again")
+            }
+            ("", 300..=399) => (Exit::Data, "it leads elsewhere: give that URL as --server"),
+            ("", 408 | 429 | 500..) => {
+                (Exit::TryAgain, "try again; what stands before the service has said that")
+            }
+            ("", _) => (Exit::Data, "--server is what people open in a browser, without /v1"),
+            _ => (Exit::Data, ""),
+        };
+        let what = match detail.is_empty() {
+            true => format!("the service answered {}", self.status),
+            false => told_text(&detail),
+        };
+        let places: Vec<_> = errors
+            .iter()
+            .filter(|fault| !detail.contains(&fault.detail))
+            .filter_map(|fault| {
+                let place = fault.pointer.as_deref().or(fault.parameter.as_deref())?;
+                Some(format!("\n  {}: {}", told_text(place), told_text(&fault.detail)))
+            })
+            .take(20)
+            .collect();
+        let hint = if hint.is_empty() { String::new() } else { format!("\nhint: {hint}") };
+        let message = format!("{server}: {what}{}{hint}", places.concat());
+        Error::Added { message, exit }
+    }
+}
+
+impl std::fmt::Debug for ServiceAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServiceAnswer").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+/// What a service says, for a line of ours: it cannot begin another, move a cursor or fill a screen.
+pub fn told_text(text: &str) -> String {
+    let cut: String = text.chars().take(LONGEST_TEXT).collect();
+    let end = if cut.len() < text.len() { "…" } else { "" };
+    // A service of ours ends what it says with what to do.
+    let lines: Vec<_> = cut.split("\nhint: ").map(one_line).collect();
+    lines.join("\nhint: ") + end
+}
+
+/// A name as a segment of a path, or a value of a query: it may have any visible character.
+pub fn path_segment(name: &str) -> String {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+    name.bytes()
+        .map(|b| match is_plain(b) {
+            true => char::from(b).to_string(),
+            false => format!("%{b:02X}"),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plaintext_is_for_this_host() {
+        for (host, is_here) in [
+            ("localhost", true),
+            ("127.0.0.1", true),
+            ("127.8.0.1", true),
+            ("[::1]", true),
+            ("localhost.example.com", false),
+            ("127.0.0.1.example.com", false),
+            ("192.0.2.1", false),
+            ("[2001:db8::1]", false),
+        ] {
+            assert_eq!(is_this_host(host), is_here, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_service_cannot_write_lines_of_ours() {
+        assert_eq!(told_text("a\nerror: b\u{1b}[2J\u{202e}"), "a\\u000aerror: b\\u001b[2J\\u202e");
+        assert_eq!(
+            told_text("it is revoked\nhint: make another"),
+            "it is revoked\nhint: make another"
+        );
+        let long = told_text(&"ä".repeat(5000));
+        assert!(long.chars().count() == LONGEST_TEXT + 1 && long.ends_with('…'));
+    }
+
+    #[test]
+    fn refusals_end_as_commands_do() {
+        let refused = |status: u16, body: &str| {
+            let body = Zeroizing::new(body.as_bytes().to_vec());
+            let answer = ServiceAnswer { status, fields: HeaderMap::new(), body };
+            let error = answer.refusal("https://x");
+            (Exit::from_code(error.exit()), error.to_string())
+        };
+        for (status, body, exit, says) in [
+            (
+                401,
+                r#"{"code":"invalid_credential","detail":"no"}"#,
+                Exit::Data,
+                "--credential-file",
+            ),
+            (
+                404,
+                r#"{"code":"not_found","detail":"no"}"#,
+                Exit::NoInput,
+                "not for this credential",
+            ),
+            (503, r#"{"code":"busy","detail":"no"}"#, Exit::TryAgain, "try again"),
+            (412, r#"{"code":"version_mismatch","detail":"no"}"#, Exit::TryAgain, "meanwhile"),
+            (302, "", Exit::Data, "leads elsewhere"),
+            (429, "slow down", Exit::TryAgain, "before the service"),
+            (502, "<html>", Exit::TryAgain, "before the service"),
+            (404, "<html>", Exit::Data, "without /v1"),
+            (422, r#"{"code":"a_word_of_tomorrow","detail":"no"}"#, Exit::Data, "https://x: no"),
+        ] {
+            let (is, text) = refused(status, body);
+            assert_eq!(is, exit, "{status} {body}");
+            assert!(text.contains(says), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_may_hold_a_secret_is_not_shown() {
+        let body = Zeroizing::new(br#"{"secret":"hunter2"}"#.to_vec());
+        let answer = ServiceAnswer { status: 201, fields: HeaderMap::new(), body };
+        let wrong = answer.json::<Vec<u64>>("https://x").unwrap_err().to_string();
+        let number = answer.json::<std::collections::BTreeMap<String, u64>>("https://x");
+        let number = number.unwrap_err().to_string();
+        let shown = format!("{answer:?}");
+        assert!(![wrong, number, shown].concat().contains("hunter2"));
+    }
+}
