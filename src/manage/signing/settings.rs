@@ -254,7 +254,8 @@ mod tests {
         crate::manage::signer::new(&dir.path().join("signer.pem"), None, &mut Output::sink())
             .unwrap();
         let file = dir.path().join("signer.toml");
-        let read = read_toml(&ThisHost, &file, sample, lower);
+        let sample = sample.replace("/var/lib/keygate-signer", &dir.path().display().to_string());
+        let read = read_toml(&ThisHost, &file, &sample, lower);
         let read = read.map_err(|e| e.to_string()).unwrap();
         let mut asked: Vec<_> = read.asked.iter().map(String::as_str).collect();
         asked.retain(|key| *key != "audiences");
