@@ -89,7 +89,8 @@ fn the_service_of_the_readme_starts_and_publishes() {
     let heading = "Keys that your customers manage";
     let config = blocks("README.md", heading, "toml").remove(0);
     room.write("admin.toml", config.replace(":9920", ":0"));
-    let commands = blocks("README.md", heading, "sh").remove(0);
+    // The first builds programs with the service.
+    let commands = blocks("README.md", heading, "sh").remove(1);
     let (first, serve) = commands.trim().rsplit_once('\n').unwrap();
     assert_eq!(serve, "keygatectl admin serve");
     must(&room, first);

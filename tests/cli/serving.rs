@@ -183,7 +183,7 @@ fn a_unix_socket_is_there_while_the_service_is() {
     assert_eq!(status(&told), "200");
     let taken = room.run(&["admin", "serve"]);
     assert_eq!(taken.code, 73, "{}", taken.stderr);
-    assert!(taken.stderr.contains("hint: listen.address names another one"), "{}", taken.stderr);
+    assert!(taken.stderr.contains("hint: set another `listen.address`"), "{}", taken.stderr);
     assert_eq!(service.stop(), Some(0));
     assert!(!socket.exists());
 }
