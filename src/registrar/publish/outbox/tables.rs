@@ -20,9 +20,10 @@ const LEASE_MS: u64 = 8_000;
 /// After a failure to build a table, until it is tried again.
 const FOLD_AGAIN_MS: u64 = 60_000;
 
-/// How many serials are passed over at first where the signer is ahead, and how often the step grows.
+/// How many serials are passed over at first where the signer is ahead, and how many steps there are:
+/// 5.6 million in all. Who is further ahead was not this service, and somebody has to look at it.
 const FIRST_STEP: u64 = 64;
-const MOST_STEPS: u32 = 8;
+const MOST_STEPS: u32 = 9;
 
 // === impl Outbox ===
 
@@ -124,9 +125,9 @@ impl Outbox {
     /// time, because the refusal does not say how far.
     pub(super) async fn heed_serial(&mut self, fault: &PublishFault) -> Result<(), StoreError> {
         let reason = fault.refusal().map(|refusal| refusal.reason);
-        if reason == Some(SigningReason::Serial) {
-            let count = FIRST_STEP << (2 * self.refused_serials.min(MOST_STEPS));
-            self.refused_serials = self.refused_serials.saturating_add(1);
+        if reason == Some(SigningReason::Serial) && self.refused_serials < MOST_STEPS {
+            let count = FIRST_STEP << (2 * self.refused_serials);
+            self.refused_serials += 1;
             self.store.claim_serials(&self.name, count).await?;
         }
         Ok(())

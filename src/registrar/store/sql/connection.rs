@@ -132,12 +132,17 @@ impl StoreConnection {
     /// Raises the audience's serial: first of all in a change, so that serials become visible in
     /// order.
     pub(super) fn raise(&self, audience: &AudienceName) -> Result<u64, StoreError> {
+        self.raise_by(audience, 1)
+    }
+
+    /// The last of the serials that are taken.
+    pub(super) fn raise_by(&self, audience: &AudienceName, count: u64) -> Result<u64, StoreError> {
         let serial: Option<u64> = self
             .connection
             .prepare_cached(
-                "UPDATE audience SET serial = serial + 1 WHERE name = ?1 RETURNING serial",
+                "UPDATE audience SET serial = serial + ?2 WHERE name = ?1 RETURNING serial",
             )?
-            .query_row([audience.as_str()], |row| row.get(0))
+            .query_row((audience.as_str(), count), |row| row.get(0))
             .optional()?;
         let serial = serial.ok_or(StoreError::NoSuchAudience)?;
         if serial >= crate::table::manifest::MAX_SERIAL {

@@ -246,11 +246,7 @@ pub(super) fn claim_serials(
     audience: &AudienceName,
     count: u64,
 ) -> Result<Work<u64>, StoreError> {
-    let mut last = 0;
-    for _ in 0..count {
-        last = store.raise(audience)?;
-    }
-    Ok(Work::Keep(last))
+    Ok(Work::Keep(store.raise_by(audience, count)?))
 }
 
 pub(super) fn set_base(
