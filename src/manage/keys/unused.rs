@@ -14,11 +14,22 @@ use super::super::usage::{UsageArgs, UsagePeriod};
 use crate::core::OrgId;
 use crate::usage::MergedUse;
 
-/// Why a key is not shown that nobody has used.
-pub(super) const YOUNG: &str = "younger than that";
-pub(super) const AGELESS: &str = "without `created`, so that nobody knows how old they are";
-pub(super) const TRIED: &str =
-    "refused when somebody tried: `keygatectl keys safe-to-revoke` shows how often";
+/// A key that nobody uses.
+pub(super) struct UnusedKey<'k> {
+    pub(super) entry: &'k RegistryEntry,
+    pub(super) last_used: Option<String>,
+}
+
+/// Keys that nobody has used, and that are not shown, by why.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct PassedOver {
+    /// Nothing can be said of a key that is younger than the time that was asked for.
+    pub(super) young: u64,
+    /// Nobody knows how old they are.
+    pub(super) ageless: u64,
+    /// Somebody was refused, and so has the key still.
+    pub(super) refused: u64,
+}
 
 #[derive(Debug, clap::Args)]
 pub struct Unused {
@@ -87,7 +98,7 @@ impl Unused {
         let merge = self.records.read_since(audience, minute(from))?;
         self.covered.check(&merge, from, now)?;
         let mut found: Vec<(RegistryEntry, MergedUse)> = Vec::new();
-        let (mut young, mut ageless, mut refused) = (0, 0, 0);
+        let mut passed = PassedOver::default();
         let filter = Filter { org: self.org.clone(), ..Filter::default() };
         registry.scan(&filter, &mut |located| {
             let entry = located.entry;
@@ -95,46 +106,66 @@ impl Unused {
             if entry.state(now) != "active" || used_since(&used, from) {
                 return Ok(());
             }
-            // Of a key that is younger than the period nothing can be said, and whoever is refused
-            // has the key still.
             match entry.created {
-                _ if merge.refused_since(entry.id) > 0 => refused += 1,
-                None => ageless += 1,
-                Some(created) if created > from => young += 1,
+                _ if merge.refused_since(entry.id) > 0 => passed.refused += 1,
+                None => passed.ageless += 1,
+                Some(created) if created > from => passed.young += 1,
                 Some(_) => found.push((entry, used)),
             }
             Ok(())
         })?;
         found.sort_by_key(|(entry, used)| (used.last, entry.id));
+        let found: Vec<_> = found
+            .iter()
+            .map(|(entry, used)| UnusedKey { entry, last_used: show_minute(used.last) })
+            .collect();
+        passed.print(&found, from, session)
+    }
+}
+
+// === impl PassedOver ===
+
+impl PassedOver {
+    /// Prints the keys that were found, and how many were not shown. `from`: Unix seconds.
+    pub(super) fn print(
+        self,
+        found: &[UnusedKey<'_>],
+        from: u64,
+        session: &mut Session,
+    ) -> Result<()> {
         if session.output.json {
-            let keys: Vec<Value> = found
-                .iter()
-                .map(|(entry, used)| {
-                    json!({
-                        "id": entry.id.to_string(),
-                        "name": entry.name,
-                        "org": entry.org.as_str(),
-                        "last_used": show_minute(used.last),
-                        "created": entry.created.map(time::show),
-                    })
+            let keys = found.iter().map(|UnusedKey { entry, last_used }| {
+                json!({
+                    "id": entry.id.to_string(),
+                    "name": entry.name,
+                    "org": entry.org.as_str(),
+                    "last_used": last_used,
+                    "created": entry.created.map(time::show),
                 })
-                .collect();
-            return session.output.json(&keys);
+            });
+            return session.output.json(&keys.collect::<Vec<Value>>());
         }
         let mut columns = Columns::titled(&["ID", "NAME", "ORG", "LAST USED", "CREATED"]);
-        for (entry, used) in &found {
+        for UnusedKey { entry, last_used } in found {
             columns.row([
                 entry.id.to_string(),
                 if entry.name.is_empty() { "-".to_owned() } else { entry.name.to_string() },
                 entry.org.as_str().to_owned(),
-                show_minute(used.last).unwrap_or_else(|| "not in the records".to_owned()),
+                last_used.clone().unwrap_or_else(|| "not in the records".to_owned()),
                 entry.created.map_or_else(|| "-".to_owned(), time::show),
             ]);
         }
         columns.print(&mut session.output)?;
         let active = count(found.len() as u64, "active key");
         session.output.note(&format!("{active} not used since {}", time::show(from)));
-        for (number, what) in [(young, YOUNG), (ageless, AGELESS), (refused, TRIED)] {
+        for (number, what) in [
+            (self.young, "younger than that"),
+            (self.ageless, "without `created`, so that nobody knows how old they are"),
+            (
+                self.refused,
+                "refused when somebody tried: `keygatectl keys safe-to-revoke` shows how often",
+            ),
+        ] {
             if number > 0 {
                 session.output.note(&format!("{} unused, but {what}", count(number, "key")));
             }

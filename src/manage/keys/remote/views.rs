@@ -12,7 +12,7 @@ use crate::manage::error::{Error, Result};
 use crate::manage::keys::list::{
     ALIGNED, List, Show, TITLES, print_key, row, say_replaced, to_json,
 };
-use crate::manage::keys::unused::{AGELESS, SafeToRevoke, TRIED, Unused, YOUNG};
+use crate::manage::keys::unused::{PassedOver, SafeToRevoke, Unused, UnusedKey};
 use crate::manage::output::{Columns, count};
 use crate::manage::session::Session;
 use crate::manage::time;
@@ -128,54 +128,30 @@ impl Unused {
         let now = session.now();
         let from = now.saturating_sub(self.period.as_secs());
         let mut found = Vec::new();
-        let (mut young, mut ageless, mut refused) = (0u64, 0u64, 0u64);
+        let mut passed = PassedOver::default();
         for key in keys.unused_since(self.org.as_ref(), from)? {
-            // What is said of keys that are younger or of unknown age, see `Unused::run`.
             match key.entry.created {
-                None => ageless += 1,
-                Some(created) if created > from => young += 1,
+                None => passed.ageless += 1,
+                Some(created) if created > from => passed.young += 1,
                 Some(_) => {
                     let told = keys.usage(&key)?;
                     judge_reports(&told, from, now)?;
                     match counts_since(&told, from).1 {
                         0 => found.push(key),
-                        _ => refused += 1,
+                        _ => passed.refused += 1,
                     }
                 }
             }
         }
         found.sort_by(|a, b| (&a.last_used, a.entry.id).cmp(&(&b.last_used, b.entry.id)));
-        if session.output.json {
-            let keys = found.iter().map(|RemoteKey { entry, last_used, .. }| {
-                json!({
-                    "id": entry.id.to_string(),
-                    "name": entry.name,
-                    "org": entry.org.as_str(),
-                    "last_used": last_used,
-                    "created": entry.created.map(time::show),
-                })
-            });
-            return session.output.json(&keys.collect::<Vec<Value>>());
-        }
-        let mut columns = Columns::titled(&["ID", "NAME", "ORG", "LAST USED", "CREATED"]);
-        for RemoteKey { entry, last_used, .. } in &found {
-            columns.row([
-                entry.id.to_string(),
-                if entry.name.is_empty() { "-".to_owned() } else { entry.name.to_string() },
-                entry.org.as_str().to_owned(),
-                last_used.clone().unwrap_or_else(|| "not in the records".to_owned()),
-                entry.created.map_or_else(|| "-".to_owned(), time::show),
-            ]);
-        }
-        columns.print(&mut session.output)?;
-        let active = count(found.len() as u64, "active key");
-        session.output.note(&format!("{active} not used since {}", time::show(from)));
-        for (number, what) in [(young, YOUNG), (ageless, AGELESS), (refused, TRIED)] {
-            if number > 0 {
-                session.output.note(&format!("{} unused, but {what}", count(number, "key")));
-            }
-        }
-        Ok(())
+        let found: Vec<_> = found
+            .iter()
+            .map(|RemoteKey { entry, last_used, .. }| UnusedKey {
+                entry,
+                last_used: last_used.clone(),
+            })
+            .collect();
+        passed.print(&found, from, session)
     }
 }
 
