@@ -12,6 +12,7 @@ mod fault;
 mod files;
 mod host;
 mod limits;
+mod log;
 mod lower;
 mod observe;
 mod policy;
@@ -50,6 +51,7 @@ pub use self::admin::{read_secret, token as admin_token};
 pub use self::diff::needs_restart;
 pub use self::fault::{ConfigError, ConfigFault};
 pub use self::host::{Noted, ThisHost, open_regular};
+pub use self::log::{Log, LogFields, LogFormat, LogLevel};
 pub use self::probes::{PassedProbe, ProbedTarget};
 pub use self::raw::{Host, Places};
 pub use self::shared::{SharedConfig, StoreNode, StoreTopology};
@@ -57,6 +59,7 @@ pub(crate) use self::tokens::MOST_ISSUERS;
 pub use self::tokens::{JwksSource, TokenIssuer, TokenSettings};
 pub(crate) use self::units::size;
 pub(crate) use self::upstream::MOST_UPSTREAMS;
+pub use self::usage::{UsageConfig, UseReports};
 pub use self::watched::{FileAccess, FileWriters, WatchedFile};
 
 /// Everything. The parts outside [`Settings`] need a restart to change.
@@ -395,60 +398,6 @@ pub struct Http2Config {
     pub prior_knowledge: bool,
     pub max_streams: u32,
     pub header_list_bytes: u32,
-}
-
-#[derive(Clone, Debug)]
-pub struct Log {
-    pub level: LogLevel,
-    pub format: LogFormat,
-    /// Access log; `None`: standard error with the operator log.
-    pub access_file: Option<PathBuf>,
-    pub access: bool,
-}
-
-/// Where uses of keys are shown beside `/usage`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct UseReports {
-    /// Usage records are posted there.
-    pub post_url: Option<Box<str>>,
-    /// Most keys with a metric of their own; 0: none.
-    pub top_keys: usize,
-    /// Most orgs with a metric of their own; 0: none.
-    pub top_orgs: usize,
-}
-
-/// How keygate counts and reports the uses of each key.
-#[derive(Clone, Debug)]
-pub struct UsageConfig {
-    /// They are counted: 8 bytes per key.
-    pub enabled: bool,
-    /// Who counts; `None`: the host's name.
-    pub instance: Option<Box<str>>,
-    /// Usage records are added to it.
-    pub file: Option<PathBuf>,
-}
-
-/// The operator log says this and what is graver. Not the access log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogLevel {
-    Error,
-    Warn,
-    #[default]
-    Info,
-    Debug,
-}
-
-/// Fields of the access log that are there by choice: what is in them is the client's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LogFields {
-    pub host: bool,
-    pub user_agent: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    Json,
-    Text,
 }
 
 /// Where tables come from and which are taken.

@@ -1,15 +1,38 @@
 //! `[usage]` and `[metrics]`: whether uses of keys are counted, and where the count is shown.
 
+use std::path::PathBuf;
+
 use http::Uri;
 
 use super::delivery::remote_url;
 use super::fault::ConfigProblem;
 use super::section::ConfigSection;
-use super::{UsageConfig, UseReports};
 
 const TOP_ORGS: u64 = 50;
 /// More series than this are more than a scrape should have.
 const MOST: u64 = 1_000;
+
+/// Where uses of keys are shown beside `/usage`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UseReports {
+    /// Usage records are posted there.
+    pub post_url: Option<Box<str>>,
+    /// Most keys with a metric of their own; 0: none.
+    pub top_keys: usize,
+    /// Most orgs with a metric of their own; 0: none.
+    pub top_orgs: usize,
+}
+
+/// How keygate counts and reports the uses of each key.
+#[derive(Clone, Debug)]
+pub struct UsageConfig {
+    /// They are counted: 8 bytes per key.
+    pub enabled: bool,
+    /// Who counts; `None`: the host's name.
+    pub instance: Option<Box<str>>,
+    /// Usage records are added to it.
+    pub file: Option<PathBuf>,
+}
 
 pub(super) fn usage(section: &ConfigSection<'_>) -> UsageConfig {
     let usage = UsageConfig {
