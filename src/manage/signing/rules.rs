@@ -296,6 +296,18 @@ impl SignedContent {
 // === impl SigningRules ===
 
 impl SigningRules {
+    /// Those of an audience of which nothing else is said.
+    pub fn standard(audience: Box<str>) -> Self {
+        Self {
+            audience,
+            shrink_brake: 0.5,
+            longest_life: None,
+            shortest_life: 0,
+            format: None,
+            min_serial: 0,
+        }
+    }
+
     /// That of sidecars, now and for a day, whatever the manifest acknowledges: whoever asks has written
     /// that. How few keys would be active, and the refusal; `None`: it is no fall.
     fn brake(

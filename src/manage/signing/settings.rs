@@ -135,9 +135,9 @@ fn rules(root: &ConfigSection<'_>) -> Vec<SigningRules> {
         }
         let format = section.integer("table_format", 0, 1..=2);
         let format = u8::try_from(format).ok().and_then(TableFormat::of_number);
+        let standard = SigningRules::standard(name.unwrap_or_default());
         let rules = SigningRules {
-            audience: name.unwrap_or_default(),
-            shrink_brake: section.parse("shrink_brake", share).unwrap_or(0.5),
+            shrink_brake: section.parse("shrink_brake", share).unwrap_or(standard.shrink_brake),
             longest_life: section.bound("longest_life").map(|life| life.as_secs()),
             shortest_life: section.bound("shortest_life").map_or(0, |life| life.as_secs()),
             format,
@@ -146,6 +146,7 @@ fn rules(root: &ConfigSection<'_>) -> Vec<SigningRules> {
                 0,
                 0..=crate::table::manifest::MAX_CHOSEN_SERIAL,
             ),
+            ..standard
         };
         if rules.longest_life.is_some_and(|longest| longest < rules.shortest_life) {
             let problem = ConfigProblem::new("is more than longest_life");

@@ -61,14 +61,7 @@ impl House {
         KeeperTerms {
             signer: Signer::load(&self.path("signer.pem")).unwrap(),
             state: self.root.path().to_owned(),
-            rules: vec![SigningRules {
-                audience: crate::table::testkit::AUDIENCE.into(),
-                shrink_brake: 0.5,
-                longest_life: None,
-                shortest_life: 0,
-                format: None,
-                min_serial: 0,
-            }],
+            rules: vec![SigningRules::standard(crate::table::testkit::AUDIENCE.into())],
             checkpoints: true,
             max_bytes: 64 << 20,
         }

@@ -44,6 +44,20 @@ async fn table(desk: &TestDesk, cases: Vec<(&str, Ask, &str)>) {
     }
 }
 
+/// What somebody may do in an org, without a word about how they came to it.
+async fn set_role(desk: &TestDesk, org: &str, id: &PersonId, role: Option<PersonRole>) {
+    let change = crate::registrar::store::MemberChange {
+        org: suite::org(org),
+        id: id.clone(),
+        role,
+        about: None,
+        actor: suite::host(),
+        channel: Default::default(),
+        at_ms: NOW,
+    };
+    desk.store.change_member(change).await.unwrap();
+}
+
 #[test]
 fn keys_by_every_forgery() {
     run(async {

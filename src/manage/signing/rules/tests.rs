@@ -9,14 +9,7 @@ const NOW: u64 = 1_795_230_000_000;
 const HOUR: u64 = 3_600_000;
 
 fn rules() -> SigningRules {
-    SigningRules {
-        audience: "shop".into(),
-        shrink_brake: 0.5,
-        longest_life: None,
-        shortest_life: 0,
-        format: None,
-        min_serial: 0,
-    }
+    SigningRules::standard("shop".into())
 }
 
 fn us() -> SignerId {

@@ -12,7 +12,7 @@ use super::*;
 use crate::manage::operation::{CreateRequest, DetailRequest, OwnerChange};
 use crate::registrar::serve::tests::SETTINGS;
 use crate::registrar::store::{
-    BOOTSTRAP, KeyChange, KeyRef, MemberChange, OrgChange, OrgRules, OwnerLeaves, SessionKind,
+    BOOTSTRAP, KeyChange, KeyRef, OrgChange, OrgRules, OwnerLeaves, SessionKind,
 };
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -104,16 +104,7 @@ async fn member(desk: &TestDesk, id: &PersonId, role: Option<PersonRole>) {
         seen_ms: NOW,
     };
     desk.store.put_person(person).await.unwrap();
-    let change = MemberChange {
-        org: suite::org("acme"),
-        id: id.clone(),
-        role,
-        about: None,
-        actor: suite::host(),
-        channel: Default::default(),
-        at_ms: NOW,
-    };
-    desk.store.change_member(change).await.unwrap();
+    set_role(desk, "acme", id, role).await;
 }
 
 /// The cookie of an owner of `acme` who has signed in at a provider a moment ago.

@@ -239,16 +239,8 @@ fn who_may_make_one_and_for_whom() {
         let page = desk.send(Ask::get("/sessions").with("cookie", &owner)).await.body;
         assert!(page.contains(APP), "{page}");
         signed_in(&desk, Some("acme"), "owner", "lee").await;
-        let change = crate::registrar::store::MemberChange {
-            org: OrgId::parse("acme").unwrap(),
-            id: crate::registrar::store::PersonId { iss: BOOTSTRAP.into(), sub: "kim".into() },
-            role: Some(PersonRole::Member),
-            about: None,
-            actor: suite::host(),
-            channel: Default::default(),
-            at_ms: NOW,
-        };
-        desk.store.change_member(change).await.unwrap();
+        let kim = crate::registrar::store::PersonId { iss: BOOTSTRAP.into(), sub: "kim".into() };
+        set_role(&desk, "acme", &kim, Some(PersonRole::Member)).await;
         assert_eq!(see().await.code(), "invalid_credential");
         // Where no origin is listed, there is nothing to embed.
         let without = TestDesk::new("");

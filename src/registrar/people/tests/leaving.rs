@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::core::Digest;
-use crate::registrar::store::{MemberChange, SessionKind};
+use crate::registrar::store::SessionKind;
 
 const APP: &str = "https://app.example.com";
 const KEYS: &str = "/v1/orgs/acme/keys";
@@ -18,19 +18,6 @@ async fn put_kim(desk: &TestDesk, role: PersonRole) {
     let (name, email, operator) = ("kim".into(), "".into(), role == PersonRole::Operator);
     let person = Person { id: kim(), name, email, operator, seen_ms: NOW };
     desk.store.put_person(person).await.unwrap();
-}
-
-async fn set_role(desk: &TestDesk, org: &str, role: Option<PersonRole>) {
-    let change = MemberChange {
-        org: suite::org(org),
-        id: kim(),
-        role,
-        about: None,
-        actor: suite::host(),
-        channel: Default::default(),
-        at_ms: NOW,
-    };
-    desk.store.change_member(change).await.unwrap();
 }
 
 /// A session of Kim's that is in no org yet, as one from a provider is.
@@ -75,21 +62,21 @@ async fn desk_of_two_owners(settings: &str) -> TestDesk {
 fn a_session_does_not_come_back_with_the_role() {
     run(async {
         let desk = desk_of_two_owners("").await;
-        set_role(&desk, "acme", Some(PersonRole::Owner)).await;
+        set_role(&desk, "acme", &kim(), Some(PersonRole::Owner)).await;
         open_session(&desk, "a", LATE).await;
-        set_role(&desk, "acme", None).await;
+        set_role(&desk, "acme", &kim(), None).await;
         assert!(!is_there(&desk, "a").await, "in no org, and of the role that is gone");
         // One that is left from before says so once.
         let cookie = open_session(&desk, "b", LATE).await;
         let who = async || desk.send(Ask::get("/who").with("cookie", &cookie)).await.code();
         assert_eq!(who().await, "no_role");
-        set_role(&desk, "acme", Some(PersonRole::Owner)).await;
+        set_role(&desk, "acme", &kim(), Some(PersonRole::Owner)).await;
         assert_eq!(who().await, "invalid_credential");
         // An operator is in no org on purpose; but an operator has to be one.
         put_kim(&desk, PersonRole::Operator).await;
         open_session(&desk, "c", LATE).await;
-        set_role(&desk, "acme", Some(PersonRole::Member)).await;
-        set_role(&desk, "acme", None).await;
+        set_role(&desk, "acme", &kim(), Some(PersonRole::Member)).await;
+        set_role(&desk, "acme", &kim(), None).await;
         assert!(is_there(&desk, "c").await);
         put_kim(&desk, PersonRole::Operator).await;
         assert!(is_there(&desk, "c").await);
@@ -142,7 +129,7 @@ fn a_components_token_ends_with_the_session_that_made_it() {
         let settings = format!("[embed]\norigins = [\"{APP}\"]\n");
         for way in ["sign out", "from the list", "by the list of another", "over", "stays"] {
             let desk = desk_of_two_owners(&settings).await;
-            set_role(&desk, "acme", Some(PersonRole::Owner)).await;
+            set_role(&desk, "acme", &kim(), Some(PersonRole::Owner)).await;
             let cookie = open_session(&desk, "a", NOW + 120_000).await;
             let other = open_session(&desk, "b", LATE).await;
             let by = |ask: Ask, cookie: &str| {

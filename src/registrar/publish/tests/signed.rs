@@ -18,14 +18,7 @@ fn behind_a_socket(house: &House) {
     let keeper = SigningKeeper::open(KeeperTerms {
         signer: Signer::load(&house.root.join("signer.pem")).unwrap(),
         state,
-        rules: vec![SigningRules {
-            audience: "shop".into(),
-            shrink_brake: 0.5,
-            longest_life: None,
-            shortest_life: 0,
-            format: None,
-            min_serial: 0,
-        }],
+        rules: vec![SigningRules::standard("shop".into())],
         checkpoints: true,
         max_bytes: 64 << 20,
     });
