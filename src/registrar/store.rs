@@ -221,6 +221,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Everything up to `serial` is published. Never goes back.
     async fn set_published(&self, audience: &AudienceName, serial: u64) -> Result<(), StoreError>;
 
+    /// Notes that a table of this serial is about to be signed.
+    async fn note_signing(&self, audience: &AudienceName, serial: u64) -> Result<(), StoreError>;
+
+    /// The highest serial that was noted so, or 0.
+    async fn noted_signing(&self, audience: &AudienceName) -> Result<u64, StoreError>;
+
     /// Takes the next `count` serials for artefacts that change no key, and answers the last of them.
     async fn claim_serials(&self, audience: &AudienceName, count: u64) -> Result<u64, StoreError>;
 

@@ -78,8 +78,6 @@ pub(super) struct Outbox {
     ask_others_ns: u64,
     /// Tables in a row that changes have overtaken while they were signed.
     overtaken: u32,
-    /// How often in a row the signer has had something newer.
-    refused_serials: u32,
     /// No table is built before this moment, in milliseconds since 1970-01-01T00:00:00Z.
     fold_not_before_ms: u64,
     /// The audit log has not the line that was noted.
@@ -117,7 +115,6 @@ impl Outbox {
             holder: tables::holder(),
             ask_others_ns: 0,
             overtaken: 0,
-            refused_serials: 0,
             fold_not_before_ms: 0,
             audit: None,
         }
@@ -322,7 +319,6 @@ impl Outbox {
         let Some(patch) = self.make_patch(terms, base, settings).await? else {
             return Ok(());
         };
-        self.refused_serials = 0;
         self.current = Some(Current {
             patch_keys: patch.keys,
             patch: Some(patch.file),
@@ -354,17 +350,7 @@ impl Outbox {
                 self.store.claim_serials(&self.name, 1).await?;
                 Ok(())
             }
-            Some(SigningReason::Serial) => {
-                self.heed_serial(fault).await?;
-                // Where that is not all, the table that was lost has changes which ours lacks.
-                if self.refused_serials > 2
-                    && let Some(current) = &mut self.current
-                {
-                    current.settings.clear();
-                    return self.fold_if_due(terms, settings).await;
-                }
-                Ok(())
-            }
+            Some(SigningReason::Serial) => Ok(self.heed_serial().await?),
             _ => Ok(()),
         }
     }

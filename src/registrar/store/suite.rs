@@ -71,6 +71,7 @@ macro_rules! store_suite {
                 what_is_published_never_goes_back,
                 sidecars_are_known_by_their_last_word,
                 a_lease_has_one_holder,
+                what_was_about_to_be_signed_is_kept,
                 the_log_tells_of_every_change_in_order,
             },
             usage::{

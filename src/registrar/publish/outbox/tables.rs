@@ -7,7 +7,6 @@ use super::super::make::{FoldedTable, IssueTerms, MakeError, settings_mark};
 use super::current::{Current, PublishedFile};
 use super::{LOOK, Outbox};
 use crate::manage::registry::settings::RawSettings;
-use crate::manage::signer::signs::SigningReason;
 use crate::registrar::store::sql::crash::point;
 use crate::registrar::store::{
     ArtefactKind, HeldLease, StoreError, StoredArtefact, TableToPublish, UsedLease,
@@ -19,11 +18,6 @@ const LEASE_MS: u64 = 8_000;
 
 /// After a failure to build a table, until it is tried again.
 const FOLD_AGAIN_MS: u64 = 60_000;
-
-/// How many serials are passed over at first where the signer is ahead, and how many steps there are:
-/// 5.6 million in all. Who is further ahead was not this service, and somebody has to look at it.
-const FIRST_STEP: u64 = 64;
-const MOST_STEPS: u32 = 9;
 
 // === impl Outbox ===
 
@@ -120,15 +114,15 @@ impl Outbox {
         Ok(())
     }
 
-    /// A signer of its own has signed something newer than the database has: a table whose serial was
-    /// ahead, and that was not kept. Serials go on above it: a little, and then four times as much each
-    /// time, because the refusal does not say how far.
-    pub(super) async fn heed_serial(&mut self, fault: &PublishFault) -> Result<(), StoreError> {
-        let reason = fault.refusal().map(|refusal| refusal.reason);
-        if reason == Some(SigningReason::Serial) && self.refused_serials < MOST_STEPS {
-            let count = FIRST_STEP << (2 * self.refused_serials);
-            self.refused_serials += 1;
-            self.store.claim_serials(&self.name, count).await?;
+    /// A signer of its own has signed something newer than the database has. Where this database says
+    /// that a table was about to be signed, and it was not kept, serials go on above it. Without such a
+    /// word the database is an older one: then nothing is published until somebody has looked.
+    pub(super) async fn heed_serial(&self) -> Result<(), StoreError> {
+        let noted = self.store.noted_signing(&self.name).await?;
+        let newest = self.store.publication(&self.name).await?.serial;
+        if noted > newest {
+            // One more: a patch of the table's own serial would be another content.
+            self.store.claim_serials(&self.name, noted - newest + 1).await?;
         }
         Ok(())
     }
@@ -155,15 +149,8 @@ impl Outbox {
         let meanwhile = newest.saturating_sub(includes) << self.overtaken.min(16);
         let serial = newest + meanwhile + 64 * u64::from(self.overtaken) + 1;
         let now_ms = self.clock.now().unix_ms;
-        let sealed = match terms.seal(folded, serial, before.as_ref(), now_ms) {
-            Ok(sealed) => sealed,
-            Err(error) => {
-                let fault = PublishFault::from(error);
-                self.heed_serial(&fault).await?;
-                return Err(fault);
-            }
-        };
-        self.refused_serials = 0;
+        self.store.note_signing(&self.name, serial).await?;
+        let sealed = terms.seal(folded, serial, before.as_ref(), now_ms)?;
         point("after claim");
         let table = PublishedFile::of(sealed.bytes.clone())?;
         let head = self.head(ArtefactKind::Table, serial, serial, &sealed.bytes);

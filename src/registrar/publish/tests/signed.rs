@@ -89,37 +89,76 @@ fn a_signer_that_knows_no_table_gets_one() {
     });
 }
 
-/// A table was signed, and the service ended before it was kept: the signer is ahead of the database, in
-/// serials and in tables. Changes are published all the same.
+/// The database, the high-water file and the targets as they were before, and a signer that has signed
+/// since. The service on it, the key that has been revoked in between, and the signer's serial.
+async fn put_back(house: &House) -> (Service, crate::registrar::store::Changed, u64) {
+    let service = house.serve().await;
+    let made = create(&service.store, "CRM").await;
+    import(&service.store, 3).await;
+    service.until(|state| state.published > made.serial).await;
+    let copies = house.root.join("copies");
+    fs::create_dir(&copies).unwrap();
+    let copy = copies.join("registrar.db");
+    SqliteStore::backup(&house.database(), &copy, Duration::from_secs(5), 7).unwrap();
+    for name in ["state/high-water.json", "out/keys.kgt", "out/keys.kgp"] {
+        let copy = copies.join(Path::new(name).file_name().unwrap());
+        fs::copy(house.root.join(name), copy).unwrap();
+    }
+    service.store.claim_serials(&audience(), 900).await.unwrap();
+    change_settings(&service.store, 1).await;
+    let base = service.state().base;
+    service.until(|state| state.base > base + 900).await;
+    let serial = revoke(&service.store, made.key.entry.id).await.unwrap();
+    service.published(serial).await;
+    let signed = service.state().published;
+    service.publisher.stop();
+    close(house, service.store).await;
+    for name in ["state/registrar.db-wal", "state/registrar.db-shm"] {
+        fs::remove_file(house.root.join(name)).ok();
+    }
+    fs::rename(&copy, house.database()).unwrap();
+    for name in ["state/high-water.json", "out/keys.kgt", "out/keys.kgp"] {
+        let copy = copies.join(Path::new(name).file_name().unwrap());
+        fs::rename(copy, house.root.join(name)).unwrap();
+    }
+    (house.serve().await, made, signed)
+}
+
+/// Nothing but the signer knows that the key was revoked. It says so, and nobody goes around it.
 #[test]
-fn a_signer_that_is_ahead_of_the_database_is_caught_up_with() {
+fn a_signer_that_is_ahead_keeps_an_older_database_from_publishing() {
     let house = House::new();
     behind_a_socket(&house);
+    let mut sidecar = house.sidecar();
     run(async {
-        let service = house.serve().await;
-        let made = create(&service.store, "CRM").await;
-        import(&service.store, 3).await;
-        service.until(|state| state.published > made.serial).await;
-        let copy = house.root.join("copy.db");
-        SqliteStore::backup(&house.database(), &copy, Duration::from_secs(5), 7).unwrap();
-        service.store.claim_serials(&audience(), 900).await.unwrap();
-        change_settings(&service.store, 1).await;
-        let base = service.state().base;
-        service.until(|state| state.base > base + 900).await;
+        let (service, made, _) = put_back(&house).await;
+        let before = service.state().published;
+        create(&service.store, "ERP").await;
+        service.until(|state| state.failures >= 3).await;
+        let state = service.state();
+        let unpublished = state.unpublished.clone().unwrap();
+        assert_eq!(unpublished.reason, UnpublishedReason::SignerRefuses, "{unpublished:?}");
+        assert_eq!(state.published, before, "{state:?}");
+        sidecar.look(&house).unwrap();
+        let digest = made.key.entry.digest;
+        assert_eq!(sidecar.status(&digest), Some(KeyStatus::Active), "as it was put back");
         service.publisher.stop();
-        close(&house, service.store).await;
-        // Nothing but the signer knows of it.
-        for name in ["state/registrar.db-wal", "state/registrar.db-shm", "state/high-water.json"] {
-            fs::remove_file(house.root.join(name)).ok();
-        }
-        fs::rename(&copy, house.database()).unwrap();
-        for name in ["keys.kgt", "keys.kgp"] {
-            fs::remove_file(house.root.join("out").join(name)).unwrap();
-        }
-        let service = house.serve().await;
+    });
+}
+
+/// A table was signed, and the service ended before it was kept: the database says that it was about to
+/// be. Changes are published above it.
+#[test]
+fn a_table_that_was_signed_and_not_kept_is_passed_over() {
+    let house = House::new();
+    behind_a_socket(&house);
+    let mut sidecar = house.sidecar();
+    run(async {
+        let (service, made, signed) = put_back(&house).await;
+        service.store.note_signing(&audience(), signed).await.unwrap();
         let serial = revoke(&service.store, made.key.entry.id).await.unwrap();
         service.published(serial).await;
-        let mut sidecar = house.sidecar();
+        service.until(|state| state.published > signed).await;
         sidecar.look(&house).unwrap();
         assert_eq!(sidecar.status(&made.key.entry.digest), Some(KeyStatus::Revoked));
         service.publisher.stop();

@@ -216,6 +216,16 @@ impl Store for SqlStore {
         self.write(move |store| publish::set_published(store, &audience, serial)).await
     }
 
+    async fn note_signing(&self, audience: &AudienceName, serial: u64) -> Result<(), StoreError> {
+        let audience = audience.clone();
+        self.write(move |store| publish::note_signing(store, &audience, serial)).await
+    }
+
+    async fn noted_signing(&self, audience: &AudienceName) -> Result<u64, StoreError> {
+        let audience = audience.clone();
+        self.read(move |store| publish::noted_signing(&store.connection, &audience)).await
+    }
+
     async fn claim_serials(&self, audience: &AudienceName, count: u64) -> Result<u64, StoreError> {
         let audience = audience.clone();
         self.write(move |store| publish::claim_serials(store, &audience, count)).await

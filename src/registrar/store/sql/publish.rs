@@ -241,6 +241,35 @@ pub(super) fn set_published(
     Ok(Work::Keep(()))
 }
 
+/// The row with the serial of the last table that was about to be signed.
+fn about_to_sign(audience: &AudienceName) -> String {
+    format!("signing {audience}")
+}
+
+pub(super) fn note_signing(
+    store: &StoreConnection,
+    audience: &AudienceName,
+    serial: u64,
+) -> Result<Work<()>, StoreError> {
+    let serial = serial.max(noted_signing(&store.connection, audience)?);
+    store.connection.execute(
+        "INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2",
+        (about_to_sign(audience), serial.to_string()),
+    )?;
+    Ok(Work::Keep(()))
+}
+
+pub(super) fn noted_signing(
+    connection: &SqlConnection,
+    audience: &AudienceName,
+) -> Result<u64, StoreError> {
+    let noted: Option<String> = connection
+        .prepare_cached("SELECT value FROM meta WHERE name = ?1")?
+        .query_row([about_to_sign(audience)], |row| row.get(0))
+        .optional()?;
+    Ok(noted.and_then(|serial| serial.parse().ok()).unwrap_or(0))
+}
+
 pub(super) fn claim_serials(
     store: &StoreConnection,
     audience: &AudienceName,

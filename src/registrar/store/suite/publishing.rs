@@ -141,6 +141,14 @@ pub(crate) async fn sidecars_are_known_by_their_last_word(store: Arc<dyn Store>)
     assert_eq!(store.sidecars(&audience()).await.unwrap().len(), 1);
 }
 
+pub(crate) async fn what_was_about_to_be_signed_is_kept(store: Arc<dyn Store>) {
+    assert_eq!(store.noted_signing(&audience()).await.unwrap(), 0);
+    for (serial, highest) in [(7, 7), (5, 7), (9, 9)] {
+        store.note_signing(&audience(), serial).await.unwrap();
+        assert_eq!(store.noted_signing(&audience()).await.unwrap(), highest);
+    }
+}
+
 pub(crate) async fn a_lease_has_one_holder(store: Arc<dyn Store>) {
     let take = |holder: &'static str, at: u64| store.lease("fold", holder, NOW + at, NOW + at + 10);
     assert_eq!(take("a", 0).await.unwrap().unwrap().epoch, 1);
