@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod keeper;
 pub mod ledger;
 pub mod numbers;
+pub mod patches;
 pub mod rules;
 pub mod serve;
 pub mod settings;

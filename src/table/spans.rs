@@ -1,6 +1,7 @@
 //! From when to when keys are active, as the records say: for whoever counts keys that can be used, and
 //! not only those whose status says so. Grants are not decoded. Imports core only.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::file::{Patch, Table};
@@ -32,6 +33,28 @@ impl Patch {
         let replaced = self.body().iter().map(|found| found.record.digest);
         let digests = replaced.chain(self.body().removals().iter().map(|gone| gone.digest));
         digests.filter_map(|digest| table.body().find(&digest)?.active_span())
+    }
+
+    /// Whether it ends or shortens the life of every key of which `other` does that, as much as `other`.
+    pub fn ends_as_much_as(&self, other: &Self) -> bool {
+        let removals = |patch: &Self| -> HashSet<([u8; 32], [u8; 16], u8)> {
+            patch.body().removals().iter().map(|gone| (gone.digest, gone.id, gone.whole)).collect()
+        };
+        let (ours, theirs) = (removals(self), removals(other));
+        let is_within =
+            |span: Option<ActiveSpan>, in_span: &Option<ActiveSpan>| match (span, in_span) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(span), Some(other)) => span.start >= other.start && span.end <= other.end,
+            };
+        theirs.is_subset(&ours)
+            && other.body().iter().all(|found| {
+                let span = found.active_span();
+                match self.body().find(&found.record.digest) {
+                    Some(ours) => ours.id() == found.id() && is_within(ours.active_span(), &span),
+                    None => span == Some(0..u64::MAX),
+                }
+            })
     }
 }
 

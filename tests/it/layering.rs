@@ -182,6 +182,7 @@ const PURE: &[&str] = &[
     "manage/signing/active",
     "manage/signing/checkpoint",
     "manage/signing/numbers",
+    "manage/signing/patches",
     "manage/signing/rules",
     "manage/signing/wire",
     "proxy/http1",

@@ -1,6 +1,7 @@
 //! The signer itself: opens what it is asked to sign, judges it, notes it on the disk, and signs. One
 //! thing at a time. Imports the rules, the ledger, signers and table.
 
+use std::collections::HashMap;
 use std::io::Cursor;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use super::allowance::{Allowance, AllowedPass};
 use super::checkpoint::checkpoint_message;
 use super::ledger::SignerLedger;
 use super::numbers::MOST_AT_ONCE;
+use super::patches::SignedPatches;
 use super::rules::{
     AllowedPart, CheckpointVerdict, CountedFile, NeededWord, RECOVERY_REMEDY, SignedMark,
     SigningRules, SigningVerdict,
@@ -44,6 +46,8 @@ pub struct SigningKeeper {
     /// The tables that the last patches were over: of each audience one, and one more while another
     /// takes its place.
     open: Vec<HeldTable>,
+    /// By audience.
+    patches: HashMap<Box<str>, SignedPatches>,
 }
 
 /// A table, and how many of its keys are active when.
@@ -76,7 +80,7 @@ impl SigningKeeper {
     pub fn open(terms: KeeperTerms) -> Result<Self> {
         let public = table_key(terms.signer.public())?;
         let ledger = SignerLedger::open(&terms.state)?;
-        Ok(Self { terms, public, ledger, open: Vec::new() })
+        Ok(Self { terms, public, ledger, open: Vec::new(), patches: HashMap::new() })
     }
 
     pub fn public(&self) -> PublicKey {
@@ -109,11 +113,9 @@ impl SigningKeeper {
             SigningRefusal::new(SigningReason::Audience, why)
         })?;
         let mark = self.ledger.mark(&audience);
+        let before = mark.clone();
         let (active, course) = match &file {
-            OpenedFile::Table(table) => {
-                let counted = CountedSpans::of(table.active_spans(), now_ms);
-                (counted.now(), counted.course())
-            }
+            OpenedFile::Table(table) => self.active_in(&mark, table, now_ms)?,
             OpenedFile::Patch(patch) => self.active_with(&mark, patch, now_ms)?,
         };
         let counted = CountedFile { manifest, active: &course };
@@ -133,8 +135,18 @@ impl SigningKeeper {
         }
         self.ledger.note(&audience, mark).map_err(unavailable)?;
         let made = self.signed(&message, told(manifest, active, &by));
-        if let OpenedFile::Table(table) = file {
-            self.hold(&audience, table, now_ms);
+        let most_bytes = self.terms.max_bytes;
+        if before.leads_back(file.manifest()) {
+            let anew = SignedPatches::since(file.manifest().serial);
+            self.patches.insert(audience.clone(), anew);
+        }
+        let patches = self.patches_of(&audience, &before);
+        match file {
+            OpenedFile::Table(table) => {
+                patches.forget(table.manifest().includes_through);
+                self.hold(&audience, table, now_ms);
+            }
+            OpenedFile::Patch(patch) => patches.note(patch, most_bytes),
         }
         self.ledger.forget_tables(&audience);
         made
@@ -164,6 +176,40 @@ impl SigningKeeper {
             // The first that nobody has said.
             Err(missing) => Err(needed.swap_remove(missing).refusal),
         }
+    }
+
+    /// Active keys of this table, by itself and with what sidecars may hold over it: the lower of the two.
+    fn active_in(
+        &mut self,
+        mark: &SignedMark,
+        table: &Arc<Table>,
+        now_ms: u64,
+    ) -> std::result::Result<(u64, ActiveCourse), SigningRefusal> {
+        let alone = CountedSpans::of(table.active_spans(), now_ms);
+        let manifest = table.manifest();
+        let includes = manifest.includes_through;
+        if mark.leads_back(manifest) {
+            // Where that is allowed, what was signed before counts no more.
+            return Ok((alone.now(), alone.course()));
+        }
+        let held = self.patches_of(&manifest.audience, mark).over(includes).map_err(|since| {
+            let why = format!(
+                "the table has every change through {includes}, and this signer knows nothing of \
+                 what was signed up to {since}: a table that is made now has it"
+            );
+            SigningRefusal::new(SigningReason::Serial, why)
+        })?;
+        if held.is_empty() {
+            return Ok((alone.now(), alone.course()));
+        }
+        let set = KeySet::new(Arc::clone(table), None, &held, None);
+        let held = CountedSpans::of(set.active_spans(), now_ms);
+        Ok((alone.now().min(held.now()), alone.course().lower(&held.course())))
+    }
+
+    fn patches_of(&mut self, audience: &str, mark: &SignedMark) -> &mut SignedPatches {
+        let known = self.patches.entry(audience.into());
+        known.or_insert_with(|| SignedPatches::since(mark.serial()))
     }
 
     /// Active keys where this patch is in force, and where it is only held: the lower of the two. A

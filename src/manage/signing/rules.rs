@@ -146,6 +146,11 @@ impl SignedMark {
         newest.chain(self.bases.iter().copied().filter(|base| Some(*base) != self.table))
     }
 
+    /// Whether somebody on the signer's host has to allow that it leads back.
+    pub fn leads_back(&self, manifest: &Manifest) -> bool {
+        manifest.serial < self.serial() || manifest.includes_through < self.includes
+    }
+
     /// Whether `table` may be the base of a patch.
     pub fn knows(&self, table: Base) -> bool {
         self.bases().any(|base| base == table)
@@ -245,6 +250,12 @@ impl SignedMark {
             format!(
                 "it has every change through {}, and the table that was signed through {}; {remedy}",
                 content.includes_through, self.includes
+            )
+        } else if content.base.is_some() && content.includes_through < floor {
+            // A sidecar would hold what was signed before over it: nobody has counted both together.
+            format!(
+                "the patch has every change through {}, and {floor} was signed; {remedy}",
+                content.includes_through
             )
         } else if serial.saturating_sub(self.floor(rules)) > left {
             format!("serial {serial} is more than {left} above {floor}; {remedy}")

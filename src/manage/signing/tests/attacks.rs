@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::super::wire::{ANSWER_HEAD, QuestionHead, SigningQuestion, answer_length, read_answer};
 use super::*;
-use crate::table::SignedHead;
+use crate::table::{Patch, SignedHead};
 
 /// So that nothing hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -224,4 +224,44 @@ fn large_files_are_taken_one_after_the_other() {
     let signed = hands.into_iter().map(|hand| hand.join().unwrap());
     assert!(signed.filter(|is_signed| *is_signed).count() >= 1);
     ask_file(&socket, &mut house.table(9, 0..20_000).0).unwrap();
+}
+
+/// Sidecars add up what they hold. Two patches that each end half the keys, or a patch and a table, would
+/// end them all; so would a table after a restart of the signer, which knows no patch then.
+#[test]
+fn halves_do_not_add_up() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    let mut table = house.table(11, 0..10);
+    table.by(&mut keeper).unwrap();
+    house.patch(21, &mut table, 5..10).by(&mut keeper).unwrap();
+    let lagging = |serial: u64| Issue { includes_through: 11, ..house.issue(serial) };
+    let other = PatchDraft::difference(&table.opened(), (0..5).map(spec));
+    let mut other = Paper(other.build(lagging(22)).unwrap());
+    assert_eq!(other.by(&mut keeper), Err(SigningReason::Serial));
+    let rest: Vec<_> = (0..5).map(spec).collect();
+    let half = || Paper(body(&rest).into_table(lagging(30)).unwrap());
+    assert_eq!(half().by(&mut keeper), Err(SigningReason::Brake));
+    drop(keeper);
+    let mut keeper = house.keeper();
+    assert_eq!(half().by(&mut keeper), Err(SigningReason::Serial), "it knows no patch");
+    // A table that was made while patches went on, and has what they have not ended.
+    let all: Vec<_> = (0..10).map(spec).collect();
+    house.patch(31, &mut table, 1..10).by(&mut keeper).unwrap();
+    let behind = Issue { includes_through: 21, ..house.issue(40) };
+    Paper(body(&all).into_table(behind).unwrap()).by(&mut keeper).unwrap();
+}
+
+#[test]
+fn a_patch_stands_for_those_that_end_no_more() {
+    let house = House::new();
+    let mut table = house.table(11, 0..10);
+    let mut signed = |serial: u64, keys: std::ops::Range<u32>| {
+        let patch = house.patch(serial, &mut table, keys).bytes();
+        Arc::new(Patch::open(patch, &Trust::for_inspection(), &Bounds::default()).unwrap())
+    };
+    let (one, two) = (signed(21, 1..10), signed(22, 2..12));
+    assert!(two.ends_as_much_as(&one) && !one.ends_as_much_as(&two));
+    let again = signed(23, 0..10);
+    assert!(!again.ends_as_much_as(&two) && again.ends_as_much_as(&again));
 }
