@@ -32,6 +32,7 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
 
 use self::error::Error;
 use self::session::{CommandPlace, Common, Session};
+use self::signing::SignerCommand;
 use crate::clock::Clock;
 use crate::exit::Exit;
 use crate::wording::echo::{shown, told};
@@ -140,10 +141,13 @@ enum ParsedCommand<'a> {
 impl ParsedCommand<'_> {
     fn place(&self) -> CommandPlace {
         match self {
-            Self::Own(command) if matches!(**command, Command::Keys(_)) => {
-                CommandPlace::FilesOrService
-            }
-            Self::Own(_) | Self::Added(..) => CommandPlace::Files,
+            Self::Own(command) => match &**command {
+                Command::Keys(_) | Command::Signer(SignerCommand::CoSign(_)) => {
+                    CommandPlace::FilesOrService
+                }
+                _ => CommandPlace::Files,
+            },
+            Self::Added(..) => CommandPlace::Files,
         }
     }
 }

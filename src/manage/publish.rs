@@ -2,6 +2,7 @@
 //! the target, signed, and renamed over it only if nothing newer is there.
 
 pub mod compare;
+pub mod cosigned;
 pub mod elsewhere;
 pub mod fold;
 pub mod head;

@@ -68,7 +68,8 @@ impl Common {
     pub fn judge_place(&self, place: CommandPlace) -> Result<()> {
         let Some(given) = self.service.given() else { return Ok(()) };
         if place == CommandPlace::Files {
-            let why = "is for `keys`: other commands work on files of this host";
+            let why =
+                "is for `keys` and `signer co-sign`: other commands work on files of this host";
             return Err(Error::argument(given, why));
         }
         if self.service.server.is_none() {

@@ -8,6 +8,7 @@ pub mod active;
 pub mod allowance;
 pub mod ask;
 pub mod checkpoint;
+pub mod co_sign;
 pub mod keeper;
 pub mod ledger;
 pub mod numbers;
@@ -16,6 +17,8 @@ pub mod rules;
 pub mod serve;
 pub mod settings;
 pub mod source;
+#[cfg(test)]
+pub(crate) mod testkit;
 #[cfg(test)]
 mod tests;
 pub mod timed;
@@ -64,6 +67,8 @@ pub enum SignerCommand {
     /// Let one fall of the active keys, one leap of serials, or one restored audit log pass a signer that
     /// would refuse it
     Allow(AllowOnce),
+    /// Sign what waits at a management service for several signers
+    CoSign(co_sign::CoSign),
 }
 
 #[derive(Debug, clap::Args)]
@@ -119,6 +124,7 @@ impl SignerCommand {
             },
             Self::Serve(serve) => serve.run(session),
             Self::Allow(allow) => allow.run(session),
+            Self::CoSign(co_sign) => co_sign.run(session),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod document;
+pub mod drafts;
 pub mod embed_tokens;
 pub mod head;
 pub mod keys;
@@ -45,6 +46,9 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(lists::permissions))
         .routes(routes!(publications::publications))
         .routes(routes!(publications::signers))
+        .routes(routes!(drafts::list))
+        .routes(routes!(drafts::file))
+        .routes(routes!(drafts::sign))
         .routes(routes!(lists::members, lists::put_member))
         .routes(routes!(policy::show, policy::change))
         .routes(routes!(embed_tokens::create))

@@ -11,6 +11,7 @@ mod embed;
 mod labels;
 mod people;
 mod policy;
+mod signers;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub use self::people::{
     JwksPlace, OidcConfig, OidcRights, PeopleConfig, ProductRoles, ProductSessionConfig,
     ProductTokenConfig, SidecarConfig, SidecarProof, TokenProof,
 };
+pub use self::signers::CoSigner;
 pub use self::store::StoreConfig;
 use super::dialect::operation::{Dialect, DialectRoute};
 use super::store::sqlite::SqliteOptions;

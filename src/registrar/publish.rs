@@ -31,9 +31,10 @@ use self::behind::{Behind, Evidence};
 use self::fleet::SidecarBook;
 use self::high_water::HighWaterFile;
 use self::metrics::MeteredAudience;
+pub use self::outbox::WaitingDraft;
 use self::outbox::{Outbox, OutboxParts};
-use super::config::AdminToml;
-use super::store::{AudienceName, AuditHead, SidecarReport, Store};
+use super::config::{AdminToml, AudienceConfig};
+use super::store::{AudienceName, AuditHead, SidecarReport, SignerRow, Store};
 use crate::artefacts::{ArtefactShelf, ServedArtefacts};
 use crate::clock::Clock;
 use crate::exit::Exit;
@@ -66,6 +67,8 @@ pub struct Publisher {
 pub struct PublisherHandle {
     states: Arc<BTreeMap<AudienceName, watch::Receiver<PublicationState>>>,
     answers: Arc<BTreeMap<AudienceName, AnswersFirst>>,
+    /// Names of those who sign as well.
+    co_signers: Arc<BTreeMap<AudienceName, Vec<Box<str>>>>,
     book: SidecarBook,
     clock: Clock,
 }
@@ -93,6 +96,8 @@ pub struct PublicationState {
     pub failures: u64,
     /// Changes are committed and not published; `None`: all are, or will be in a moment.
     pub unpublished: Option<Unpublished>,
+    /// What others have to sign, a table before its patch.
+    pub drafts: Vec<WaitingDraft>,
     /// The database is older than what was published: changes are refused.
     pub behind: Option<Behind>,
 }
@@ -110,6 +115,8 @@ pub struct Unpublished {
 /// The kinds of [`Unpublished`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnpublishedReason {
+    /// It is signed here, and waits for the signatures of others.
+    AwaitingSignatures,
     /// The database is older than what was published.
     Behind,
     /// The database does not answer.
@@ -165,6 +172,7 @@ impl Publisher {
         let (stop, stopped) = watch::channel(false);
         let mut states = BTreeMap::new();
         let mut answers = BTreeMap::new();
+        let mut co_signers = BTreeMap::new();
         let mut threads = Vec::new();
         let mut outboxes = Vec::new();
         for audience in &options.settings.audiences {
@@ -177,6 +185,9 @@ impl Publisher {
             let mut outbox = Outbox::new(parts);
             outbox.begin().await.map_err(of_store)?;
             answers.insert(audience.name.clone(), outbox.answers());
+            note_signers(&options, audience).await?;
+            let others = audience.co_signers.iter().map(|signer| signer.name.clone());
+            co_signers.insert(audience.name.clone(), others.collect());
             states.insert(audience.name.clone(), shown);
             outboxes.push(outbox);
         }
@@ -194,7 +205,8 @@ impl Publisher {
         }
         let PublisherOptions { book, clock, .. } = options;
         let (states, answers) = (Arc::new(states), Arc::new(answers));
-        let handle = PublisherHandle { states, answers, book, clock };
+        let co_signers = Arc::new(co_signers);
+        let handle = PublisherHandle { states, answers, co_signers, book, clock };
         Ok(Self { handle, stop, threads, _lock: lock })
     }
 
@@ -221,12 +233,21 @@ impl Publisher {
             Ok(()) => outbox.noted().await,
             Err(fault) => Err(fault),
         };
-        done.map_err(|e| Error::Added {
-            message: format!(
-                "the change is in the database, and not published: {e}\nhint: the same command, \
-                 given again, publishes it; so does the service when it starts"
-            ),
-            exit: Exit::TryAgain,
+        done.map_err(|e| {
+            let hint = match e.reason() {
+                UnpublishedReason::AwaitingSignatures => {
+                    "start the service, and have them sign: `keygatectl signer co-sign`"
+                }
+                _ => {
+                    "the same command, given again, publishes it; so does the service when it starts"
+                }
+            };
+            Error::Added {
+                message: format!(
+                    "the change is in the database, and not published: {e}\nhint: {hint}"
+                ),
+                exit: Exit::TryAgain,
+            }
         })?;
         let behind = shown.borrow().behind.clone();
         match behind {
@@ -274,7 +295,8 @@ impl PublicationState {
 // === impl UnpublishedReason ===
 
 impl UnpublishedReason {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
+        Self::AwaitingSignatures,
         Self::Behind,
         Self::Database,
         Self::DiskFull,
@@ -288,6 +310,7 @@ impl UnpublishedReason {
 
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::AwaitingSignatures => "awaiting_signatures",
             Self::Behind => "behind",
             Self::Database => "database",
             Self::DiskFull => "disk_full",
@@ -334,7 +357,12 @@ impl PublisherHandle {
     pub fn metrics(&self) -> String {
         let audiences: Vec<_> = self
             .states()
-            .map(|(name, state)| MeteredAudience { name, state, sidecars: self.book.all(name) })
+            .map(|(name, state)| MeteredAudience {
+                name,
+                state,
+                sidecars: self.book.all(name),
+                co_signers: self.co_signers.get(name).map(Vec::as_slice).unwrap_or_default(),
+            })
             .collect();
         metrics::render(&audiences, self.clock.now().unix_ms)
     }
@@ -432,6 +460,24 @@ pub fn settle_high_water(state: &Path, audit: AuditHead) -> Result<()> {
     let mut file = HighWaterFile::open(state)?;
     file.settle(audit);
     file.write()
+}
+
+/// For people and machines that ask who signs.
+async fn note_signers(options: &PublisherOptions, audience: &AudienceConfig) -> Result<()> {
+    let own = audience.signer.as_ref().and_then(|signer| signer.public().ok());
+    let own = own.map(|key| (key, Box::from("this service")));
+    let others = audience.co_signers.iter().map(|signer| (signer.public, signer.name.clone()));
+    for (key, note) in own.into_iter().chain(others) {
+        let signer = SignerRow {
+            id: key.id().to_string().into(),
+            public_key: *key.as_bytes(),
+            note,
+            added_ms: options.clock.now().unix_ms,
+            retired_ms: None,
+        };
+        options.store.put_signer(signer).await.map_err(of_store)?;
+    }
+    Ok(())
 }
 
 /// For the process that publishes. `None`: another one does.

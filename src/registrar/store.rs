@@ -208,7 +208,17 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Keeps an artefact. The first one of an (audience, kind, serial) stays: the answer is what is
     /// kept, and the caller publishes that. A patch for a former table is
     /// [`StoreError::Conflict`]: whatever has a higher serial than a table is for that table.
+    ///
+    /// A patch that is a draft takes the place of drafts with lower serials, tables among them, which
+    /// are forgotten; one behind a newer patch, or over a draft of a table that is forgotten, is
+    /// [`StoreError::Conflict`].
     async fn put_artefact(&self, artefact: StoredArtefact) -> Result<StoredArtefact, StoreError>;
+
+    /// Puts a draft with more signatures, or one that enough have signed, in the place of what is kept.
+    /// The answer is what is kept then: of two who add one at a time, the second has to try again.
+    /// `None`: there is no such draft any more.
+    async fn sign_draft(&self, draft: StoredArtefact)
+    -> Result<Option<StoredArtefact>, StoreError>;
 
     /// An artefact that was kept.
     async fn artefact(
@@ -237,8 +247,14 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Keeps a table and makes it the one that patches are for, as [`Store::set_base`] does; the next
     /// serial is taken for the first of them. Whether it did: not if the lease has another holder, or a
-    /// change has the table's serial or a higher one.
+    /// change has the table's serial or a higher one. A draft is kept, and becomes that table by
+    /// [`Store::release_table`].
     async fn publish_table(&self, table: TableToPublish) -> Result<bool, StoreError>;
+
+    /// Makes a table that enough have signed the one that patches are for, together with the newest
+    /// patch, which has to be over it and signed as well. Whether it is.
+    async fn release_table(&self, audience: &AudienceName, serial: u64)
+    -> Result<bool, StoreError>;
 
     /// Whether other instances of the service may work on the same database.
     fn is_shared(&self) -> bool;

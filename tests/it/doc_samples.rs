@@ -117,6 +117,8 @@ fn complete(block: &mut toml::Table, rest: &toml::Table) {
 fn room() -> Folder {
     let folder = Folder::empty();
     folder.signer("signer");
+    folder.signer("security");
+    folder.write_secret("security.token", "fedcba9876543210fedcba9876543210");
     let page = pages().into_iter().find(|(name, _)| name == "docs/registry.md").unwrap();
     let sample = blocks(&page.1, &["toml"]).remove(0);
     folder.write("keys.toml", &with_digests(&sample.1));

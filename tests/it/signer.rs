@@ -200,9 +200,14 @@ fn scripts_of_the_page_sign() {
 #[cfg(feature = "admin")]
 mod with_the_service {
     use super::*;
+    use crate::support::client::exchange;
+    use crate::support::http::Message;
+
+    /// Of the second signer's program.
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
     /// With keys `CRM` and `ERP`, a signer, and where tables go.
-    fn service(folder: &Folder, signer: &str) -> Process {
+    fn service(folder: &Folder, signer: &str) -> (Process, String) {
         folder.write(
             "admin.toml",
             &format!(
@@ -218,8 +223,9 @@ mod with_the_service {
         }
         folder.ctl(&["admin", "import", "keys.jsonl"]);
         let process = Process::start(keygatectl(folder.path()).args(["admin", "serve"]));
-        process.wait_for_line("listening on http://");
-        process
+        let line = process.wait_for_line("listening on http://");
+        let address = line.rsplit('/').next().unwrap().trim().to_owned();
+        (process, format!("http://{address}"))
     }
 
     fn id_of(folder: &Folder, name: &str) -> String {
@@ -238,7 +244,7 @@ mod with_the_service {
         let signer =
             format!("signer = \"unix:{}\"\nsigner_public = \"signer.pub.pem\"", socket.display());
         let process = serve_signer(&folder);
-        let service = service(&folder, &signer);
+        let (service, _) = service(&folder, &signer);
         process.wait_for_line("signed the table of serial");
         process.wait_for_line("of the audit log");
         service.eventually("a patch", || folder.file("out/keys.kgp").exists());
@@ -290,7 +296,7 @@ mod with_the_service {
             format!("signer = \"unix:{}\"\nsigner_public = \"signer.pub.pem\"", socket.display());
         let process = serve_signer(folder);
         let backup = folder.file("backup.db");
-        let running = service(folder, &signer);
+        let (running, _) = service(folder, &signer);
         process.wait_for_line("of the audit log");
         running.eventually("a patch", || folder.file("out/keys.kgp").exists());
         drop(running);
@@ -361,5 +367,114 @@ mod with_the_service {
         folder.ctl(&["admin", "verify-audit"]);
         let again = folder.ctl(&["admin", "recover", "--sign-audit"]);
         assert_eq!(again, "", "there is nothing to sign");
+    }
+
+    /// Asks the API with the token of a co-signer.
+    fn ask(server: &str, method: &str, path: &str, body: &str) -> Message {
+        let address = server.strip_prefix("http://").unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {TOKEN}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            body.len()
+        );
+        exchange(address.parse().unwrap(), head + body)
+    }
+
+    /// The second one's key is behind a signer of its own.
+    #[test]
+    fn two_signers_sign_and_the_second_by_its_own_program() {
+        let folder = Folder::empty();
+        signer_in(&folder, &us());
+        let socket = format!("unix:{}", folder.file("signer.sock").display());
+        let second = serve_signer(&folder);
+        folder.ctl(&["signer", "new", "--out", "first.pem", "--public-out", "first.pub.pem"]);
+        folder.write_secret("second.token", TOKEN);
+        let signer = "signer = \"first.pem\"\nrequired_signers = 2\n\n[[audiences.co_signers]]\n\
+                      name = \"second\"\npublic = \"signer.pub.pem\"\n\
+                      bearer_file = \"second.token\"";
+        let (service, server) = service(&folder, signer);
+        let co_sign = |token: &str, audience: &str| {
+            let mut command = keygatectl(folder.path());
+            command.args(["--server", &server, "--credential-file", token, "signer", "co-sign"]);
+            command.args(["--audience", audience, "--signer", &socket]);
+            command.args(["--signer-public", "signer.pub.pem"]);
+            command
+        };
+        folder.write_secret("wrong.token", "fedcba9876543210fedcba9876543210");
+        for (token, audience) in [("wrong.token", "shop"), ("second.token", "else")] {
+            let told = co_sign(token, audience).output().unwrap();
+            assert!(!told.status.success(), "{token} {audience}: {told:?}");
+        }
+        // A server is for this command alone.
+        let told = keygatectl(folder.path())
+            .args(["--server", &server, "table", "inspect", "first.pem"])
+            .output()
+            .unwrap();
+        assert!(String::from_utf8_lossy(&told.stderr).contains("--server"), "{told:?}");
+        let drafts = "/v1/audiences/shop/drafts";
+        let list = || ask(&server, "GET", drafts, "").json();
+        service.eventually("a table and a patch that wait", || {
+            list()["drafts"].as_array().is_some_and(|drafts| drafts.len() == 2)
+        });
+        let listed = list();
+        assert_eq!(listed["drafts"][0]["missing"], serde_json::json!(["second"]), "{listed}");
+        // Signatures that are none, of somebody else, or over something else.
+        let serial = listed["drafts"][1]["serial"].as_u64().unwrap();
+        let sign = |serial: u64, signer: &str| {
+            let body = serde_json::json!({"signer": signer, "signature": "A".repeat(86) + "=="});
+            let path = format!("{drafts}/patch/{serial}/signatures");
+            let told = ask(&server, "POST", &path, &body.to_string());
+            (told.status(), told.json())
+        };
+        let shown = keygatectl(folder.path()).args(["signer", "show", "signer.pub.pem"]).output();
+        let shown = String::from_utf8(shown.unwrap().stderr).unwrap();
+        let is_id = |word: &&str| word.starts_with("ed25519:") && word.len() == 24;
+        let id = shown.split_whitespace().find(is_id).expect(&shown);
+        for (signer, place, why) in [
+            ("ed25519:0011223344556677", "/signer", "none of audiences.co_signers"),
+            (id, "/signature", "no signature by second over this draft"),
+        ] {
+            let (status, told) = sign(serial, signer);
+            assert_eq!((status, &told["errors"][0]["pointer"]), (422, &place.into()), "{told}");
+            assert!(told["errors"][0]["detail"].as_str().unwrap().contains(why), "{told}");
+        }
+        assert_eq!(sign(serial + 1000, id).0, 404);
+        assert!(!folder.file("out/keys.kgt").exists());
+        let told = co_sign("second.token", "shop").output().unwrap();
+        assert!(told.status.success(), "{told:?}");
+        let told = String::from_utf8_lossy(&told.stdout).into_owned();
+        assert!(told.contains("3 active") && told.contains("2 of 2 have"), "{told}");
+        second.wait_for_line("signed the table of serial");
+        service.eventually("both files", || {
+            folder.file("out/keys.kgt").exists() && folder.file("out/keys.kgp").exists()
+        });
+        let verify = ["table", "verify", "out/keys.kgt", "--audience", "shop", "--required", "2"];
+        let signers = ["--signer", "first.pub.pem", "--signer", "signer.pub.pem"];
+        folder.ctl(&[&verify[..], &signers[..]].concat());
+        // It is published: a signature comes too late.
+        let (status, told) = sign(serial, id);
+        assert_eq!((status, &told["code"]), (409, &"conflict".into()), "{told}");
+        assert!(
+            told["detail"].as_str().unwrap().contains("waits for no signature any more"),
+            "{told}"
+        );
+        // Whoever revokes in an emergency, on the host, waits for the second as well.
+        let revoked = id_of(&folder, "CRM");
+        folder.ctl(&["admin", "revoke", &revoked]);
+        let beside = Process::start(co_sign("second.token", "shop").args(["--every", "1s"]));
+        beside.wait_for_line("signed the patch of serial");
+        service.eventually("the revocation", || {
+            folder.ctl(&["table", "inspect", "out/keys.kgp", "--json"]).contains(&revoked)
+        });
+        drop(beside);
+        // With no service: it is in the database, and whom it waits for is said.
+        drop(service);
+        let told = keygatectl(folder.path())
+            .args(["admin", "revoke", &id_of(&folder, "ERP")])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&told.stderr).into_owned();
+        assert_eq!(told.status.code(), Some(75), "{said}");
+        assert!(said.contains("by 1 of 2, and not yet by second"), "{said}");
     }
 }

@@ -6,7 +6,6 @@ mod words;
 
 use std::fs;
 use std::io::{Cursor, Write};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::result::Result;
 use std::sync::Arc;
@@ -17,11 +16,8 @@ use super::ask::{ask_checkpoint, ask_file, ask_key};
 use super::keeper::{KeeperTerms, SigningKeeper};
 use super::ledger::HIGH_WATER;
 use super::rules::SigningRules;
-use super::serve::{SignerDesk, listen};
 use super::wire::AskedCheckpoint;
 use super::*;
-use crate::clock::Clock;
-use crate::config::SocketFile;
 use crate::core::{KeySpec, KeyStatus};
 use crate::manage::output::Output;
 use crate::manage::signer::signs::{SignFault, SigningReason, SigningRefusal, UnsignedFile as _};
@@ -46,7 +42,6 @@ struct Paper(Draft<Cursor<Vec<u8>>>);
 impl House {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
-        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o700)).unwrap();
         let key = root.path().join("signer.pem");
         crate::manage::signer::new(&key, None, &mut Output::sink()).unwrap();
         let public = table_key(Signer::load(&key).unwrap().public()).unwrap();
@@ -58,13 +53,8 @@ impl House {
     }
 
     fn terms(&self) -> KeeperTerms {
-        KeeperTerms {
-            signer: Signer::load(&self.path("signer.pem")).unwrap(),
-            state: self.root.path().to_owned(),
-            rules: vec![SigningRules::standard(crate::table::testkit::AUDIENCE.into())],
-            checkpoints: true,
-            max_bytes: 64 << 20,
-        }
+        let (key, state) = (self.path("signer.pem"), self.root.path());
+        testkit::keeper_terms(&key, state, crate::table::testkit::AUDIENCE)
     }
 
     fn keeper(&self) -> SigningKeeper {
@@ -73,17 +63,11 @@ impl House {
 
     /// Behind a socket, for this user.
     fn desk(&self) -> PathBuf {
-        let us = rustix::process::geteuid().as_raw();
-        self.desk_for(vec![us])
+        self.desk_for(vec![testkit::us()])
     }
 
     fn desk_for(&self, uids: Vec<u32>) -> PathBuf {
-        let path = self.path("signer.sock");
-        let listener = listen(&path, SocketFile { mode: Some(0o666), ..SocketFile::default() });
-        let listener = listener.unwrap();
-        let desk = SignerDesk::new(self.keeper(), uids, 64 << 20, Clock::system());
-        std::thread::spawn(move || desk.serve(&listener));
-        path
+        testkit::desk(self.terms(), self.path("signer.sock"), uids)
     }
 
     fn issue(&self, serial: u64) -> Issue {

@@ -30,7 +30,8 @@ const PROBLEMS: [(&str, &str); 13] = [
 ];
 
 /// Bodies of requests. A member that is not there in the schema is refused.
-const BODIES: [&str; 7] = [
+const BODIES: [&str; 8] = [
+    "DraftSignature",
     "EmbedTokenCreation",
     "KeyCreation",
     "KeyOwnerChange",
@@ -50,6 +51,10 @@ fn security_schemes() -> Value {
         "fleet": {
             "type": "http", "scheme": "bearer",
             "description": "The token that the sidecars of a fleet share.",
+        },
+        "co_signer": {
+            "type": "http", "scheme": "bearer",
+            "description": "The token of somebody who signs tables as well.",
         },
         "session": {
             "type": "apiKey", "in": "cookie", "name": crate::registrar::request::SESSION_COOKIE,

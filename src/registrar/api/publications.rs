@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::access::AskingCaller;
 use super::document::show_ms;
+use super::drafts::DraftDocument;
 use super::head::PathNames;
 use super::problem::ApiProblem;
 use crate::manage::operation::may::{OrgAction, PersonRole};
@@ -27,6 +28,8 @@ pub struct PublicationDocument {
     pub epoch: u64,
     pub table: Option<ArtefactDocument>,
     pub patch: Option<ArtefactDocument>,
+    /// What waits for the signatures of others, a table before the patch over it.
+    pub drafts: Vec<DraftDocument>,
     /// Why changes are not published; null: they are, or will be in a moment.
     pub unpublished: Option<UnpublishedDocument>,
     /// Whether the database is older than what was published: nothing can be changed until an operator
@@ -38,7 +41,7 @@ pub struct PublicationDocument {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct UnpublishedDocument {
-    /// `behind`, `database`, `disk_full`, `no_signer`, `overtaken`, `signer_refuses`,
+    /// `awaiting_signatures`, `behind`, `database`, `disk_full`, `no_signer`, `overtaken`, `signer_refuses`,
     /// `signer_unreachable`, `target` or `unfit`.
     pub reason: &'static str,
     /// Null: since the service has started, at least.
@@ -120,6 +123,7 @@ pub async fn publications(
         epoch: found.epoch,
         table: found.table.as_ref().map(ArtefactDocument::of),
         patch: found.patch.as_ref().map(ArtefactDocument::of),
+        drafts: state.drafts.iter().map(DraftDocument::of).collect(),
         unpublished: UnpublishedDocument::of(&state, sight.caller.role),
         behind: state.behind.is_some(),
         sidecars: sidecars.map(|all| all.iter().map(SidecarDocument::of).collect()),

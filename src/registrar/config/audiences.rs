@@ -8,12 +8,12 @@ use std::time::Duration;
 use super::super::store::AudienceName;
 use super::super::store::sqlite::AudienceTerms;
 use super::labels::{KeyLabels, labels, sentence};
-use crate::config::reader::{ConfigProblem, ConfigSection, socket_path};
+use super::signers::{CoSigner, co_signers, signer};
+use crate::config::reader::{ConfigProblem, ConfigSection};
 use crate::core::format::{Alphabet, KeyFormat};
 use crate::core::{KeyKind, Permission, PermissionSet};
 use crate::manage::operation::may::{AccessRules, ManagementWords, StarCovers};
 use crate::manage::registry::settings::check_shown;
-use crate::manage::signer::{self, Signer};
 use crate::manage::signing::source::SignerSource;
 use crate::table::TableFormat;
 
@@ -48,6 +48,10 @@ pub struct AudienceConfig {
     pub default_life: Option<Duration>,
     /// Who signs; `None`: tables are signed elsewhere.
     pub signer: Option<SignerSource>,
+    /// Who else may sign.
+    pub co_signers: Vec<CoSigner>,
+    /// How many of all have to sign, at least 1: `signer` is the first of them.
+    pub required_signers: usize,
     pub targets: Vec<PublishTarget>,
     /// Version of the tables' format.
     pub format: TableFormat,
@@ -134,6 +138,7 @@ fn audience(section: &ConfigSection<'_>) -> Option<AudienceConfig> {
     let permissions = permissions(section);
     let access = access(section, &permissions);
     let signer = signer(section);
+    let (co_signers, required_signers) = co_signers(section, signer.as_ref());
     let targets = targets(section);
     let has_signer = section.has("signer") || section.has("signer_command");
     if signer.is_none() && !targets.is_empty() && !has_signer {
@@ -153,6 +158,8 @@ fn audience(section: &ConfigSection<'_>) -> Option<AudienceConfig> {
         access: access?,
         default_life,
         signer,
+        co_signers,
+        required_signers,
         targets,
         format: u8::try_from(format).ok().and_then(TableFormat::of_number).unwrap_or_default(),
         life,
@@ -263,62 +270,6 @@ fn access(section: &ConfigSection<'_>, permissions: &[PermissionSentence]) -> Op
     let offered = (!permissions.is_empty())
         .then(|| PermissionSet::new(permissions.iter().map(|offered| offered.word.clone())));
     Some(AccessRules { words, star, member: PermissionSet::new(member), offered })
-}
-
-/// A private key's file, a signer's socket, or a command; of the last two the public key as well.
-fn signer(section: &ConfigSection<'_>) -> Option<SignerSource> {
-    let command: Vec<String> =
-        section.parse_list("signer_command", |text| Ok::<_, ConfigProblem>(text.to_owned()));
-    let public = section.parse("signer_public", |text| {
-        let place = match text.starts_with("ed25519:") {
-            true => text.to_owned(),
-            false => section.reader().resolve(text)?.display().to_string(),
-        };
-        let key = signer::load_public(&place).and_then(|key| signer::table_key(&key));
-        key.map_err(|e| {
-            let text = e.to_string();
-            ConfigProblem::new(text.lines().next().unwrap_or_default().to_owned())
-                .hint("the public key's file, or `ed25519:` and its base64")
-        })
-    });
-    if !section.has("signer_command") {
-        if section.text("signer").is_some_and(|text| text.text.starts_with("unix:")) {
-            let path = section
-                .parse("signer", |text| socket_path(text.strip_prefix("unix:").unwrap_or(text)));
-            if !section.has("signer_public") {
-                let hint = "the public key of who signs there: `keygatectl signer show` prints it";
-                section.missing("signer_public", hint);
-            }
-            return Some(SignerSource::Socket { path: path?, public: public? });
-        }
-        if section.has("signer_public") {
-            let hint = "the program that signs, and its arguments; or signer = \"unix:/run/…\"";
-            section.missing("signer_command", hint);
-        }
-        let path = section.file("signer")?;
-        if let Err(e) = Signer::load(&path) {
-            let text = e.to_string();
-            let why = text.lines().next().unwrap_or_default().to_owned();
-            let problem = ConfigProblem::new(why);
-            section.fault("signer", problem.hint("`keygatectl signer new` makes one"));
-        }
-        return Some(SignerSource::File(path));
-    }
-    if section.has("signer") {
-        let problem = ConfigProblem::new("stands beside signer_command");
-        section.fault("signer", problem.hint("either a key in a file or a command signs"));
-        return None;
-    }
-    if command.first().is_none_or(String::is_empty) {
-        let problem = ConfigProblem::new("names no program");
-        section
-            .fault("signer_command", problem.hint("[\"/usr/local/bin/sign\", \"--key\", \"7\"]"));
-        return None;
-    }
-    if !section.has("signer_public") {
-        section.missing("signer_public", "the public key of what the command signs with");
-    }
-    Some(SignerSource::Command { command, public: public? })
 }
 
 fn targets(section: &ConfigSection<'_>) -> Vec<PublishTarget> {

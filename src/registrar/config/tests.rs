@@ -289,7 +289,9 @@ fn ways_to_come_are_whole() {
 fn every_key_is_on_the_page() {
     let directory = directory();
     let file = directory.path().join("admin.toml");
-    let targets = "[[audiences.targets]]\ndirectory = \"tables\"\n[[usage.pull]]\nurl = \
+    let targets = "[[audiences.targets]]\ndirectory = \"tables\"\n[[audiences.co_signers]]\n\
+                   name = \"ops\"\npublic = \"ops.pub.pem\"\nbearer_file = \"jwt.secret\"\n\
+                   [[usage.pull]]\nurl = \
                    \"http://10.0.0.7:9901/usage\"\n[[status.pull]]\nurl = \
                    \"http://10.0.0.7:9901/status\"\n[[fleets]]";
     let text =
@@ -297,7 +299,10 @@ fn every_key_is_on_the_page() {
     let signer = directory.path().join("signer.pem");
     let mut output = crate::manage::output::Output::sink();
     crate::manage::signer::new(&signer, None, &mut output).unwrap();
-    let text = text.replace("label = ", "signer = \"signer.pem\"\nlabel = ");
+    let (ops, public) = (directory.path().join("ops.pem"), directory.path().join("ops.pub.pem"));
+    crate::manage::signer::new(&ops, Some(&public), &mut output).unwrap();
+    let signers = "signer = \"signer.pem\"\nrequired_signers = 2\nlabel = ";
+    let text = text.replace("label = ", signers);
     for name in ["jwt.secret", "a.pem", "key.pem"] {
         let path = directory.path().join(name);
         fs::write(&path, "0123456789abcdef0123456789abcdef").unwrap();

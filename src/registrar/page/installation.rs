@@ -5,13 +5,13 @@ use axum::response::Response;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use super::view::{Badge, PublicationPage, SidecarView, SignerView, SignersPage, Tile};
+use super::view::{Badge, DraftView, PublicationPage, SidecarView, SignerView, SignersPage, Tile};
 use super::visit::{Section, Visit};
 use super::words::{Words, fill};
 use super::{html, show};
 use crate::manage::operation::may::{OrgAction, PersonRole};
-use crate::registrar::publish::UnpublishedReason;
-use crate::registrar::store::{ArtefactHead, SidecarReport};
+use crate::registrar::publish::{UnpublishedReason, WaitingDraft};
+use crate::registrar::store::{ArtefactHead, ArtefactKind, SidecarReport};
 
 /// A sidecar that has said nothing for so long is called silent.
 const SILENT_MS: u64 = 5 * 60 * 1000;
@@ -90,13 +90,47 @@ pub(super) async fn publication(visit: Visit) -> Result<Response, Response> {
             artefact(&w.artefact_table, state.table.as_ref()),
             artefact(&w.artefact_patch, state.patch.as_ref()),
         ],
+        drafts_lead: fill(
+            &w.draft_required,
+            &[("count", &show::number(visit.audience.required_signers as u64))],
+        ),
+        drafts: drafts(&visit, &told.drafts),
         sidecars: sidecars.iter().map(sidecar).collect(),
     };
     Ok(html(StatusCode::OK, &screen))
 }
 
+/// What waits, with the names of those who have signed it and who have not.
+fn drafts(visit: &Visit, waiting: &[WaitingDraft]) -> Vec<DraftView> {
+    let w = visit.w;
+    let own = visit.audience.signer.as_ref().and_then(|signer| signer.public().ok());
+    let own = own.map(|key| (key.id().to_string(), w.draft_own.to_string()));
+    let others = visit.audience.co_signers.iter();
+    let others = others.map(|signer| (signer.public.id().to_string(), signer.name.to_string()));
+    let named: Vec<_> = own.into_iter().chain(others).collect();
+    let view = waiting.iter().map(|draft| {
+        let names = |has_signed: bool| {
+            let is_it = |id: &str| draft.signed_by.iter().any(|by| **by == *id) == has_signed;
+            let names = named.iter().filter(|(id, _)| is_it(id)).map(|(_, name)| name.as_str());
+            names.collect::<Vec<_>>().join(", ")
+        };
+        let kind = match draft.kind {
+            ArtefactKind::Patch => &w.artefact_patch,
+            ArtefactKind::Table => &w.artefact_table,
+        };
+        DraftView {
+            label: format!("{kind} {}", draft.serial),
+            made: show::moment(w, draft.made_ms / 1000, visit.now()),
+            signed_by: names(true),
+            missing: names(false),
+        }
+    });
+    view.collect()
+}
+
 fn hindrance(w: &Words, reason: UnpublishedReason) -> String {
     let text = match reason {
+        UnpublishedReason::AwaitingSignatures => &w.unpublished_awaiting,
         UnpublishedReason::Behind => &w.unpublished_behind,
         UnpublishedReason::Database => &w.unpublished_database,
         UnpublishedReason::DiskFull => &w.unpublished_disk_full,

@@ -423,7 +423,20 @@ pub struct PublicationPage<'w> {
     pub detail: String,
     pub sees_sidecars: bool,
     pub tiles: Vec<Tile>,
+    /// How many have to sign what waits.
+    pub drafts_lead: String,
+    pub drafts: Vec<DraftView>,
     pub sidecars: Vec<SidecarView>,
+}
+
+/// A table or patch that waits for signatures.
+#[derive(Clone, Debug, Default)]
+pub struct DraftView {
+    pub label: String,
+    pub made: Moment,
+    /// Names of those who have signed, and of those who have not.
+    pub signed_by: String,
+    pub missing: String,
 }
 
 #[derive(Clone, Debug, Default)]

@@ -351,6 +351,12 @@ words! {
     fault_no_permission = "tick one at least, or offer all of them";
     since = "First failed";
     finding_requests = "requests: {count}";
+    drafts_title = "Waiting for signatures";
+    draft_signed_by = "Signed by";
+    draft_own = "this service";
+    draft_missing = "Not yet by";
+    draft_required = "{count} have to sign.";
+    unpublished_awaiting = "It is signed here, and waits for the signatures of others. Nothing is lost; sidecars learn of it once enough have signed.";
     unpublished_behind = "The database is older than what was published: it looks like a restored backup. An operator has to run `keygatectl admin recover` on the host.";
     unpublished_database = "The database does not answer. It is tried again each second.";
     unpublished_disk_full = "The disk is full: a table or patch could not be written. Once there is room, it is published by itself.";

@@ -91,6 +91,7 @@ mod tests {
             base: 1,
             epoch: 1,
             table: None,
+            signed_patch: None,
             patch: None,
         }
     }

@@ -15,6 +15,9 @@ pub(super) enum PublishFault {
     Make(#[from] MakeError),
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// Signed here, and not by enough others.
+    #[error("serial {serial} is signed by {signed} of {required}, and not yet by {missing}")]
+    Awaiting { serial: u64, signed: usize, required: usize, missing: String },
     #[error("no signer is configured for this audience")]
     NoSigner,
     /// A target or a file of ours that takes nothing.
@@ -57,6 +60,7 @@ impl PublishFault {
             }
             Self::Make(MakeError::Store(_)) | Self::Store(_) => UnpublishedReason::Database,
             Self::Make(MakeError::Rows(_)) | Self::Odd(_) => UnpublishedReason::Unfit,
+            Self::Awaiting { .. } => UnpublishedReason::AwaitingSignatures,
             Self::NoSigner => UnpublishedReason::NoSigner,
             Self::Overtaken => UnpublishedReason::Overtaken,
             Self::Files(_) | Self::Newer { .. } | Self::Thread(_) => UnpublishedReason::Target,
@@ -109,6 +113,15 @@ mod tests {
             (rows(RowsError::UnknownFormat), UnpublishedReason::Unfit),
             (MakeError::Signer("away".into()).into(), UnpublishedReason::SignerUnreachable),
             (StoreError::NoSuchAudience.into(), UnpublishedReason::Database),
+            (
+                PublishFault::Awaiting {
+                    serial: 7,
+                    signed: 1,
+                    required: 2,
+                    missing: "security".into(),
+                },
+                UnpublishedReason::AwaitingSignatures,
+            ),
             (PublishFault::NoSigner, UnpublishedReason::NoSigner),
             (PublishFault::Overtaken, UnpublishedReason::Overtaken),
         ] {

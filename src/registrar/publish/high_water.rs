@@ -43,7 +43,7 @@ pub struct HighMark {
     pub base: u64,
     /// The first 32 hexadecimal digits of the SHA-256 of that artefact's file.
     pub hash: String,
-    /// [`settings_mark`](super::make::settings_mark) of the table: settings that have another one
+    /// [`IssueTerms::mark`](super::make::IssueTerms::mark) of the table: settings that have another one
     /// need a new table.
     pub settings: String,
 }

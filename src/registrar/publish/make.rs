@@ -11,7 +11,8 @@ use crate::manage::publish::rows::{
 use crate::manage::registry::entry::RegistryEntry;
 use crate::manage::registry::settings::{RawSettings, RegistrySettings};
 use crate::manage::signing::source::SignerSource;
-use crate::table::{Acknowledge, Issue, Manifest, TableFormat};
+use crate::registrar::config::CoSigner;
+use crate::table::{Acknowledge, Issue, Manifest, SignerId, TableFormat};
 
 /// What a build of a table holds in memory; the rest is in files without a name.
 const MEMORY: usize = 32 << 20;
@@ -35,6 +36,17 @@ pub(super) struct IssueTerms {
     pub(super) format: TableFormat,
     /// How long a file is valid, in seconds; `None`: without end.
     pub(super) life: Option<u64>,
+    /// Who else may sign.
+    pub(super) others: Vec<OtherSigner>,
+    /// How many have to.
+    pub(super) required: usize,
+}
+
+/// Somebody who signs beside this service.
+#[derive(Clone, Debug)]
+pub(super) struct OtherSigner {
+    pub(super) id: SignerId,
+    pub(super) name: Box<str>,
 }
 
 /// What changed since a table. Kept from patch to patch, so that each reads only what is new.
@@ -43,7 +55,7 @@ pub(super) struct Changes {
     pub(super) serial: u64,
     /// Every change up to this serial is in the table.
     since: u64,
-    /// [`settings_mark`] of the settings that plans were resolved with.
+    /// [`IssueTerms::mark`] of the settings that plans were resolved with.
     settings: String,
     entries: Vec<RegistryEntry>,
     places: HashMap<KeyId, usize>,
@@ -59,7 +71,7 @@ pub(super) struct FoldedTable {
     /// Serial of the table that was in force when the keys were read.
     pub(super) after: u64,
     pub(super) built: BuiltTable,
-    /// [`settings_mark`] of the settings that it was made with.
+    /// [`IssueTerms::mark`] of the settings that it was made with.
     pub(super) settings: String,
 }
 
@@ -138,6 +150,14 @@ impl Changes {
     }
 }
 
+// === impl OtherSigner ===
+
+impl From<&CoSigner> for OtherSigner {
+    fn from(signer: &CoSigner) -> Self {
+        Self { id: signer.public.id(), name: signer.name.clone() }
+    }
+}
+
 // === impl IssueTerms ===
 
 impl IssueTerms {
@@ -155,9 +175,29 @@ impl IssueTerms {
             issued_at_ms: now_ms,
             expires_at: self.life.map(|life| (now_ms / 1000).saturating_add(life)),
             audience: self.audience.as_str().into(),
-            signers: vec![signer.id()],
+            signers: self.named(signer.id()),
             acknowledge,
         })
+    }
+
+    /// Whom a manifest names, the service first.
+    pub(super) fn named(&self, own: SignerId) -> Vec<SignerId> {
+        [own].into_iter().chain(self.others.iter().map(|other| other.id)).collect()
+    }
+
+    /// Stands for everything that a table states beside its keys: where it changes, patches over the
+    /// table no longer say all, and a new table is needed. Sidecars that ask for other signers than it
+    /// has need one as well.
+    pub(super) fn mark(&self, settings: &RawSettings) -> String {
+        let settings = RawSettings { serial: 0, published: Vec::new(), ..settings.clone() };
+        let text = serde_json::to_string(&settings).unwrap_or_default();
+        let others: Vec<_> = self.others.iter().map(|other| other.id.to_string()).collect();
+        let signers = match self.required {
+            1 => String::new(),
+            required => format!("{required} {} ", others.join(" ")),
+        };
+        let digest = Digest::of(format!("{signers}{} {text}", self.format.number()).as_bytes());
+        digest.0.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Puts a table together of all keys. Its content is fixed afterwards.
@@ -180,7 +220,7 @@ impl IssueTerms {
             }
         }
         let built = table.built().map_err(RowsError::Make)?;
-        let settings = settings_mark(settings, self.format);
+        let settings = self.mark(settings);
         Ok(FoldedTable { includes: snapshot.serial, after: snapshot.base, built, settings })
     }
 
@@ -213,13 +253,4 @@ pub(super) fn parsed(settings: &RawSettings) -> Result<RegistrySettings, StoreEr
         let what = faults.first().map(|fault| fault.why.clone()).unwrap_or_default();
         StoreError::Broken { what: format!("settings of an audience: {what}") }
     })
-}
-
-/// Stands for everything that a table states beside its keys: where it changes, patches over the
-/// table no longer say all, and a new table is needed.
-pub(super) fn settings_mark(settings: &RawSettings, format: TableFormat) -> String {
-    let settings = RawSettings { serial: 0, published: Vec::new(), ..settings.clone() };
-    let text = serde_json::to_string(&settings).unwrap_or_default();
-    let digest = Digest::of(format!("{} {text}", format.number()).as_bytes());
-    digest.0.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }

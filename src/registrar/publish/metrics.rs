@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::PublicationState;
 use super::fleet::KNOWN_MS;
+use super::{PublicationState, WaitingDraft};
 use crate::registrar::store::{AudienceName, SidecarReport};
 
 /// An audience with its sidecars.
@@ -11,6 +11,8 @@ pub(super) struct MeteredAudience<'a> {
     pub(super) name: &'a AudienceName,
     pub(super) state: PublicationState,
     pub(super) sidecars: Vec<SidecarReport>,
+    /// Names of those who sign as well.
+    pub(super) co_signers: &'a [Box<str>],
 }
 
 /// One metric: its name, kind, help, and its value of an audience.
@@ -21,7 +23,7 @@ struct Metric {
     value: fn(&PublicationState, u64) -> f64,
 }
 
-const METRICS: [Metric; 8] = [
+const METRICS: [Metric; 9] = [
     Metric {
         name: "keygate_admin_serial",
         kind: "gauge",
@@ -37,11 +39,17 @@ const METRICS: [Metric; 8] = [
     Metric {
         name: "keygate_admin_unpublished_seconds",
         kind: "gauge",
-        help: "For how long publishing has failed; 0: it does not.",
+        help: "For how long changes wait to be published; 0: none do.",
         value: |state, now_ms| {
             let since = state.unpublished.as_ref().map(|unpublished| unpublished.since_ms);
             since.map_or(0.0, |since| now_ms.saturating_sub(since) as f64 / 1000.0)
         },
+    },
+    Metric {
+        name: "keygate_admin_drafts",
+        kind: "gauge",
+        help: "Tables and patches that wait for the signatures of others.",
+        value: |state, _| state.drafts.len() as f64,
     },
     Metric {
         name: "keygate_admin_behind",
@@ -78,6 +86,9 @@ const METRICS: [Metric; 8] = [
 /// Sidecars by what they have: all of it, less, or nothing was heard of them for minutes.
 const SIDECARS: &str = "keygate_admin_sidecars";
 
+/// Of each co-signer.
+const MISSING: &str = "keygate_admin_drafts_unsigned";
+
 /// As Prometheus reads it.
 pub(super) fn render(audiences: &[MeteredAudience<'_>], now_ms: u64) -> String {
     let mut text = String::new();
@@ -85,7 +96,7 @@ pub(super) fn render(audiences: &[MeteredAudience<'_>], now_ms: u64) -> String {
         // Writing into a string does not fail.
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
         for audience in audiences {
-            let label = label(audience.name);
+            let label = label(audience.name.as_str());
             let _ =
                 writeln!(text, "{name}{{audience=\"{label}\"}} {}", value(&audience.state, now_ms));
         }
@@ -107,23 +118,37 @@ pub(super) fn render(audiences: &[MeteredAudience<'_>], now_ms: u64) -> String {
                 *count += 1;
             }
         }
-        let label = label(audience.name);
+        let label = label(audience.name.as_str());
         for (state, count) in counts {
             let _ = writeln!(text, "{SIDECARS}{{audience=\"{label}\",state=\"{state}\"}} {count}");
+        }
+    }
+    let _ = writeln!(
+        text,
+        "# HELP {MISSING} Tables and patches that wait and that this co-signer has not signed.\n\
+         # TYPE {MISSING} gauge"
+    );
+    for audience in audiences {
+        for signer in audience.co_signers {
+            let is_missing = |draft: &&WaitingDraft| draft.missing.contains(signer);
+            let count = audience.state.drafts.iter().filter(is_missing).count();
+            let (label, signer) = (label(audience.name.as_str()), label(signer));
+            let _ = writeln!(text, "{MISSING}{{audience=\"{label}\",signer=\"{signer}\"}} {count}");
         }
     }
     text
 }
 
-/// A name may have any visible ASCII character.
-fn label(name: &AudienceName) -> String {
-    name.as_str().replace('\\', "\\\\").replace('"', "\\\"")
+/// A name may have any visible character.
+fn label(name: &str) -> String {
+    name.replace('\\', "\\\\").replace('"', "\\\"")
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::{Unpublished, UnpublishedReason};
     use super::*;
+    use crate::registrar::store::ArtefactKind;
 
     #[test]
     fn all_metrics_are_shown_and_described() {
@@ -146,14 +171,27 @@ mod tests {
                 reason: UnpublishedReason::DiskFull,
                 why: "x".into(),
             }),
+            drafts: vec![WaitingDraft {
+                kind: ArtefactKind::Patch,
+                serial: 9,
+                bytes: 100,
+                made_ms: now_ms,
+                signed_by: vec!["ed25519:0011223344556677".into(), "of ops".into()],
+                missing: vec!["security".into()],
+            }],
             ..PublicationState::default()
         };
+        let co_signers = ["security".into(), "ops".into()];
         let sidecars = vec![report(7, now_ms), report(6, now_ms), report(7, now_ms), report(7, 0)];
-        let text = render(&[MeteredAudience { name: &name, state, sidecars }], now_ms);
+        let audience = MeteredAudience { name: &name, state, sidecars, co_signers: &co_signers };
+        let text = render(&[audience], now_ms);
         for line in [
             "keygate_admin_serial{audience=\"a\\\"b\"} 9",
             "keygate_admin_published_serial{audience=\"a\\\"b\"} 7",
             "keygate_admin_unpublished_seconds{audience=\"a\\\"b\"} 1.5",
+            "keygate_admin_drafts{audience=\"a\\\"b\"} 1",
+            "keygate_admin_drafts_unsigned{audience=\"a\\\"b\",signer=\"security\"} 1",
+            "keygate_admin_drafts_unsigned{audience=\"a\\\"b\",signer=\"ops\"} 0",
             "keygate_admin_sidecars{audience=\"a\\\"b\",state=\"current\"} 2",
             "keygate_admin_sidecars{audience=\"a\\\"b\",state=\"late\"} 1",
             "keygate_admin_sidecars{audience=\"a\\\"b\",state=\"silent\"} 1",
@@ -161,7 +199,7 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line}:\n{text}");
         }
         let page = include_str!("../../../docs/admin.md");
-        for name in METRICS.iter().map(|metric| metric.name).chain([SIDECARS]) {
+        for name in METRICS.iter().map(|metric| metric.name).chain([SIDECARS, MISSING]) {
             assert!(page.contains(&format!("| `{name}` |")), "{name}");
         }
     }

@@ -4,6 +4,7 @@ mod compare;
 mod current;
 mod marking;
 mod tables;
+mod waiting;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -13,14 +14,16 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use self::current::{Current, PublishedFile};
+pub use self::waiting::WaitingDraft;
+use self::waiting::{Waiting, WaitingFile};
 use super::answer_first::AnswersFirst;
 use super::behind::Behind;
 use super::fault::PublishFault;
 use super::fleet::SidecarBook;
 use super::high_water::HighWaterFile;
-use super::make::{Changes, FoldedTable, IssueTerms, MakeError, parsed, settings_mark};
+use super::make::{Changes, FoldedTable, IssueTerms, MakeError, parsed};
 use super::target::{Placed, place};
-use super::{PublicationState, PublisherOptions, Unpublished};
+use super::{PublicationState, PublisherOptions, Unpublished, UnpublishedReason};
 use crate::artefacts::ArtefactShelf;
 use crate::clock::Clock;
 use crate::core::Digest;
@@ -30,10 +33,10 @@ use crate::manage::signer::signs::SigningReason;
 use crate::registrar::config::{AudienceConfig, PublishTarget};
 use crate::registrar::store::sql::crash::point;
 use crate::registrar::store::{
-    ArtefactHead, ArtefactKind, ArtefactState, AudienceName, Publication, PublishedBase, Store,
-    StoreError, StoredArtefact,
+    ArtefactHead, ArtefactKind, ArtefactState, AudienceName, Publication, Store, StoreError,
+    StoredArtefact,
 };
-use crate::table::{Manifest, TableFormat};
+use crate::table::Manifest;
 
 /// Between two looks where nothing wakes the thread: another process may have changed the database,
 /// or a clock has moved on.
@@ -56,7 +59,6 @@ pub(super) struct Outbox {
     store: Arc<dyn Store>,
     /// `None`: nobody signs here.
     terms: Option<IssueTerms>,
-    format: TableFormat,
     targets: Vec<PublishTarget>,
     directory: PathBuf,
     shelf: ArtefactShelf,
@@ -70,6 +72,10 @@ pub(super) struct Outbox {
     changes: Option<Changes>,
     /// The high-water file is being written.
     marking: Option<JoinHandle<Result<(), Error>>>,
+    /// Signed here, and not by enough others yet.
+    waiting: Option<Waiting>,
+    /// Nobody else has signed the last patch: they may not know the table that it is over.
+    wants_table: bool,
     /// A table that is being built.
     folding: Option<oneshot::Receiver<Result<FoldedTable, MakeError>>>,
     /// This instance, by which it holds leases.
@@ -94,12 +100,13 @@ impl Outbox {
             signer,
             format: audience.format,
             life: audience.life.map(|life| life.as_secs()),
+            others: audience.co_signers.iter().map(Into::into).collect(),
+            required: audience.required_signers,
         });
         Self {
             name: audience.name.clone(),
             store: Arc::clone(&options.store),
             terms,
-            format: audience.format,
             targets: audience.targets.clone(),
             directory: options.settings.state.clone(),
             shelf: options.shelf.clone(),
@@ -111,6 +118,8 @@ impl Outbox {
             current: None,
             changes: None,
             marking: None,
+            waiting: None,
+            wants_table: false,
             folding: None,
             holder: tables::holder(),
             ask_others_ns: 0,
@@ -203,7 +212,8 @@ impl Outbox {
         self.settle_behind(found);
         self.keep_reports().await?;
         if is_behind {
-            self.current = None;
+            (self.current, self.waiting) = (None, None);
+            self.tell(|state| state.drafts.clear());
             return Ok(());
         }
         let Some(terms) = self.terms.clone() else {
@@ -214,19 +224,36 @@ impl Outbox {
         };
         if self.current.as_ref().is_some_and(|c| c.table.manifest.serial < publication.base) {
             // Another instance has published a table.
-            (self.current, self.folding) = (None, None);
+            (self.current, self.folding, self.wants_table) = (None, None, false);
         }
         if self.current.is_none() {
             self.load(&publication).await?;
         }
         self.adopt(&publication).await?;
+        self.adopt_waiting(&publication).await?;
         if self.folding.is_some() {
             self.take_lease().await?;
         }
+        let publication = match self.waiting.is_some() {
+            true => {
+                // Sidecars that start meanwhile get what is in force.
+                if self.current.as_ref().is_some_and(|current| !current.is_placed) {
+                    self.deliver(began).await?;
+                }
+                self.settle_waiting(&terms, &publication, began).await?;
+                self.store.publication(&self.name).await?
+            }
+            false => publication,
+        };
         let settings = self.store.settings(&self.name).await?;
         if self.current.is_none() {
             let Some(folded) = self.build(&terms, &settings).await? else { return Ok(()) };
             let folded = self.holding(folded).await?.ok_or(PublishFault::Overtaken)??;
+            return self.publish_table(folded, began).await;
+        }
+        if terms.required > 1
+            && let Some(folded) = self.folded_first(&terms, &settings).await?
+        {
             return self.publish_table(folded, began).await;
         }
         let newest = self.current.as_ref().map_or(0, Current::serial);
@@ -241,47 +268,34 @@ impl Outbox {
         self.fold_if_due(&terms, &settings).await
     }
 
-    /// What an earlier run has published, or was about to.
+    /// What is in force.
     async fn load(&mut self, publication: &Publication) -> Result<(), PublishFault> {
-        let mut base = publication.base;
-        let patch = match &publication.patch {
-            Some(head) if head.state == ArtefactState::Signed => {
-                self.artefact(ArtefactKind::Patch, head.serial).await?
-            }
-            _ => None,
-        };
-        let patch_base = patch.as_ref().and_then(|patch| patch.manifest.base).map(|b| b.serial);
-        if let Some(new) = patch_base.filter(|new| *new > base)
-            && let Some(table) = self.artefact(ArtefactKind::Table, new).await?
-        {
-            // A crash came between the patch over a new table and the note that it is the table.
-            let includes = table.manifest.includes_through;
-            let audience = self.name.clone();
-            self.store.set_base(PublishedBase { audience, serial: new, includes }).await?;
-            base = new;
-        }
+        let base = publication.base;
         let Some(table) = self.artefact(ArtefactKind::Table, base).await? else { return Ok(()) };
+        let patch = match &publication.signed_patch {
+            Some(head) => self.artefact(ArtefactKind::Patch, head.serial).await?,
+            None => None,
+        };
+        let patch = patch.filter(|patch| patch.manifest.base == Some(table.manifest.as_base()));
         let mark = self.marked();
         let settings = match (&publication.settings, mark.base == base) {
-            (Some(settings), _) if publication.base == base => settings.to_string(),
-            (_, true) => mark.settings,
-            _ => String::new(),
+            (Some(settings), _) => settings.to_string(),
+            (None, true) => mark.settings,
+            (None, false) => String::new(),
         };
-        let patch = patch.filter(|_| patch_base == Some(base));
         let patch_keys = patch.as_ref().map_or(0, |p| p.manifest.keys + p.manifest.removed);
         let patch_keys = usize::try_from(patch_keys).unwrap_or(usize::MAX);
         self.current = Some(Current { table, patch, patch_keys, settings, is_placed: false });
         Ok(())
     }
 
-    /// A patch that another instance has made is ours as well.
+    /// A patch that another instance has made is ours as well, or one that others have signed now.
     async fn adopt(&mut self, publication: &Publication) -> Result<(), PublishFault> {
-        let (Some(current), Some(head)) = (&self.current, &publication.patch) else {
+        let (Some(current), Some(head)) = (&self.current, &publication.signed_patch) else {
             return Ok(());
         };
         let table = &current.table.manifest;
-        let is_news = head.serial > current.serial() && head.state == ArtefactState::Signed;
-        if !is_news || head.base != table.serial {
+        if head.serial <= current.serial() || head.base != table.serial {
             return Ok(());
         }
         let Some(patch) = self.artefact(ArtefactKind::Patch, head.serial).await? else {
@@ -319,9 +333,12 @@ impl Outbox {
         let Some(patch) = self.make_patch(terms, base, settings).await? else {
             return Ok(());
         };
+        if patch.made.is_draft() {
+            return Err(self.await_signatures(Waiting { table: None, patch: patch.made }));
+        }
         self.current = Some(Current {
             patch_keys: patch.keys,
-            patch: Some(patch.file),
+            patch: Some(patch.made.file),
             is_placed: false,
             ..current
         });
@@ -379,13 +396,13 @@ impl Outbox {
             e => e.into(),
         })?;
         point("after store");
-        let file = PublishedFile::of(kept.body)?;
-        if file.manifest.base != Some(base.as_base()) {
+        let made = WaitingFile::of(kept)?;
+        if made.file.manifest.base != Some(base.as_base()) {
             // Kept by a run that was further: its table is the base.
             self.current = None;
             return Err(PublishFault::Overtaken);
         }
-        Ok(Some(MadePatch { file, keys }))
+        Ok(Some(MadePatch { made, keys }))
     }
 
     /// Everything that changed since a table that includes all up to `since`.
@@ -394,7 +411,7 @@ impl Outbox {
         since: u64,
         settings: &RawSettings,
     ) -> Result<Changes, PublishFault> {
-        let mark = settings_mark(settings, self.format);
+        let mark = self.mark(settings);
         let known = self.changes.take().filter(|known| known.are_of(since, &mark));
         if let Some(mut known) = known {
             let snapshot = self.store.snapshot(&self.name, known.serial).await?;
@@ -410,6 +427,11 @@ impl Outbox {
         let mut changes = Changes::since(since, mark);
         changes.read(snapshot).await?;
         Ok(changes)
+    }
+
+    /// Stands for everything beside keys that a table is made with.
+    fn mark(&self, settings: &RawSettings) -> String {
+        self.terms.as_ref().map(|terms| terms.mark(settings)).unwrap_or_default()
     }
 
     async fn keep(
@@ -429,7 +451,10 @@ impl Outbox {
             kind,
             serial,
             base,
-            state: ArtefactState::Signed,
+            state: match self.terms.as_ref().is_some_and(|terms| terms.required > 1) {
+                true => ArtefactState::Draft,
+                false => ArtefactState::Signed,
+            },
             sha256: Digest::of(body),
             bytes: body.len() as u64,
             made_ms: self.clock.now().unix_ms,
@@ -513,7 +538,13 @@ impl Outbox {
         let why = fault.as_ref().map(PublishFault::to_string);
         let reason = fault.as_ref().map(PublishFault::reason);
         let known = self.state.borrow().unpublished.clone();
+        // Somebody has to do something, and nothing has failed.
+        let waits = reason == Some(UnpublishedReason::AwaitingSignatures);
         match (&why, &known) {
+            (Some(why), Some(known)) if waits && *known.why == **why => {}
+            (Some(why), _) if waits => {
+                tracing::info!(audience = %self.name, %why, "not published yet");
+            }
             (Some(why), None) => {
                 tracing::error!(audience = %self.name, error = %why, "not published; trying again");
             }
@@ -522,7 +553,7 @@ impl Outbox {
         }
         let now_ms = self.clock.now().unix_ms;
         self.tell(|state| {
-            state.failures += u64::from(why.is_some());
+            state.failures += u64::from(why.is_some() && !waits);
             state.unpublished = reason.zip(why).map(|(reason, why)| Unpublished {
                 since_ms: known.map_or(now_ms, |known| known.since_ms),
                 reason,
@@ -542,6 +573,6 @@ impl Outbox {
 
 /// A patch that is kept in the store.
 struct MadePatch {
-    file: PublishedFile,
+    made: WaitingFile,
     keys: usize,
 }

@@ -3,6 +3,7 @@
 mod crash;
 mod instances;
 mod restored;
+mod several;
 mod signed;
 
 use std::fs;
@@ -132,13 +133,17 @@ impl House {
     }
 
     async fn serve(&self) -> Service {
+        self.serve_at(Clock::system()).await
+    }
+
+    async fn serve_at(&self, clock: Clock) -> Service {
         let (store, shelf, book) = (self.store(), ArtefactShelf::default(), SidecarBook::default());
         let options = PublisherOptions {
             store: Arc::clone(&store),
             settings: self.settings(),
             shelf: shelf.clone(),
             book: book.clone(),
-            clock: Clock::system(),
+            clock,
         };
         let publisher = Publisher::start(options).await.unwrap();
         Service { publisher, store, shelf, book }

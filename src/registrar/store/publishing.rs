@@ -31,6 +31,8 @@ pub struct Publication {
     /// The newest ones that were kept.
     pub table: Option<ArtefactHead>,
     pub patch: Option<ArtefactHead>,
+    /// The newest patch over the table in force that enough have signed.
+    pub signed_patch: Option<ArtefactHead>,
 }
 
 /// A table that is published.
@@ -43,7 +45,7 @@ pub struct PublishedBase {
     pub includes: u64,
 }
 
-/// A table that is about to be the one that patches are for.
+/// A table that is about to be the one that patches are for; a draft, once others have signed it.
 #[derive(Clone, Debug)]
 pub struct TableToPublish {
     pub artefact: StoredArtefact,

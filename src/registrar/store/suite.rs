@@ -68,6 +68,8 @@ macro_rules! store_suite {
                 a_snapshot_is_of_one_serial,
                 removed_secrets_stay_until_the_next_table,
                 the_first_artefact_of_a_serial_stays,
+                a_draft_gets_more_signatures_and_never_fewer,
+                a_draft_gives_way_to_the_next,
                 what_is_published_never_goes_back,
                 sidecars_are_known_by_their_last_word,
                 a_lease_has_one_holder,

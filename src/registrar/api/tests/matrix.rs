@@ -195,6 +195,24 @@ fn rows() -> Vec<Row> {
             Some(json!({"origin": "https://app.example.com", "permissions": ["read"]})),
             [201, 201, 403, 403, 403, 404, 201, 403, 403, 403, 403, 403, 401],
         ),
+        row(
+            Method::GET,
+            "/v1/audiences/shop/drafts",
+            None,
+            [404, 404, 404, 404, 404, 200, 404, 404, 404, 404, 404, 404, 401],
+        ),
+        row(
+            Method::GET,
+            "/v1/audiences/shop/drafts/patch/7",
+            None,
+            [404, 404, 404, 404, 404, 404, 404, 404, 404, 404, 404, 404, 401],
+        ),
+        row(
+            Method::POST,
+            "/v1/audiences/shop/drafts/patch/7/signatures",
+            Some(json!({"signer": "ed25519:0011223344556677", "signature": ""})),
+            [404, 404, 404, 404, 404, 404, 404, 404, 404, 404, 404, 404, 401],
+        ),
         row(Method::GET, "/v1/openapi.json", None, [200; 13]),
         row(Method::GET, "/v1/nothing", None, [404; 13]),
     ]

@@ -34,6 +34,13 @@ pub(super) fn screens(w: &Words) -> Vec<Screen> {
                 tile(&w.artefact_table, "4698", "1.2 MiB"),
                 tile(&w.artefact_patch, "4711", "3.1 KiB"),
             ],
+            drafts_lead: fill(&w.draft_required, &[("count", "2")]),
+            drafts: vec![DraftView {
+                label: format!("{} 4714", w.artefact_patch),
+                made: moment(&w.ago_now),
+                signed_by: "this service".into(),
+                missing: "security, operations".into(),
+            }],
             sidecars: vec![
                 car(0, "good", &w.sidecar_current),
                 car(1, "warn", &fill(&w.sidecar_late, &[("count", "1")])),

@@ -24,7 +24,7 @@ pub(super) struct Current {
     pub(super) patch: Option<PublishedFile>,
     /// Keys in the patch.
     pub(super) patch_keys: usize,
-    /// [`settings_mark`] of the table.
+    /// [`IssueTerms::mark`] of the table.
     pub(super) settings: String,
     /// It is at every target.
     pub(super) is_placed: bool,

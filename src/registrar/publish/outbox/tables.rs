@@ -3,13 +3,14 @@
 use tokio::sync::oneshot;
 
 use super::super::fault::PublishFault;
-use super::super::make::{FoldedTable, IssueTerms, MakeError, settings_mark};
+use super::super::make::{FoldedTable, IssueTerms, MakeError};
 use super::current::{Current, PublishedFile};
+use super::waiting::{Waiting, WaitingFile};
 use super::{LOOK, Outbox};
 use crate::manage::registry::settings::RawSettings;
 use crate::registrar::store::sql::crash::point;
 use crate::registrar::store::{
-    ArtefactKind, HeldLease, StoreError, StoredArtefact, TableToPublish, UsedLease,
+    ArtefactKind, ArtefactState, HeldLease, StoreError, StoredArtefact, TableToPublish, UsedLease,
 };
 
 /// How long the right to build a table lasts that is not renewed: an instance that was killed is
@@ -91,7 +92,7 @@ impl Outbox {
     ) -> Result<(), PublishFault> {
         let now_ms = self.clock.now().unix_ms;
         let Some(current) = &self.current else { return Ok(()) };
-        let is_due = current.is_due(terms, &settings_mark(settings, self.format), now_ms);
+        let is_due = self.wants_table || current.is_due(terms, &terms.mark(settings), now_ms);
         if !is_due || self.folding.is_some() || now_ms < self.fold_not_before_ms {
             return Ok(());
         }
@@ -100,6 +101,18 @@ impl Outbox {
             self.fold_not_before_ms = now_ms + FOLD_AGAIN_MS;
         }
         Ok(())
+    }
+
+    /// The table that is due, if one is. Where several sign it goes before the next patch: only one of
+    /// them can wait at a time.
+    pub(super) async fn folded_first(
+        &mut self,
+        terms: &IssueTerms,
+        settings: &RawSettings,
+    ) -> Result<Option<FoldedTable>, PublishFault> {
+        self.fold_if_due(terms, settings).await?;
+        let Some(folding) = self.folding.take() else { return Ok(None) };
+        Ok(self.holding(folding).await?.transpose()?)
     }
 
     pub(super) async fn folded(
@@ -152,8 +165,9 @@ impl Outbox {
         self.store.note_signing(&self.name, serial).await?;
         let sealed = terms.seal(folded, serial, before.as_ref(), now_ms)?;
         point("after claim");
-        let table = PublishedFile::of(sealed.bytes.clone())?;
+        let file = PublishedFile::of(sealed.bytes.clone())?;
         let head = self.head(ArtefactKind::Table, serial, serial, &sealed.bytes);
+        let table = WaitingFile { file, head: head.clone() };
         let artefact = StoredArtefact { head, body: sealed.bytes };
         let settings_of_table = mark.clone().into();
         let to_publish =
@@ -164,13 +178,17 @@ impl Outbox {
             return Ok(());
         }
         self.overtaken = 0;
+        self.wants_table = false;
         point("after table");
-        let made = self.make_patch(&terms, &table.manifest, &settings).await?;
+        let made = self.make_patch(&terms, &table.file.manifest, &settings).await?;
         let patch = made.ok_or(PublishFault::Overtaken)?;
         point("after base");
+        if table.head.state == ArtefactState::Draft {
+            return Err(self.await_signatures(Waiting { table: Some(table), patch: patch.made }));
+        }
         self.current = Some(Current {
-            table,
-            patch: Some(patch.file),
+            table: table.file,
+            patch: Some(patch.made.file),
             patch_keys: patch.keys,
             settings: mark,
             is_placed: false,

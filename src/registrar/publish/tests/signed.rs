@@ -1,36 +1,19 @@
 //! Who signs is another process, which judges.
 
-use std::os::unix::fs::PermissionsExt as _;
-
 use super::*;
-use crate::config::SocketFile;
-use crate::manage::signer::Signer;
 use crate::manage::signing::allowance::{Allowance, AllowedPass};
-use crate::manage::signing::keeper::{KeeperTerms, SigningKeeper};
-use crate::manage::signing::rules::SigningRules;
-use crate::manage::signing::serve::{SignerDesk, listen};
+use crate::manage::signing::testkit;
 
 /// Puts a signer with the house's key behind a socket, and has the service ask it.
-fn behind_a_socket(house: &House) {
-    let (state, socket) = (house.root.join("signer"), house.root.join("signer.sock"));
-    fs::create_dir(&state).unwrap();
-    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
-    let keeper = SigningKeeper::open(KeeperTerms {
-        signer: Signer::load(&house.root.join("signer.pem")).unwrap(),
-        state,
-        rules: vec![SigningRules::standard("shop".into())],
-        checkpoints: true,
-        max_bytes: 64 << 20,
-    });
-    let listener = listen(&socket, SocketFile::default()).unwrap();
-    let us = rustix::process::geteuid().as_raw();
-    let desk = SignerDesk::new(keeper.unwrap(), vec![us], 64 << 20, Clock::system());
-    std::thread::spawn(move || desk.serve(&listener));
+pub(super) fn behind_a_socket(house: &House) {
+    let key = house.root.join("signer.pem");
+    let terms = testkit::keeper_terms(&key, &house.root.join("signer"), "shop");
+    let socket = testkit::desk(terms, house.root.join("signer.sock"), vec![testkit::us()]);
     let signer = format!("signer = \"unix:{}\"\nsigner_public = \"signer.pem\"", socket.display());
     configure(house, "signer = \"signer.pem\"", &signer);
 }
 
-fn configure(house: &House, from: &str, to: &str) {
+pub(super) fn configure(house: &House, from: &str, to: &str) {
     let file = house.root.join("admin.toml");
     let text = fs::read_to_string(&file).unwrap();
     assert!(text.contains(from), "{text}");

@@ -201,6 +201,13 @@ impl Store for SqlStore {
         self.write(move |store| publish::put_artefact(store, artefact)).await
     }
 
+    async fn sign_draft(
+        &self,
+        draft: StoredArtefact,
+    ) -> Result<Option<StoredArtefact>, StoreError> {
+        self.write(move |store| publish::drafts::sign_draft(store, draft)).await
+    }
+
     async fn artefact(
         &self,
         audience: &AudienceName,
@@ -237,6 +244,15 @@ impl Store for SqlStore {
 
     async fn publish_table(&self, table: TableToPublish) -> Result<bool, StoreError> {
         self.write(move |store| publish::publish_table(store, table)).await
+    }
+
+    async fn release_table(
+        &self,
+        audience: &AudienceName,
+        serial: u64,
+    ) -> Result<bool, StoreError> {
+        let audience = audience.clone();
+        self.write(move |store| publish::drafts::release_table(store, &audience, serial)).await
     }
 
     fn is_shared(&self) -> bool {

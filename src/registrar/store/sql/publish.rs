@@ -1,5 +1,7 @@
 //! Rows of publications, artefacts, sidecars, signers and epochs; snapshots of keys.
 
+pub(super) mod drafts;
+
 use std::collections::HashMap;
 
 use tokio::sync::{mpsc, oneshot};
@@ -43,6 +45,7 @@ pub(super) fn publication(
                 settings: None,
                 table: None,
                 patch: None,
+                signed_patch: None,
             })
         })
         .optional()?;
@@ -57,6 +60,13 @@ pub(super) fn publication(
     });
     found.table = newest(&view, audience, ArtefactKind::Table)?;
     found.patch = newest(&view, audience, ArtefactKind::Patch)?;
+    let is_in_force =
+        |head: &ArtefactHead| head.state == ArtefactState::Signed && head.base == found.base;
+    found.signed_patch = match &found.patch {
+        Some(patch) if is_in_force(patch) => Some(patch.clone()),
+        Some(_) => drafts::signed_patch(&view, audience, found.base)?,
+        None => None,
+    };
     Ok(found)
 }
 
@@ -128,35 +138,34 @@ pub(super) fn artefact(
     Ok(Some(StoredArtefact { head, body }))
 }
 
-/// The first of a serial stays, unless it was a draft that is signed now. A patch is for no former
-/// table: that one's sidecars have the next table's serial behind them.
+/// The first of a serial stays. A patch is for no former table: that one's sidecars have the next
+/// table's serial behind them.
 pub(super) fn put_artefact(
     store: &StoreConnection,
     made: StoredArtefact,
 ) -> Result<Work<StoredArtefact>, StoreError> {
     let connection = &store.connection;
     let head = &made.head;
-    let name = (head.audience.as_str(), head.kind.as_str(), head.serial);
     if let Some(kept) = artefact(connection, &head.audience, head.kind, head.serial)? {
-        let is_signed_now =
-            kept.head.state == ArtefactState::Draft && head.state == ArtefactState::Signed;
-        if !is_signed_now {
-            return Ok(Work::Undo(kept));
-        }
-        connection.execute(
-            "DELETE FROM artefact WHERE audience = ?1 AND kind = ?2 AND serial = ?3",
-            name,
-        )?;
+        return Ok(Work::Undo(kept));
     }
-    let base: Option<u64> = connection
-        .prepare_cached("SELECT base FROM audience WHERE name = ?1")?
-        .query_row([name.0], |row| row.get(0))
-        .optional()?;
-    if head.kind == ArtefactKind::Patch && base.is_some_and(|base| head.base < base) {
-        return Err(StoreError::Conflict { why: "a later table is published".to_owned() });
+    if head.kind == ArtefactKind::Patch {
+        let base = base_of(connection, &head.audience)?.unwrap_or_default();
+        if head.base < base {
+            return Err(StoreError::Conflict { why: "a later table is published".to_owned() });
+        }
+        if head.state == ArtefactState::Draft {
+            drafts::make_way(connection, head, base)?;
+        }
     }
     let head = insert_artefact(connection, &made)?;
     Ok(Work::Keep(StoredArtefact { head, body: made.body }))
+}
+
+/// Serial of the table in force.
+fn base_of(connection: &SqlConnection, audience: &AudienceName) -> Result<Option<u64>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT base FROM audience WHERE name = ?1")?;
+    Ok(statement.query_row([audience.as_str()], |row| row.get(0)).optional()?)
 }
 
 fn insert_artefact(
@@ -188,8 +197,8 @@ fn insert_artefact(
     Ok(ArtefactHead { sha256: Digest::of(body), bytes: body.len() as u64, ..head.clone() })
 }
 
-/// Keeps the table, and makes it the one that patches are for. `false`: somebody else was first, and
-/// nothing was changed.
+/// Keeps the table, and makes it the one that patches are for, if nobody else has to sign it. `false`:
+/// somebody else was first, and nothing was changed.
 pub(super) fn publish_table(
     store: &StoreConnection,
     table: TableToPublish,
@@ -197,6 +206,7 @@ pub(super) fn publish_table(
     let TableToPublish { artefact, includes, after, settings, lease } = table;
     let head = &artefact.head;
     let (audience, serial) = (head.audience.clone(), head.serial);
+    let is_draft = head.state == ArtefactState::Draft;
     if let Some(lease) = &lease
         && !lease::is_held(store, lease)?
     {
@@ -223,8 +233,14 @@ pub(super) fn publish_table(
     store.raised.borrow_mut().push(raised);
     connection.execute(
         "INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2",
-        (made_with(&audience), format!("{serial} {settings}")),
+        match is_draft {
+            true => (drafts::made_with(&audience), format!("{serial} {after} {settings}")),
+            false => (made_with(&audience), format!("{serial} {settings}")),
+        },
     )?;
+    if is_draft {
+        return Ok(Work::Keep(true));
+    }
     set_base(store, &PublishedBase { audience, serial, includes })?;
     Ok(Work::Keep(true))
 }

@@ -6,8 +6,9 @@ use super::*;
 use crate::core::Digest;
 use crate::registrar::store::{
     ArtefactHead, ArtefactKind, ArtefactState, AuditHead, AuditQuery, ChainFault, Checkpoint,
-    PublishedBase, SidecarReport, SnapshotKey, StoredArtefact,
+    PublishedBase, SidecarReport, SnapshotKey, StoredArtefact, TableToPublish,
 };
+use crate::table::testkit::{Signer, issue, spec, table_file};
 
 async fn snapshot(store: &Arc<dyn Store>, since: u64) -> Vec<SnapshotKey> {
     let mut snapshot = store.snapshot(&audience(), since).await.unwrap();
@@ -89,13 +90,6 @@ pub(crate) async fn the_first_artefact_of_a_serial_stays(store: Arc<dyn Store>) 
     let kept = store.artefact(&audience(), ArtefactKind::Patch, 5).await.unwrap();
     assert_eq!(kept, Some(first.clone()));
     assert_eq!(store.artefact(&audience(), ArtefactKind::Table, 5).await.unwrap(), None);
-    let mut draft = artefact(ArtefactKind::Patch, 6, b"draft");
-    draft.head.state = ArtefactState::Draft;
-    store.put_artefact(draft).await.unwrap();
-    let signed = artefact(ArtefactKind::Patch, 6, b"draft, signed");
-    assert_eq!(store.put_artefact(signed.clone()).await.unwrap(), signed);
-    let publication = store.publication(&audience()).await.unwrap();
-    assert_eq!(publication.patch, Some(signed.head));
     for serial in [1, 7, 9] {
         let table = artefact(ArtefactKind::Table, serial, b"table");
         store.put_artefact(table).await.unwrap();
@@ -107,6 +101,113 @@ pub(crate) async fn the_first_artefact_of_a_serial_stays(store: Arc<dyn Store>) 
     };
     assert!(!there(ArtefactKind::Table, 1).await && !there(ArtefactKind::Patch, 5).await);
     assert!(there(ArtefactKind::Table, 7).await && there(ArtefactKind::Table, 9).await);
+}
+
+/// As it is while others have to sign it.
+fn draft(kind: ArtefactKind, serial: u64, base: u64, body: &[u8]) -> StoredArtefact {
+    let made = artefact(kind, serial, body);
+    let head = ArtefactHead { state: ArtefactState::Draft, base, ..made.head };
+    StoredArtefact { head, ..made }
+}
+
+fn signed(draft: &StoredArtefact, body: &[u8]) -> StoredArtefact {
+    let made = artefact(draft.head.kind, draft.head.serial, body);
+    StoredArtefact { head: ArtefactHead { base: draft.head.base, ..made.head }, ..made }
+}
+
+pub(crate) async fn a_draft_gets_more_signatures_and_never_fewer(store: Arc<dyn Store>) {
+    create(&store, "CRM").await;
+    let first = draft(ArtefactKind::Patch, 6, 0, b"draft");
+    assert_eq!(store.put_artefact(first.clone()).await.unwrap(), first);
+    let other = draft(ArtefactKind::Patch, 6, 0, b"DRAFT, made again");
+    assert_eq!(store.put_artefact(other).await.unwrap(), first, "the first stays");
+    // As many signatures as are there, by somebody else: whoever comes second is told.
+    let other = draft(ArtefactKind::Patch, 6, 0, b"DRAFT");
+    assert_eq!(store.sign_draft(other).await.unwrap(), Some(first.clone()));
+    let more = draft(ArtefactKind::Patch, 6, 0, b"draft and");
+    assert_eq!(store.sign_draft(more.clone()).await.unwrap(), Some(more.clone()));
+    assert_eq!(store.sign_draft(first.clone()).await.unwrap(), Some(more.clone()));
+    let early = signed(&first, b"draft");
+    assert_eq!(store.sign_draft(early).await.unwrap(), Some(more.clone()), "one would be lost");
+    assert_eq!(store.publication(&audience()).await.unwrap().signed_patch, None);
+    let done = signed(&first, b"draft and");
+    assert_eq!(store.sign_draft(done.clone()).await.unwrap(), Some(done.clone()));
+    let late = draft(ArtefactKind::Patch, 6, 0, b"draft and and");
+    assert_eq!(store.sign_draft(late).await.unwrap(), Some(done.clone()), "it is published");
+    let publication = store.publication(&audience()).await.unwrap();
+    assert_eq!(publication.patch, Some(done.head.clone()));
+    assert_eq!(publication.signed_patch, Some(done.head));
+    let unknown = draft(ArtefactKind::Patch, 9, 0, b"draft");
+    assert_eq!(store.sign_draft(unknown).await.unwrap(), None);
+}
+
+fn table_draft(serial: u64, after: u64) -> TableToPublish {
+    let file = table_file(&[spec(1)], issue(serial, &[&Signer::new(1)]), &[&Signer::new(1)]);
+    let artefact = draft(ArtefactKind::Table, serial, serial, &file);
+    TableToPublish { artefact, includes: 1, after, settings: "mark".into(), lease: None }
+}
+
+/// Nothing half-signed is what patches are for, and of two tables or patches that wait the later stays.
+pub(crate) async fn a_draft_gives_way_to_the_next(store: Arc<dyn Store>) {
+    for n in 0..3 {
+        create(&store, &format!("key {n}")).await;
+    }
+    let put = |draft: StoredArtefact| {
+        let store = Arc::clone(&store);
+        async move { store.put_artefact(draft).await }
+    };
+    let release = |serial| {
+        let store = Arc::clone(&store);
+        async move { store.release_table(&audience(), serial).await.unwrap() }
+    };
+    let there = |kind, serial| {
+        let store = Arc::clone(&store);
+        async move { store.artefact(&audience(), kind, serial).await.unwrap().is_some() }
+    };
+    let (table, patch) = (ArtefactKind::Table, ArtefactKind::Patch);
+    let first = table_draft(4, 0);
+    assert!(store.publish_table(first.clone()).await.unwrap());
+    let publication = store.publication(&audience()).await.unwrap();
+    assert_eq!((publication.serial, publication.base), (5, 0), "its serial is taken");
+    let over = draft(patch, 5, 4, b"patch");
+    put(over.clone()).await.unwrap();
+    assert!(!release(4).await, "neither is signed");
+    let done = signed(&over, b"patch, signed");
+    store.sign_draft(done.clone()).await.unwrap().unwrap();
+    assert!(!release(4).await, "the table is not");
+    let body = first.artefact.body.clone();
+    store.sign_draft(signed(&first.artefact, &body)).await.unwrap().unwrap();
+    assert!(release(4).await);
+    let publication = store.publication(&audience()).await.unwrap();
+    assert_eq!((publication.base, publication.settings.as_deref()), (4, Some("mark")));
+    assert_eq!(publication.signed_patch, Some(done.head));
+    let stale = store.publish_table(table_draft(9, 0)).await.unwrap();
+    assert!(!stale, "its keys were read before the table in force");
+    // A second table waits with its patch, and gives way to a patch over the first.
+    create(&store, "next").await;
+    assert!(store.publish_table(table_draft(7, 4)).await.unwrap());
+    put(draft(patch, 8, 7, b"patch")).await.unwrap();
+    create(&store, "after it").await;
+    put(draft(patch, 9, 4, b"another")).await.unwrap();
+    assert!(!there(table, 7).await && !there(patch, 8).await, "given up");
+    assert!(there(table, 4).await && there(patch, 5).await, "in force");
+    for (late, why) in [
+        (draft(patch, 8, 4, b"late"), "a later patch is kept"),
+        (draft(patch, 10, 7, b"late"), "the table of this patch was given up"),
+    ] {
+        match put(late).await {
+            Err(StoreError::Conflict { why: told }) => assert_eq!(told, why),
+            other => panic!("{why}: {other:?}"),
+        }
+    }
+    // A table is of no use behind a patch that sidecars have.
+    assert!(store.publish_table(table_draft(11, 4)).await.unwrap());
+    let ahead = draft(patch, 13, 4, b"signed meanwhile");
+    put(signed(&ahead, b"signed meanwhile")).await.unwrap();
+    let late = put(draft(patch, 14, 11, b"over it")).await;
+    assert!(matches!(late, Err(StoreError::Conflict { .. })), "{late:?}");
+    assert!(!release(11).await);
+    assert_eq!(store.publication(&audience()).await.unwrap().base, 4);
 }
 
 pub(crate) async fn what_is_published_never_goes_back(store: Arc<dyn Store>) {
