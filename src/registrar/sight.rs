@@ -4,8 +4,10 @@
 
 use super::app::App;
 use super::people::{AuthError, Caller};
-use super::store::{AudienceName, KeyRef, KeyRow, StoreActor, StoreError, Uid};
-use crate::core::{KeyId, OrgId};
+use super::store::{
+    AudienceName, AuditLine, AuditPage, AuditQuery, KeyRef, KeyRow, StoreActor, StoreError, Uid,
+};
+use crate::core::{KeyId, OrgId, Permission};
 use crate::manage::operation::may::{
     Access, AccessRules, Actor, KeyAction, NotAllowed, OrgAction, OrgPolicy, PersonRole,
 };
@@ -118,6 +120,26 @@ impl CallerSight {
         self.key(app, key, KeyAction::See).await.is_ok()
     }
 
+    /// Whether a word of the org's policy is the caller's affair: those of other products are not.
+    pub fn sees_word(&self, app: &App, word: &Permission) -> bool {
+        !self.shares_org || app.settings.audience(self.audience()).is_some_and(|a| a.offers(word))
+    }
+
+    /// A page of the org's audit log, as far as it is the caller's affair.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn audit(&self, app: &App, query: AuditQuery) -> Result<AuditPage, StoreError> {
+        let audience = self.caller.bound_to().cloned();
+        let query = AuditQuery { org: self.org.clone(), audience, ..query };
+        let mut page = app.store.audit(query).await?;
+        for line in &mut page.lines {
+            keep_words(line, |word| self.sees_word(app, word));
+        }
+        Ok(page)
+    }
+
     /// Of whom alone the caller sees keys; `None`: of everybody in the org.
     pub fn own_keys_only(&self) -> Option<Box<str>> {
         match &self.actor {
@@ -132,6 +154,21 @@ impl CallerSight {
     fn access<'r>(&'r self, policy: &'r OrgPolicy) -> Access<'r> {
         Access { rules: &self.rules, policy, now: self.now() }
     }
+}
+
+/// Leaves out the other words of the policies that a line has, the one before and the one after.
+fn keep_words(line: &mut AuditLine, is_own: impl Fn(&Permission) -> bool) {
+    let Ok(mut detail) = serde_json::from_str::<serde_json::Value>(&line.detail) else { return };
+    let Some(policies) = detail.get_mut("policy").and_then(|both| both.as_array_mut()) else {
+        return;
+    };
+    for policy in policies {
+        if let Some(words) = policy.get_mut("permissions").and_then(|words| words.as_array_mut()) {
+            let word = |word: &serde_json::Value| Permission::parse(word.as_str()?).ok();
+            words.retain(|text| word(text).is_some_and(|word| is_own(&word)));
+        }
+    }
+    line.detail = detail.to_string().into();
 }
 
 /// What a calling key is now.

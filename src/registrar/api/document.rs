@@ -9,7 +9,7 @@ use crate::core::{Environment, LimitSet, Owner};
 use crate::manage::registry::words::{show_limit, show_network};
 use crate::manage::time;
 use crate::registrar::config::PermissionSentence;
-use crate::registrar::store::{AuditLine, Changed, KeyRow, Replay};
+use crate::registrar::store::{AuditLine, AuditPage, Changed, KeyRow, Replay};
 
 /// A key. Its secret is stored nowhere and shown once, when it is made.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -279,6 +279,14 @@ impl ChangeDocument {
             serial: changed.serial,
             in_force: None,
         }
+    }
+}
+
+// === impl AuditPageDocument ===
+
+impl AuditPageDocument {
+    pub fn of(page: &AuditPage) -> Self {
+        Self { lines: page.lines.iter().map(AuditLineDocument::of).collect(), next: page.next }
     }
 }
 

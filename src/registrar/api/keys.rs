@@ -14,7 +14,7 @@ use super::document::{
     AuditPageDocument, ChangeDocument, ChangedSince, InForceDocument, KeyDocument, KeyPageDocument,
 };
 use super::head::{ChangeCall, PathNames, QueryParameters};
-use super::lists::{audit_page, audit_query, grantable};
+use super::lists::{audit_query, grantable};
 use super::problem::{ApiProblem, ProblemDocument};
 use super::requests::{self, KeyCreation, KeyPatch, KeyRotation};
 use crate::core::{Environment, OrgId, Permission};
@@ -315,7 +315,8 @@ pub async fn audit(
     let query = audit_query(&parts)?;
     let object = Some(row.entry.id.to_string().into());
     let audience = Some(row.audience);
-    audit_page(&app, AuditQuery { org: Some(row.entry.org), audience, object, ..query }).await
+    let query = AuditQuery { org: Some(row.entry.org), audience, object, ..query };
+    Ok(Json(AuditPageDocument::of(&app.store.audit(query).await?)))
 }
 
 fn list_query(sight: &CallerSight, parts: &Parts) -> Result<KeyQuery, ApiProblem> {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::access::AskingCaller;
-use super::document::{AuditLineDocument, AuditPageDocument, PermissionDocument, show_ms};
+use super::document::{AuditPageDocument, PermissionDocument, show_ms};
 use super::head::{ChangeCall, PathNames, QueryParameters};
 use super::problem::ApiProblem;
 use super::requests::{self, MemberAssignment};
@@ -325,9 +325,7 @@ pub async fn audit(
 ) -> Result<Json<AuditPageDocument>, ApiProblem> {
     let sight = caller.in_own_org(&app).await?;
     sight.may_in(OrgAction::SeeAudit)?;
-    let query = audit_query(&parts)?;
-    let audience = sight.caller.bound_to().cloned();
-    audit_page(&app, AuditQuery { org: sight.org, audience, ..query }).await
+    Ok(Json(AuditPageDocument::of(&sight.audit(&app, audit_query(&parts)?).await?)))
 }
 
 /// The place of a page in the audit log.
@@ -340,15 +338,6 @@ pub fn audit_query(parts: &Parts) -> Result<AuditQuery, ApiProblem> {
         ..AuditQuery::default()
     };
     given.end(query)
-}
-
-pub async fn audit_page(
-    app: &App,
-    query: AuditQuery,
-) -> Result<Json<AuditPageDocument>, ApiProblem> {
-    let page = app.store.audit(query).await?;
-    let lines = page.lines.iter().map(AuditLineDocument::of).collect();
-    Ok(Json(AuditPageDocument { lines, next: page.next }))
 }
 
 fn words_of(held: &HeldPermissions) -> Option<Vec<String>> {

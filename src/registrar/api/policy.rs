@@ -128,12 +128,8 @@ pub async fn change(
 }
 
 fn answer(app: &App, sight: &CallerSight, mut row: OrgRow) -> Response {
-    // Words of other products are no affair of whoever is of one alone.
-    if sight.shares_org
-        && let Some(words) = &row.rules.policy.permissions
-        && let Some(audience) = app.settings.audience(sight.audience())
-    {
-        let own = words.iter().filter(|word| audience.offers(word)).cloned();
+    if let Some(words) = &row.rules.policy.permissions {
+        let own = words.iter().filter(|word| sight.sees_word(app, word)).cloned();
         row.rules.policy.permissions = Some(PermissionSet::new(own));
     }
     let mut answer = Json(PolicyDocument::of(&row)).into_response();

@@ -28,13 +28,11 @@ pub(super) async fn audit(visit: Visit) -> Result<Response, Response> {
         return Err(forbidden(&visit));
     }
     let query = AuditQuery {
-        org: visit.sight.org.clone(),
-        audience: visit.sight.caller.bound_to().cloned(),
-        object: None,
         before: visit.query.text("before").parse().ok(),
         limit: LINES,
+        ..AuditQuery::default()
     };
-    let page = visit.app.store.audit(query).await.map_err(|e| visit.failed(&e))?;
+    let page = visit.sight.audit(&visit.app, query).await.map_err(|e| visit.failed(&e))?;
     let link = |id: &str| visit.link(&format!("/keys/{id}"), &[]);
     let screen = AuditLogPage {
         w: visit.w,

@@ -385,3 +385,42 @@ fn with_one_product_its_owners_appoint_everybody() {
         assert_eq!(told.status, StatusCode::OK, "{told:?}");
     });
 }
+
+/// What a policy has on offer for another product is no affair of this one's people, nor is what it had.
+#[test]
+fn words_of_another_product_are_in_no_line_of_the_log() {
+    run(async {
+        let offers = |word: &str| {
+            format!("permissions = [{{ word = \"{word}\", sentence = \"May {word}\" }}]\n")
+        };
+        let desk = TestDesk::made(|_| {
+            let (ours, theirs) = (offers("read"), offers("haul"));
+            format!("{SETTINGS}{ours}[[audiences]]\nname = \"back\"\n{theirs}")
+        });
+        let (_, plain) = desk.key(&["read", "audit:read"]).await;
+        let key = bearer(format!("Bearer {plain}"));
+        let change = OrgChange {
+            org: suite::org("acme"),
+            rules: OrgRules::default(),
+            if_match: None,
+            actor: suite::host(),
+            channel: Default::default(),
+            at_ms: NOW,
+        };
+        for words in [["read", "haul"], ["haul", "haul"]] {
+            let words = words.map(|word| crate::core::Permission::parse(word).unwrap());
+            let mut change = change.clone();
+            change.rules.policy.permissions = Some(crate::core::PermissionSet::new(words));
+            desk.store.change_org(change).await.unwrap();
+        }
+        let told = ask(&desk, &key, Method::GET, "/v1/audit", None).await;
+        assert!(told.body.contains("set policy") && !told.body.contains("haul"), "{told:?}");
+        let lines = told.json();
+        let policies = lines["lines"].as_array().unwrap().iter().filter_map(|line| {
+            let both = line["fields"]["policy"].as_array()?;
+            Some(both.iter().map(|policy| policy["permissions"].clone()).collect::<Vec<_>>())
+        });
+        let want = [vec![json!(["read"]), json!([])], vec![Value::Null, json!(["read"])]];
+        assert_eq!(policies.collect::<Vec<_>>(), want);
+    });
+}
