@@ -118,6 +118,9 @@ pub enum Error {
     Refused { path: PathBuf, refusal: Refusal },
     #[error("the operating system gives no random bytes; nothing was changed")]
     Random,
+    /// A service has not said whether it made a change. `then`: where that can be seen.
+    #[error("{why}\nhint: whether it was done is not known: {then}")]
+    OutcomeUnknown { why: String, then: String },
     #[error("{} did not start, or ended by itself; the end of its log:\n{log}", .program.display())]
     Sidecar { program: PathBuf, log: String },
     #[error("{}: {why}\nhint: {hint}", .path.display())]
@@ -225,6 +228,7 @@ impl Error {
             Self::NoSuchKey { .. } | Self::NotHeld { .. } | Self::Read { .. } => Exit::NoInput,
             Self::Random | Self::Sidecar { .. } => Exit::Internal,
             Self::Exists { .. } | Self::Write { .. } => Exit::CannotCreate,
+            Self::OutcomeUnknown { .. } => Exit::TryAgain,
             Self::Locked { .. } | Self::NoUsage(_) | Self::NotInForce(_) | Self::Raced { .. } => {
                 Exit::TryAgain
             }
@@ -375,9 +379,9 @@ impl Theirs {
             caution: "; if a stranger published it, take nothing in: docs/recipes.md, \"A signer \
                       was compromised\"",
             remedy: format!(
-                "if a management service publishes there, change keys in it (`keygatectl admin`) and \
-                 publish nothing from here; otherwise bring the registry up to date (`git pull`), or \
-                 take what is published into it with `keygatectl keys fold {path}`{or}"
+                "if a management service publishes there, change keys in it (`keygatectl --server URL \
+                 keys …`) and publish nothing from here; otherwise bring the registry up to date \
+                 (`git pull`), or take what is published into it with `keygatectl keys fold {path}`{or}"
             ),
         })
     }

@@ -1,5 +1,6 @@
 //! What a command says: data to standard output, everything else to standard error.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
@@ -19,6 +20,8 @@ pub struct Output {
     notes: Box<dyn Write>,
     /// Prints nothing.
     mute: bool,
+    /// Options of the service whose keys the command works on: commands in hints need them too.
+    service: Option<String>,
 }
 
 /// Rows with aligned columns for people.
@@ -37,12 +40,19 @@ impl Output {
             to: Box::new(io::BufWriter::new(io::stdout())),
             notes: Box::new(io::stderr()),
             mute: false,
+            service: None,
         }
     }
 
     /// Says nothing.
     pub fn sink() -> Self {
-        Self { json: false, to: Box::new(io::sink()), notes: Box::new(io::sink()), mute: true }
+        let (to, notes) = (Box::new(io::sink()), Box::new(io::sink()));
+        Self { json: false, to, notes, mute: true, service: None }
+    }
+
+    /// From now on commands of keys in notes and warnings have these options.
+    pub fn work_at(&mut self, service: Option<String>) {
+        self.service = service;
     }
 
     /// Refuses to make a secret that nobody would see: standard output was closed before the
@@ -88,14 +98,15 @@ impl Output {
     /// Beside the data: what happened, for people. A closed standard error is no reason to fail.
     pub fn note(&mut self, text: &str) {
         self.to.flush().ok();
-        writeln!(self.notes, "{}", visible(text)).ok();
+        let text = at_service(text, self.service.as_deref());
+        writeln!(self.notes, "{}", visible(&text)).ok();
     }
 
     /// Something that does not stop a command, on standard error; `text` without `warning: `. Not
     /// said by a command inside a command.
     pub fn warn(&self, text: &str) {
         if !self.mute {
-            warn(text);
+            warn(&at_service(text, self.service.as_deref()));
         }
     }
 
@@ -149,6 +160,17 @@ impl Columns {
             output.line(line.trim_end())?;
         }
         Ok(())
+    }
+}
+
+/// Makes the commands of keys that a text names work at a service: hints are written once, for files.
+fn at_service<'t>(text: &'t str, options: Option<&str>) -> Cow<'t, str> {
+    const COMMAND: &str = "`keygatectl keys ";
+    match options {
+        Some(options) if text.contains(COMMAND) => {
+            text.replace(COMMAND, &format!("`keygatectl {options} keys ")).into()
+        }
+        _ => text.into(),
     }
 }
 

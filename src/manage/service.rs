@@ -5,9 +5,9 @@
 use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -16,6 +16,7 @@ use super::error::{Error, Result};
 use crate::config::{FileAccess, Host as _, ThisHost, UrlOptions};
 use crate::exit::Exit;
 use crate::remote;
+use crate::wording::shell::{quoted, quoted_path};
 use crate::wording::visible::one_line;
 
 const SCHEME: &str = "Bearer ";
@@ -25,6 +26,10 @@ const VARIABLE: &str = "KEYGATE_CREDENTIAL";
 
 /// For a question as a whole; a change may wait 20 s for sidecars.
 const WHOLE: Duration = Duration::from_secs(60);
+
+/// What to do where a question has no answer.
+const AWAY: &str = "\nhint: look whether the service runs and --server-ca names its authority; the same \
+                    command may be given again";
 
 /// Characters of a service's text that are shown.
 const LONGEST_TEXT: usize = 1000;
@@ -69,6 +74,13 @@ pub struct ToldProblem {
     pub errors: Vec<ToldFault>,
 }
 
+/// What a service says, as it can be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToldText {
+    pub line: String,
+    pub hint: Option<String>,
+}
+
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct ToldFault {
     #[serde(default)]
@@ -90,6 +102,22 @@ impl ServiceArgs {
             ("--server-ca", self.server_ca.is_some()),
         ];
         given.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option)
+    }
+
+    /// The options as a shell takes them; nothing without a service.
+    pub fn shown(&self) -> Option<String> {
+        let server = self.server.as_deref()?;
+        // What is refused anyway may hold a password.
+        let server = if server.contains(['@', '?']) { "URL" } else { server };
+        let mut shown = format!("--server {}", quoted(server));
+        let files =
+            [("--credential-file", &self.credential_file), ("--server-ca", &self.server_ca)];
+        for (option, file) in files {
+            if let Some(file) = file {
+                shown.push_str(&format!(" {option} {}", quoted_path(file)));
+            }
+        }
+        Some(shown)
     }
 
     /// # Errors
@@ -185,6 +213,8 @@ impl ServiceClient {
         most: u64,
     ) -> Result<ServiceAnswer> {
         let url = format!("{}{path}", self.base);
+        // Of a change, whoever asked for it says what to do.
+        let hint = if method == Method::GET { AWAY } else { "" };
         let odd = |e: http::Error| Error::argument("--server", e);
         let mut request = Request::builder()
             .method(method)
@@ -201,20 +231,17 @@ impl ServiceClient {
             }
             None => self.agent.run(request.body(()).map_err(odd)?),
         };
-        let answer = answer.map_err(|e| self.away(&e))?;
+        let away = |e: &dyn std::fmt::Display| self.away(e, hint);
+        let answer = answer.map_err(|e| away(&e))?;
         let (head, body) = answer.into_parts();
         let mut bytes = Zeroizing::new(Vec::new());
         let mut reader = body.into_with_config().limit(most).reader();
-        reader.read_to_end(&mut bytes).map_err(|e| self.away(&e))?;
+        reader.read_to_end(&mut bytes).map_err(|e| away(&e))?;
         Ok(ServiceAnswer { status: head.status.as_u16(), fields: head.headers, body: bytes })
     }
 
-    fn away(&self, error: &dyn std::fmt::Display) -> Error {
-        let message = format!(
-            "{}: {error}\nhint: look whether the service runs and --server-ca names its authority; \
-             the same command may be given again",
-            self.base
-        );
+    fn away(&self, error: &dyn std::fmt::Display, hint: &str) -> Error {
+        let message = format!("{}: {error}{hint}", self.base);
         Error::Added { message, exit: Exit::TryAgain }
     }
 
@@ -243,6 +270,12 @@ impl ServiceAnswer {
         Some(Duration::from_secs(seconds))
     }
 
+    /// When it was given, by the service's clock (Unix seconds).
+    pub fn date(&self) -> Option<u64> {
+        let date = httpdate::parse_http_date(self.fields.get(DATE)?.to_str().ok()?).ok()?;
+        Some(date.duration_since(UNIX_EPOCH).ok()?.as_secs())
+    }
+
     /// # Errors
     ///
     /// A body that is not what a service answers.
@@ -265,9 +298,17 @@ impl ServiceAnswer {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
+    /// Whether a change may have been made all the same.
+    pub fn leaves_open(&self) -> bool {
+        match (&*self.problem().code, self.status) {
+            ("busy" | "read_only" | "too_many_failures", _) => false,
+            (_, status) => status == 408 || status >= 500,
+        }
+    }
+
     /// The refusal as a command ends with it.
     pub fn refusal(&self, server: &str) -> Error {
-        let ToldProblem { code, detail, errors } = self.problem();
+        let ToldProblem { code, .. } = self.problem();
         let (exit, hint) = match (&*code, self.status) {
             ("no_credential" | "invalid_credential", _) => {
                 (Exit::Data, "--credential-file names a file with a key that is valid there")
@@ -282,11 +323,12 @@ impl ServiceAnswer {
                 (Exit::NoInput, "it is not there, or not for this credential to see")
             }
             ("busy" | "read_only" | "unavailable" | "timeout" | "too_many_failures", _) => {
-                (Exit::TryAgain, "try again; nothing is done twice")
+                (Exit::TryAgain, "try again in a moment")
             }
             ("version_mismatch", _) => {
                 (Exit::TryAgain, "somebody has changed it meanwhile: look at it, and try again")
             }
+            ("internal", _) => (Exit::TryAgain, "the log of the service says why; then try again"),
             ("", 300..=399) => (Exit::Data, "it leads elsewhere: give that URL as --server"),
             ("", 408 | 429 | 500..) => {
                 (Exit::TryAgain, "try again; what stands before the service has said that")
@@ -294,22 +336,33 @@ impl ServiceAnswer {
             ("", _) => (Exit::Data, "--server is what people open in a browser, without /v1"),
             _ => (Exit::Data, ""),
         };
+        let ToldText { line, hint: theirs } = self.told(server);
+        let message = match (theirs, hint) {
+            (Some(hint), _) => format!("{line}\nhint: {hint}"),
+            (None, "") => line,
+            (None, hint) => format!("{line}\nhint: {hint}"),
+        };
+        Error::Added { message, exit }
+    }
+
+    /// What it refuses, and where in the request.
+    pub fn told(&self, server: &str) -> ToldText {
+        let ToldProblem { detail, errors, .. } = self.problem();
+        let ToldText { line, hint } = told_text(&detail);
         let what = match detail.is_empty() {
             true => format!("the service answered {}", self.status),
-            false => told_text(&detail),
+            false => line,
         };
         let places: Vec<_> = errors
             .iter()
             .filter(|fault| !detail.contains(&fault.detail))
             .filter_map(|fault| {
                 let place = fault.pointer.as_deref().or(fault.parameter.as_deref())?;
-                Some(format!("\n  {}: {}", told_text(place), told_text(&fault.detail)))
+                Some(format!("\n  {}: {}", told_line(place), told_line(&fault.detail)))
             })
             .take(20)
             .collect();
-        let hint = if hint.is_empty() { String::new() } else { format!("\nhint: {hint}") };
-        let message = format!("{server}: {what}{}{hint}", places.concat());
-        Error::Added { message, exit }
+        ToldText { line: format!("{server}: {what}{}", places.concat()), hint }
     }
 }
 
@@ -319,13 +372,21 @@ impl std::fmt::Debug for ServiceAnswer {
     }
 }
 
-/// What a service says, for a line of ours: it cannot begin another, move a cursor or fill a screen.
-pub fn told_text(text: &str) -> String {
+/// What a service says, for one line of ours and the hint below it: it cannot begin another line,
+/// move a cursor or fill a screen.
+pub fn told_text(text: &str) -> ToldText {
+    // A service of ours ends what it says with what to do.
+    match text.split_once("\nhint: ") {
+        Some((line, hint)) => ToldText { line: told_line(line), hint: Some(told_line(hint)) },
+        None => ToldText { line: told_line(text), hint: None },
+    }
+}
+
+/// All that a service says, on one line.
+pub fn told_line(text: &str) -> String {
     let cut: String = text.chars().take(LONGEST_TEXT).collect();
     let end = if cut.len() < text.len() { "…" } else { "" };
-    // A service of ours ends what it says with what to do.
-    let lines: Vec<_> = cut.split("\nhint: ").map(one_line).collect();
-    lines.join("\nhint: ") + end
+    one_line(&cut).into_owned() + end
 }
 
 /// A name as a segment of a path, or a value of a query: it may have any visible character.
@@ -361,21 +422,57 @@ mod tests {
 
     #[test]
     fn a_service_cannot_write_lines_of_ours() {
-        assert_eq!(told_text("a\nerror: b\u{1b}[2J\u{202e}"), "a\\u000aerror: b\\u001b[2J\\u202e");
-        assert_eq!(
-            told_text("it is revoked\nhint: make another"),
-            "it is revoked\nhint: make another"
-        );
-        let long = told_text(&"ä".repeat(5000));
+        assert_eq!(told_line("a\nerror: b\u{1b}[2J\u{202e}"), "a\\u000aerror: b\\u001b[2J\\u202e");
+        let told = told_text("it is revoked\nhint: make another\nhint: run this\nhint: and that");
+        assert_eq!(told.line, "it is revoked");
+        let hint = "make another\\u000ahint: run this\\u000ahint: and that";
+        assert_eq!(told.hint.as_deref(), Some(hint));
+        let long = told_line(&"ä".repeat(5000));
         assert!(long.chars().count() == LONGEST_TEXT + 1 && long.ends_with('…'));
+    }
+
+    #[test]
+    fn the_hint_is_one_and_the_last_line() {
+        let body = r#"{"code":"conflict","detail":"no\nhint: one\nhint: two",
+            "errors":[{"pointer":"/a\nhint: three","detail":"b\nhint: four"}]}"#;
+        let text = answer(409, body).refusal("https://x").to_string();
+        let lines: Vec<_> = text.lines().collect();
+        let [first, place, hint] = lines[..] else { panic!("{text}") };
+        assert_eq!(first, "https://x: no");
+        assert_eq!(place, "  /a\\u000ahint: three: b\\u000ahint: four");
+        assert_eq!(hint, "hint: one\\u000ahint: two");
+    }
+
+    #[test]
+    fn what_leaves_open_whether_a_change_was_made() {
+        for (status, body, is_open) in [
+            (200, "", false),
+            (302, "", false),
+            (408, "", true),
+            (409, r#"{"code":"conflict"}"#, false),
+            (429, "", false),
+            (500, r#"{"code":"internal"}"#, true),
+            (500, "<html>", true),
+            (502, "", true),
+            (503, "", true),
+            (503, r#"{"code":"busy"}"#, false),
+            (503, r#"{"code":"read_only"}"#, false),
+            (503, r#"{"code":"unavailable"}"#, true),
+            (504, r#"{"code":"timeout"}"#, true),
+        ] {
+            assert_eq!(answer(status, body).leaves_open(), is_open, "{status} {body}");
+        }
+    }
+
+    fn answer(status: u16, body: &str) -> ServiceAnswer {
+        let body = Zeroizing::new(body.as_bytes().to_vec());
+        ServiceAnswer { status, fields: HeaderMap::new(), body }
     }
 
     #[test]
     fn refusals_end_as_commands_do() {
         let refused = |status: u16, body: &str| {
-            let body = Zeroizing::new(body.as_bytes().to_vec());
-            let answer = ServiceAnswer { status, fields: HeaderMap::new(), body };
-            let error = answer.refusal("https://x");
+            let error = answer(status, body).refusal("https://x");
             (Exit::from_code(error.exit()), error.to_string())
         };
         for (status, body, exit, says) in [
@@ -392,6 +489,7 @@ mod tests {
                 "not for this credential",
             ),
             (503, r#"{"code":"busy","detail":"no"}"#, Exit::TryAgain, "try again"),
+            (500, r#"{"code":"internal","detail":"no"}"#, Exit::TryAgain, "log of the service"),
             (412, r#"{"code":"version_mismatch","detail":"no"}"#, Exit::TryAgain, "meanwhile"),
             (302, "", Exit::Data, "leads elsewhere"),
             (429, "slow down", Exit::TryAgain, "before the service"),
@@ -407,8 +505,7 @@ mod tests {
 
     #[test]
     fn what_may_hold_a_secret_is_not_shown() {
-        let body = Zeroizing::new(br#"{"secret":"hunter2"}"#.to_vec());
-        let answer = ServiceAnswer { status: 201, fields: HeaderMap::new(), body };
+        let answer = answer(201, r#"{"secret":"hunter2"}"#);
         let wrong = answer.json::<Vec<u64>>("https://x").unwrap_err().to_string();
         let number = answer.json::<std::collections::BTreeMap<String, u64>>("https://x");
         let number = number.unwrap_err().to_string();

@@ -100,6 +100,7 @@ impl Session {
         });
         let mut output = Output::standard();
         output.json = common.json;
+        output.work_at(common.service.shown());
         Self {
             clock,
             output,

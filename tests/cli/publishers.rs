@@ -49,6 +49,7 @@ fn a_hint_followed_brings_no_revoked_key_back() {
     room.ok(&keys(COPY, &["revoke", &ids[1].id]));
     let told = room.fails(75, &build(COPY, &[]));
     assert!(told.contains("`keygatectl keys fold t.kgt`"), "{told}");
+    assert!(told.contains("change keys in it (`keygatectl --server URL keys …`)"), "{told}");
     assert!(!told.contains("--serial"), "a higher serial is no way out: {told}");
     let before = room.read(COPY);
     let told = room.fails(UNDONE, &build(COPY, &["--serial", "100"]));

@@ -102,6 +102,7 @@ mod recorder;
 mod remote_faults;
 #[cfg(feature = "admin")]
 mod remote_keys;
+mod remote_odd;
 mod samples;
 mod shared_limits;
 mod shared_limits_faults;

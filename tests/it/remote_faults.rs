@@ -57,12 +57,12 @@ fn what_makes_no_sense_at_a_service_says_so() {
     assert!(told.code == Some(75), "{told:?}");
 }
 
-/// Passes everything on but the answer to the first POST, which it swallows with the connection.
-fn lossy(to: String) -> String {
+/// Passes everything on but the answers to the first POSTs, which it swallows with their connections.
+fn lossy(to: String, losses: u32) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
-        let lost = Arc::new(AtomicBool::new(false));
+        let lost = Arc::new(AtomicU32::new(0));
         for client in listener.incoming() {
             let (mut client, mut server) = (client.unwrap(), TcpStream::connect(&to).unwrap());
             let (mut back, mut from) = (client.try_clone().unwrap(), server.try_clone().unwrap());
@@ -80,7 +80,7 @@ fn lossy(to: String) -> String {
             std::thread::spawn(move || {
                 let mut bytes = [0; 65536];
                 while let Ok(read @ 1..) = client.read(&mut bytes) {
-                    if bytes.starts_with(b"POST ") && !lost.swap(true, Ordering::SeqCst) {
+                    if bytes.starts_with(b"POST ") && lost.fetch_add(1, Ordering::SeqCst) < losses {
                         swallow.store(true, Ordering::SeqCst);
                     }
                     if server.write_all(&bytes[..read]).is_err() {
@@ -94,10 +94,14 @@ fn lossy(to: String) -> String {
     address
 }
 
-/// The same, with a service behind something that loses the first answer to a change.
+/// A command, with a service behind something that loses the first answer to a change.
 fn over_lossy(both: &Both, arguments: &[&str]) -> Told {
-    let server = format!("http://{}", lossy(both.address.clone()));
-    both.at(&["--server", &server, "--credential-file", "key"], arguments)
+    losing(both, 1, "key", arguments)
+}
+
+fn losing(both: &Both, losses: u32, credential: &str, arguments: &[&str]) -> Told {
+    let server = format!("http://{}", lossy(both.address.clone(), losses));
+    both.at(&["--server", &server, "--credential-file", credential], arguments)
 }
 
 fn shown(both: &Both, key: &str) -> Value {
@@ -145,6 +149,70 @@ fn an_answer_that_is_lost_makes_one_key() {
     let after = shown(&both, "pair");
     assert_eq!(after["state"], "active");
     assert!(after["former_secret_until"].is_string(), "{after}");
+}
+
+/// No try is answered: nothing is promised of another one, and what was made is named.
+#[test]
+fn a_change_that_nobody_has_answered_is_looked_for() {
+    let both = Both::start();
+    let create = ["keys", "create", "--name", "once", "--permission", "read"];
+    let told = losing(&both, 3, "key", &create);
+    assert_eq!(told.code, Some(75), "{told:?}");
+    for says in ["whether it was done is not known", "KEY of this name has come", "revoke KEY`"] {
+        assert!(told.error.contains(says), "{told:?}");
+    }
+    let made = listed(&both, "once");
+    assert_eq!(states(&made), ["active"]);
+    let told = losing(&both, 3, "key", &["keys", "rotate", "once", "--overlap", "1h"]);
+    assert_eq!(told.code, Some(75), "{told:?}");
+    for says in ["KEY replaces KEY now", "revoke KEY` ends it", "edit KEY --expires never`"] {
+        assert!(told.error.contains(says), "{told:?}");
+    }
+    assert_eq!(listed(&both, "once").len(), 2);
+    // What can be done twice may be.
+    let id = made[0]["id"].as_str().unwrap();
+    let told = losing(&both, 3, "key", &["keys", "revoke", id]);
+    assert_eq!(told.code, Some(75), "{told:?}");
+    for says in ["whether it was done is not known", "the same command may be given again"] {
+        assert!(told.error.contains(says), "{told:?}");
+    }
+    assert_eq!(both.over_service(&["keys", "revoke", id]).code, Some(0));
+    // A pair has a former secret; its key is never revoked.
+    let pair = ["keys", "create", "--name", "pair", "--permission", "read", "--pair"];
+    assert_eq!(both.over_service(&pair).code, Some(0));
+    let told = losing(&both, 3, "key", &["keys", "rotate", "pair"]);
+    assert!(told.code == Some(75) && told.error.contains("--drop-previous"), "{told:?}");
+    assert_eq!(shown(&both, "pair")["state"], "active");
+}
+
+/// A new key that may not be revoked is disabled, and the key that was rotated is as before.
+#[test]
+fn a_credential_that_may_not_revoke_takes_back_what_it_can() {
+    let both = Both::start();
+    let create = ["keys", "create", "--name", "kept", "--permission", "read", "--expires", "90d"];
+    assert_eq!(both.over_service(&create).code, Some(0));
+    let before = shown(&both, "kept");
+    let told = losing(&both, 1, "writer", &["keys", "rotate", "kept", "--overlap", "1h"]);
+    assert_eq!(told.code, Some(75), "{told:?}");
+    for says in ["of KEY, which was disabled", "keys revoke KEY` ends it", "KEY is as before"] {
+        assert!(told.error.contains(says), "{told:?}");
+    }
+    let after = listed(&both, "kept");
+    assert_eq!(states(&after), ["active", "disabled"]);
+    assert_eq!((&after[0]["id"], &after[0]["expires"]), (&before["id"], &before["expires"]));
+}
+
+/// The commands in hints work where the command has worked.
+#[test]
+fn hints_name_the_service() {
+    let both = Both::start();
+    let server = both.server();
+    let told = both.over_service(&["keys", "show", "nobody"]);
+    let hint = format!("hint: `keygatectl --server {server} --credential-file key keys list`");
+    assert!(told.error.contains(&hint), "{told:?}");
+    let command = hint.trim_start_matches("hint: `keygatectl ").trim_end_matches('`');
+    let words: Vec<_> = command.split(' ').collect();
+    assert_eq!(both.at(&[], &words).code, Some(0), "{words:?}");
 }
 
 #[test]
@@ -323,6 +391,11 @@ fn what_sidecars_have_told_a_service() {
         assert_eq!(both.over_service(&create).code, Some(0));
     }
     // Nobody has reported: an answer would be a guess.
+    for period in ["1s", "90d"] {
+        let told = both.over_service(&["keys", "unused", "--for", period]);
+        assert!(told.code == Some(75) && told.error.contains("has reported yet"), "{told:?}");
+        assert_eq!(told.out, "");
+    }
     let safe = |key, period| both.over_service(&["keys", "safe-to-revoke", key, "--for", period]);
     let told = safe("idle", "1s");
     assert!(told.code == Some(75) && told.error.contains("has reported yet"), "{told:?}");

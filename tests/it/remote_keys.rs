@@ -9,6 +9,9 @@ use crate::support::process::Process;
 /// Changes are published within milliseconds; so often it is looked.
 pub(crate) const LOOKS: u32 = 200;
 
+/// What a second credential may do, in the file `writer`: it ends nothing.
+const WRITER: &str = "read,keys:read,keys:write";
+
 /// The token of the sidecars.
 pub(crate) const FLEET: &str = "0123456789abcdef0123456789abcdef";
 
@@ -54,11 +57,13 @@ impl Both {
         let init = ["-r", "keys.toml", "keys", "init", "--audience", "shop", "--prefix", "kg"];
         folder.ctl(&[&init[..], &["--signer", "signer.pem", "--publish", "table.kgt"]].concat());
         folder.ctl(&["-r", "keys.toml", "plans", "set", "gold", "600/min", "search=2/s"]);
-        let words = "read,write,keys:read,keys:write,keys:revoke,usage:read";
-        let create = ["-r", "keys.toml", "keys", "create", "--org", "acme", "--name", "all"];
-        let made = folder.ctl(&[&create[..], &["--permission", words, "--json"]].concat());
-        let made: serde_json::Value = serde_json::from_str(&made).unwrap();
-        folder.write_secret("key", made["secret"].as_str().unwrap());
+        let all = "read,write,keys:read,keys:write,keys:revoke,usage:read";
+        for (file, name, words) in [("key", "all", all), ("writer", "writer", WRITER)] {
+            let create = ["-r", "keys.toml", "keys", "create", "--org", "acme", "--name", name];
+            let made = folder.ctl(&[&create[..], &["--permission", words, "--json"]].concat());
+            let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+            folder.write_secret(file, made["secret"].as_str().unwrap());
+        }
         folder.ctl(&["admin", "migrate"]);
         folder.ctl(&["admin", "import", "keys.toml"]);
         let process = Process::start(keygatectl(folder.path()).args(["admin", "serve"]));

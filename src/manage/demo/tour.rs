@@ -501,7 +501,7 @@ impl DemoKey {
         let bad = |e| Error::argument("demo", e);
         let words = self.permissions.iter().map(|word| Permission::parse(word));
         let create = Create {
-            org: OrgId::parse("acme").map_err(bad)?,
+            org: Some(OrgId::parse("acme").map_err(bad)?),
             name: self.name.to_owned(),
             permissions: words.collect::<std::result::Result<_, _>>().map_err(bad)?,
             networks: self.network.iter().filter_map(|n| n.parse().ok()).collect(),

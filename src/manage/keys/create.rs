@@ -20,9 +20,9 @@ use crate::core::{Environment, KeyKind, KeyStatus, OrgId, Permission};
 
 #[derive(Debug, clap::Args)]
 pub struct Create {
-    /// Organization that the key belongs to
+    /// Organization that the key belongs to; with --server: that of the credential, unless given
     #[arg(long, value_parser = OrgId::parse)]
-    pub org: OrgId,
+    pub org: Option<OrgId>,
     /// Name by which people find the key
     #[arg(long, default_value = "", value_parser = name)]
     pub name: String,
@@ -98,14 +98,18 @@ impl Create {
             return Err(Error::Random);
         }
         let committed = super::commit(change, "keys create", &self.publish, session)?;
-        known.warn_of_org(&self.org, &session.output);
+        known.warn_of_org(&request.org, &session.output);
         known.warn_of_policies(&self.limits, &session.output);
         Ok((Shown { entry, issued, serial: committed.serial }, committed))
     }
 
     fn request(&self) -> Result<CreateRequest> {
+        let org = self.org.clone();
         Ok(CreateRequest {
-            org: self.org.clone(),
+            org: org.ok_or(Error::Missing {
+                what: "the organization",
+                hint: "give --org ORG; --help says more",
+            })?,
             name: self.name.clone(),
             permissions: self.permissions.clone(),
             networks: self.networks.clone(),

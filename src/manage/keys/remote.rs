@@ -5,6 +5,7 @@
 pub mod answers;
 mod changes;
 mod find;
+mod issued;
 mod requests;
 mod views;
 
@@ -13,14 +14,14 @@ use std::time::Duration;
 use http::Method;
 use serde_json::Value;
 
-use self::answers::{ToldPublication, ToldWho};
+use self::answers::{RemoteKey, ToldPublication, ToldWho};
 use super::super::error::{Error, Result};
 use super::super::operation::StatusChange;
 use super::super::publish::PublishArgs;
-use super::super::service::{ServiceAnswer, ServiceClient, path_segment};
+use super::super::service::{ServiceAnswer, ServiceClient, path_segment, told_line};
 use super::super::session::Session;
 use super::KeysCommand;
-use crate::core::OrgId;
+use crate::core::{KeyId, OrgId};
 use crate::exit::Exit;
 
 /// Longest answer: a page of 200 keys with all that they may say.
@@ -33,6 +34,9 @@ const TRIES: u32 = 3;
 const REST: Duration = Duration::from_millis(500);
 const LONGEST_REST: Duration = Duration::from_secs(5);
 
+/// Between clocks, in seconds, where a service does not tell the time.
+const SKEW: u64 = 60;
+
 /// A service, and who we are to it.
 #[derive(Debug)]
 pub struct RemoteKeys {
@@ -40,6 +44,8 @@ pub struct RemoteKeys {
     audience: String,
     /// That the credential is in.
     org: Option<String>,
+    /// When the command began, by the service's clock where it tells (Unix seconds).
+    began: u64,
 }
 
 /// Carries out a command at the session's service.
@@ -95,7 +101,7 @@ const fn for_files_alone(command: &KeysCommand) -> Option<&'static str> {
 
 fn instead(name: &str) -> &'static str {
     match name {
-        "canary" => "`keys create --canary` makes a canary",
+        "canary" => "`keygatectl keys create --canary` makes a canary",
         "check" => "`keygatectl admin check` on its host looks at everything",
         "export" => "`keygatectl admin export` on its host writes them",
         "import" => "`keygatectl admin import` on its host takes them in",
@@ -109,9 +115,11 @@ fn instead(name: &str) -> &'static str {
 impl RemoteKeys {
     fn open(session: &Session) -> Result<Self> {
         let client = session.service.client()?;
-        let unknown = Self { client, audience: String::new(), org: None };
-        let ToldWho { audience, org } = unknown.get("/v1/whoami")?;
-        Ok(Self { audience, org, ..unknown })
+        let unknown = Self { client, audience: String::new(), org: None, began: 0 };
+        let answer = unknown.asked(&Method::GET, "/v1/whoami", None, &[])?;
+        let ToldWho { audience, org } = good(&unknown.client, &answer)?;
+        let began = answer.date().unwrap_or_else(|| session.now().saturating_sub(SKEW));
+        Ok(Self { audience, org, began, ..unknown })
     }
 
     pub fn server(&self) -> &str {
@@ -124,6 +132,11 @@ impl RemoteKeys {
     }
 
     /// Asks until there is an answer. All tries of a change have one name, so that it is made once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutcomeUnknown`]: a change that one of the tries may have made, and the last does not
+    /// say so.
     fn asked(
         &self,
         method: &Method,
@@ -132,21 +145,53 @@ impl RemoteKeys {
         fields: &[(&'static str, &str)],
     ) -> Result<ServiceAnswer> {
         let mut left = TRIES;
-        loop {
+        let mut is_open = false;
+        let answer = loop {
             let answer = self.client.ask(method.clone(), path, body, fields, LONGEST);
             left -= 1;
-            let rest = match &answer {
-                Err(e) if e.exit() == Exit::TryAgain.code() => Some(REST),
-                Ok(answer) if matches!(answer.status, 502..=504) => {
-                    Some(answer.retry_after().unwrap_or(REST).min(LONGEST_REST))
+            let (rest, leaves_open) = match &answer {
+                Err(e) => {
+                    let is_away = e.exit() == Exit::TryAgain.code();
+                    (is_away.then_some(REST), is_away)
                 }
-                _ => None,
+                Ok(answer) => {
+                    let rest = answer.retry_after().unwrap_or(REST).min(LONGEST_REST);
+                    (matches!(answer.status, 502..=504).then_some(rest), answer.leaves_open())
+                }
             };
+            is_open |= leaves_open && *method != Method::GET;
             match rest {
                 Some(rest) if left > 0 => std::thread::sleep(rest),
-                _ => return answer,
+                _ => break answer,
             }
+        };
+        // A success says what the try has come to that was carried out.
+        if !is_open || answer.as_ref().is_ok_and(ServiceAnswer::is_success) {
+            return answer;
         }
+        let why = answer.map_or_else(|e| e.to_string(), |told| told.told(self.server()).line);
+        Err(Error::OutcomeUnknown { why, then: "look before you try again".into() })
+    }
+
+    /// Refuses an answer about another key than was asked about: what it says is of no use.
+    fn is_key(&self, told: &RemoteKey, id: KeyId, org: &str) -> Result<()> {
+        self.is_about((&told.entry.id.to_string(), told.entry.org.as_str()), id, org)
+    }
+
+    /// The same by the id and org that an answer tells.
+    fn is_about(&self, told: (&str, &str), id: KeyId, org: &str) -> Result<()> {
+        if told == (&id.to_string(), org) {
+            return Ok(());
+        }
+        let message = format!(
+            "{}: its answer is about {} in {}, and {id} in {} was asked about\nhint: something \
+             between here and the service mixes up answers",
+            self.server(),
+            told_line(told.0),
+            told_line(told.1),
+            told_line(org)
+        );
+        Err(Error::Added { message, exit: Exit::Data })
     }
 
     /// The org of a command, or that of the credential.

@@ -10,6 +10,7 @@ use super::super::super::registry::entry::{
     RawEntry, RawOwner, RawPrevious, RawTime, RegistryEntry, show_digest,
 };
 use super::super::super::registry::words::{parse_limit, parse_policy};
+use super::super::super::time;
 use crate::core::{Digest, LimitSet, NamedLimit, PolicyName, Secret};
 use crate::exit::Exit;
 use crate::wording::visible::one_line;
@@ -45,6 +46,22 @@ pub struct ToldChange {
     pub replaced: Option<ToldKey>,
     pub serial: u64,
     pub in_force: Option<ToldForce>,
+}
+
+/// Which key a change was about, of an answer that may say more than this program can read.
+#[derive(Debug, Deserialize)]
+pub struct ToldAbout {
+    pub key: ToldName,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct ToldName {
+    pub id: String,
+    pub org: String,
+    #[serde(default)]
+    pub name: String,
+    #[serde(default)]
+    pub replaces: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -198,20 +215,45 @@ impl RemoteKey {
             // What is the key's own among them stands in its place.
             plan.limits = LimitSet::new(limits.map_err(|why| odd("limit", &one_line(&why)))?);
         }
-        let (version, serial) = (told.version, told.serial);
-        Ok(Self { entry, version, serial, last_used: told.last_used.map(|used| used.at) })
+        let last_used = told.last_used.as_ref().map(|used| used.at.clone());
+        if let Some(Err(e)) = last_used.as_deref().map(time::instant) {
+            return Err(odd("last_used", &e.to_string()));
+        }
+        Ok(Self { entry, version: told.version, serial: told.serial, last_used })
     }
 }
 
-/// The buffer of the text becomes the secret's, which is wiped.
+/// The buffer of the text becomes the secret's, which is wiped. No secret is empty, or has what no
+/// header can carry.
 fn secret<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Secret>, D::Error> {
-    Ok(Option::<String>::deserialize(from)?.map(|text| Secret::new(text.into_bytes())))
+    let told = Option::<String>::deserialize(from)?.map(|text| Secret::new(text.into_bytes()));
+    let is_one = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_graphic);
+    Ok(told.filter(|secret| is_one(secret.expose())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::manage::registry::entry::tests::full;
+
+    #[test]
+    fn what_is_no_secret() {
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(default, deserialize_with = "secret")]
+            secret: Option<Secret>,
+        }
+        for (body, is_one) in [
+            (r#"{"secret":"kg_Ab3dE5f6"}"#, true),
+            (r#"{"secret":""}"#, false),
+            (r#"{"secret":null}"#, false),
+            ("{}", false),
+            (r#"{"secret":"kg_\u001b]0;x\u0007\nsecret     kg_other"}"#, false),
+        ] {
+            let answer: Answer = serde_json::from_str(body).unwrap();
+            assert_eq!(answer.secret.is_some(), is_one, "{body}");
+        }
+    }
 
     /// What the service shows of a key, and what is made of it again.
     #[test]

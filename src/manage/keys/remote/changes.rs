@@ -1,40 +1,37 @@
-//! Changes at a service: their requests, how they are sent again, and what is said of them.
+//! Changes of keys that are there, how any change is sent again, and what is said of it.
 
 use http::Method;
 use serde_json::{Value, json};
 
 use super::answers::{RemoteKey, ToldChange};
-use super::requests::{new_key, patch, plans_of, rotation};
-use super::{RemoteKeys, TRIES, good, refuse_publishing};
+use super::requests::{patch, plans_of};
+use super::{RemoteKeys, TRIES, refuse_publishing};
 use crate::core::KeyId;
 use crate::exit::Exit;
 use crate::manage::error::{Error, Result};
-use crate::manage::keys::create::{Create, print_issued};
 use crate::manage::keys::edit::{Edit, KeySelection, became, state};
 use crate::manage::keys::list::to_json;
 use crate::manage::keys::refused::{option_of, refused, warning};
-use crate::manage::keys::rotate::Rotate;
 use crate::manage::operation::{
     self, KeyAdvice, OperationSettings, RandomSource as _, StatusChange,
 };
 use crate::manage::registry::entry::RegistryEntry;
-use crate::manage::service::{ServiceAnswer, path_segment, told_text};
+use crate::manage::service::{ServiceAnswer, ToldText, path_segment, told_line, told_text};
 use crate::manage::session::{Session, SystemRandomness};
-use crate::manage::time;
 use crate::wording::visible::one_line;
 
 /// A change of a service, before it is sent.
-struct RemoteChange {
-    method: Method,
-    path: String,
-    body: Value,
-    if_match: Option<u64>,
-    answer: AnswerWhen,
+pub(super) struct RemoteChange {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) body: Value,
+    pub(super) if_match: Option<u64>,
+    pub(super) answer: AnswerWhen,
 }
 
 /// When a change is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AnswerWhen {
+pub(super) enum AnswerWhen {
     Kept,
     /// If that does not take long.
     Published,
@@ -43,129 +40,6 @@ enum AnswerWhen {
 // === impl RemoteKeys ===
 
 impl RemoteKeys {
-    pub(super) fn create(&self, create: Create, session: &mut Session) -> Result<()> {
-        session.output.refuse_closed()?;
-        refuse_publishing(&create.publish)?;
-        let body = new_key(&create, session.now())?;
-        let keys = format!("/v1/orgs/{}/keys", path_segment(create.org.as_str()));
-        let change = RemoteChange {
-            method: Method::POST,
-            path: keys,
-            body,
-            if_match: None,
-            answer: AnswerWhen::Kept,
-        };
-        let told: ToldChange = self.send(&change)?;
-        let serial = told.serial;
-        self.show_issued(told, None, session)?;
-        self.judge_publication(serial).map(drop)
-    }
-
-    pub(super) fn rotate(&self, rotate: Rotate, session: &mut Session) -> Result<()> {
-        session.output.refuse_closed()?;
-        refuse_publishing(&rotate.publish)?;
-        let now = session.now();
-        let old = self.select(&rotate.key, rotate.org.as_ref(), now)?;
-        let change = RemoteChange {
-            method: Method::POST,
-            path: format!("{}/rotate", path_of(&old)),
-            body: rotation(&rotate, now)?,
-            if_match: Some(old.version),
-            answer: AnswerWhen::Kept,
-        };
-        let mut told: ToldChange = self.send(&change)?;
-        let (serial, replaced) = (told.serial, told.replaced.take());
-        let new = self.show_issued(told, Some(&old), session)?;
-        let replaced = replaced.map(|key| RemoteKey::of(key, self.server())).transpose()?;
-        let ends = match &replaced {
-            Some(old) => old.entry.expires,
-            None => new.entry.previous.map(|previous| previous.expires),
-        };
-        let ends = time::show(ends.unwrap_or(now));
-        session.output.note(&format!("the old secret is valid until {ends}"));
-        let advice = KeyAdvice::of(Some(&old.entry), &new.entry);
-        advice.iter().for_each(|advice| session.output.warn(&warning(advice)));
-        self.judge_publication(serial).map(drop)
-    }
-
-    /// Shows a secret once, or takes the key back that nobody has the secret of. `old`: what was
-    /// rotated, as it was before.
-    fn show_issued(
-        &self,
-        told: ToldChange,
-        old: Option<&RemoteKey>,
-        session: &mut Session,
-    ) -> Result<RemoteKey> {
-        let key = RemoteKey::of(told.key, self.server())?;
-        let id = key.entry.id;
-        let Some(secret) = told.secret else {
-            // The first try was carried out, and this is the answer of a second one.
-            let message = format!(
-                "{}: the answer with the secret of {id} got lost\nhint: {}",
-                self.server(),
-                self.take_back(&key, old)
-            );
-            return Err(Error::Added { message, exit: Exit::TryAgain });
-        };
-        let text = String::from_utf8_lossy(secret.expose());
-        let printed = print_issued(&key.entry, &text, told.serial, None, session)
-            .and_then(|()| session.output.flush());
-        let Err(e) = printed else { return Ok(key) };
-        Err(Error::SecretLost { id, source: Box::new(e), then: self.take_back(&key, old) })
-    }
-
-    /// Undoes what has made a secret that nobody has seen, as far as that can be; says what is left to
-    /// do.
-    fn take_back(&self, key: &RemoteKey, old: Option<&RemoteKey>) -> String {
-        let id = key.entry.id;
-        if old.is_some_and(|old| old.entry.id == id) {
-            // A pair: to revoke it would end what its callers use.
-            let until = match key.entry.previous {
-                Some(former) => format!("until {}", time::show(former.expires)),
-                None => "no longer".to_owned(),
-            };
-            return format!(
-                "the former secret of {id} is valid {until}; `keygatectl keys rotate {id} \
-                 --drop-previous` makes another, and ends the former at once"
-            );
-        }
-        if let Err(e) = self.status(key, StatusChange::Revoke, AnswerWhen::Kept) {
-            return format!("nobody has its secret: `keygatectl keys revoke {id}` ends it ({e})");
-        }
-        let Some(old) = old else {
-            return format!("{id} was revoked; the same command makes another key");
-        };
-        match self.end_as_before(old) {
-            Ok(()) => format!(
-                "{id} was revoked, and {} is as before; the same command rotates it",
-                old.entry.id
-            ),
-            Err(e) => {
-                let before = old.entry.expires.map_or_else(|| "never".to_owned(), time::show);
-                format!(
-                    "{id} was revoked; `keygatectl keys edit {} --expires {before}` gives the key \
-                     that was rotated its end back ({e})",
-                    old.entry.id
-                )
-            }
-        }
-    }
-
-    /// Gives a key that was rotated back what the rotation has taken from it.
-    fn end_as_before(&self, old: &RemoteKey) -> Result<()> {
-        let is_now = self.select(&old.entry.id.to_string(), Some(&old.entry.org), 0)?;
-        let mut body = json!({ "expires": old.entry.expires.map(time::show) });
-        if is_now.entry.sunset != old.entry.sunset
-            && let Value::Object(body) = &mut body
-        {
-            body.insert("sunset".into(), old.entry.sunset.map(time::show).into());
-        }
-        let (path, if_match) = (path_of(old), Some(is_now.version));
-        let change =
-            RemoteChange { method: Method::PATCH, path, body, if_match, answer: AnswerWhen::Kept };
-        self.send::<ToldChange>(&change).map(drop)
-    }
-
     pub(super) fn edit(&self, edit: Edit, session: &mut Session) -> Result<()> {
         refuse_publishing(&edit.publish)?;
         let request = edit.request()?;
@@ -197,14 +71,16 @@ impl RemoteKeys {
                 if_match,
                 answer: AnswerWhen::Published,
             };
-            let answer = self.send_once(&change)?;
+            let answer = self.send_once(&change).map_err(|e| once_more(e, old.entry.id))?;
             left -= 1;
             // Somebody else was first: what is added and taken away is worked out anew.
             if answer.status == 412 && left > 0 {
                 continue;
             }
-            let told: ToldChange = self.judged(&answer)?;
+            self.judge(&answer)?;
+            let told: ToldChange = answer.json(self.server())?;
             let new = RemoteKey::of(told.key.clone(), self.server())?;
+            self.is_key(&new, old.entry.id, old.entry.org.as_str())?;
             let advice = KeyAdvice::of(Some(&old.entry), &new.entry);
             advice.iter().for_each(|advice| session.output.warn(&warning(advice)));
             tell(&told, &new, "changed", session)?;
@@ -251,8 +127,12 @@ impl RemoteKeys {
         }
         let mut last = None;
         for key in wanted {
-            let told = self.status(&key, turn, AnswerWhen::Published)?;
+            let (id, org) = (key.entry.id, key.entry.org.as_str());
+            let answer =
+                self.turn(id, org, turn, AnswerWhen::Published).map_err(|e| once_more(e, id))?;
+            let told: ToldChange = answer.json(self.server())?;
             let new = RemoteKey::of(told.key.clone(), self.server())?;
+            self.is_key(&new, id, org)?;
             let became = became(turn, &new.entry);
             tell(&told, &new, became, session)?;
             last = Some(told);
@@ -260,18 +140,20 @@ impl RemoteKeys {
         last.map_or(Ok(()), |told| self.end_told(&told, session))
     }
 
-    fn status(
+    /// The answer to a change of state, which was made.
+    pub(super) fn turn(
         &self,
-        key: &RemoteKey,
+        id: KeyId,
+        org: &str,
         turn: StatusChange,
         answer: AnswerWhen,
-    ) -> Result<ToldChange> {
+    ) -> Result<ServiceAnswer> {
         let word = match turn {
             StatusChange::Disable => "disable",
             StatusChange::Enable => "enable",
             StatusChange::Canary | StatusChange::Revoke | StatusChange::RevokeFormer => "revoke",
         };
-        let path = format!("{}/{word}", path_of(key));
+        let path = format!("{}/{id}/{word}", Self::keys_of(org));
         let change =
             RemoteChange { method: Method::POST, path, body: json!({}), if_match: None, answer };
         self.send(&change)
@@ -290,7 +172,7 @@ impl RemoteKeys {
     /// # Errors
     ///
     /// Why it is not, or not wherever it should be.
-    fn judge_publication(&self, serial: u64) -> Result<bool> {
+    pub(super) fn judge_publication(&self, serial: u64) -> Result<bool> {
         let Ok(told) = self.publication() else { return Ok(false) };
         let Some(why) = told.unpublished else { return Ok(told.published >= serial) };
         let message = format!(
@@ -305,15 +187,17 @@ impl RemoteKeys {
 
     // --- sending
 
-    fn send<T: serde::de::DeserializeOwned>(&self, change: &RemoteChange) -> Result<T> {
+    /// The answer to a change that was made.
+    pub(super) fn send(&self, change: &RemoteChange) -> Result<ServiceAnswer> {
         let answer = self.send_once(change)?;
-        self.judged(&answer)
+        self.judge(&answer).map(|()| answer)
     }
 
-    fn judged<T: serde::de::DeserializeOwned>(&self, answer: &ServiceAnswer) -> Result<T> {
+    fn judge(&self, answer: &ServiceAnswer) -> Result<()> {
         match answer.status {
+            200..=299 => Ok(()),
             400 | 403 | 409 | 422 => Err(self.in_options(answer)),
-            _ => good(&self.client, answer),
+            _ => Err(answer.refusal(self.server())),
         }
     }
 
@@ -339,17 +223,15 @@ impl RemoteKeys {
         let mut places = told.errors.iter().filter_map(|fault| {
             let member = fault.pointer.as_deref()?.trim_start_matches('/');
             let member = member.split('/').next().unwrap_or(member);
-            Some((option_of(member)?, told_text(&fault.detail)))
+            Some((option_of(member)?, told_line(&fault.detail)))
         });
         let Some((first, mut why)) = places.next() else {
             return match told.code.as_str() {
                 "conflict" => {
-                    let why = told_text(&told.detail);
-                    let message = match why.contains("\nhint: ") {
-                        true => why,
-                        false => format!("{why}\nhint: `keygatectl keys show` says its state"),
-                    };
-                    Error::Added { message, exit: Exit::Data }
+                    let ToldText { line, hint } = told_text(&told.detail);
+                    let hint =
+                        hint.unwrap_or_else(|| "`keygatectl keys show` says its state".to_owned());
+                    Error::Added { message: format!("{line}\nhint: {hint}"), exit: Exit::Data }
                 }
                 _ => answer.refusal(self.server()),
             };
@@ -361,6 +243,17 @@ impl RemoteKeys {
             403 => Error::Added { message: format!("{first}: {why}"), exit: Exit::Data },
             _ => Error::argument(first, why),
         }
+    }
+}
+
+/// What to do where nobody knows whether a change was made that can be made twice.
+fn once_more(error: Error, id: KeyId) -> Error {
+    match error {
+        Error::OutcomeUnknown { why, .. } => Error::OutcomeUnknown {
+            why,
+            then: format!("`keygatectl keys show {id}` says; the same command may be given again"),
+        },
+        error => error,
     }
 }
 
@@ -388,7 +281,7 @@ fn tell(told: &ToldChange, key: &RemoteKey, became: &str, session: &mut Session)
     session.output.flush()
 }
 
-fn path_of(key: &RemoteKey) -> String {
+pub(super) fn path_of(key: &RemoteKey) -> String {
     let id: KeyId = key.entry.id;
     format!("/v1/orgs/{}/keys/{id}", path_segment(key.entry.org.as_str()))
 }

@@ -1,6 +1,6 @@
 //! Which keys of a service a command means.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use http::Method;
@@ -10,9 +10,13 @@ use super::{RemoteKeys, good};
 use crate::core::{KeyId, OrgId};
 use crate::exit::Exit;
 use crate::manage::error::{Error, Result};
+use crate::manage::output::count;
 use crate::manage::service::path_segment;
 use crate::manage::time;
 use crate::wording::echo::is_like_secret;
+
+/// Pages of 200 keys that are read: ten million keys.
+const MOST_PAGES: u32 = 50_000;
 
 /// Longest name that a service looks for.
 const LONGEST_NAME: usize = 200;
@@ -22,23 +26,39 @@ const LONGEST_NAME: usize = 200;
 impl RemoteKeys {
     /// All keys of an org, in the order in which they came.
     pub fn all(&self, org: Option<&OrgId>) -> Result<Vec<RemoteKey>> {
-        self.pages(&format!("{}?sort=oldest&limit=200", Self::keys_of(&self.org(org)?)))
+        self.pages(&self.org(org)?, "sort=oldest")
     }
 
-    /// All pages of a list; `first` has a query.
-    fn pages(&self, first: &str) -> Result<Vec<RemoteKey>> {
+    /// All pages of an org's list.
+    fn pages(&self, org: &str, query: &str) -> Result<Vec<RemoteKey>> {
+        let first = format!("{}?limit=200&{query}", Self::keys_of(org));
         let mut found = Vec::new();
+        let mut seen = HashSet::new();
         let mut cursor = String::new();
-        loop {
+        for _ in 0..MOST_PAGES {
             let page: ToldPage = self.get(&format!("{first}{cursor}"))?;
+            let before = found.len();
             for key in page.keys {
-                found.push(RemoteKey::of(key, self.server())?);
+                let key = RemoteKey::of(key, self.server())?;
+                self.is_key(&key, key.entry.id, org)?;
+                if seen.insert(key.entry.id) {
+                    found.push(key);
+                }
             }
             match page.next {
+                // A cursor that comes again brings nothing that is new.
+                Some(_) if found.len() == before => break,
                 Some(next) => cursor = format!("&cursor={}", path_segment(&next)),
                 None => return Ok(found),
             }
         }
+        let message = format!(
+            "{}: its list of keys has no end: after {} it goes on without a new one\nhint: something \
+             between here and the service mixes up answers",
+            self.server(),
+            count(found.len() as u64, "key")
+        );
+        Err(Error::Added { message, exit: Exit::Data })
     }
 
     /// The key of this id, or the only one of this name, as [`Registry::select`] finds it.
@@ -64,22 +84,23 @@ impl RemoteKeys {
     }
 
     fn by_id(&self, id: KeyId, org: Option<&OrgId>) -> Result<RemoteKey> {
-        let path = format!("{}/{id}", Self::keys_of(&self.org(org)?));
+        let org = self.org(org)?;
+        let path = format!("{}/{id}", Self::keys_of(&org));
         let answer = self.asked(&Method::GET, &path, None, &[])?;
-        match answer.status {
-            404 => Err(self.none(&id.to_string())),
-            _ => RemoteKey::of(good(&self.client, &answer)?, self.server()),
+        if answer.status == 404 {
+            return Err(self.none(&id.to_string()));
         }
+        let key = RemoteKey::of(good(&self.client, &answer)?, self.server())?;
+        self.is_key(&key, id, &org).map(|()| key)
     }
 
-    fn named(&self, name: &str, org: Option<&OrgId>) -> Result<Vec<RemoteKey>> {
+    pub(super) fn named(&self, name: &str, org: Option<&OrgId>) -> Result<Vec<RemoteKey>> {
         let is_odd = name.len() > LONGEST_NAME || name.chars().any(char::is_control);
-        let mut found = match is_odd || is_like_secret(name) {
+        let mut found = match is_odd || name.is_empty() || is_like_secret(name) {
             // A secret in the wrong place does not belong into a URL: it stays here.
             true => self.all(org)?,
             false => {
-                let keys = Self::keys_of(&self.org(org)?);
-                self.pages(&format!("{keys}?sort=oldest&limit=200&q={}", path_segment(name)))?
+                self.pages(&self.org(org)?, &format!("sort=oldest&q={}", path_segment(name)))?
             }
         };
         found.retain(|key| *key.entry.name == *name);
@@ -137,8 +158,7 @@ impl RemoteKeys {
     /// Active keys that nobody was seen to use since then (Unix seconds).
     pub fn unused_since(&self, org: Option<&OrgId>, since: u64) -> Result<Vec<RemoteKey>> {
         let since = path_segment(&time::show(since));
-        let base = Self::keys_of(&self.org(org)?);
-        self.pages(&format!("{base}?limit=200&state=active&unused_since={since}"))
+        self.pages(&self.org(org)?, &format!("state=active&unused_since={since}"))
     }
 
     fn none(&self, selector: &str) -> Error {

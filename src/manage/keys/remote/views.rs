@@ -8,12 +8,14 @@ use super::RemoteKeys;
 use super::answers::{RemoteKey, ToldUsage};
 use super::find::successors_of;
 use crate::core::KeyId;
+use crate::exit::Exit;
 use crate::manage::error::{Error, Result};
 use crate::manage::keys::list::{
     ALIGNED, List, Show, TITLES, print_key, row, say_replaced, to_json,
 };
 use crate::manage::keys::unused::{PassedOver, SafeToRevoke, Unused, UnusedKey};
 use crate::manage::output::{Columns, count};
+use crate::manage::service::told_line;
 use crate::manage::session::Session;
 use crate::manage::time;
 use crate::manage::usage::{UsageArgs, UsagePeriod};
@@ -22,6 +24,17 @@ use crate::wording::visible::one_line;
 /// Sidecars report each minute or are asked each 15 s; who is silent for longer, in seconds, may have
 /// seen a use.
 const REPORTED: u64 = 600;
+
+/// What sidecars have seen of a key in a period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct SeenUse {
+    /// Somebody was admitted with it, or may have been.
+    is_admitted: bool,
+    /// The last use that was told is in the period.
+    is_last: bool,
+    admitted: u64,
+    refused: u64,
+}
 
 // === impl List ===
 
@@ -129,16 +142,22 @@ impl Unused {
         let from = now.saturating_sub(self.period.as_secs());
         let mut found = Vec::new();
         let mut passed = PassedOver::default();
-        for key in keys.unused_since(self.org.as_ref(), from)? {
+        let all = keys.unused_since(self.org.as_ref(), from)?;
+        // What is said of the reports is the same for all keys, also for those that are too young: where
+        // nobody has told, none of them is unused.
+        if let Some(first) = all.first() {
+            judge_reports(&keys.usage(first)?, from, now)?;
+        }
+        for key in all {
             match key.entry.created {
                 None => passed.ageless += 1,
                 Some(created) if created > from => passed.young += 1,
                 Some(_) => {
                     let told = keys.usage(&key)?;
-                    judge_reports(&told, from, now)?;
-                    match counts_since(&told, from).1 {
-                        0 => found.push(key),
-                        _ => passed.refused += 1,
+                    match seen(&told, from).map_err(|why| unreadable(keys, &key, &why))? {
+                        SeenUse { is_admitted: true, .. } => {}
+                        SeenUse { refused: 0, .. } => found.push(key),
+                        SeenUse { .. } => passed.refused += 1,
                     }
                 }
             }
@@ -193,12 +212,41 @@ fn judge_reports(told: &ToldUsage, from: u64, now: u64) -> Result<()> {
     Err(Error::NoUsage(format!("{why}\n{hint}")))
 }
 
-/// How often a key was admitted and refused since then.
-fn counts_since(told: &ToldUsage, from: u64) -> (u64, u64) {
-    // A day that has begun before counts as a whole: nobody knows which part of it.
-    let since = |begin: &String| instant(begin).is_some_and(|begin| begin + 86_400 > from);
-    let days = told.days.iter().filter(|day| since(&day.begin));
-    days.fold((0, 0), |(admitted, refused), day| (admitted + day.admitted, refused + day.refused))
+/// How a key was used since `from`. A day that has begun before counts as a whole: nobody knows which
+/// part of it.
+///
+/// # Errors
+///
+/// A time that cannot be read: a use may be behind it.
+fn seen(told: &ToldUsage, from: u64) -> std::result::Result<SeenUse, String> {
+    let at = |text: &String| time::instant(text).map_err(|e| format!("{} {e}", told_line(text)));
+    let last = told.last_used.as_ref().map(|used| at(&used.at)).transpose()?;
+    // The minute of `from` counts.
+    let is_last = last.is_some_and(|last| last >= from / 60 * 60);
+    let mut seen = SeenUse { is_admitted: is_last, is_last, ..SeenUse::default() };
+    for day in &told.days {
+        let begin = at(&day.begin)?;
+        if begin.saturating_add(86_400) <= from {
+            continue;
+        }
+        seen.admitted = seen.admitted.saturating_add(day.admitted);
+        seen.refused = seen.refused.saturating_add(day.refused);
+        // Of a day that has begun before, the last use says whether it was after `from`; if it is not
+        // even of that day, it says nothing.
+        let is_told_apart = begin < from && last.is_some_and(|last| last >= begin);
+        seen.is_admitted |= day.admitted > 0 && !is_told_apart;
+    }
+    Ok(seen)
+}
+
+fn unreadable(keys: &RemoteKeys, key: &RemoteKey, why: &str) -> Error {
+    let message = format!(
+        "{}: how {} was used has a time that this program cannot read: {why}\nhint: use the \
+         keygatectl of the service's version",
+        keys.server(),
+        key.entry.id
+    );
+    Error::Added { message, exit: Exit::Data }
 }
 
 fn instant(text: &str) -> Option<u64> {
@@ -216,15 +264,15 @@ impl SafeToRevoke {
         let from = now.saturating_sub(self.period.as_secs());
         let told = keys.usage(&key)?;
         let last = told.last_used.as_ref().map(|used| used.at.clone());
-        let was_used = last.as_deref().and_then(instant).is_some_and(|at| at >= from / 60 * 60);
-        let (admitted, refused) = counts_since(&told, from);
-        let in_use = was_used || refused > 0;
+        let seen = seen(&told, from).map_err(|why| unreadable(keys, &key, &why))?;
+        let SeenUse { admitted, refused, .. } = seen;
+        let in_use = seen.is_admitted || refused > 0;
         // A use that is there answers the question, however long nobody has reported.
         if !in_use {
             judge_reports(&told, from, now)?;
         }
         let entry = &key.entry;
-        let networks: Vec<_> = told.networks.iter().map(|net| net.network.clone()).collect();
+        let networks: Vec<_> = told.networks.iter().map(|net| told_line(&net.network)).collect();
         if session.output.json {
             session.output.json(&json!({
                 "id": entry.id.to_string(),
@@ -241,7 +289,14 @@ impl SafeToRevoke {
         } else {
             let (id, when) = (entry.id, last.unwrap_or_default());
             session.output.line(&match (in_use, when.as_str()) {
-                (true, when) if was_used => format!("{id} is in use: last at {when}"),
+                (true, when) if seen.is_last => format!("{id} is in use: last at {when}"),
+                (true, _) if seen.is_admitted => {
+                    let admitted = count(admitted, "request");
+                    format!(
+                        "{id} is in use: {admitted} with it admitted since {}",
+                        time::show(from)
+                    )
+                }
                 (true, _) => format!("{id} is tried still, but was not admitted"),
                 (false, "") => format!("{id} was not used since {}", time::show(from)),
                 (false, when) => {
@@ -259,5 +314,53 @@ impl SafeToRevoke {
             }
         }
         if in_use { Err(Error::InUse) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Half a day after a midnight.
+    const FROM: &str = "2026-11-20T12:00:00Z";
+
+    #[test]
+    fn a_use_that_is_told_badly_is_a_use_or_an_error() {
+        let seen_of = |last: Value, days: Value| {
+            let told = json!({
+                "last_used": last, "as_of": null, "since": null, "days": days, "networks": [],
+            });
+            let told: ToldUsage = serde_json::from_value(told).unwrap();
+            seen(&told, instant(FROM).unwrap())
+        };
+        let day = |begin: &str, admitted: u64, refused: u64| json!({ "begin": begin, "admitted": admitted, "refused": refused });
+        let at = |last: &str| json!({ "at": last });
+        let (before, same, after) =
+            ("2026-11-19T00:00:00Z", "2026-11-20T00:00:00Z", "2026-11-21T00:00:00Z");
+        for (last, days, is_admitted) in [
+            (Value::Null, json!([]), false),
+            (at("2026-11-20T11:59:00Z"), json!([day(before, 9, 9), day(same, 1, 0)]), false),
+            (at("2026-11-20T12:00:00Z"), json!([day(same, 1, 0)]), true),
+            // Of a day of the period, whatever the last use is said to be.
+            (Value::Null, json!([day(after, 7, 0)]), true),
+            (at(before), json!([day(after, 7, 0)]), true),
+            (Value::Null, json!([day(same, 7, 0)]), true),
+            (at(before), json!([day(same, 7, 0)]), true),
+            (Value::Null, json!([day(same, 0, 7)]), false),
+        ] {
+            let seen = seen_of(last.clone(), days.clone()).unwrap();
+            assert_eq!(seen.is_admitted, is_admitted, "{last} {days}");
+        }
+        let most = json!([day(after, u64::MAX, u64::MAX), day(after, 1, 1)]);
+        let most = seen_of(Value::Null, most).unwrap();
+        assert_eq!((most.admitted, most.refused), (u64::MAX, u64::MAX));
+        for (last, days) in [
+            (at("2026-11-29 19:00:00+0000"), json!([])),
+            (at("yesterday"), json!([])),
+            (Value::Null, json!([day("9999-12-31T23:59:59Z", 1, 0)])),
+            (Value::Null, json!([day("today", 1, 0)])),
+        ] {
+            assert!(seen_of(last.clone(), days.clone()).is_err(), "{last} {days}");
+        }
     }
 }

@@ -1,0 +1,332 @@
+//! Keys with a new secret: made at a service, shown once, and taken back where nobody has the secret.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::answers::{RemoteKey, ToldAbout, ToldChange, ToldName};
+use super::changes::{AnswerWhen, RemoteChange, path_of};
+use super::requests::{new_key, rotation};
+use super::{RemoteKeys, refuse_publishing};
+use crate::core::{KeyId, OrgId};
+use crate::exit::Exit;
+use crate::manage::error::{Error, Result};
+use crate::manage::keys::create::{Create, print_issued};
+use crate::manage::keys::refused::warning;
+use crate::manage::keys::rotate::Rotate;
+use crate::manage::operation::{KeyAdvice, StatusChange};
+use crate::manage::service::ServiceAnswer;
+use crate::manage::session::Session;
+use crate::manage::time;
+use crate::wording::shell::quoted;
+
+/// What a new secret was asked for.
+#[derive(Clone, Copy, Debug)]
+enum SecretWish<'a> {
+    Key {
+        org: &'a OrgId,
+        name: &'a str,
+    },
+    /// A rotation of this key, as it was before.
+    Rotation(&'a RemoteKey),
+}
+
+// === impl RemoteKeys ===
+
+impl RemoteKeys {
+    pub(super) fn create(&self, create: Create, session: &mut Session) -> Result<()> {
+        session.output.refuse_closed()?;
+        refuse_publishing(&create.publish)?;
+        let org = OrgId::parse(&self.org(create.org.as_ref())?)
+            .map_err(|e| Error::argument("--org", e))?;
+        let change = RemoteChange {
+            method: Method::POST,
+            path: Self::keys_of(org.as_str()),
+            body: new_key(&create, session.now())?,
+            if_match: None,
+            answer: AnswerWhen::Kept,
+        };
+        let (told, _) =
+            self.issue(&change, SecretWish::Key { org: &org, name: &create.name }, session)?;
+        self.judge_publication(told.serial).map(drop)
+    }
+
+    pub(super) fn rotate(&self, rotate: Rotate, session: &mut Session) -> Result<()> {
+        session.output.refuse_closed()?;
+        refuse_publishing(&rotate.publish)?;
+        let now = session.now();
+        let old = self.select(&rotate.key, rotate.org.as_ref(), now)?;
+        let change = RemoteChange {
+            method: Method::POST,
+            path: format!("{}/rotate", path_of(&old)),
+            body: rotation(&rotate, now)?,
+            if_match: Some(old.version),
+            answer: AnswerWhen::Kept,
+        };
+        let (told, new) = self.issue(&change, SecretWish::Rotation(&old), session)?;
+        let ends = match told.replaced {
+            Some(key) => {
+                let key = RemoteKey::of(key, self.server())?;
+                self.is_key(&key, old.entry.id, old.entry.org.as_str())?;
+                key.entry.expires
+            }
+            None => new.entry.previous.map(|previous| previous.expires),
+        };
+        let ends = time::show(ends.unwrap_or(now));
+        session.output.note(&format!("the old secret is valid until {ends}"));
+        let advice = KeyAdvice::of(Some(&old.entry), &new.entry);
+        advice.iter().for_each(|advice| session.output.warn(&warning(advice)));
+        self.judge_publication(told.serial).map(drop)
+    }
+
+    /// Has a secret made and shows it once, or takes the key back that nobody has the secret of.
+    fn issue(
+        &self,
+        change: &RemoteChange,
+        asked: SecretWish<'_>,
+        session: &mut Session,
+    ) -> Result<(ToldChange, RemoteKey)> {
+        let answer = self.send(change).map_err(|e| match e {
+            Error::OutcomeUnknown { why, .. } => {
+                Error::OutcomeUnknown { why, then: self.look(asked) }
+            }
+            e => e,
+        })?;
+        let (mut told, key) = match self.read(&answer, asked) {
+            Ok(read) => read,
+            // It was made all the same, and its secret is in what cannot be read.
+            Err(e) => {
+                let then = match self.name_in(&answer, asked) {
+                    Some(id) => self.take_back(id, asked),
+                    None => self.look(asked),
+                };
+                let message = e.to_string();
+                // One hint: what is left to do comes first.
+                let message = match message.split_once("\nhint: ") {
+                    Some((why, also)) => format!("{why}\nhint: {then}; {also}"),
+                    None => format!("{message}\nhint: {then}"),
+                };
+                return Err(Error::Added { message, exit: Exit::Data });
+            }
+        };
+        let id = key.entry.id;
+        let Some(secret) = told.secret.take() else {
+            // The first try was carried out, and this is the answer of a second one.
+            let message = format!(
+                "{}: the answer with the secret of {id} got lost\nhint: {}",
+                self.server(),
+                self.take_back(id, asked)
+            );
+            return Err(Error::Added { message, exit: Exit::TryAgain });
+        };
+        let text = String::from_utf8_lossy(secret.expose());
+        let printed = print_issued(&key.entry, &text, told.serial, None, session)
+            .and_then(|()| session.output.flush());
+        let Err(e) = printed else { return Ok((told, key)) };
+        Err(Error::SecretLost { id, source: Box::new(e), then: self.take_back(id, asked) })
+    }
+
+    /// What was made, if it is what was asked for.
+    fn read(
+        &self,
+        answer: &ServiceAnswer,
+        asked: SecretWish<'_>,
+    ) -> Result<(ToldChange, RemoteKey)> {
+        let told: ToldChange = answer.json(self.server())?;
+        let key = RemoteKey::of(told.key.clone(), self.server())?;
+        let entry = &key.entry;
+        let is_asked_for = match asked {
+            SecretWish::Key { org, name } => entry.org == *org && *entry.name == *name,
+            SecretWish::Rotation(RemoteKey { entry: old, .. }) => {
+                let is_of_it = entry.id == old.id || entry.replaces == Some(old.id);
+                entry.org == old.org && is_of_it
+            }
+        };
+        if is_asked_for {
+            return Ok((told, key));
+        }
+        let message = format!(
+            "{}: its answer is about {} in {}, which was not asked for",
+            self.server(),
+            entry.id,
+            entry.org.as_str()
+        );
+        Err(Error::Added { message, exit: Exit::Data })
+    }
+
+    /// The id of what was made, if the answer is about what was asked for: nothing else is taken back.
+    fn name_in(&self, answer: &ServiceAnswer, asked: SecretWish<'_>) -> Option<KeyId> {
+        let ToldAbout { key } = answer.json(self.server()).ok()?;
+        let ToldName { id, org, name, replaces } = key;
+        let id = KeyId::parse(&id).ok()?;
+        let is_asked_for = match asked {
+            SecretWish::Key { org: asked, name: wanted } => org == asked.as_str() && name == wanted,
+            SecretWish::Rotation(RemoteKey { entry: old, .. }) => {
+                let is_of_it = id == old.id || replaces == Some(old.id.to_string());
+                org == old.org.as_str() && is_of_it
+            }
+        };
+        is_asked_for.then_some(id)
+    }
+
+    // --- taking back
+
+    /// Undoes what has made a secret that nobody has seen, as far as that can be; says what is left to
+    /// do.
+    fn take_back(&self, id: KeyId, asked: SecretWish<'_>) -> String {
+        let org = match asked {
+            SecretWish::Key { org, .. } => org.as_str(),
+            // To revoke a pair would end what its callers use.
+            SecretWish::Rotation(old) if old.entry.id == id => return self.of_pair(old),
+            SecretWish::Rotation(old) => old.entry.org.as_str(),
+        };
+        let (is_revoked, ended) = self.end_unseen(id, org);
+        let SecretWish::Rotation(old) = asked else {
+            return match is_revoked {
+                true => format!("{ended}; the same command makes another key"),
+                false => ended,
+            };
+        };
+        let rotated = old.entry.id;
+        match self.end_as_before(old) {
+            Ok(()) if is_revoked => {
+                format!("{ended}, and {rotated} is as before; the same command rotates it")
+            }
+            Ok(()) => format!("{ended}; {rotated} is as before"),
+            Err(e) => format!("{ended}; {} ({})", give_back(old), first_line(&e)),
+        }
+    }
+
+    /// Ends a key whose secret nobody has: for good, or if that is not allowed for now. Says what has
+    /// become of it, and whether that is all.
+    fn end_unseen(&self, id: KeyId, org: &str) -> (bool, String) {
+        let end = |turn| {
+            let answer = self.turn(id, org, turn, AnswerWhen::Kept)?;
+            // Whatever a newer service says of it: that it is the one is enough.
+            let ToldAbout { key } = answer.json(self.server())?;
+            self.is_about((&key.id, &key.org), id, org)
+        };
+        let Err(e) = end(StatusChange::Revoke) else {
+            return (true, format!("{id} was revoked"));
+        };
+        let why = first_line(&e);
+        // Whoever may not revoke may disable nonetheless.
+        let is_refused = e.exit() != Exit::TryAgain.code();
+        let left = match is_refused && end(StatusChange::Disable).is_ok() {
+            true => format!("nobody has the secret of {id}, which was disabled"),
+            false => format!("nobody has the secret of {id}"),
+        };
+        (false, format!("{left}: `keygatectl keys revoke {id}` ends it ({why})"))
+    }
+
+    /// Gives a key that was rotated back what the rotation has taken from it.
+    fn end_as_before(&self, old: &RemoteKey) -> Result<()> {
+        let is_now = self.select(&old.entry.id.to_string(), Some(&old.entry.org), 0)?;
+        let mut body = json!({ "expires": old.entry.expires.map(time::show) });
+        if is_now.entry.sunset != old.entry.sunset
+            && let Value::Object(body) = &mut body
+        {
+            body.insert("sunset".into(), old.entry.sunset.map(time::show).into());
+        }
+        let (path, if_match) = (path_of(old), Some(is_now.version));
+        let change =
+            RemoteChange { method: Method::PATCH, path, body, if_match, answer: AnswerWhen::Kept };
+        let ToldAbout { key } = self.send(&change)?.json(self.server())?;
+        self.is_about((&key.id, &key.org), old.entry.id, old.entry.org.as_str())
+    }
+
+    fn of_pair(&self, old: &RemoteKey) -> String {
+        let id = old.entry.id;
+        let is_now = self.select(&id.to_string(), Some(&old.entry.org), 0).ok();
+        let until = match is_now.map(|key| key.entry.previous) {
+            Some(Some(former)) => format!("until {}", time::show(former.expires)),
+            Some(None) => "no longer".to_owned(),
+            None => format!("as long as `keygatectl keys show {id}` says"),
+        };
+        format!(
+            "the former secret of {id} is valid {until}; `keygatectl keys rotate {id} \
+             --drop-previous` makes another, and ends the former at once"
+        )
+    }
+
+    // --- where nobody knows
+
+    /// What is there of a change whose outcome no answer says, and where to see it.
+    fn look(&self, asked: SecretWish<'_>) -> String {
+        match asked {
+            SecretWish::Key { org, name } => self.look_for_key(org, name),
+            SecretWish::Rotation(old) => self.look_for_rotation(old),
+        }
+    }
+
+    fn look_for_key(&self, org: &OrgId, name: &str) -> String {
+        let list = format!(
+            "`keygatectl keys list --org {} --name {}`",
+            quoted(org.as_str()),
+            quoted(name)
+        );
+        let Ok(found) = self.named(name, Some(org)) else {
+            return format!(
+                "look at {list} before you try again: nobody has the secret of a new key"
+            );
+        };
+        match self.come_since(found.iter()) {
+            Some(id) => format!(
+                "{id} of this name has come meanwhile; unless somebody else has made it, nobody has \
+                 its secret, and `keygatectl keys revoke {id}` ends it"
+            ),
+            None => format!("there is no such key so far; look at {list} before you try again"),
+        }
+    }
+
+    fn look_for_rotation(&self, old: &RemoteKey) -> String {
+        let id = old.entry.id;
+        let look = format!("look at `keygatectl keys show {id}` before you try again");
+        let Ok(is_now) = self.select(&id.to_string(), Some(&old.entry.org), 0) else {
+            return format!("{look}: nobody has the new secret");
+        };
+        if is_now.version == old.version {
+            return format!("{id} is as before so far; {look}");
+        }
+        if old.entry.public_id.is_some() {
+            return format!("{id} has changed meanwhile; {}", self.of_pair(old));
+        }
+        let all = self.all(Some(&old.entry.org)).unwrap_or_default();
+        let replacing = all.iter().filter(|key| key.entry.replaces == Some(id));
+        match self.come_since(replacing) {
+            Some(new) => format!(
+                "{new} replaces {id} now; unless somebody else has rotated it, nobody has the new \
+                 secret: `keygatectl keys revoke {new}` ends it, and {}",
+                give_back(old)
+            ),
+            None => format!("{id} has changed meanwhile; {look}; {}", give_back(old)),
+        }
+    }
+
+    /// The last of the living keys that were made since this command began.
+    fn come_since<'k>(&self, keys: impl Iterator<Item = &'k RemoteKey>) -> Option<KeyId> {
+        let last = keys
+            .filter(|key| !key.entry.status.is_final())
+            .filter(|key| key.entry.created.is_some_and(|created| created >= self.began))
+            .max_by_key(|key| key.entry.created);
+        last.map(|key| key.entry.id)
+    }
+}
+
+/// How a key gets its end back that a rotation has shortened.
+fn give_back(old: &RemoteKey) -> String {
+    let shown = |at: Option<u64>| at.map_or_else(|| "never".to_owned(), time::show);
+    let sunset = match old.entry.sunset {
+        Some(at) => format!(" --sunset {}", time::show(at)),
+        None => String::new(),
+    };
+    format!(
+        "`keygatectl keys edit {} --expires {}{sunset}` gives the key that was rotated its end back",
+        old.entry.id,
+        shown(old.entry.expires)
+    )
+}
+
+/// Why, without what to do about it.
+fn first_line(error: &Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
