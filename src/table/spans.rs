@@ -35,6 +35,15 @@ impl Patch {
         digests.filter_map(|digest| table.body().find(&digest)?.active_span())
     }
 
+    /// Its removals and records that may leave a key with less than it has: no more keys than three times
+    /// as many are less active by it, because an entry is held against its secret and against its id,
+    /// which has two secrets at most.
+    pub fn endings(&self) -> u64 {
+        let whole = Some(0..u64::MAX);
+        let stated = self.body().iter().filter(|found| found.active_span() != whole).count();
+        (self.body().removals().len() + stated) as u64
+    }
+
     /// Whether it ends or shortens the life of every key of which `other` does that, as much as `other`.
     pub fn ends_as_much_as(&self, other: &Self) -> bool {
         let removals = |patch: &Self| -> HashSet<([u8; 32], [u8; 16], u8)> {
@@ -64,6 +73,24 @@ impl KeySet {
     /// Of every key that is active in it, restrictions of held patches counted in. Walks all of it.
     pub fn active_spans(&self) -> impl Iterator<Item = ActiveSpan> {
         self.iter().filter_map(|entry| span(&entry.view))
+    }
+
+    /// Keys that are active here, and of which `other` leaves less although its table or patch has them:
+    /// when they are active here, and what is left of that. Walks all of these keys.
+    pub fn less_active_in<'k>(
+        &'k self,
+        other: &'k Self,
+    ) -> impl Iterator<Item = (ActiveSpan, ActiveSpan)> + 'k {
+        let bodies = [Some(other.table().body()), other.patch().map(|patch| patch.body())];
+        self.iter().filter_map(move |entry| {
+            let here = span(&entry.view)?;
+            let mut bodies = bodies.iter().flatten();
+            bodies.find_map(|body| body.find(&entry.digest.0))?;
+            let there = other.find_digest(&entry.digest).and_then(|found| span(&found.view));
+            let left =
+                there.map_or(0..0, |there| here.start.max(there.start)..here.end.min(there.end));
+            (left != here).then_some((here, left))
+        })
     }
 }
 

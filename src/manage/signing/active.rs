@@ -159,6 +159,10 @@ impl CountedSpans {
         }
     }
 
+    pub const fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
     /// Active at the moment at which they were counted.
     pub fn now(&self) -> u64 {
         u64::try_from(self.now).unwrap_or(0)
@@ -183,6 +187,13 @@ impl ActiveCourse {
         for (ours, theirs) in self.at.iter_mut().zip(&other.at) {
             *ours = (*ours).min(*theirs);
         }
+        self
+    }
+
+    /// With so many keys less in each step.
+    #[must_use]
+    pub fn less(mut self, keys: u64) -> Self {
+        self.at.iter_mut().for_each(|active| *active = active.saturating_sub(keys));
         self
     }
 

@@ -13,7 +13,7 @@ use super::allowance::{Allowance, AllowedPass};
 use super::checkpoint::checkpoint_message;
 use super::ledger::SignerLedger;
 use super::numbers::MOST_AT_ONCE;
-use super::patches::SignedPatches;
+use super::patches::{PatchList, SidecarState, SignedPatches};
 use super::rules::{
     AllowedPart, CheckpointVerdict, CountedFile, NeededWord, RECOVERY_REMEDY, SignedMark,
     SigningRules, SigningVerdict,
@@ -55,6 +55,17 @@ pub struct SigningKeeper {
 struct HeldTable {
     table: Arc<Table>,
     counted: CountedTable,
+}
+
+/// What a file comes to where everything that was signed is in force, and what sidecars may have in its
+/// place.
+struct MeantKeys {
+    /// Of a patch over another table than the newest: with that table.
+    alone: Option<CountedSpans>,
+    counted: CountedSpans,
+    table: Arc<Table>,
+    patch: Option<Arc<Patch>>,
+    states: Vec<(Base, Vec<SidecarState>)>,
 }
 
 /// A signature, and what it is for.
@@ -113,14 +124,15 @@ impl SigningKeeper {
             SigningRefusal::new(SigningReason::Audience, why)
         })?;
         let mark = self.ledger.mark(&audience);
-        let before = mark.clone();
-        let (active, course) = match &file {
-            OpenedFile::Table(table) => self.active_in(&mark, table, now_ms)?,
-            OpenedFile::Patch(patch) => self.active_with(&mark, patch, now_ms)?,
+        let meant = match &file {
+            OpenedFile::Table(table) => self.meant_by_table(&mark, table, now_ms)?,
+            OpenedFile::Patch(patch) => self.meant_by_patch(&mark, patch, now_ms)?,
         };
-        let counted = CountedFile { manifest, active: &course };
+        let course = self.least_active(&mark, &rules, manifest, &meant)?;
+        let active = meant.counted.now();
+        let counted = CountedFile { manifest, active: &course, meant: &meant.course() };
         let mut by = String::new();
-        let mark = match mark.judge(&rules, counted, self.public.id(), now_ms)? {
+        let mut mark = match mark.judge(&rules, counted, self.public.id(), now_ms)? {
             SigningVerdict::Again => {
                 return self.signed(&message, told(manifest, active, " again"));
             }
@@ -130,26 +142,36 @@ impl SigningKeeper {
                 mark
             }
         };
-        if let OpenedFile::Table(table) = &file {
-            self.ledger.keep_table(table).map_err(unavailable)?;
+        let patches = self.kept_with(&mark, &file);
+        match &file {
+            OpenedFile::Table(table) => self.ledger.keep_table(table),
+            OpenedFile::Patch(patch) => self.ledger.keep_patch(patch),
         }
+        .map_err(unavailable)?;
+        mark.patches = Some(patches.list());
         self.ledger.note(&audience, mark).map_err(unavailable)?;
         let made = self.signed(&message, told(manifest, active, &by));
-        let most_bytes = self.terms.max_bytes;
-        if before.leads_back(file.manifest()) {
-            let anew = SignedPatches::since(file.manifest().serial);
-            self.patches.insert(audience.clone(), anew);
+        if let OpenedFile::Table(table) = file {
+            self.hold(&audience, table, now_ms);
         }
-        let patches = self.patches_of(&audience, &before);
-        match file {
-            OpenedFile::Table(table) => {
-                patches.forget(table.manifest().includes_through);
-                self.hold(&audience, table, now_ms);
-            }
-            OpenedFile::Patch(patch) => patches.note(patch, most_bytes),
-        }
-        self.ledger.forget_tables(&audience);
+        self.ledger.forget_files(&audience);
+        self.patches.insert(audience, patches);
         made
+    }
+
+    /// The patches that sidecars may have once this file is signed.
+    fn kept_with(&self, mark: &SignedMark, file: &OpenedFile) -> SignedPatches {
+        let list = mark
+            .patches
+            .clone()
+            .unwrap_or_else(|| PatchList { since: mark.serial(), serials: Vec::new() });
+        let known = self.patches.get(&*file.manifest().audience);
+        let mut patches = SignedPatches::of(&list, |serial| known?.get(serial));
+        if let OpenedFile::Patch(patch) = file {
+            patches.note(Arc::clone(patch), self.terms.max_bytes);
+        }
+        patches.forget(|base| mark.knows(base), mark.least_includes());
+        patches
     }
 
     /// Takes a word for each; who has said them, for the log.
@@ -178,48 +200,41 @@ impl SigningKeeper {
         }
     }
 
-    /// Active keys of this table, by itself and with what sidecars may hold over it: the lower of the two.
-    fn active_in(
+    /// What a table that is in force everywhere would come to.
+    fn meant_by_table(
         &mut self,
         mark: &SignedMark,
         table: &Arc<Table>,
         now_ms: u64,
-    ) -> std::result::Result<(u64, ActiveCourse), SigningRefusal> {
-        let alone = CountedSpans::of(table.active_spans(), now_ms);
+    ) -> std::result::Result<MeantKeys, SigningRefusal> {
         let manifest = table.manifest();
-        let includes = manifest.includes_through;
-        if mark.leads_back(manifest) {
-            // Where that is allowed, what was signed before counts no more.
-            return Ok((alone.now(), alone.course()));
+        let (base, includes) = (manifest.as_base(), manifest.includes_through);
+        let mut states = Vec::new();
+        // Where it is allowed that it leads back, what was signed before counts no more.
+        if !mark.leads_back(manifest) {
+            let patches = self.patches_of(&manifest.audience, mark);
+            if !patches.knows(includes) {
+                let why = format!(
+                    "the table has every change through {includes}, and this signer knows nothing of \
+                     what was signed up to {}: a table that is made now has it",
+                    patches.unknown()
+                );
+                return Err(SigningRefusal::new(SigningReason::Serial, why));
+            }
+            states = vec![(base, patches.states(base, includes))];
         }
-        let held = self.patches_of(&manifest.audience, mark).over(includes).map_err(|since| {
-            let why = format!(
-                "the table has every change through {includes}, and this signer knows nothing of \
-                 what was signed up to {since}: a table that is made now has it"
-            );
-            SigningRefusal::new(SigningReason::Serial, why)
-        })?;
-        if held.is_empty() {
-            return Ok((alone.now(), alone.course()));
-        }
-        let set = KeySet::new(Arc::clone(table), None, &held, None);
-        let held = CountedSpans::of(set.active_spans(), now_ms);
-        Ok((alone.now().min(held.now()), alone.course().lower(&held.course())))
+        let counted = CountedSpans::of(table.active_spans(), now_ms);
+        let table = Arc::clone(table);
+        Ok(MeantKeys { alone: None, counted, table, patch: None, states })
     }
 
-    fn patches_of(&mut self, audience: &str, mark: &SignedMark) -> &mut SignedPatches {
-        let known = self.patches.entry(audience.into());
-        known.or_insert_with(|| SignedPatches::since(mark.serial()))
-    }
-
-    /// Active keys where this patch is in force, and where it is only held: the lower of the two. A
-    /// sidecar that has a newer table than the patch's heeds what the patch ends.
-    fn active_with(
+    /// What a patch that is in force everywhere would come to.
+    fn meant_by_patch(
         &mut self,
         mark: &SignedMark,
         patch: &Arc<Patch>,
         now_ms: u64,
-    ) -> std::result::Result<(u64, ActiveCourse), SigningRefusal> {
+    ) -> std::result::Result<MeantKeys, SigningRefusal> {
         let manifest = patch.manifest();
         let unknown = |base: Base| {
             let why = format!(
@@ -229,22 +244,83 @@ impl SigningKeeper {
             SigningRefusal::new(SigningReason::Base, why)
         };
         // A manifest of a patch states its base, or it was not opened.
-        let Some(base) = manifest.base else {
-            return Err(SigningRefusal::new(SigningReason::File, "a patch without a base"));
+        let (Some(base), Some(newest)) = (manifest.base, mark.table()) else {
+            return Err(unknown(manifest.base.unwrap_or_else(|| manifest.as_base())));
         };
-        let newest = mark.table().filter(|table| table.serial > base.serial);
         let table = match mark.knows(base) {
             true => self.table(&manifest.audience, base, now_ms),
             false => None,
         };
         let (table, counted) = table.ok_or_else(|| unknown(base))?;
         let over = counted.with_patch(&table, patch);
-        let Some(newest) = newest else { return Ok((over.now(), over.course())) };
+        let patches = self.patches_of(&manifest.audience, mark);
+        let mut with_it = SignedPatches::of(&patches.list(), |serial| patches.get(serial));
+        let before = patches.newest_over(newest).cloned();
+        with_it.note(Arc::clone(patch), u64::MAX);
+        let mut states = Vec::new();
+        for kept in mark.tables() {
+            match with_it.knows(kept.includes) {
+                true => states.push((kept.base(), with_it.states(kept.base(), kept.includes))),
+                // Nothing can be said of sidecars with an older one.
+                false if kept.base() != newest => {}
+                false => return Err(unknown(newest)),
+            }
+        }
+        if base == newest {
+            let patch = Some(Arc::clone(patch));
+            return Ok(MeantKeys { alone: None, counted: over, table, patch, states });
+        }
         let newer = self.table(&manifest.audience, newest, now_ms);
-        let (table, _) = newer.ok_or_else(|| unknown(newest))?;
-        let held = KeySet::new(table, None, &[Arc::clone(patch)], None);
-        let held = CountedSpans::of(held.active_spans(), now_ms);
-        Ok((over.now().min(held.now()), over.course().lower(&held.course())))
+        let (table, counted) = newer.ok_or_else(|| unknown(newest))?;
+        let counted = match &before {
+            Some(before) => counted.with_patch(&table, before),
+            None => counted,
+        };
+        Ok(MeantKeys { alone: Some(over), counted, table, patch: before, states })
+    }
+
+    /// Active keys of those that should be, where a sidecar refuses most of them: whoever has the service
+    /// decides what sidecars get of what was signed.
+    fn least_active(
+        &mut self,
+        mark: &SignedMark,
+        rules: &SigningRules,
+        manifest: &Manifest,
+        meant: &MeantKeys,
+    ) -> std::result::Result<ActiveCourse, SigningRefusal> {
+        let mut least = meant.course();
+        for (base, states) in &meant.states {
+            for state in states {
+                let is_meant = state.held.is_empty()
+                    && meant.table.manifest().as_base() == *base
+                    && state.in_force.as_ref().map(|patch| patch.serial()) == meant.patch_serial();
+                // Most patches are short, and then nobody has to look at all the keys.
+                let bound = meant.counted.course().less(state.most_refused());
+                if is_meant || !mark.is_fall(rules, manifest, &bound) {
+                    continue;
+                }
+                let table = match meant.table.manifest().as_base() == *base {
+                    true => Arc::clone(&meant.table),
+                    false => {
+                        let table = self.table(&manifest.audience, *base, meant.counted.now_ms());
+                        let why = "a table that was signed lately is gone from `state`";
+                        table.ok_or_else(|| SigningRefusal::new(SigningReason::Base, why))?.0
+                    }
+                };
+                let theirs = KeySet::new(table, state.in_force.clone(), &state.held, None);
+                least = least.lower(&meant.counted_in(&theirs).course());
+            }
+        }
+        Ok(least)
+    }
+
+    fn patches_of(&mut self, audience: &str, mark: &SignedMark) -> &SignedPatches {
+        let Self { patches, ledger, terms, .. } = self;
+        patches.entry(audience.into()).or_insert_with(|| {
+            let Some(list) = &mark.patches else { return SignedPatches::since(mark.serial()) };
+            let bounds = Bounds { max_bytes: terms.max_bytes };
+            SignedPatches::of(list, |serial| ledger.patch(audience, serial, &bounds))
+        })
     }
 
     fn table(
@@ -336,6 +412,33 @@ impl SigningKeeper {
             SigningRefusal::new(SigningReason::Unavailable, "the key does not sign")
         })?;
         Ok(MadeSignature { bytes, told })
+    }
+}
+
+// === impl MeantKeys ===
+
+impl MeantKeys {
+    fn course(&self) -> ActiveCourse {
+        let course = self.counted.course();
+        match &self.alone {
+            Some(alone) => course.lower(&alone.course()),
+            None => course,
+        }
+    }
+
+    fn patch_serial(&self) -> Option<u64> {
+        self.patch.as_ref().map(|patch| patch.serial())
+    }
+
+    /// Those of the keys that a sidecar takes, or does not know: it gets those.
+    fn counted_in(&self, theirs: &KeySet) -> CountedSpans {
+        let meant = KeySet::new(Arc::clone(&self.table), self.patch.clone(), &[], None);
+        let mut counted = self.counted.clone();
+        for (span, left) in meant.less_active_in(theirs) {
+            counted.add(&span, -1);
+            counted.add(&left, 1);
+        }
+        counted
     }
 }
 

@@ -14,7 +14,7 @@ use super::super::files::{self, Lock};
 use super::rules::{AuditMark, SignedMark};
 use crate::core::Digest;
 use crate::exit::Exit;
-use crate::table::{Base, Bounds, Table, Trust};
+use crate::table::{Base, Bounds, Patch, Table, Trust};
 
 /// Name of the file, in the signer's state directory.
 pub const HIGH_WATER: &str = "signer-high-water.json";
@@ -116,7 +116,7 @@ impl SignerLedger {
         Ok(())
     }
 
-    // --- tables
+    // --- tables and patches
 
     /// Keeps a table that patches will be over.
     ///
@@ -128,6 +128,15 @@ impl SignerLedger {
         files::replace(&path, table.file())
     }
 
+    /// Keeps a patch that sidecars may have from now on.
+    ///
+    /// # Errors
+    ///
+    /// A disk that takes nothing.
+    pub fn keep_patch(&self, patch: &Patch) -> Result<()> {
+        files::replace(&self.patch_path(&patch.manifest().audience, patch.serial()), patch.file())
+    }
+
     /// A table that was kept, if it is the one that is meant.
     pub fn table(&self, audience: &str, base: Base, bounds: &Bounds) -> Option<Arc<Table>> {
         let bytes = files::read(&self.table_path(audience, base), bounds.max_bytes).ok()?;
@@ -137,15 +146,29 @@ impl SignerLedger {
         is_it.then(|| Arc::new(table))
     }
 
-    /// Removes tables of an audience that no patch can be over any more.
-    pub fn forget_tables(&self, audience: &str) {
+    /// A patch that was kept.
+    pub fn patch(&self, audience: &str, serial: u64, bounds: &Bounds) -> Option<Arc<Patch>> {
+        let bytes = files::read(&self.patch_path(audience, serial), bounds.max_bytes).ok()?;
+        let patch = Patch::open(bytes, &Trust::for_inspection(), bounds).ok()?;
+        let is_it = *patch.manifest().audience == *audience && patch.serial() == serial;
+        is_it.then(|| Arc::new(patch))
+    }
+
+    /// Removes tables of an audience that no patch can be over any more, and patches that no sidecar can
+    /// have.
+    pub fn forget_files(&self, audience: &str) {
         let mark = self.mark(audience);
-        let kept: Vec<_> = mark.bases().map(|base| self.table_path(audience, base)).collect();
+        let tables = mark.tables().map(|kept| self.table_path(audience, kept.base()));
+        let serials = mark.patches.iter().flat_map(|list| list.serials.iter().copied());
+        let kept: Vec<_> =
+            tables.chain(serials.map(|serial| self.patch_path(audience, serial))).collect();
         let Ok(entries) = fs::read_dir(&self.directory) else { return };
-        let begins = table_prefix(audience);
         for path in entries.flatten().map(|entry| entry.path()) {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if name.starts_with(&begins) && name.ends_with(".kgt") && !kept.contains(&path) {
+            let is_ours = [("table", ".kgt"), ("patch", ".kgp")].iter().any(|(kind, end)| {
+                name.starts_with(&file_prefix(kind, audience)) && name.ends_with(end)
+            });
+            if is_ours && !kept.contains(&path) {
                 // What stays takes room and does no harm.
                 fs::remove_file(&path).ok();
             }
@@ -155,16 +178,20 @@ impl SignerLedger {
     fn table_path(&self, audience: &str, base: Base) -> PathBuf {
         let hash = base.body_sha256.to_string();
         let hash = hash.get(..16).unwrap_or(&hash);
-        let begins = table_prefix(audience);
+        let begins = file_prefix("table", audience);
         self.directory.join(format!("{begins}{}-{hash}.kgt", base.serial))
+    }
+
+    fn patch_path(&self, audience: &str, serial: u64) -> PathBuf {
+        self.directory.join(format!("{}{serial}.kgp", file_prefix("patch", audience)))
     }
 }
 
 /// An audience may have any visible character in its name.
-fn table_prefix(audience: &str) -> String {
+fn file_prefix(kind: &str, audience: &str) -> String {
     let digest = Digest::of(audience.as_bytes());
     let digits: String = digest.0.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("table-{digits}-")
+    format!("{kind}-{digits}-")
 }
 
 fn read(path: &Path, bytes: &[u8]) -> Result<SignedMarks> {

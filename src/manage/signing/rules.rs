@@ -10,14 +10,16 @@ use serde::{Deserialize, Serialize};
 use super::super::signer::signs::{SigningReason, SigningRefusal};
 use super::active::{ActiveCourse, ActivePeaks, JudgedStep};
 use super::numbers::{HIGHEST, UsedNumbers};
+use super::patches::PatchList;
 use super::wire::AskedCheckpoint;
 use crate::table::{AcceptRules, Base, BodyHash, FileKind, Manifest, SignerId, TableFormat};
 
 /// A manifest may be so far ahead of the signer's clock, in milliseconds.
 const AHEAD_MS: u64 = 5 * 60_000;
 
-/// Tables that patches were signed over lately, and may be signed over again: the table in force, and
-/// the one before, whose publisher has died between its new table and the patch over it.
+/// Tables beside the newest that sidecars may have still: those before it, and what patches were signed
+/// over lately and may be signed over again, because their publisher has died between its new table and
+/// the patch over it.
 const MOST_BASES: usize = 2;
 
 /// What lets a restored audit log pass.
@@ -50,11 +52,25 @@ pub struct SignedMark {
     table: Option<Base>,
     /// Its `includes_through`.
     includes: u64,
-    /// What the last patches were over, the newest first.
-    bases: Vec<Base>,
+    /// Other tables that sidecars may have, the last one first.
+    bases: Vec<KeptTable>,
+    /// `None`: nobody has kept patches yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patches: Option<PatchList>,
     peaks: ActivePeaks,
     #[serde(default)]
     serials: UsedNumbers,
+}
+
+/// A table that patches may be over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptTable {
+    serial: u64,
+    body_sha256: BodyHash,
+    /// Its `includes_through`.
+    #[serde(default)]
+    pub includes: u64,
 }
 
 /// What one serial stands for.
@@ -86,8 +102,10 @@ pub struct AuditMark {
 #[derive(Clone, Copy, Debug)]
 pub struct CountedFile<'f> {
     pub manifest: &'f Manifest,
-    /// Keys that are active where it is in force, at least.
+    /// Keys that are active, where most of those that should be are refused.
     pub active: &'f ActiveCourse,
+    /// Keys that should be active by it.
+    pub meant: &'f ActiveCourse,
 }
 
 /// What is to become of a file.
@@ -140,10 +158,16 @@ impl SignedMark {
         self.table
     }
 
-    /// Tables that a patch may be over: their files are kept.
-    pub fn bases(&self) -> impl Iterator<Item = Base> {
-        let newest = self.table.into_iter();
-        newest.chain(self.bases.iter().copied().filter(|base| Some(*base) != self.table))
+    /// Tables that a patch may be over, the newest first: their files are kept.
+    pub fn tables(&self) -> impl Iterator<Item = KeptTable> {
+        let newest = self.table.map(|table| KeptTable::of(table, self.includes));
+        let others = self.bases.iter().copied();
+        newest.into_iter().chain(others.filter(|kept| Some(kept.base()) != self.table))
+    }
+
+    /// Through which serial the oldest of them has every change.
+    pub fn least_includes(&self) -> u64 {
+        self.tables().map(|kept| kept.includes).min().unwrap_or(0)
     }
 
     /// Whether somebody on the signer's host has to allow that it leads back.
@@ -153,7 +177,17 @@ impl SignedMark {
 
     /// Whether `table` may be the base of a patch.
     pub fn knows(&self, table: Base) -> bool {
-        self.bases().any(|base| base == table)
+        self.tables().any(|kept| kept.base() == table)
+    }
+
+    /// Whether somebody has to allow that so few keys are active.
+    pub fn is_fall(
+        &self,
+        rules: &SigningRules,
+        manifest: &Manifest,
+        active: &ActiveCourse,
+    ) -> bool {
+        rules.brake(manifest, self.peaks.judged(active)).is_some()
     }
 
     /// What a signer with key `signer` does with a file.
@@ -168,7 +202,7 @@ impl SignedMark {
         signer: SignerId,
         now_ms: u64,
     ) -> Result<SigningVerdict, SigningRefusal> {
-        let CountedFile { manifest, active } = file;
+        let CountedFile { manifest, active, meant } = file;
         refuse_odd(rules, manifest, signer, now_ms)?;
         let content = SignedContent::of(manifest);
         if self.last.as_ref() == Some(&content) {
@@ -184,14 +218,20 @@ impl SignedMark {
             // From then on it goes on from there.
             before.includes = before.includes.min(content.includes_through);
             (before.serials, used) = (UsedNumbers::default(), 0);
+            if self.leads_back(manifest) {
+                // What was signed before is in force nowhere any more.
+                before.patches = Some(PatchList::default());
+            }
         }
         if let Some((active_then, refusal)) = rules.brake(manifest, self.peaks.judged(active)) {
             needed.push(NeededWord { what: AllowedPart::Fall { active: active_then }, refusal });
-            // From then on this count is what a fall is measured against.
+            // From then on this count is what a fall is measured against, and sidecars have it.
             before.peaks = ActivePeaks::of(active.clone());
+            before.bases.retain(|kept| Some(kept.base()) == content.base);
+            before.patches = Some(PatchList::default());
         }
         before.serials = before.serials.with(used, now_ms);
-        let mark = before.with(content, active.clone());
+        let mark = before.with(content, meant.clone());
         Ok(match needed.is_empty() {
             true => SigningVerdict::New(mark),
             false => SigningVerdict::IfAllowed { mark, needed },
@@ -273,20 +313,37 @@ impl SignedMark {
     fn with(mut self, content: SignedContent, active: ActiveCourse) -> Self {
         self.peaks.note(active);
         let mut mark = self;
-        match content.base {
-            Some(base) => {
-                mark.bases.retain(|known| *known != base);
-                mark.bases.insert(0, base);
-                mark.bases.truncate(MOST_BASES);
-            }
-            None => {
-                let SignedContent { serial, body_sha256, .. } = content;
-                mark.table = Some(Base { serial, body_sha256 });
-                mark.includes = content.includes_through;
-            }
+        // What sidecars had until now they may have still.
+        let before = match content.base {
+            Some(base) => mark.bases.iter().copied().find(|kept| kept.base() == base),
+            None => mark.table.map(|table| KeptTable::of(table, mark.includes)),
+        };
+        if let Some(kept) = before {
+            mark.bases.retain(|known| known.base() != kept.base());
+            mark.bases.insert(0, kept);
+            mark.bases.truncate(MOST_BASES);
+        }
+        if content.base.is_none() {
+            let SignedContent { serial, body_sha256, .. } = content;
+            mark.table = Some(Base { serial, body_sha256 });
+            mark.includes = content.includes_through;
         }
         mark.last = Some(content);
         mark
+    }
+}
+
+// === impl KeptTable ===
+
+impl KeptTable {
+    fn of(base: Base, includes: u64) -> Self {
+        let Base { serial, body_sha256 } = base;
+        Self { serial, body_sha256, includes }
+    }
+
+    pub fn base(self) -> Base {
+        let Self { serial, body_sha256, .. } = self;
+        Base { serial, body_sha256 }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::super::wire::{ANSWER_HEAD, QuestionHead, SigningQuestion, answer_length, read_answer};
 use super::*;
+use crate::table::write::RemovalOf;
 use crate::table::{Patch, SignedHead};
 
 /// So that nothing hangs.
@@ -244,12 +245,117 @@ fn halves_do_not_add_up() {
     assert_eq!(half().by(&mut keeper), Err(SigningReason::Brake));
     drop(keeper);
     let mut keeper = house.keeper();
+    assert_eq!(half().by(&mut keeper), Err(SigningReason::Brake), "patches are kept");
+    drop(keeper);
+    for file in fs::read_dir(house.root.path()).unwrap().flatten() {
+        if file.path().extension().is_some_and(|end| end == "kgp") {
+            fs::remove_file(file.path()).unwrap();
+        }
+    }
+    let mut keeper = house.keeper();
     assert_eq!(half().by(&mut keeper), Err(SigningReason::Serial), "it knows no patch");
-    // A table that was made while patches went on, and has what they have not ended.
+    let patch = house.patch(31, &mut table, 1..10).by(&mut keeper);
+    assert_eq!(patch, Err(SigningReason::Base), "nor what sidecars have over the table");
+    // A table that has all that was signed, and what patches have not ended.
     let all: Vec<_> = (0..10).map(spec).collect();
-    house.patch(31, &mut table, 1..10).by(&mut keeper).unwrap();
-    let behind = Issue { includes_through: 21, ..house.issue(40) };
-    Paper(body(&all).into_table(behind).unwrap()).by(&mut keeper).unwrap();
+    let whole = Issue { includes_through: 21, ..house.issue(40) };
+    Paper(body(&all).into_table(whole).unwrap()).by(&mut keeper).unwrap();
+}
+
+/// A patch that removes secrets that nobody has, under the ids of keys that are there.
+fn phantoms(house: &House, serial: u64, over: &mut Paper, ids: std::ops::Range<u32>) -> Paper {
+    let mut draft = PatchDraft::over(&over.opened());
+    for n in ids {
+        let digest = crate::core::Digest::of(format!("nobody's {n}").as_bytes());
+        draft.remove(digest, spec(n).id, RemovalOf::Key);
+    }
+    Paper(draft.build(house.issue(serial)).unwrap())
+}
+
+/// Whoever has the service decides which of the signed files a sidecar gets: an older table, and what
+/// later patches forbid. However they choose, most keys that should be active are.
+#[test]
+fn what_is_withheld_counts_as_well() {
+    let ends = |house: &House, serial: u64, over: &mut Paper, keys: std::ops::Range<u32>| {
+        let left = (0..100).filter(|n| !keys.contains(n)).map(spec);
+        let draft = PatchDraft::difference(&over.opened(), left);
+        Paper(draft.build(house.issue(serial)).unwrap())
+    };
+    for restarted in [false, true] {
+        let again = |house: &House, keeper: SigningKeeper| match restarted {
+            true => {
+                drop(keeper);
+                house.keeper()
+            }
+            false => keeper,
+        };
+        let two_tables = |house: &House, between: &mut dyn FnMut(&mut Paper) -> Option<Paper>| {
+            let mut keeper = house.keeper();
+            let mut old = house.table(1, 0..100);
+            old.by(&mut keeper).unwrap();
+            if let Some(mut patch) = between(&mut old) {
+                patch.by(&mut keeper).unwrap();
+            }
+            let mut new = house.table(3, 0..100);
+            new.by(&mut keeper).unwrap();
+            (again(house, keeper), old, new)
+        };
+        // Over the newest table in force, and then over the one before.
+        let house = House::new();
+        let (mut keeper, mut old, mut new) = two_tables(&house, &mut |_| None);
+        ends(&house, 4, &mut new, 0..45).by(&mut keeper).unwrap();
+        let mut keeper = again(&house, keeper);
+        let rest = ends(&house, 5, &mut old, 45..90).by(&mut keeper);
+        assert_eq!(rest, Err(SigningReason::Brake), "{restarted}");
+        // Several over the one before, that are held together.
+        let house = House::new();
+        let (mut keeper, mut old, _) = two_tables(&house, &mut |_| None);
+        ends(&house, 4, &mut old, 0..33).by(&mut keeper).unwrap();
+        let mut keeper = again(&house, keeper);
+        let rest = ends(&house, 5, &mut old, 33..66).by(&mut keeper);
+        assert_eq!(rest, Err(SigningReason::Brake), "{restarted}");
+        // The newer table brings back what a patch over the one before has ended, and nobody gets it.
+        let house = House::new();
+        let first = |old: &mut Paper| Some(ends(&house, 2, old, 0..45));
+        let (mut keeper, _, mut new) = two_tables(&house, &mut { first });
+        let rest = ends(&house, 4, &mut new, 45..90).by(&mut keeper);
+        assert_eq!(rest, Err(SigningReason::Brake), "{restarted}");
+        // By ids alone.
+        let house = House::new();
+        let (mut keeper, _, mut new) = two_tables(&house, &mut |_| None);
+        let rest = phantoms(&house, 4, &mut new, 0..99).by(&mut keeper);
+        assert_eq!(rest, Err(SigningReason::Brake), "{restarted}");
+        phantoms(&house, 4, &mut new, 0..40).by(&mut keeper).unwrap();
+    }
+}
+
+/// An ordinary life: keys are revoked, made, rotated and brought back, over one table after the other.
+#[test]
+fn what_owners_do_needs_no_word() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    let mut serial = 0;
+    let mut next = move || {
+        serial += 1;
+        serial
+    };
+    let mut keys = 0..20;
+    for _ in 0..6 {
+        let mut table = house.table(next(), keys.clone());
+        table.by(&mut keeper).unwrap();
+        for _ in 0..5 {
+            // One is made, and one is revoked.
+            keys = keys.start + 1..keys.end + 1;
+            house.patch(next(), &mut table, keys.clone()).by(&mut keeper).unwrap();
+        }
+        let most = keys.start + 2..keys.end;
+        house.patch(next(), &mut table, most).by(&mut keeper).unwrap();
+        house.patch(next(), &mut table, keys.clone()).by(&mut keeper).unwrap();
+        keeper = {
+            drop(keeper);
+            house.keeper()
+        };
+    }
 }
 
 #[test]
