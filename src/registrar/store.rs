@@ -214,7 +214,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// [`StoreError::Conflict`].
     async fn put_artefact(&self, artefact: StoredArtefact) -> Result<StoredArtefact, StoreError>;
 
-    /// Puts a draft with more signatures, or one that enough have signed, in the place of what is kept.
+    /// Puts a draft with more signatures, or one that enough have signed, in the place of what is kept,
+    /// as long as that is not in force: how many are enough may be another number by then.
     /// The answer is what is kept then: of two who add one at a time, the second has to try again.
     /// `None`: there is no such draft any more.
     async fn sign_draft(&self, draft: StoredArtefact)

@@ -439,6 +439,11 @@ mod with_the_service {
             assert!(told["errors"][0]["detail"].as_str().unwrap().contains(why), "{told}");
         }
         assert_eq!(sign(serial + 1000, id).0, 404);
+        let file =
+            |serial: String| ask(&server, "GET", &format!("{drafts}/patch/{serial}"), "").status();
+        assert_eq!(file(serial.to_string()), 200);
+        // A serial has one name.
+        assert_eq!((file(format!("0{serial}")), file(format!("+{serial}"))), (404, 404));
         assert!(!folder.file("out/keys.kgt").exists());
         let told = co_sign("second.token", "shop").output().unwrap();
         assert!(told.status.success(), "{told:?}");

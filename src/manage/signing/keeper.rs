@@ -13,7 +13,7 @@ use super::allowance::{Allowance, AllowedPass};
 use super::checkpoint::checkpoint_message;
 use super::ledger::SignerLedger;
 use super::numbers::MOST_AT_ONCE;
-use super::patches::{PatchList, SidecarState, SignedPatches};
+use super::patches::{SidecarState, SignedPatches};
 use super::rules::{
     AllowedPart, CheckpointVerdict, CountedFile, NeededWord, RECOVERY_REMEDY, SignedMark,
     SigningRules, SigningVerdict,
@@ -161,11 +161,8 @@ impl SigningKeeper {
 
     /// The patches that sidecars may have once this file is signed.
     fn kept_with(&self, mark: &SignedMark, file: &OpenedFile) -> SignedPatches {
-        let list = mark
-            .patches
-            .clone()
-            .unwrap_or_else(|| PatchList { since: mark.serial(), serials: Vec::new() });
         let known = self.patches.get(&*file.manifest().audience);
+        let list = mark.patches.clone().or_else(|| Some(known?.list())).unwrap_or_default();
         let mut patches = SignedPatches::of(&list, |serial| known?.get(serial));
         if let OpenedFile::Patch(patch) = file {
             patches.note(Arc::clone(patch), self.terms.max_bytes);

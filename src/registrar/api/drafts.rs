@@ -133,7 +133,7 @@ impl<'a> DraftCaller<'a> {
         kind: &str,
         serial: &str,
     ) -> Result<StoredArtefact, ApiProblem> {
-        let serial: u64 = serial.parse().map_err(|_| ApiProblem::not_found())?;
+        let serial = serial_of(serial).ok_or_else(ApiProblem::not_found)?;
         let state = self.state(app);
         let is_it = |draft: &&WaitingDraft| draft.kind.as_str() == kind && draft.serial == serial;
         let Some(draft) = state.drafts.iter().find(is_it) else {
@@ -143,9 +143,18 @@ impl<'a> DraftCaller<'a> {
             });
         };
         let kept = app.store.artefact(&self.audience.name, draft.kind, serial).await?;
-        kept.filter(|kept| kept.head.state == ArtefactState::Draft)
-            .ok_or_else(|| outdated(kind, serial))
+        let Some(kept) = kept else { return Err(outdated(kind, serial)) };
+        // Enough had signed it, and more have to now.
+        let waits = kept.head.state == ArtefactState::Draft
+            || kept.head.base > app.store.publication(&self.audience.name).await?.base;
+        if waits { Ok(kept) } else { Err(outdated(kind, serial)) }
     }
+}
+
+/// A serial as paths have it: in digits alone, and in one way.
+fn serial_of(text: &str) -> Option<u64> {
+    let serial: u64 = text.parse().ok()?;
+    (serial.to_string() == text).then_some(serial)
 }
 
 /// What waits for signatures
@@ -294,4 +303,20 @@ async fn note(
     };
     app.store.note(event).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_serial_is_written_in_one_way() {
+        assert_eq!(serial_of("0"), Some(0));
+        assert_eq!(serial_of("18446744073709551615"), Some(u64::MAX));
+        for text in
+            ["", "+1", "01", "00", "-0", " 1", "1 ", "1_0", "18446744073709551616", "\u{663}"]
+        {
+            assert_eq!(serial_of(text), None, "{text:?}");
+        }
+    }
 }

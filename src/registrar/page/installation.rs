@@ -11,7 +11,7 @@ use super::words::{Words, fill};
 use super::{html, show};
 use crate::manage::operation::may::{OrgAction, PersonRole};
 use crate::registrar::publish::{UnpublishedReason, WaitingDraft};
-use crate::registrar::store::{ArtefactHead, ArtefactKind, SidecarReport};
+use crate::registrar::store::{ArtefactHead, ArtefactKind, ArtefactState, SidecarReport};
 
 /// A sidecar that has said nothing for so long is called silent.
 const SILENT_MS: u64 = 5 * 60 * 1000;
@@ -44,7 +44,14 @@ pub(super) async fn publication(visit: Visit) -> Result<Response, Response> {
     let artefact = |label: &str, head: Option<&ArtefactHead>| Tile {
         label: label.to_owned(),
         value: head.map_or_else(|| "–".to_owned(), |head| head.serial.to_string()),
-        detail: head.map(|head| show::size(head.bytes)).unwrap_or_default(),
+        detail: match head {
+            // The newest is not what sidecars have.
+            Some(head) if head.state == ArtefactState::Draft || head.base > state.base => {
+                format!("{} · {}", show::size(head.bytes), w.drafts_title)
+            }
+            Some(head) => show::size(head.bytes),
+            None => String::new(),
+        },
         at: head.map(|head| show::moment(w, head.made_ms / 1000, visit.now())),
     };
     let sidecar = |car: &SidecarReport| {

@@ -6,9 +6,11 @@ use axum::http::StatusCode;
 
 use super::words::Words;
 use super::{SCRIPT, STYLE, screens};
-use crate::core::OrgId;
+use crate::core::{Digest, OrgId};
 use crate::registrar::people::{BootstrapFor, bootstrap_link};
 use crate::registrar::serve::tests::{Ask, TestDesk, Told, run};
+use crate::registrar::store::suite;
+use crate::registrar::store::{ArtefactHead, ArtefactKind, ArtefactState, StoredArtefact};
 
 const PERMISSIONS: &str = "[[audiences.permissions]]\nword = \"read\"\nsentence = \"Read messages.\"\n\
     [[audiences.permissions]]\nword = \"send\"\nsentence = \"Send messages.\"\n";
@@ -313,6 +315,33 @@ fn members_sessions_publication_and_signers_have_their_screens() {
         let to = kim.post("/sessions/end", &format!("{hidden}&session={id}")).await;
         assert_eq!(goes_to(&to), "/sign-in");
         assert_eq!(goes_to(&kim.get("/keys").await), "/sign-in");
+    });
+}
+
+/// The newest patch waits for signatures: sidecars have another one.
+#[test]
+fn the_page_says_of_a_patch_that_it_waits() {
+    run(async {
+        let desk = desk();
+        let kim = Browser::signed_in(&desk, Some("acme"), "owner").await;
+        desk.key(&["read"]).await;
+        for (serial, state) in [(1, ArtefactState::Signed), (2, ArtefactState::Draft)] {
+            let body = b"a patch".to_vec();
+            let head = ArtefactHead {
+                audience: suite::audience(),
+                kind: ArtefactKind::Patch,
+                serial,
+                base: 0,
+                state,
+                sha256: Digest::of(&body),
+                bytes: body.len() as u64,
+                made_ms: desk.clock.now().unix_ms,
+            };
+            desk.store.put_artefact(StoredArtefact { head, body }).await.unwrap();
+            let told = kim.get("/publication").await;
+            let waits = told.body.contains("7 B · Waiting for signatures");
+            assert_eq!(waits, state == ArtefactState::Draft, "{}", told.body);
+        }
     });
 }
 

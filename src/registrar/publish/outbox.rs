@@ -74,7 +74,7 @@ pub(super) struct Outbox {
     marking: Option<JoinHandle<Result<(), Error>>>,
     /// Signed here, and not by enough others yet.
     waiting: Option<Waiting>,
-    /// Nobody else has signed the last patch: they may not know the table that it is over.
+    /// Not enough have signed the last draft in time: they may not know the table that it is over.
     wants_table: bool,
     /// A table that is being built.
     folding: Option<oneshot::Receiver<Result<FoldedTable, MakeError>>>,
@@ -247,14 +247,22 @@ impl Outbox {
         };
         let settings = self.store.settings(&self.name).await?;
         if self.current.is_none() {
-            let Some(folded) = self.build(&terms, &settings).await? else { return Ok(()) };
+            let Some(folded) = self.build(&terms, &settings).await? else { return self.waits_on() };
             let folded = self.holding(folded).await?.ok_or(PublishFault::Overtaken)??;
             return self.publish_table(folded, began).await;
         }
-        if terms.required > 1
+        if (terms.required > 1 || self.waiting.is_some())
             && let Some(folded) = self.folded_first(&terms, &settings).await?
         {
-            return self.publish_table(folded, began).await;
+            let published = self.publish_table(folded, began).await;
+            if let Err(fault) = &published {
+                self.heed(fault, &terms, &settings).await?;
+            }
+            return published;
+        }
+        if self.waiting.is_some() {
+            // The table in its place is still to come, and no patch may.
+            return self.waits_on();
         }
         let newest = self.current.as_ref().map_or(0, Current::serial);
         let is_due = publication.serial > newest || publication.published < publication.serial;
@@ -334,7 +342,7 @@ impl Outbox {
             return Ok(());
         };
         if patch.made.is_draft() {
-            return Err(self.await_signatures(Waiting { table: None, patch: patch.made }));
+            return Err(self.await_signatures(Waiting::new(None, patch.made)));
         }
         self.current = Some(Current {
             patch_keys: patch.keys,

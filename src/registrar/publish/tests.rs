@@ -2,6 +2,7 @@
 
 mod crash;
 mod instances;
+mod late;
 mod restored;
 mod several;
 mod signed;

@@ -1,5 +1,6 @@
 //! Drafts: signed here, and kept until others have signed as well. One patch waits at a time, or a table
-//! with the patch over it; changes that come meanwhile are behind it.
+//! with the patch over it; changes that come meanwhile are behind it. What is not signed in time gives way
+//! to a table, and waits on until that table is kept.
 
 use super::super::fault::PublishFault;
 use super::super::make::IssueTerms;
@@ -11,11 +12,14 @@ use crate::registrar::store::{
 };
 use crate::table::{Refusal, SignerId};
 
-/// A draft that nobody else has signed stands so long; then newer changes take its place.
+/// A draft that nobody else has signed stands so long; then a table takes its place.
 const STANDS_MS: u64 = 60_000;
 
 /// One that others have signed, and not enough of them.
 const STANDS_SIGNED_MS: u64 = 3_600_000;
+
+/// A draft that was made later than so long from now: the clock was ahead.
+const AHEAD_MS: u64 = 60_000;
 
 /// What waits.
 #[derive(Clone, Debug)]
@@ -23,6 +27,8 @@ pub(super) struct Waiting {
     /// Where a new table waits, with the patch over it.
     pub(super) table: Option<WaitingFile>,
     pub(super) patch: WaitingFile,
+    /// It was not signed in time, and a table is to take its place.
+    gives_way: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -48,30 +54,42 @@ pub struct WaitingDraft {
 // === impl Waiting ===
 
 impl Waiting {
+    pub(super) fn new(table: Option<WaitingFile>, patch: WaitingFile) -> Self {
+        Self { table, patch, gives_way: false }
+    }
+
     fn files(&self) -> impl Iterator<Item = &WaitingFile> {
         self.table.iter().chain([&self.patch])
     }
 
-    fn is_signed(&self) -> bool {
-        self.files().all(|waiting| !waiting.is_draft())
+    /// Whether as many have signed all of it as the configuration asks for now, whatever was enough when
+    /// they did.
+    fn is_signed(&self, terms: &IssueTerms) -> bool {
+        self.files().all(|waiting| waiting.is_enough(terms))
     }
 
     /// Whether somebody beside this service has signed any of it.
     fn others_signed(&self) -> bool {
-        self.files().any(|waiting| !waiting.is_draft() || waiting.signed_by().len() > 1)
+        self.files().any(|waiting| waiting.signed_by().len() > 1)
     }
 
-    /// Whether newer changes may take its place.
-    fn is_over(&self, now_ms: u64) -> bool {
+    /// Whether a table has to take its place.
+    ///
+    /// A patch: once its time is over, with newer changes or without. Whoever does not know the table under
+    /// it never signs it, however long it waits. A table with its patch: once newer changes are there as
+    /// well; another one of the same would help nobody.
+    fn is_over(&self, newest: u64, now_ms: u64) -> bool {
         let stands = if self.others_signed() { STANDS_SIGNED_MS } else { STANDS_MS };
-        now_ms.saturating_sub(self.patch.head.made_ms) >= stands
+        let has_news = self.table.is_none() || newest > self.patch.head.serial;
+        has_news && now_ms.saturating_sub(self.patch.head.made_ms) >= stands
     }
 
     /// Whether it has to be made anew, with changes or without: it is for other signers than those of
-    /// the configuration, or half of its life is over.
+    /// the configuration, half of its life is over, or the clock was ahead when it was made.
     fn is_stale(&self, terms: &IssueTerms, now_ms: u64) -> bool {
         let age_ms = now_ms.saturating_sub(self.patch.head.made_ms);
         let half_over = terms.life.is_some_and(|life| age_ms >= life.saturating_mul(500));
+        let is_ahead = self.patch.head.made_ms > now_ms.saturating_add(AHEAD_MS);
         let named = terms.signer.public().ok().map(|own| terms.named(own.id()));
         let is_for_others = |waiting: &WaitingFile| {
             let mut of_file = waiting.file.manifest.signers.clone();
@@ -80,7 +98,7 @@ impl Waiting {
             named.sort();
             of_file != named
         };
-        half_over || self.files().any(is_for_others)
+        half_over || is_ahead || self.files().any(is_for_others)
     }
 }
 
@@ -99,6 +117,17 @@ impl WaitingFile {
     fn signed_by(&self) -> Vec<SignerId> {
         let signed = signers_of(self.file.bytes()).unwrap_or_default();
         signed.iter().map(|key| key.id()).collect()
+    }
+
+    /// How many of those have signed it that the configuration names.
+    fn signatures(&self, terms: &IssueTerms) -> usize {
+        let Ok(own) = terms.signer.public() else { return 0 };
+        let named = terms.named(own.id());
+        self.signed_by().iter().filter(|id| named.contains(id)).count()
+    }
+
+    fn is_enough(&self, terms: &IssueTerms) -> bool {
+        self.signatures(terms) >= terms.required
     }
 
     fn draft(&self, terms: &IssueTerms) -> WaitingDraft {
@@ -141,12 +170,12 @@ impl Outbox {
             true => Some(self.kept(ArtefactKind::Table, head.base).await?),
             false => None,
         };
-        self.waiting = Some(Waiting { table, patch });
+        self.waiting = Some(Waiting::new(table, patch));
         Ok(())
     }
 
-    /// Looks at what waits. Afterwards nothing does any more: it was published, or something newer takes
-    /// its place.
+    /// Looks at what waits. Afterwards nothing does any more, since it was published; or a table is
+    /// wanted in its place, and it waits until that one is kept.
     ///
     /// # Errors
     ///
@@ -166,47 +195,66 @@ impl Outbox {
             if kept.as_ref() != Some(&waits.head) {
                 *waits = self.kept(waits.head.kind, waits.head.serial).await?;
             }
-            if waits.is_draft() && is_enough(terms, waits) {
-                let head = ArtefactHead { state: ArtefactState::Signed, ..waits.head.clone() };
-                let signed = StoredArtefact { head, body: waits.file.bytes().to_vec() };
-                let kept = self.store.sign_draft(signed).await?;
-                *waits = WaitingFile::of(kept.ok_or(PublishFault::Overtaken)?)?;
+        }
+        if waiting.is_signed(terms) {
+            for waits in waiting.table.iter_mut().chain([&mut waiting.patch]) {
+                if waits.is_draft() {
+                    let head = ArtefactHead { state: ArtefactState::Signed, ..waits.head.clone() };
+                    let signed = StoredArtefact { head, body: waits.file.bytes().to_vec() };
+                    let kept = self.store.sign_draft(signed).await?;
+                    *waits = WaitingFile::of(kept.ok_or(PublishFault::Overtaken)?)?;
+                }
             }
+            return self.publish_waiting(waiting, began).await;
         }
-        if waiting.is_signed() {
-            return self.publish_waiting(&waiting, began).await;
-        }
-        let (serial, now_ms) = (waiting.patch.head.serial, self.clock.now().unix_ms);
-        let is_stale = waiting.is_stale(terms, now_ms);
-        if is_stale {
-            // The next one needs a serial that no other content has.
-            self.store.claim_serials(&self.name, 1).await?;
-        }
-        if is_stale || (publication.serial > serial && waiting.is_over(now_ms)) {
-            tracing::warn!(audience = %self.name, serial, "a draft was not signed in time; another takes its place");
-            self.wants_table = waiting.table.is_none() && !waiting.others_signed();
-            self.tell(|state| state.drafts.clear());
+        let now_ms = self.clock.now().unix_ms;
+        if waiting.is_stale(terms, now_ms) || waiting.is_over(publication.serial, now_ms) {
+            self.give_way(waiting);
             return Ok(());
         }
         Err(self.await_signatures(waiting))
     }
 
+    /// A table is wanted in its place, which takes serials of its own once it is kept: whoever makes none
+    /// uses none up. Until then this one may be signed yet.
+    fn give_way(&mut self, waiting: Waiting) {
+        if !waiting.gives_way {
+            let serial = waiting.patch.head.serial;
+            tracing::warn!(audience = %self.name, serial, "a draft was not signed in time; a table takes its place");
+        }
+        self.wants_table = true;
+        self.waiting = Some(Waiting { gives_way: true, ..waiting });
+    }
+
+    /// For as long as nothing has taken its place.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishFault::Awaiting`], where something waits.
+    pub(super) fn waits_on(&mut self) -> Result<(), PublishFault> {
+        match self.waiting.take() {
+            Some(waiting) => Err(self.await_signatures(waiting)),
+            None => Ok(()),
+        }
+    }
+
     /// Keeps it in mind, and says so.
     pub(super) fn await_signatures(&mut self, waiting: Waiting) -> PublishFault {
         let Some(terms) = &self.terms else { return PublishFault::NoSigner };
-        let drafts = waiting.files().filter(|waiting| waiting.is_draft());
+        let drafts = waiting.files().filter(|waiting| !waiting.is_enough(terms));
         let drafts: Vec<_> = drafts.map(|waiting| waiting.draft(terms)).collect();
-        let signed = drafts.iter().map(|draft| draft.signed_by.len()).min().unwrap_or_default();
+        let signed = waiting.files().map(|waiting| waiting.signatures(terms)).min();
         let mut missing: Vec<_> = drafts.iter().flat_map(|draft| draft.missing.clone()).collect();
         missing.sort();
         missing.dedup();
         let (serial, required) = (waiting.patch.head.serial, terms.required);
         self.waiting = Some(waiting);
         self.tell(|state| state.drafts.clone_from(&drafts));
+        let signed = signed.unwrap_or_default();
         PublishFault::Awaiting { serial, signed, required, missing: missing.join(", ") }
     }
 
-    async fn publish_waiting(&mut self, waiting: &Waiting, began: u64) -> Result<(), PublishFault> {
+    async fn publish_waiting(&mut self, waiting: Waiting, began: u64) -> Result<(), PublishFault> {
         if let Some(table) = &waiting.table {
             self.store.release_table(&self.name, table.head.serial).await?;
             self.current = None;
@@ -215,16 +263,16 @@ impl Outbox {
         if let Some(table) = &waiting.table
             && publication.base < table.head.serial
         {
-            // Another table has come in between: this one is made anew.
-            self.store.claim_serials(&self.name, 1).await?;
-            self.wants_table = true;
-            self.tell(|state| state.drafts.clear());
+            // Another table, or a patch over the former one, has come in between: this one is made anew.
+            self.give_way(waiting);
             return self.load(&publication).await;
         }
         if self.current.is_none() {
             self.load(&publication).await?;
         }
         self.adopt(&publication).await?;
+        // One that was wanted in its place is so no more.
+        self.wants_table = false;
         self.tell(|state| state.drafts.clear());
         self.deliver(began).await?;
         self.tell(|state| match waiting.table {
@@ -239,11 +287,4 @@ impl Outbox {
         // Gone: another instance has put something newer in its place.
         Ok(WaitingFile::of(kept.ok_or(PublishFault::Overtaken)?)?)
     }
-}
-
-/// Whether as many have signed as have to. Only those count that the configuration names.
-fn is_enough(terms: &IssueTerms, waiting: &WaitingFile) -> bool {
-    let Ok(own) = terms.signer.public() else { return false };
-    let named = terms.named(own.id());
-    waiting.signed_by().iter().filter(|id| named.contains(id)).count() >= terms.required
 }

@@ -57,11 +57,7 @@ impl Pair {
 
     /// What the second signer has of a draft that they have read.
     fn signed(&self, draft: StoredArtefact) -> StoredArtefact {
-        let signature = self.second.sign(&message_of(&draft.body).unwrap()).unwrap();
-        let body = with_signature(&draft.body, &self.second_key(), &signature).unwrap();
-        let StoredArtefact { head, .. } = draft;
-        let head = ArtefactHead { sha256: Digest::of(&body), bytes: body.len() as u64, ..head };
-        StoredArtefact { head, body }
+        sign_over(&self.second, draft)
     }
 
     /// The second signature for everything that waits.
@@ -89,8 +85,18 @@ impl Pair {
     }
 }
 
+/// A draft with a further signature.
+pub(super) fn sign_over(signer: &Signer, draft: StoredArtefact) -> StoredArtefact {
+    let signature = signer.sign(&message_of(&draft.body).unwrap()).unwrap();
+    let key = table_key(signer.public()).unwrap();
+    let body = with_signature(&draft.body, &key, &signature).unwrap();
+    let StoredArtefact { head, .. } = draft;
+    let head = ArtefactHead { sha256: Digest::of(&body), bytes: body.len() as u64, ..head };
+    StoredArtefact { head, body }
+}
+
 /// A key of somebody, and its public half.
-fn key(house: &House, name: &str) -> Signer {
+pub(super) fn key(house: &House, name: &str) -> Signer {
     let private = house.root.join(format!("{name}.pem"));
     let public = house.root.join(format!("{name}.pub.pem"));
     crate::manage::signer::new(&private, Some(&public), &mut Output::sink()).unwrap();

@@ -139,6 +139,17 @@ pub(crate) async fn a_draft_gets_more_signatures_and_never_fewer(store: Arc<dyn 
     assert_eq!(publication.signed_patch, Some(done.head));
     let unknown = draft(ArtefactKind::Patch, 9, 0, b"draft");
     assert_eq!(store.sign_draft(unknown).await.unwrap(), None);
+    // Enough have signed a table that is not in force yet: more may have to by then.
+    let table = table_draft(20, 0);
+    assert!(store.publish_table(table.clone()).await.unwrap());
+    let mut body = table.artefact.body.clone();
+    let done = signed(&table.artefact, &body);
+    assert_eq!(store.sign_draft(done.clone()).await.unwrap(), Some(done.clone()));
+    assert_eq!(store.sign_draft(table.artefact.clone()).await.unwrap(), Some(done));
+    body.extend(b"and");
+    let more = draft(ArtefactKind::Table, 20, 20, &body);
+    let kept = store.sign_draft(more).await.unwrap();
+    assert_eq!(kept, Some(signed(&table.artefact, &body)), "it stays signed");
 }
 
 fn table_draft(serial: u64, after: u64) -> TableToPublish {

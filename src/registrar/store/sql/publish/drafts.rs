@@ -80,16 +80,22 @@ pub(in super::super) fn sign_draft(
     let Some(kept) = kept else { return Ok(Work::Undo(None)) };
     // Each signature makes a file longer.
     let has_more = draft.body.len() > kept.body.len();
-    let is_complete = head.state == ArtefactState::Signed && draft.body.len() == kept.body.len();
-    if kept.head.state == ArtefactState::Signed || !(has_more || is_complete) {
+    let is_signed = kept.head.state == ArtefactState::Signed;
+    let is_complete =
+        !is_signed && head.state == ArtefactState::Signed && draft.body.len() == kept.body.len();
+    let base = super::base_of(connection, &head.audience)?.unwrap_or_default();
+    let is_in_force = is_signed && kept.head.base <= base;
+    if is_in_force || !(has_more || is_complete) {
         return Ok(Work::Undo(Some(kept)));
     }
     connection.execute(
         "DELETE FROM artefact WHERE audience = ?1 AND kind = ?2 AND serial = ?3",
         (head.audience.as_str(), head.kind.as_str(), head.serial),
     )?;
+    let state = if is_signed { ArtefactState::Signed } else { head.state };
+    let draft = StoredArtefact { head: ArtefactHead { state, ..head.clone() }, body: draft.body };
     let head = super::insert_artefact(connection, &draft)?;
-    Ok(Work::Keep(Some(StoredArtefact { head, body: draft.body })))
+    Ok(Work::Keep(Some(StoredArtefact { head, ..draft })))
 }
 
 pub(in super::super) fn release_table(
