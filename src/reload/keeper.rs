@@ -331,6 +331,11 @@ impl KeysInForce {
             .control()
             .source_fetches(ReloadKind::Patch, FetchResult::Unchanged)
             .increment(1);
+        if self.failing(ReloadKind::Patch).take().is_some() {
+            // Whoever takes a bad file away has mended what failed.
+            self.right_again(ReloadKind::Patch, None);
+            self.publish();
+        }
         self.patch_is_known()
     }
 

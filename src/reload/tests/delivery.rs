@@ -277,6 +277,29 @@ fn a_fault_of_one_artefact_is_not_cured_by_the_other() {
     running.until("cured", |r| failing(r).is_empty());
 }
 
+/// Before any patch, and over one that is in force and stays.
+#[test]
+fn a_bad_patch_that_is_taken_away_is_no_fault_any_more() {
+    let folder = Folder::new();
+    let base = table(1);
+    folder.publish("t.kgt", &base);
+    let running = folder.start();
+    let failing = |running: &Running| running.cell.load().failing.len();
+    for patch in [None, Some(2)] {
+        if let Some(serial) = patch {
+            folder.publish("p.kgp", &revoking(serial, &base, &[1]));
+            running.until_patch(serial);
+        }
+        folder.publish("p.kgp", b"no patch");
+        running.until("a failure", |r| failing(r) == 1);
+        assert_eq!(running.metric("keygate_table_last_reload_successful"), 0.0);
+        fs::remove_file(folder.at("p.kgp")).unwrap();
+        running.until("cured", |r| failing(r) == 0);
+        running.until("told", |r| r.metric("keygate_table_last_reload_successful") == 1.0);
+        assert_eq!(running.patch(), patch);
+    }
+}
+
 #[test]
 fn a_patch_is_in_force_at_once_and_its_lag_is_told() {
     let folder = Folder::new();
