@@ -19,7 +19,7 @@ use self::fault::{of_config, of_store};
 use super::config::AdminToml;
 use super::database;
 use super::publish::fleet::SidecarBook;
-use super::publish::{Publisher, PublisherOptions, compare, is_behind};
+use super::publish::{Publisher, PublisherOptions, compare, hindrance, is_behind, is_served};
 use super::store::postgres::PostgresUrlError;
 use super::store::sqlite::SqliteStore;
 use super::store::{
@@ -231,24 +231,43 @@ async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
     }
     let OpenState { config, store } = open_as_it_is(config, session)?;
     let compared = compare(&config, &store, &session.clock).await?;
-    let mut told = Vec::new();
+    let noted = match is_served(&config.state)? {
+        true => Some(hindrance::noted(&config.state)),
+        false => None,
+    };
+    let (mut told, mut hindered) = (Vec::new(), Vec::new());
     for (audience, compared) in config.audiences.iter().zip(&compared) {
         let publication = store.publication(&audience.name).await.map_err(of_store)?;
+        let unpublished = publication.serial.saturating_sub(publication.published);
+        let name = audience.name.as_str();
+        let why = match (&noted, unpublished) {
+            (_, 0) => None,
+            (Some(noted), _) => noted.get(name).map(|noted| noted.why.to_string()),
+            (None, _) => hindrance::obstacle(audience),
+        };
         told.push(json!({
-            "audience": audience.name.as_str(),
+            "audience": name,
             "serial": publication.serial,
             "published": publication.published,
+            "unpublished": why,
         }));
         if !session.output.json {
-            let unpublished = publication.serial.saturating_sub(publication.published);
             let unpublished = match (&compared.behind, unpublished) {
                 (Some(_), _) => "behind what is published".to_owned(),
                 (None, 0) => "all published".to_owned(),
-                (None, n) => format!("{} not published", count(n, "change")),
+                (None, n) => {
+                    let then = match (&why, &noted) {
+                        (Some(_), _) => "",
+                        (None, Some(_)) => ": the service is about to",
+                        (None, None) => ": the service publishes when it starts",
+                    };
+                    format!("{} not published{then}", count(n, "change"))
+                }
             };
             let serial = publication.serial;
             session.output.line(&format!("{}: serial {serial}, {unpublished}", audience.name))?;
         }
+        hindered.extend(why.map(|why| format!("{name}: not published: {why}")));
     }
     if let Some(behind) = compared.into_iter().find_map(|compared| compared.behind) {
         return Err(is_behind(&behind));
@@ -269,7 +288,16 @@ async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
         );
         return Err(Error::Added { message, exit: Exit::Data });
     }
-    audit::refuse(&faults)
+    audit::refuse(&faults)?;
+    if hindered.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "{}\nhint: sidecars do not know of these changes, revocations among them. \
+         docs/management.md, \"Why something is not published\", says what to do",
+        hindered.join("\n")
+    );
+    Err(Error::Added { message, exit: Exit::TryAgain })
 }
 
 fn backup(config: &AdminToml, to: &Path, session: &mut Session) -> Result<()> {

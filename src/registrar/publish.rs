@@ -9,6 +9,7 @@ pub mod behind;
 mod fault;
 pub mod fleet;
 pub mod high_water;
+pub mod hindrance;
 mod make;
 mod metrics;
 mod outbox;
@@ -478,6 +479,15 @@ async fn note_signers(options: &PublisherOptions, audience: &AudienceConfig) -> 
         options.store.put_signer(signer).await.map_err(of_store)?;
     }
     Ok(())
+}
+
+/// Whether a process publishes from this state directory.
+///
+/// # Errors
+///
+/// A directory that cannot be read.
+pub fn is_served(state: &Path) -> Result<bool> {
+    lock(state).map(|lock| lock.is_none())
 }
 
 /// For the process that publishes. `None`: another one does.

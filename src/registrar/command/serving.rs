@@ -20,6 +20,7 @@ use crate::registrar::checkpoints::{self, CheckpointKeeper};
 use crate::registrar::config::AdminToml;
 use crate::registrar::people::{AuthError, BootstrapFor, bootstrap_link};
 use crate::registrar::publish::fleet::SidecarBook;
+use crate::registrar::publish::hindrance;
 use crate::registrar::publish::status;
 use crate::registrar::publish::{Publisher, PublisherOptions};
 use crate::registrar::serve::{
@@ -190,6 +191,8 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
                 tokio::spawn(status::keep_asking(sidecar, handle, book.clone(), clock))
             })
             .collect();
+        let noting =
+            tokio::spawn(hindrance::keep_noting(publisher.handle(), app.settings.state.clone()));
         let signing = keeper.map(|keeper| tokio::spawn(checkpoints::run(app.clone(), keeper)));
         let served = tokio::spawn(serve_connections(app, listener, routes, stopped));
         tokio::select! {
@@ -202,6 +205,7 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
         // Those who wait for artefacts are let go.
         shelf.close();
         caring.abort();
+        noting.abort();
         signing.iter().chain(&asking).for_each(tokio::task::JoinHandle::abort);
         // A panic of that task was reported already.
         let _ = served.await;
