@@ -32,6 +32,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::allowance::{Allowance, AllowedPass};
 use self::keeper::SigningKeeper;
+use self::rules::SigningRules;
 use self::serve::SignerDesk;
 use self::settings::SignerSettings;
 use super::error::{Error, Result};
@@ -64,8 +65,8 @@ pub enum SignerCommand {
     },
     /// Hold a key, and sign what only goes forward for users of a Unix socket
     Serve(ServeSigner),
-    /// Let one fall of the active keys, one leap of serials, or one restored audit log pass a signer that
-    /// would refuse it
+    /// Let a signer sign once what it would refuse: fewer active keys, a leap of serials, or a restored
+    /// audit log
     Allow(AllowOnce),
     /// Sign what waits at a management service for several signers
     CoSign(co_sign::CoSign),
@@ -84,7 +85,7 @@ pub struct AllowOnce {
     #[arg(long, short, value_name = "FILE", default_value = "signer.toml")]
     config: PathBuf,
     /// Audience whose next table or patch may be what the signer would refuse
-    #[arg(long, value_name = "NAME", required_unless_present = "recovery")]
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["recovery", "list", "withdraw"])]
     audience: Option<String>,
     /// It may end more keys than the brake lets pass, and has to leave so many active; 0: none at all
     #[arg(long, value_name = "COUNT", requires = "audience")]
@@ -96,9 +97,15 @@ pub struct AllowOnce {
     /// or too far ahead
     #[arg(long, conflicts_with = "audience")]
     recovery: bool,
-    /// How long the word is good, at most 1d
+    /// How long it is allowed, at most 1d
     #[arg(long = "for", value_name = "DURATION", default_value = "15m", value_parser = time::duration)]
     life: Duration,
+    /// Show what is allowed and not used yet
+    #[arg(long, conflicts_with_all = ["audience", "least", "serial", "recovery", "life", "withdraw"])]
+    list: bool,
+    /// Take back what is allowed: all of it, or that of --audience or --recovery
+    #[arg(long, conflicts_with_all = ["least", "serial", "life"])]
+    withdraw: bool,
 }
 
 // === impl SignerCommand ===
@@ -113,7 +120,8 @@ impl SignerCommand {
                 Some(path) => {
                     let raw = ask::ask_key(path.as_ref()).map_err(|e| Error::Added {
                         message: format!(
-                            "{e}\nhint: look whether the signer runs, and whether `uids` has you"
+                            "{e}\nhint: look whether the signer runs, and whether `uids` in its \
+                             configuration has you"
                         ),
                         exit: Exit::TryAgain,
                     })?;
@@ -161,11 +169,14 @@ impl ServeSigner {
             });
         }
         let id = keeper.public().id();
+        // Absolute: whoever allows something is in another directory.
+        let config = std::path::absolute(&self.config).unwrap_or_else(|_| self.config.clone());
         let path = settings.socket.display();
         session.output.line(&format!("signer {id} listens on unix:{path}"))?;
         session.output.flush()?;
         let SignerSettings { uids, max_bytes, .. } = settings.clone();
-        let desk = SignerDesk::new(keeper, uids, max_bytes, session.clock.clone());
+        let desk =
+            SignerDesk::new(keeper, uids, max_bytes, session.clock.clone()).of_config(&config);
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(internal)?;
         let stopped = runtime.block_on(async {
@@ -206,6 +217,13 @@ fn listen_hint(socket: &Path, config: &Path) -> String {
 impl AllowOnce {
     fn run(self, session: &mut Session) -> Result<()> {
         let settings = SignerSettings::load(&self.config)?;
+        if self.list {
+            let given = Allowance::given(&settings.state, session.clock.now().unix_ms)?;
+            return tell(&given, "is signed, once,", "nothing is allowed", session);
+        }
+        if self.withdraw {
+            return self.take_back(&settings, session);
+        }
         if self.life > LONGEST_WORD || self.life.is_zero() {
             return Err(Error::argument("--for", "must be more than nothing and at most 1d"));
         }
@@ -214,41 +232,33 @@ impl AllowOnce {
         let life = u64::try_from(self.life.as_millis()).unwrap_or(u64::MAX);
         let until_ms = now.unix_ms.saturating_add(life);
         let by = session.stamp(0).who.to_owned();
+        let mut given = Vec::new();
         for pass in passes {
             let allowance = Allowance { pass, until_ms, by: by.clone() };
             allowance.give(&settings.state)?;
-            if session.output.json {
-                session.output.json_line(&allowance)?;
-                continue;
-            }
-            let what = match &allowance.pass {
-                AllowedPass::Fall { audience, least } => {
-                    format!(
-                        "the next table or patch for {audience} that leaves {least} active keys or \
-                         more"
-                    )
-                }
-                AllowedPass::Serial { audience, from } => {
-                    format!("the next table or patch for {audience} of serial {from} or above")
-                }
-                AllowedPass::Recovery => {
-                    "the next audit log that was restored from a backup".to_owned()
-                }
-            };
-            let until = time::show(until_ms / 1000);
-            session.output.line(&format!("{what} is signed, once, until {until}"))?;
+            given.push(allowance);
         }
-        Ok(())
+        tell(&given, "is signed, once,", "", session)
+    }
+
+    fn take_back(&self, settings: &SignerSettings, session: &mut Session) -> Result<()> {
+        if let Some(audience) = &self.audience {
+            rules_of(settings, audience)?;
+        }
+        let meant = |word: &Allowance| match (&self.audience, self.recovery) {
+            (Some(audience), _) => word.pass.audience() == Some(audience),
+            (None, true) => word.pass == AllowedPass::Recovery,
+            (None, false) => true,
+        };
+        let now_ms = session.clock.now().unix_ms;
+        let gone = Allowance::withdraw(&settings.state, now_ms, meant)?;
+        tell(&gone, "is taken back; it was allowed", "nothing was allowed", session)
     }
 
     /// What is allowed. At least one.
     fn passes(&self, settings: &SignerSettings) -> Result<Vec<AllowedPass>> {
         let Some(audience) = self.audience.clone() else { return Ok(vec![AllowedPass::Recovery]) };
-        let Some(rules) = settings.rules.iter().find(|rules| *rules.audience == *audience) else {
-            let names: Vec<_> = settings.rules.iter().map(|r| &*r.audience).collect();
-            let why = format!("is none of those signed for ({})", names.join(", "));
-            return Err(Error::argument("--audience", why));
-        };
+        let rules = rules_of(settings, &audience)?;
         if let Some(serial) = self.serial
             && !(rules.min_serial.max(1)..=numbers::HIGHEST).contains(&serial)
         {
@@ -269,4 +279,30 @@ impl AllowOnce {
         }
         Ok(passes)
     }
+}
+
+/// What is signed for this audience.
+fn rules_of<'s>(settings: &'s SignerSettings, audience: &str) -> Result<&'s SigningRules> {
+    settings.rules.iter().find(|rules| *rules.audience == *audience).ok_or_else(|| {
+        let names: Vec<_> = settings.rules.iter().map(|r| &*r.audience).collect();
+        let why = format!("is none of those signed for ({})", names.join(", "));
+        Error::argument("--audience", why)
+    })
+}
+
+/// A line for each; `none` where there is nothing to tell.
+fn tell(allowed: &[Allowance], what: &str, none: &str, session: &mut Session) -> Result<()> {
+    for allowance in allowed {
+        if session.output.json {
+            session.output.json_line(allowance)?;
+            continue;
+        }
+        let Allowance { pass, until_ms, by } = allowance;
+        let until = time::show(until_ms / 1000);
+        session.output.line(&format!("{pass} {what} until {until}, as {by} has allowed"))?;
+    }
+    if allowed.is_empty() && !none.is_empty() {
+        session.output.note(none);
+    }
+    Ok(())
 }

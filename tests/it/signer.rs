@@ -30,6 +30,13 @@ fn serve_signer(folder: &Folder) -> Process {
     process
 }
 
+/// The command that a refusal names.
+#[cfg(feature = "admin")]
+fn allow_with(folder: &Folder, options: &str) -> String {
+    let config = folder.path().join("signer.toml");
+    format!("`keygatectl signer allow -c {} {options}`", config.display())
+}
+
 fn us() -> String {
     format!("\"{}\"", rustix::process::geteuid().as_raw())
 }
@@ -98,6 +105,81 @@ fn a_state_directory_of_others_stops_the_start() {
         set(name, 0o700);
     }
     serve_signer(&folder);
+}
+
+#[test]
+fn what_is_allowed_is_shown_and_taken_back() {
+    let folder = Folder::empty();
+    let told = refused(&folder, &["signer", "allow", "--list"]);
+    assert!(told.contains("signer.toml") && told.contains("hint: name it with -c FILE"), "{told}");
+    signer_in(&folder, &us());
+    let list = || folder.ctl(&["signer", "allow", "--list"]);
+    assert_eq!(list(), "");
+    folder.ctl(&["signer", "allow", "--audience", "shop", "--least", "3", "--serial", "7"]);
+    folder.ctl(&["signer", "allow", "--recovery"]);
+    let listed = list();
+    assert_eq!(listed.lines().count(), 3, "{listed}");
+    assert!(
+        listed.contains("for shop that leaves 3 active keys or more is signed, once"),
+        "{listed}"
+    );
+    let gone = folder.ctl(&["signer", "allow", "--withdraw", "--recovery"]);
+    assert!(gone.contains("restored from a backup is taken back"), "{gone}");
+    assert_eq!(list().lines().count(), 2);
+    let told = refused(&folder, &["signer", "allow", "--withdraw", "--audience", "shap"]);
+    assert!(told.contains("none of those signed for (shop)"), "{told}");
+    let gone = folder.ctl(&["signer", "allow", "--withdraw", "--json"]);
+    assert_eq!(
+        gone.lines().filter(|line| line.contains("\"audience\":\"shop\"")).count(),
+        2,
+        "{gone}"
+    );
+    assert_eq!((list(), folder.ctl(&["signer", "allow", "--withdraw"])), Default::default());
+    refused(&folder, &["signer", "allow", "--list", "--least", "3"]);
+    refused(&folder, &["signer", "allow", "--withdraw", "--for", "1h"]);
+}
+
+/// Fails; what it says.
+fn refused(folder: &Folder, arguments: &[&str]) -> String {
+    let output = keygatectl(folder.path()).args(arguments).output().unwrap();
+    assert!(!output.status.success() && output.stdout.is_empty(), "{arguments:?}: {output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A socket, or its directory, that is for a group.
+#[test]
+fn who_may_not_connect_is_told_the_group() {
+    if !rustix::process::geteuid().is_root() {
+        // Nobody can be somebody else here.
+        return;
+    }
+    let folder = Folder::empty();
+    signer_in(&folder, "\"65534\"");
+    let config = folder.read("signer.toml").replace("0666", "0660");
+    std::fs::create_dir(folder.file("run")).unwrap();
+    folder.write("signer.toml", &config.replace("signer.sock", "run/signer.sock"));
+    let _process = serve_signer(&folder);
+    let mode = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(folder.path(), 0o755);
+    std::os::unix::fs::chown(folder.file("run/signer.sock"), None, Some(4711)).unwrap();
+    std::os::unix::fs::chown(folder.file("run"), None, Some(4712)).unwrap();
+    let socket = format!("unix:{}", folder.file("run/signer.sock").display());
+    for (open, group) in [(0o755, "4711"), (0o750, "4712")] {
+        mode(&folder.file("run"), open);
+        let asked = Command::new("setpriv")
+            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+            .arg(env!("CARGO_BIN_EXE_keygatectl"))
+            .args(["signer", "show", &socket])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&asked.stderr).into_owned();
+        assert_eq!(asked.status.code(), Some(75), "{told}");
+        let remedy = format!("`usermod -aG {group} USER`");
+        assert!(told.contains("Permission denied") && told.contains(&remedy), "{told}");
+    }
 }
 
 /// The scripts of docs/signer.md, in their order.
@@ -268,9 +350,37 @@ mod with_the_service {
         // Two of three go: more than half.
         folder.ctl(&["admin", "revoke", &id_of(&folder, "ERP")]);
         process.wait_for_line("not signed (brake)");
+        let allow = allow_with(&folder, "--audience shop --least 1");
+        process.wait_for_line(&allow);
+        // On the host a command says so too, as long as it is so.
+        let check = || keygatectl(folder.path()).args(["admin", "check"]).output().unwrap();
+        service.eventually("the reason", || {
+            let told = check();
+            let why = String::from_utf8_lossy(&told.stderr).into_owned();
+            told.status.code() == Some(75)
+                && why.contains("shop: not published")
+                && why.contains(&allow)
+        });
         folder.ctl(&["signer", "allow", "--audience", "shop", "--least", "1"]);
         process.wait_for_line("has allowed");
+        service.eventually("published", || check().status.success());
+        assert!(folder.ctl(&["admin", "check"]).contains("all published"));
+        // While nobody publishes and nothing is in the way, the service will when it starts; with the
+        // signer away it would not.
+        drop(service);
+        folder.write("one.toml", ADDED);
+        folder.ctl(&["admin", "import", "one.toml"]);
+        let told = folder.ctl(&["admin", "check"]);
+        assert!(told.contains("not published: the service publishes when it starts"), "{told}");
+        drop(process);
+        let told = fails(&folder, 75, &["admin", "check"]);
+        assert!(told.contains("signer.sock") && told.contains("not published"), "{told}");
     }
+
+    /// A registry with one key more.
+    const ADDED: &str = "registry = 1\nserial = 1\naudience = \"shop\"\n\n[[key]]\nid = \
+        \"key_added\"\norg = \"acme\"\nname = \"added\"\ndigest = \
+        \"sha256:4e0740856f3d1b2c9a8e7d6c5b4a39281706f5e4d3c2b1a0918273645546372a\"\n";
 
     /// Puts the backup in the place of the database.
     fn restore(folder: &Folder) {
@@ -326,7 +436,7 @@ mod with_the_service {
         let process = restored(&folder);
         for _ in 0..2 {
             let told = fails(&folder, 75, &["admin", "recover"]);
-            assert!(told.contains("signer allow --recovery"), "{told}");
+            assert!(told.contains(&allow_with(&folder, "--recovery")), "{told}");
             assert!(told.contains("nothing has changed"), "{told}");
             fails(&folder, 75, &["admin", "check"]);
         }
@@ -359,7 +469,7 @@ mod with_the_service {
         folder.ctl(&["signer", "allow", "--audience", "shop", "--least", "1"]);
         folder.ctl(&["admin", "revoke", &id_of(&folder, "ERP")]);
         let told = fails(&folder, 75, &["admin", "recover", "--sign-audit"]);
-        assert!(told.contains("signer allow --recovery"), "{told}");
+        assert!(told.contains(&allow_with(&folder, "--recovery")), "{told}");
         folder.ctl(&["signer", "allow", "--recovery"]);
         let told = folder.ctl(&["admin", "recover", "--sign-audit"]);
         assert!(told.contains("are lost"), "{told}");

@@ -1,6 +1,7 @@
 //! Words of somebody on the signer's host: what the brake would refuse may pass once, until a moment.
 //! A file each, which is gone before the signature leaves. Imports files, time and errors.
 
+use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
@@ -40,6 +41,33 @@ pub struct Allowance {
     pub until_ms: u64,
     /// Who has said it.
     pub by: String,
+}
+
+// === impl AllowedPass ===
+
+impl AllowedPass {
+    /// `None`: it is about the audit log.
+    pub fn audience(&self) -> Option<&str> {
+        match self {
+            Self::Fall { audience, .. } | Self::Serial { audience, .. } => Some(audience),
+            Self::Recovery => None,
+        }
+    }
+}
+
+impl fmt::Display for AllowedPass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fall { audience, least } => write!(
+                f,
+                "the next table or patch for {audience} that leaves {least} active keys or more"
+            ),
+            Self::Serial { audience, from } => {
+                write!(f, "the next table or patch for {audience} of serial {from} or above")
+            }
+            Self::Recovery => f.write_str("the next audit log that was restored from a backup"),
+        }
+    }
 }
 
 // === impl Allowance ===
@@ -106,6 +134,44 @@ impl Allowance {
             Some(part) => Err(part),
             None => Ok(found.into_iter().map(|(_, word)| word).collect()),
         })
+    }
+
+    /// What is allowed now, in no order that means anything.
+    ///
+    /// # Errors
+    ///
+    /// Whoever is not the signer's user: they would see nothing.
+    pub fn given(state: &Path, now_ms: u64) -> Result<Vec<Self>> {
+        refuse_others(state)?;
+        let words = words(&state.join(DIRECTORY)).into_iter().map(|(_, word)| word);
+        Ok(words.filter(|word| word.until_ms >= now_ms).collect())
+    }
+
+    /// Takes back each that is `meant`, and answers those that the signer had not used yet.
+    ///
+    /// # Errors
+    ///
+    /// Whoever is not the signer's user; a disk from which nothing can be removed.
+    pub fn withdraw(state: &Path, now_ms: u64, meant: impl Fn(&Self) -> bool) -> Result<Vec<Self>> {
+        refuse_others(state)?;
+        let directory = state.join(DIRECTORY);
+        let mut gone = Vec::new();
+        for (path, word) in words(&directory) {
+            if !meant(&word) {
+                continue;
+            }
+            match fs::remove_file(&path) {
+                // The signer was faster, or it is too late for it anyway.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(Error::Write { path, source }),
+                Ok(()) if word.until_ms >= now_ms => gone.push(word),
+                Ok(()) => {}
+            }
+        }
+        if directory.exists() {
+            File::open(&directory).and_then(|d| d.sync_all()).map_err(Error::write(&directory))?;
+        }
+        Ok(gone)
     }
 
     /// Whether there is a word that lets `wanted` pass. It stays.
@@ -222,6 +288,32 @@ mod tests {
         assert!(!given(50), "that was too old as well");
         give(AllowedPass::Recovery, 100);
         assert!(given(100) && given(100) && !given(101));
+    }
+
+    #[test]
+    fn what_is_allowed_is_listed_and_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let given = |now_ms| Allowance::given(dir.path(), now_ms).unwrap();
+        assert_eq!((given(1), given(1).len()), (Vec::new(), 0), "nothing yet");
+        let serial = AllowedPass::Serial { audience: "app".into(), from: 7 };
+        for (pass, until_ms) in
+            [(AllowedPass::Recovery, 100), (serial.clone(), 100), (serial.clone(), 10)]
+        {
+            Allowance { pass, until_ms, by: "kim".into() }.give(dir.path()).unwrap();
+        }
+        assert_eq!((given(1).len(), given(50).len(), given(101).len()), (3, 2, 0));
+        let take_back = || {
+            let meant = |word: &Allowance| word.pass.audience() == Some("app");
+            let gone = Allowance::withdraw(dir.path(), 50, meant).unwrap();
+            gone.into_iter().map(|word| word.pass).collect::<Vec<_>>()
+        };
+        assert_eq!(take_back(), [serial], "the other was over");
+        assert_eq!(take_back(), []);
+        let left = given(1);
+        assert_eq!(
+            left.iter().map(|word| &word.pass).collect::<Vec<_>>(),
+            [&AllowedPass::Recovery]
+        );
     }
 
     /// Where one is missing, the other stays.

@@ -1,6 +1,7 @@
 //! Asks a signer at a socket. Imports the wire, and what is to be signed.
 
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -68,7 +69,10 @@ fn ask(
     head: QuestionHead,
     send: impl FnOnce(&mut TimedStream) -> io::Result<()>,
 ) -> Result<Vec<u8>, SignFault> {
-    let stream = connect(socket).map_err(|e| away(socket, &e))?;
+    let stream = connect(socket).map_err(|e| match e.kind() {
+        io::ErrorKind::PermissionDenied => away(socket, &forbidden(socket, &e)),
+        _ => away(socket, &e),
+    })?;
     let mut stream = TimedStream::new(stream, Clock::system(), DEADLINE);
     let sent = stream.write_all(&head.to_bytes()).and_then(|()| send(&mut stream));
     // A signer that has refused what comes has said so before it went.
@@ -88,6 +92,22 @@ fn connect(socket: &Path) -> io::Result<UnixStream> {
     connecting.connect_timeout(&socket2::SockAddr::unix(socket)?, CONNECT)?;
     connecting.set_nonblocking(false)?;
     Ok(UnixStream::from(std::os::fd::OwnedFd::from(connecting)))
+}
+
+/// What lets this user connect: the group of the socket and of its directory, as a rule.
+fn forbidden(socket: &Path, error: &io::Error) -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    // Whoever may not enter the directory cannot look at what is in it.
+    let seen = [Some(socket), socket.parent()].into_iter().flatten().find_map(|path| {
+        let there = std::fs::metadata(path).ok()?;
+        Some((there.gid().to_string(), path))
+    });
+    let (group, path) = seen.unwrap_or_else(|| ("GROUP".to_owned(), socket));
+    format!(
+        "{error}; user {uid} is not in the group {group} of {}: `usermod -aG {group} USER` puts it \
+         there, for processes that start afterwards; or set `socket_group` of the signer",
+        path.display()
+    )
 }
 
 fn away(socket: &Path, why: &dyn std::fmt::Display) -> SignFault {

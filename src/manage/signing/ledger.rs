@@ -45,6 +45,18 @@ struct SignedMarks {
 #[derive(Deserialize)]
 struct Versioned {
     version: u8,
+    #[serde(default)]
+    audiences: BTreeMap<String, VersionedMark>,
+}
+
+#[derive(Deserialize)]
+struct VersionedMark {
+    last: Option<VersionedContent>,
+}
+
+#[derive(Deserialize)]
+struct VersionedContent {
+    serial: u64,
 }
 
 // === impl SignerLedger ===
@@ -204,11 +216,38 @@ fn read(path: &Path, bytes: &[u8]) -> Result<SignedMarks> {
         ),
         exit: Exit::Data,
     };
-    let Versioned { version } = serde_json::from_slice(bytes).map_err(|e| odd(e.to_string()))?;
-    if version != SignerLedger::VERSION {
-        return Err(odd(format!("version {version}")));
+    let stated: Versioned = serde_json::from_slice(bytes).map_err(|e| odd(e.to_string()))?;
+    match stated.version {
+        SignerLedger::VERSION => {}
+        1 => return Err(begin_anew(path, stated)),
+        version => return Err(odd(format!("version {version}"))),
     }
     serde_json::from_slice(bytes).map_err(|e| odd(e.to_string()))
+}
+
+/// The first version knows serials, and nothing of when keys are active: what it says of the brake cannot
+/// be taken over.
+fn begin_anew(path: &Path, stated: Versioned) -> Error {
+    let signed = stated.audiences.into_iter().filter_map(|(audience, mark)| {
+        let next = mark.last?.serial.saturating_add(1);
+        Some(format!("\n  {audience}: min_serial = {next}"))
+    });
+    let signed: String = signed.collect();
+    let then = match signed.is_empty() {
+        true => "move it away, and start the signer again".to_owned(),
+        false => format!(
+            "set `min_serial` under [[audiences]] of the signer's configuration to what follows the \
+             last serial that was signed, move the file away, and start the signer again:{signed}"
+        ),
+    };
+    Error::Added {
+        message: format!(
+            "{}: an older keygatectl has written it (version 1, and this one writes {})\nhint: {then}",
+            path.display(),
+            SignerLedger::VERSION
+        ),
+        exit: Exit::Data,
+    }
 }
 
 #[cfg(test)]
@@ -218,7 +257,7 @@ mod tests {
     #[test]
     fn a_file_that_is_not_ours_stops_the_start() {
         let dir = tempfile::tempdir().unwrap();
-        for text in ["", "{", "[]", "{\"version\": 1}", "{\"version\": 2, \"x\": 1}"] {
+        for text in ["", "{", "[]", "{\"version\": 3}", "{\"version\": 2, \"x\": 1}"] {
             fs::write(dir.path().join(HIGH_WATER), text).unwrap();
             let error = SignerLedger::open(dir.path()).unwrap_err().to_string();
             assert!(error.contains("is not what a signer has written"), "{text}: {error}");
@@ -229,5 +268,33 @@ mod tests {
         assert_eq!(error.exit(), Exit::TryAgain.code());
         assert!(error.to_string().contains("another signer (process "), "{error}");
         assert_eq!(held.mark("shop"), SignedMark::default());
+    }
+
+    /// A file as the first version wrote it.
+    #[test]
+    fn the_first_version_says_where_to_begin() {
+        let dir = tempfile::tempdir().unwrap();
+        let hash = "0".repeat(64);
+        let text = format!(
+            "{{\"version\": 1, \"audiences\": {{\"shop\": {{\"last\": {{\"kind\": \"table\", \
+             \"serial\": 812, \"includes_through\": 812, \"body_sha256\": \"{hash}\", \"base\": \
+             null}}, \"table\": null, \"includes\": 812, \"bases\": [], \"peaks\": {{\"since_ms\": 0, \
+             \"now\": 4, \"before\": 4, \"last\": 4}}}}, \"idle\": {{\"last\": null, \"table\": null, \
+             \"includes\": 0, \"bases\": [], \"peaks\": {{\"since_ms\": 0, \"now\": 0, \"before\": 0, \
+             \"last\": 0}}}}}}, \"audit\": {{\"seq\": 9, \"hash\": \"{hash}\", \"recovered_from\": \
+             null}}}}"
+        );
+        fs::write(dir.path().join(HIGH_WATER), text).unwrap();
+        let error = SignerLedger::open(dir.path()).unwrap_err();
+        assert_eq!(error.exit(), Exit::Data.code());
+        let told = error.to_string();
+        assert!(
+            told.contains("shop: min_serial = 813") && told.contains("move the file"),
+            "{told}"
+        );
+        assert!(!told.contains("idle"), "{told}");
+        fs::write(dir.path().join(HIGH_WATER), "{\"version\": 1}").unwrap();
+        let told = SignerLedger::open(dir.path()).unwrap_err().to_string();
+        assert!(told.contains("hint: move it away"), "{told}");
     }
 }

@@ -24,7 +24,7 @@ const MOST_BASES: usize = 2;
 
 /// What lets a restored audit log pass.
 pub const RECOVERY_REMEDY: &str =
-    "`keygatectl signer allow --recovery` on the signer's host lets it pass once";
+    "`keygatectl signer allow --recovery` on the signer's host allows it once";
 
 /// What a signer signs for one audience.
 #[derive(Clone, Debug, PartialEq)]
@@ -280,8 +280,8 @@ impl SignedMark {
         let (serial, floor) = (content.serial, self.serial());
         let left = self.serials.left(now_ms);
         let remedy = format!(
-            "`keygatectl signer allow --audience {} --serial {serial}` on the signer's host lets it \
-             pass once",
+            "`keygatectl signer allow --audience {} --serial {serial}` on the signer's host allows \
+             it once",
             rules.audience
         );
         let why = if serial < floor {
@@ -395,8 +395,9 @@ impl SigningRules {
             _ => format!("{after} keys would be active"),
         };
         let why = format!(
-            "{what} within a day, and {before} were; `keygatectl signer allow` on the signer's host \
-             lets it pass once"
+            "{what} within a day, and {before} were; `keygatectl signer allow --audience {} --least \
+             {after}` on the signer's host allows it once",
+            self.audience
         );
         Some((after, SigningRefusal::new(SigningReason::Brake, why)))
     }

@@ -16,6 +16,7 @@ use super::wire::{AskedCheckpoint, QUESTION_HEAD, QuestionHead, SigningQuestion,
 use crate::clock::Clock;
 use crate::config::SocketFile;
 use crate::table::Buffer;
+use crate::wording::shell::quoted_path;
 use crate::wording::visible::visible;
 
 /// Questions at a time. A publisher asks one, and instances of a service are few.
@@ -51,7 +52,12 @@ struct DeskState {
     uids: Vec<u32>,
     max_bytes: u64,
     clock: Clock,
+    /// The command that allows what is refused, with the signer's configuration.
+    allow: String,
 }
+
+/// How a refusal names [`DeskState::allow`]: the rules know no file.
+const ALLOW: &str = "keygatectl signer allow";
 
 /// One of the places for connections; free again on drop.
 struct DeskPlace(Arc<DeskState>);
@@ -62,8 +68,18 @@ impl SignerDesk {
     pub fn new(keeper: SigningKeeper, uids: Vec<u32>, max_bytes: u64, clock: Clock) -> Self {
         let (open, strangers) = (AtomicUsize::new(0), AtomicU64::new(0));
         let (keeper, large) = (Mutex::new(keeper), Mutex::new(()));
-        let desk = DeskState { keeper, large, open, strangers, uids, max_bytes, clock };
+        let allow = ALLOW.to_owned();
+        let desk = DeskState { keeper, large, open, strangers, uids, max_bytes, clock, allow };
         Self { inner: Arc::new(desk) }
+    }
+
+    /// Of the signer that this file configures: refusals name it in the command that lets something pass.
+    #[must_use]
+    pub fn of_config(mut self, config: &Path) -> Self {
+        if let Some(desk) = Arc::get_mut(&mut self.inner) {
+            desk.allow = format!("{ALLOW} -c {}", quoted_path(config));
+        }
+        self
     }
 
     /// Answers until the process ends, each question on a thread of its own.
@@ -131,7 +147,8 @@ impl DeskState {
                 log(&made.told);
                 Ok(made.bytes)
             }
-            Ok(Err(refusal)) => {
+            Ok(Err(SigningRefusal { reason, why })) => {
+                let refusal = SigningRefusal::new(reason, why.replace(ALLOW, &self.allow));
                 log(&format!("not signed ({}): {refusal}", refusal.reason.as_str()));
                 Err(refusal)
             }

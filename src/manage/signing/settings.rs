@@ -45,7 +45,14 @@ impl SignerSettings {
     /// A file that cannot be read; all faults of one that can.
     pub fn load(file: &Path) -> Result<Self> {
         let host = ThisHost;
-        let bytes = host.read(file).map_err(Error::read(file))?;
+        let bytes = host.read(file).map_err(|e| Error::Added {
+            message: format!(
+                "configuration {} of the signer cannot be read: {e}\nhint: name it with -c FILE, \
+                 such as /etc/keygate-signer/signer.toml",
+                file.display()
+            ),
+            exit: Exit::NoInput,
+        })?;
         let text = String::from_utf8_lossy(&bytes);
         let read = read_toml(&host, file, &text, lower);
         read.map(|read| read.value)

@@ -188,8 +188,8 @@ impl Recover {
 fn unsigned(fault: CheckpointFault) -> Error {
     let hint = match fault {
         CheckpointFault::Signer(_) => {
-            "\nhint: nothing has changed. With a signer of its own, `keygatectl signer allow \
-             --recovery` on the signer's host lets it sign; then run this again"
+            "\nhint: nothing has changed. A signer of its own has to run, and signs this once it is \
+             allowed on its host; then run this again"
         }
         _ => "",
     };
