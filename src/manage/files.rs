@@ -10,6 +10,8 @@ use std::time::Duration;
 use tempfile::NamedTempFile;
 
 use super::error::{Error, Result};
+use crate::exit::Exit;
+use crate::wording::shell::quoted_path;
 
 const POLL: Duration = Duration::from_millis(15);
 
@@ -245,6 +247,25 @@ pub fn siblings(path: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     Ok(paths.filter(|path| path.extension().is_some_and(|e| e == extension)).collect())
 }
 
+/// Refuses a file whose directory is not there, before anything else is done for it.
+///
+/// # Errors
+///
+/// What to make.
+pub fn refuse_no_directory(target: &Path) -> Result<()> {
+    let directory = directory(target);
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let message = format!(
+        "cannot write {}: there is no directory {}; nothing was changed\nhint: `mkdir -p {}` makes it",
+        target.display(),
+        directory.display(),
+        quoted_path(directory)
+    );
+    Err(Error::Added { message, exit: Exit::CannotCreate })
+}
+
 pub fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -260,7 +281,6 @@ fn sync_directory(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::Exit;
 
     #[test]
     fn replacement_keeps_the_old_until_commit_and_the_mode() {

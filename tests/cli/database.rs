@@ -61,6 +61,60 @@ fn keys_go_into_the_database_and_back_without_loss() {
     room.ok(&["admin", "check"]);
 }
 
+/// Commands of files sign with a key in a file alone: what names one that they do not have is left out.
+#[test]
+fn an_export_names_no_signer_that_files_cannot_use() {
+    let room = Room::with_registry();
+    room.create(&["--name", "CRM"]);
+    let publish = "[publish]\nsigner = \"signer.pem\"\ntable = \"t.kgt\"\n";
+    room.write("keys.toml", room.read("keys.toml").replace("[publish]\n", publish));
+    let public = room.json(&["signer", "show", "signer.pem"])["public_key"].clone();
+    let public = format!("signer_public = {public}\n");
+    let signers = [
+        ("signer = \"signer.pem\"\n".to_owned(), true),
+        (format!("signer = \"unix:/run/none/signer.sock\"\n{public}"), false),
+        (format!("signer_command = [\"false\"]\n{public}"), false),
+    ];
+    for (signer, stays) in signers {
+        room.write("admin.toml", format!("{ADMIN}{signer}"));
+        if !room.path("state").exists() {
+            room.ok(&["admin", "migrate"]);
+            room.ok(&["admin", "import", "keys.toml"]);
+        }
+        let ran = room.run(&["admin", "export", "--out", "back.jsonl"]);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let first = room.read("back.jsonl").lines().next().unwrap().to_owned();
+        let first: Value = serde_json::from_str(&first).unwrap();
+        let told = ran.stderr.contains("without [publish]");
+        assert_eq!((first["publish"].is_object(), told), (stays, !stays), "{signer}: {first}");
+        room.ok(&["-r", "back.jsonl", "keys", "check"]);
+        let build = ["-r", "back.jsonl", "table", "build", "--signer", "signer.pem", "--out"];
+        room.ok(&[&build[..], &[&format!("{stays}.kgt")]].concat());
+        fs::remove_file(room.path(&format!("{stays}.kgt"))).unwrap();
+    }
+}
+
+/// Of a registry, and of other sources: no serial is taken for a table that has no place.
+#[test]
+fn a_table_without_a_directory_takes_no_serial() {
+    let room = Room::with_registry();
+    room.create(&["--name", "CRM"]);
+    let before = room.read("keys.toml");
+    let build = ["table", "build", "--signer", "signer.pem", "--out"];
+    let told = room.fails(73, &[&build[..], &["out/keys.kgt"]].concat());
+    assert!(
+        told.contains("there is no directory out") && told.contains("`mkdir -p out`"),
+        "{told}"
+    );
+    assert_eq!(room.read("keys.toml"), before);
+    fs::create_dir(room.path("out")).unwrap();
+    room.ok(&[&build[..], &["out/keys.kgt"]].concat());
+    let before = room.read("keys.toml");
+    let patch = ["patch", "--signer", "signer.pem", "--base", "out/keys.kgt", "--out"];
+    room.fails(73, &[&patch[..], &["gone/keys.kgp"]].concat());
+    assert_eq!(room.read("keys.toml"), before);
+}
+
 #[test]
 fn a_key_is_revoked_in_the_database_and_the_log_tells_of_it() {
     let room = with_both();

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::super::error::{Error, FileFault, Result};
+use super::super::files;
 use super::super::keys::import::collect::{ImportItem, Wider};
 use super::super::keys::import::lines::read_csv;
 use super::super::publish::compare::MeantArgs;
@@ -146,6 +147,7 @@ impl Build {
             what: "the file to write",
             hint: "give --out, or set `table` under [publish] in the registry",
         })?;
+        files::refuse_no_directory(&out)?;
         let meant = self.meant.acknowledged();
         let trusted = self.trusted.signers(change.registry(), &terms.named)?;
         let fold_patch = self.fold_patch.as_ref();
@@ -181,6 +183,7 @@ impl Build {
             .out
             .clone()
             .ok_or(Error::Missing { what: "the file to write", hint: "give --out" })?;
+        files::refuse_no_directory(&out)?;
         let meant = self.meant.acknowledged();
         let place =
             Destination { out: &out, base: None, source: PublishOrigin::Files, meant: &meant };

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::super::error::{Error, Result};
+use super::super::files;
 use super::super::publish::compare::MeantArgs;
 use super::super::publish::head::head;
 use super::super::publish::target::{Destination, PublishOrigin};
@@ -75,6 +76,7 @@ impl MakePatch {
             "the file to write",
             "give --out, or set `patch` under [publish] in the registry",
         )?;
+        files::refuse_no_directory(&out)?;
         let base = place(
             &self.base,
             &publish.table,

@@ -17,9 +17,10 @@ use crate::manage::error::{Error, Result};
 use crate::manage::files::Replacement;
 use crate::manage::output::count;
 use crate::manage::registry::entry::{RawEntry, RegistryEntry};
-use crate::manage::registry::settings::RawSettings;
+use crate::manage::registry::settings::{RawPublish, RawSettings};
 use crate::manage::registry::{Filter, Registry};
 use crate::manage::session::Session;
+use crate::manage::signing::source::SignerSource;
 
 /// Keys of one transaction.
 const BATCH: usize = 1000;
@@ -161,8 +162,19 @@ impl Export {
         session: &mut Session,
     ) -> Result<()> {
         let audience = audience_of(&config, self.audience.as_deref())?;
-        let OpenState { store, .. } = open_as_it_is(config, session)?;
-        let settings = runtime.block_on(store.settings(&audience)).map_err(of_store)?;
+        let OpenState { store, config } = open_as_it_is(config, session)?;
+        let mut settings = runtime.block_on(store.settings(&audience)).map_err(of_store)?;
+        let signer = config.audience(&audience).and_then(|audience| audience.signer.as_ref());
+        let is_elsewhere =
+            matches!(signer, Some(SignerSource::Command { .. } | SignerSource::Socket { .. }));
+        if is_elsewhere && settings.publish != RawPublish::default() {
+            // The commands of files would sign with a key that they do not have, or that is another one.
+            settings.publish = RawPublish::default();
+            session.output.note(
+                "without [publish]: a socket or a command signs, and commands of files take neither; \
+                 docs/management.md, \"Back to files\", says what to set",
+            );
+        }
         let mut snapshot = runtime.block_on(store.snapshot(&audience, 0)).map_err(of_store)?;
         let mut file = self.out.as_deref().map(Replacement::of).transpose()?;
         let settings = RawSettings { serial: snapshot.serial, ..settings };
