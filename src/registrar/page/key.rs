@@ -12,7 +12,7 @@ use super::view::{
     RevokePage, RevokeView, RotatePage, UsageView,
 };
 use super::visit::{PostedForm, Section, Visit};
-use super::words::fill;
+use super::words::{Words, fill};
 use super::{findings, force, html, show};
 use crate::core::{KeyId, KeyStatus};
 use crate::manage::operation::may::{KeyAction, OrgAction};
@@ -33,24 +33,55 @@ pub(super) async fn show(visit: Visit, Path(id): Path<String>) -> Result<Respons
     let key = visit.key(&id).await?;
     let w = visit.w;
     let entry = &key.entry;
+    let reports = UseReports::of(&visit, key.entry.id).await?;
     let sees_history = visit.may_in(OrgAction::SeeAudit) || visit.may(KeyAction::SeeAudit, &key);
     let mut shell = visit.shell(Section::Keys, show::name(entry));
     shell.notice = notice(&visit).await?;
     let screen = KeyPage {
         w,
         shell,
-        k: view(&visit, &key),
+        k: view(&visit, &key, reports),
         findings: found(&visit, &key).await?,
         evidence: evidence(&visit, &key).await?,
         usage: usage(&visit, &key).await?,
         history: if sees_history { history(&visit, &key).await? } else { Vec::new() },
         sees_history,
-        revoke: revoke_view(&visit, &key, "confirm"),
+        revoke: revoke_view(&visit, &key, reports, "confirm"),
     };
     Ok(html(StatusCode::OK, &screen))
 }
 
-fn view(visit: &Visit, key: &KeyRow) -> KeyView {
+/// What sidecars have told of the use of any key. Where they have not, nobody knows of this one either.
+#[derive(Clone, Copy)]
+pub(super) struct UseReports {
+    as_of_ms: Option<u64>,
+}
+
+// === impl UseReports ===
+
+impl UseReports {
+    pub(super) async fn of(visit: &Visit, key: KeyId) -> Result<Self, Response> {
+        let org = visit.sight.org.as_ref();
+        let (store, now_ms) = (&visit.app.store, visit.sight.now_ms);
+        let usage = store.key_usage(&visit.audience.name, org, KeyRef::Id(key), now_ms).await;
+        Ok(Self { as_of_ms: usage.map_err(|e| visit.failed(&e))?.as_of_ms })
+    }
+
+    /// Whether a use of a moment ago would be known.
+    fn are_fresh(self, now_ms: u64) -> bool {
+        self.as_of_ms.is_some_and(|at| at + SILENT_MS >= now_ms)
+    }
+
+    /// What stands in the place of a last use.
+    pub(super) fn no_use(self, w: &Words) -> String {
+        match self.as_of_ms {
+            Some(_) => w.never.to_string(),
+            None => w.not_reported.to_string(),
+        }
+    }
+}
+
+fn view(visit: &Visit, key: &KeyRow, reports: UseReports) -> KeyView {
     let (w, entry, now) = (visit.w, &key.entry, visit.now());
     let at = |at: Option<u64>| at.map(|at| show::moment(w, at, now));
     let is_final = entry.status.is_final();
@@ -76,6 +107,7 @@ fn view(visit: &Visit, key: &KeyRow) -> KeyView {
         expires: at(entry.expires),
         changed: at(Some(key.changed_ms / 1000)),
         last_used: at(last.map(|last| last.at_ms / 1000)),
+        no_use: reports.no_use(w),
         last_network: last.map(|last| last.network.to_string()).unwrap_or_default(),
         limits: show::limits(entry),
         owner: entry.owner.as_ref().map(|owner| owner.view().to_string()).unwrap_or_default(),
@@ -216,18 +248,29 @@ fn last_used(visit: &Visit, key: &KeyRow) -> Option<Moment> {
 
 // --- revoke
 
-fn revoke_view(visit: &Visit, key: &KeyRow, field: &'static str) -> RevokeView {
+fn revoke_view(
+    visit: &Visit,
+    key: &KeyRow,
+    reports: UseReports,
+    field: &'static str,
+) -> RevokeView {
+    let w = visit.w;
     let path = format!("/keys/{}", key.entry.id);
     let name = show::name(&key.entry);
     let used = key.last_use.as_ref().map(|last| last.at_ms / 1000);
     RevokeView {
-        title: fill(&visit.w.revoke_title, &[("name", &name)]),
+        title: fill(&w.revoke_title, &[("name", &name)]),
         name,
         action: visit.link(&format!("{path}/revoke"), &[]),
         back: visit.link(&path, &[]),
         in_org: visit.in_org(),
         last_used: last_used(visit, key),
-        types_name: used.is_some_and(|at| at + FRESH > visit.now()),
+        no_use: reports.no_use(w),
+        types_name: match used.is_some_and(|at| at + FRESH > visit.now()) {
+            true => Some(w.revoke_type_name.to_string()),
+            false if reports.are_fresh(visit.sight.now_ms) => None,
+            false => Some(w.revoke_type_name_unknown.to_string()),
+        },
         field,
         fault: None,
     }
@@ -235,7 +278,9 @@ fn revoke_view(visit: &Visit, key: &KeyRow, field: &'static str) -> RevokeView {
 
 pub(super) async fn ask_revoke(visit: Visit, Path(id): Path<String>) -> Result<Response, Response> {
     let key = visit.key(&id).await?;
-    Ok(html(StatusCode::OK, &revoke_page(&visit, revoke_view(&visit, &key, "confirm"))))
+    let reports = UseReports::of(&visit, key.entry.id).await?;
+    let asked = revoke_view(&visit, &key, reports, "confirm");
+    Ok(html(StatusCode::OK, &revoke_page(&visit, asked)))
 }
 
 fn revoke_page<'w>(visit: &Visit, revoke: RevokeView) -> RevokePage<'w> {
@@ -249,8 +294,9 @@ pub(super) async fn revoke(
 ) -> Result<Response, Response> {
     let PostedForm { visit, form } = &posted;
     let key = visit.key(&id).await?;
-    let mut asked = revoke_view(visit, &key, "confirm");
-    if asked.types_name && form.text("confirm") != asked.name.trim() {
+    let reports = UseReports::of(visit, key.entry.id).await?;
+    let mut asked = revoke_view(visit, &key, reports, "confirm");
+    if asked.types_name.is_some() && form.text("confirm") != asked.name.trim() {
         asked.fault = Some(visit.w.fault_name_confirm.to_string());
         let page = revoke_page(visit, asked);
         return Ok(html(StatusCode::UNPROCESSABLE_ENTITY, &page));
@@ -293,12 +339,14 @@ async fn set_status(
 
 pub(super) async fn ask_rotate(visit: Visit, Path(id): Path<String>) -> Result<Response, Response> {
     let key = visit.key(&id).await?;
-    Ok(html(StatusCode::OK, &rotate_page(&visit, &key, "24h", Vec::new())))
+    let reports = UseReports::of(&visit, key.entry.id).await?;
+    Ok(html(StatusCode::OK, &rotate_page(&visit, &key, reports, "24h", Vec::new())))
 }
 
 fn rotate_page<'w>(
     visit: &Visit,
     key: &KeyRow,
+    reports: UseReports,
     chosen: &str,
     faults: Vec<FormFault>,
 ) -> RotatePage<'w> {
@@ -324,6 +372,7 @@ fn rotate_page<'w>(
             choice("30d", &w.days_30),
         ],
         last_used: last_used(visit, key),
+        no_use: reports.no_use(w),
         faults_title: faults_title(w, &faults),
         faults,
     }
@@ -334,9 +383,10 @@ pub(super) async fn rotate(
     PostedForm { visit, form }: PostedForm,
 ) -> Result<Response, Response> {
     let key = visit.key(&id).await?;
+    let reports = UseReports::of(&visit, key.entry.id).await?;
     let chosen = form.text("overlap");
     let Ok(overlap) = time::duration(chosen) else {
-        return Ok(html(StatusCode::OK, &rotate_page(&visit, &key, "24h", Vec::new())));
+        return Ok(html(StatusCode::OK, &rotate_page(&visit, &key, reports, "24h", Vec::new())));
     };
     let request =
         RotateRequest { overlap, expires: None, prefix: None, former: FormerSecret::Keep };
@@ -349,7 +399,7 @@ pub(super) async fn rotate(
         Ok(changed) => shown_once(&visit, changed).await,
         Err(error) => match faults_of(visit.w, &error) {
             Some(faults) => {
-                let page = rotate_page(&visit, &key, chosen, faults);
+                let page = rotate_page(&visit, &key, reports, chosen, faults);
                 Ok(html(StatusCode::UNPROCESSABLE_ENTITY, &page))
             }
             None => Err(visit.failed(&error)),

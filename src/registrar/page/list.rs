@@ -3,6 +3,7 @@
 use axum::http::StatusCode;
 use axum::response::Response;
 
+use super::key::UseReports;
 use super::view::{FilterTab, ListPage};
 use super::visit::{Section, Visit};
 use super::words::Words;
@@ -149,6 +150,12 @@ pub(super) async fn list(visit: Visit) -> Result<Response, Response> {
         }
         row
     });
+    let any_use = page.keys.iter().any(|key| key.last_use.is_some());
+    let no_use = match page.keys.first() {
+        // One query more, where it may be that nobody reports.
+        Some(key) if !any_use => UseReports::of(&visit, key.entry.id).await?.no_use(w),
+        _ => w.never.to_string(),
+    };
     let several = visit.app.settings.audiences.len() > 1;
     let screen = ListPage {
         w,
@@ -160,6 +167,7 @@ pub(super) async fn list(visit: Visit) -> Result<Response, Response> {
         filter: filter.name().to_owned(),
         audience: if several { visit.audience.name.to_string() } else { String::new() },
         filters: tabs.collect(),
+        no_use,
         rows: rows.collect(),
         first: (!cursor.is_empty()).then(|| address(filter.name(), "")),
         next: page.next.map(|next| address(filter.name(), next.as_str())),

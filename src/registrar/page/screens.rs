@@ -161,6 +161,7 @@ fn list(w: &Words) -> ListPage<'_> {
             tab(&w.disabled, false),
             tab(&w.revoked_filter, false),
         ],
+        no_use: w.never.to_string(),
         rows: rows(w),
         first: None,
         next: Some("list.html?cursor=x".into()),

@@ -121,8 +121,10 @@ fn a_key_is_made_shown_once_found_by_its_name_and_revoked() {
             assert!(key.body.contains(text), "{text}: {}", key.body);
         }
         assert!(!key.body.contains(&secret));
-        let hidden = kim.hidden(&format!("{path}/revoke")).await;
-        let to = goes_to(&kim.post(&format!("{path}/revoke"), &hidden).await);
+        let ask = format!("{path}/revoke");
+        let hidden = kim.hidden(&ask).await;
+        let named = format!("{hidden}&confirm=K%C3%A4se+%3Cb%3E");
+        let to = goes_to(&kim.post(&ask, &named).await);
         let revoked = kim.get(&to).await;
         assert!(revoked.body.contains("The key is revoked"), "{}", revoked.body);
         assert!(!revoked.body.contains("Revoke key"), "revoked is final");

@@ -144,6 +144,8 @@ pub struct ListPage<'w> {
     /// For the search form, where there are several.
     pub audience: String,
     pub filters: Vec<FilterTab>,
+    /// What stands in the place of a last use.
+    pub no_use: String,
     pub rows: Vec<ListRow>,
     pub first: Option<String>,
     pub next: Option<String>,
@@ -272,6 +274,8 @@ pub struct KeyView {
     pub expires: Option<Moment>,
     pub changed: Option<Moment>,
     pub last_used: Option<Moment>,
+    /// What stands there where no use is known.
+    pub no_use: String,
     pub last_network: String,
     pub limits: Vec<String>,
     pub owner: String,
@@ -348,8 +352,9 @@ pub struct RevokeView {
     pub back: String,
     pub in_org: String,
     pub last_used: Option<Moment>,
-    /// It was used within 24 h: the name has to be typed.
-    pub types_name: bool,
+    pub no_use: String,
+    /// Why the name has to be typed, where it has to be.
+    pub types_name: Option<String>,
     /// Id of that field.
     pub field: &'static str,
     pub fault: Option<String>,
@@ -387,6 +392,7 @@ pub struct RotatePage<'w> {
     pub in_org: String,
     pub overlaps: Vec<Choice>,
     pub last_used: Option<Moment>,
+    pub no_use: String,
     pub faults: Vec<FormFault>,
     pub faults_title: String,
 }

@@ -124,7 +124,7 @@ words! {
     history = "History";
     in_force = "In force on {count} of {all} sidecars";
     in_force_after = "In force on {count} of {all} sidecars after {ms} ms";
-    in_force_none = "Kept. No sidecar has reported yet";
+    in_force_none = "Published. No sidecar reports to this service, so nobody knows where it is in force";
     in_force_unpublished = "Kept, and not published yet";
     installation = "Installation";
     instance = "Sidecar";
@@ -170,11 +170,12 @@ words! {
     no_permissions = "None";
     no_such_key = "There is no such key here, or it belongs to another organization.";
     no_such_page = "There is no page at this address.";
-    no_usage = "No use has been reported yet.";
+    no_usage = "No use has been reported yet. Until a sidecar reports to this service, nobody knows whether keys are used. Whoever runs the service switches that on.";
     not_done_title = "Not done";
     read_only_title = "Nothing can be changed now";
     signed_out_title = "You are signed out";
     signed_out_text = "Your session has ended. Sign in again; what you had typed was not sent.";
+    not_reported = "Not reported";
     not_found_title = "Not found";
     not_yet_valid = "Not yet valid";
     note = "Note";
@@ -230,7 +231,8 @@ words! {
     revoke_key = "Revoke key";
     revoke_title = "Revoke {name}?";
     revoke_type_name = "It was used within the last 24 hours. Type its name to confirm:";
-    revoke_unused = "It has not been used in the last 24 hours.";
+    revoke_type_name_unknown = "Nobody knows whether it is in use: no sidecar reports the use of keys now. Type its name to confirm:";
+    revoke_unused = "Sidecars report the use of keys, and none has seen it in the last 24 hours.";
     revoked = "Revoked";
     revoked_filter = "Revoked";
     revoked_notice = "The key is revoked";
@@ -253,7 +255,7 @@ words! {
     sessions_lead = "Where you are signed in.";
     sessions_title = "Sessions";
     sidecars = "Sidecars";
-    sidecars_empty = "No sidecar has reported yet. It appears here when it first asks for its table.";
+    sidecars_empty = "No sidecar has reported yet. One that fetches its table appears here when it first asks; one that reads files, once [[status.pull]] in admin.toml names it.";
     sidecar_current = "Up to date";
     sidecar_late = "Behind by {count}";
     sidecar_silent = "Silent";

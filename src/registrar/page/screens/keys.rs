@@ -105,6 +105,7 @@ pub(super) fn screens(w: &Words) -> Vec<Screen> {
                 choice("30d", &w.days_30, ""),
             ],
             last_used: Some(moment(&fill(&w.ago_hours, &[("count", "4")]))),
+            no_use: w.never.to_string(),
             faults: Vec::new(),
             faults_title: String::new(),
         }
@@ -114,6 +115,12 @@ pub(super) fn screens(w: &Words) -> Vec<Screen> {
         "revoke",
         RevokePage { w, shell: shell(w, &w.revoke_key, "list"), revoke: revoke(w) }.render(),
     ));
+    pages.push(screen("revoke-unknown", {
+        let mut page = RevokePage { w, shell: shell(w, &w.revoke_key, "list"), revoke: revoke(w) };
+        (page.revoke.last_used, page.revoke.no_use) = (None, w.not_reported.to_string());
+        page.revoke.types_name = Some(w.revoke_type_name_unknown.to_string());
+        page.render()
+    }));
     pages
 }
 
@@ -144,7 +151,8 @@ fn revoke(w: &Words) -> RevokeView {
         back: "key.html".into(),
         in_org: "acme".into(),
         last_used: Some(moment(&fill(&w.ago_minutes, &[("count", "3")]))),
-        types_name: true,
+        no_use: w.never.to_string(),
+        types_name: Some(w.revoke_type_name.to_string()),
         field: "confirm",
         fault: None,
     }
@@ -186,6 +194,7 @@ fn key(w: &Words) -> KeyPage<'_> {
             expires: Some(moment(&fill(&w.in_days, &[("count", "49")]))),
             changed: Some(moment(&w.ago_now)),
             last_used: Some(moment(&fill(&w.ago_minutes, &[("count", "3")]))),
+            no_use: w.never.to_string(),
             last_network: "203.0.113.0/24".into(),
             limits: vec!["600/min".into()],
             owner: "kim@example.com".into(),

@@ -144,8 +144,16 @@ fn what_stands_out_is_on_list_and_key() {
         let (quiet, _) = desk.key(&["read"]).await;
         let id = made.key.entry.id;
         let path = format!("/keys/{id}");
-        let hidden = kim.hidden(&format!("{path}/revoke")).await;
-        goes_to(&kim.post(&format!("{path}/revoke"), &hidden).await);
+        let ask = format!("{path}/revoke");
+        // Nobody has reported: whether the key is in use is not known.
+        let asked = kim.get(&ask).await.body;
+        assert!(asked.contains("Nobody knows whether it is in use"), "{asked}");
+        assert!(asked.contains("Last used: Not reported"), "{asked}");
+        assert!(kim.get("/keys").await.body.contains("Not reported"));
+        let hidden = kim.hidden(&ask).await;
+        assert_eq!(kim.post(&ask, &hidden).await.status, StatusCode::UNPROCESSABLE_ENTITY);
+        let name = row(&desk, id).await.entry.name;
+        goes_to(&kim.post(&ask, &format!("{hidden}&confirm={name}")).await);
         let report = Report {
             instance: "a",
             boot: "1",
@@ -156,6 +164,11 @@ fn what_stands_out_is_on_list_and_key() {
         };
         desk.store.take_usage(batch(report)).await.unwrap();
         assert!(row(&desk, id).await.entry.status.is_final());
+        // From now on silence means something, for as long as reports come.
+        let ask = format!("/keys/{}/revoke", quiet.key.entry.id);
+        let asked = kim.get(&ask).await.body;
+        assert!(asked.contains("none has seen it in the last 24 hours"), "{asked}");
+        assert!(asked.contains("Last used: Never") && !asked.contains("Not reported"), "{asked}");
         let found = kim.get("/findings").await;
         assert!(found.body.contains("Used after its end") && found.body.contains(&path));
         let list = kim.get("/keys?filter=all").await;

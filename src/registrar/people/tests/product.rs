@@ -468,7 +468,7 @@ fn the_page_is_on_a_path_of_the_product() {
         let list = look("/keys?q=CRM").await.body;
         let id = list.split("/keys/").find(|part| part.starts_with("key_")).unwrap();
         let id = id.split(['"', '?']).next().unwrap();
-        let end = format!("form={}&in_org=acme&once=12345678", hidden("form"));
+        let end = format!("form={}&in_org=acme&once=12345678&confirm=CRM", hidden("form"));
         let told = send(&format!("/keys/{id}/revoke"), &end, "same-origin").await;
         assert_eq!(told.status, StatusCode::SEE_OTHER, "{told:?}");
         assert!(told.fields["location"].to_str().unwrap().starts_with(MOUNT), "{told:?}");
