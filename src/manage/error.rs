@@ -487,7 +487,10 @@ fn read_hint(path: &Path, source: &io::Error) -> &'static str {
             "\nhint: put it back from a backup, or `keygatectl signer new` makes a signer; over what \
              is published it signs only once sidecars trust it: docs/recipes.md, \"Rotate the signer\""
         }
-        Some("toml" | "jsonl") => "\nhint: `keygatectl keys init` starts a registry",
+        Some("toml" | "jsonl") => {
+            "\nhint: `keygatectl keys init` starts a registry, and -r FILE names one that is elsewhere. \
+             Where a management service has the keys now, look at its page, or ask it with --server URL"
+        }
         _ => "",
     }
 }

@@ -99,7 +99,7 @@ pub enum Refusal {
     #[error("bytes that must be zero are not: {what}")]
     Padding { what: &'static str },
     #[error(
-        "serial {serial} is below {floor}, which was already accepted\n\
+        "serial {serial} is below {floor}, the lowest that is accepted here\n\
          hint: publish again, the registry gives the next serial; a restored registry needs \
          `--serial` above {floor}"
     )]

@@ -42,7 +42,7 @@ pub struct Verify {
     /// Table in force before FILE; a patch must apply to it
     #[arg(long, visible_alias = "base", value_name = "TABLE")]
     pub after: Option<PathBuf>,
-    /// Refuse a serial below this
+    /// Lowest serial to accept
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub min_serial: u64,
     /// Refuse a larger file

@@ -36,14 +36,19 @@ pub(super) fn signer(section: &ConfigSection<'_>) -> Option<SignerSource> {
             let hint = "the program that signs, and its arguments; or signer = \"unix:/run/…\"";
             section.missing("signer_command", hint);
         }
-        let path = section.file("signer")?;
+        let path = section.path("signer")?;
         if let Err(e) = Signer::load(&path) {
             let text = e.to_string();
             let why = text.lines().next().unwrap_or_default().to_owned();
-            let problem = ConfigProblem::new(why);
-            section.fault("signer", problem.hint("`keygatectl signer new` makes one"));
+            let problem = ConfigProblem::new(why).hint(
+                "put the key back, or say where it is now: a path, or \"unix:PATH\" of a signer of its \
+                 own that has it (docs/signer.md). Where nothing is published yet, `keygatectl signer \
+                 new` makes one; no sidecar that runs trusts a new key",
+            );
+            section.fault("signer", problem);
+            return None;
         }
-        return Some(SignerSource::File(path));
+        return section.file("signer").map(SignerSource::File);
     }
     if section.has("signer") {
         let problem = ConfigProblem::new("stands beside signer_command");

@@ -284,6 +284,16 @@ fn ways_to_come_are_whole() {
     }
 }
 
+/// A key that has moved: a new one in its place would sign what no sidecar trusts.
+#[test]
+fn a_signer_that_has_moved_is_looked_for() {
+    let directory = directory();
+    let text = FULL.replacen("label = ", "signer = \"moved.pem\"\nlabel = ", 1);
+    let told = load(directory.path(), &text).unwrap_err().to_string();
+    assert_eq!(told.matches("audiences[0].signer").count(), 1, "{told}");
+    assert!(told.contains("put the key back, or say where it is now"), "{told}");
+}
+
 /// docs/management.md has every key, and none that nobody reads.
 #[test]
 fn every_key_is_on_the_page() {
