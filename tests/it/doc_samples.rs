@@ -296,13 +296,52 @@ fn every_command_of_a_block_is_taken() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What systemd starts and reloads the programs with is a command whole, too.
+#[test]
+fn every_command_of_a_unit_is_taken() {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+    let programs = programs();
+    let mut seen = Vec::new();
+    for entry in fs::read_dir(deploy).unwrap() {
+        let unit = entry.unwrap().path();
+        if unit.extension().is_none_or(|extension| extension != "service") {
+            continue;
+        }
+        for line in fs::read_to_string(&unit).unwrap().lines() {
+            let Some((key, command)) = line.split_once('=') else { continue };
+            let words = words(command);
+            let name = words.first().and_then(|program| Path::new(program).file_name());
+            let program = programs.iter().find(|(program, _)| name == Some(program.as_ref()));
+            let (true, Some((_, definition))) = (key.starts_with("Exec"), program) else {
+                continue;
+            };
+            // Programs without the service do not know its commands.
+            if words[1] != "admin" || cfg!(feature = "admin") {
+                let taken = definition.clone().try_get_matches_from(&words);
+                taken.unwrap_or_else(|e| panic!("{}: {line}\n{e}", unit.display()));
+            }
+            seen.push(words[1..3].join(" "));
+        }
+    }
+    seen.sort();
+    assert_eq!(seen, ["admin serve", "check --config-only", "serve --config", "signer serve"]);
+}
+
 /// In prose, and in the notes of samples, a command may leave things open, but names nothing that
 /// is not there.
 #[test]
 fn every_command_in_prose_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut texts = pages();
-    for sample in ["config/keygate.toml", "deploy/kubernetes.yaml", "deploy/keygate.service"] {
+    let samples = [
+        "config/keygate.toml",
+        "config/signer.toml",
+        "deploy/kubernetes.yaml",
+        "deploy/keygate.service",
+        "deploy/keygate-admin.service",
+        "deploy/keygate-signer.service",
+    ];
+    for sample in samples {
         texts.push((sample.into(), fs::read_to_string(root.join(sample)).unwrap()));
     }
     let programs = programs();

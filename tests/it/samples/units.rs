@@ -10,8 +10,7 @@ use crate::support::process::run;
 
 #[test]
 fn the_unit_is_valid_and_hardened() {
-    // Of the service; a signer's is another matter.
-    for file in of_kind(Kind::Unit).into_iter().filter(|file| !is_the_signers(file)) {
+    for file in of_kind(Kind::Unit).into_iter().filter(|file| !is_of_keygatectl(file)) {
         let text = fs::read_to_string(&file).unwrap();
         let value = |key: &str| {
             let found: Vec<_> =
@@ -59,53 +58,68 @@ fn the_unit_is_valid_and_hardened() {
         if let Ok(verify) = verify {
             let said = String::from_utf8_lossy(&verify.stderr).into_owned();
             assert!(verify.status.success() && said.is_empty(), "{said}");
-            let security = Command::new("systemd-analyze")
-                .args(["security", "--offline=yes", "--threshold=20", "--no-pager"])
-                .arg(&copy)
-                .output()
-                .unwrap();
-            assert!(
-                security.status.success(),
-                "exposure above 2.0:\n{}",
-                String::from_utf8_lossy(&security.stdout)
-            );
+            refuse_exposed(&copy);
         }
     }
 }
 
-fn is_the_signers(unit: &Path) -> bool {
-    unit.ends_with("keygate-signer.service")
+/// Of the programs that work beside the sidecar, each as a user of its own.
+fn is_of_keygatectl(unit: &Path) -> bool {
+    unit.ends_with("keygate-admin.service") || unit.ends_with("keygate-signer.service")
 }
 
-/// A user of its own, whose files nobody else reads, and no network.
+/// What is common to them, and what each has of its own: the signer no network, the service its sockets.
 #[test]
-fn the_signers_unit_is_valid_and_hardened() {
-    let unit = of_kind(Kind::Unit).into_iter().find(|file| is_the_signers(file)).unwrap();
-    let text = fs::read_to_string(&unit).unwrap();
-    for line in [
-        "User=keygate-signer",
-        "StateDirectoryMode=0700",
+fn units_of_service_and_signer_are_valid_and_hardened() {
+    let common = [
         "CapabilityBoundingSet=",
-        "NoNewPrivileges=yes",
-        "PrivateNetwork=yes",
-        "ProtectSystem=strict",
         "LimitCORE=0",
-    ] {
-        assert!(text.lines().any(|found| found == line), "no {line}");
-    }
-    let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
-    let words: Vec<_> = start.split_whitespace().collect();
-    run(Command::new(env!("CARGO_BIN_EXE_keygatectl")).args(&words[1..3]).arg("--help"));
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+        "RuntimeDirectoryMode=0750",
+        "StateDirectoryMode=0700",
+        "UMask=0077",
+    ];
+    let units = [
+        (
+            "keygate-admin.service",
+            &["User=keygate", "Group=keygate", "RuntimeDirectory=keygate-admin"][..],
+        ),
+        ("keygate-signer.service", &["User=keygate-signer", "Group=keygate", "PrivateNetwork=yes"]),
+    ];
+    let files: Vec<_> = of_kind(Kind::Unit).into_iter().filter(|u| is_of_keygatectl(u)).collect();
+    assert_eq!(files.len(), units.len());
     let folder = tempfile::tempdir().unwrap();
-    let copy = folder.path().join("keygate-signer.service");
-    fs::write(&copy, text.replace(words[0], env!("CARGO_BIN_EXE_keygatectl"))).unwrap();
-    match Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy).output() {
-        Err(error) => eprintln!("SKIPPED: systemd-analyze: {error}"),
-        Ok(verify) => {
-            let said = String::from_utf8_lossy(&verify.stderr).into_owned();
-            assert!(verify.status.success() && said.is_empty(), "{said}");
+    for (name, own) in units {
+        let unit = files.iter().find(|file| file.ends_with(name)).unwrap();
+        let text = fs::read_to_string(unit).unwrap();
+        for line in common.iter().chain(own) {
+            assert!(text.lines().any(|found| found == *line), "{name}: no {line}");
+        }
+        let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+        let program = start.split_whitespace().next().unwrap();
+        let copy = folder.path().join(name);
+        fs::write(&copy, text.replace(program, env!("CARGO_BIN_EXE_keygatectl"))).unwrap();
+        match Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy).output() {
+            Err(error) => eprintln!("SKIPPED: systemd-analyze: {error}"),
+            Ok(verify) => {
+                let said = String::from_utf8_lossy(&verify.stderr).into_owned();
+                assert!(verify.status.success() && said.is_empty(), "{name}: {said}");
+                refuse_exposed(&copy);
+            }
         }
     }
+}
+
+/// By systemd's own count.
+fn refuse_exposed(unit: &Path) {
+    let security = Command::new("systemd-analyze")
+        .args(["security", "--offline=yes", "--threshold=20", "--no-pager"])
+        .arg(unit)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&security.stdout);
+    assert!(security.status.success(), "exposure above 2.0:\n{said}");
 }
 
 /// `None`: this machine has no systemd.
