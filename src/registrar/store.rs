@@ -232,8 +232,16 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Everything up to `serial` is published. Never goes back.
     async fn set_published(&self, audience: &AudienceName, serial: u64) -> Result<(), StoreError>;
 
-    /// Notes that a table of this serial is about to be signed.
+    /// Notes that a table or patch of this serial is about to be signed.
     async fn note_signing(&self, audience: &AudienceName, serial: u64) -> Result<(), StoreError>;
+
+    /// Takes that back: it was refused. `before`: what was noted until then.
+    async fn withdraw_signing(
+        &self,
+        audience: &AudienceName,
+        serial: u64,
+        before: u64,
+    ) -> Result<(), StoreError>;
 
     /// The highest serial that was noted so, or 0.
     async fn noted_signing(&self, audience: &AudienceName) -> Result<u64, StoreError>;

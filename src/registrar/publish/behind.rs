@@ -17,6 +17,8 @@ pub enum EvidenceSource {
     HighWater,
     /// A published file.
     Target(Box<str>),
+    /// What it refuses to sign, because it has signed as much or more.
+    Signer,
     /// What a sidecar says that it has.
     Sidecar {
         fleet: Box<str>,
@@ -51,6 +53,7 @@ impl std::fmt::Display for EvidenceSource {
         match self {
             Self::HighWater => f.write_str(super::high_water::FILE),
             Self::Target(path) => f.write_str(path),
+            Self::Signer => f.write_str("its signer"),
             Self::Sidecar { fleet, instance } => write!(f, "sidecar {instance} of fleet {fleet}"),
         }
     }
@@ -61,7 +64,8 @@ impl std::fmt::Display for Behind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Serial { has, evidence: Evidence { serial, source } } => {
-                write!(f, "the database is at serial {has}, and {source} at {serial}")
+                let at = if *source == EvidenceSource::Signer { "at least at" } else { "at" };
+                write!(f, "the database is at serial {has}, and {source} {at} {serial}")
             }
             Self::Audit { has, noted } if has < noted => write!(
                 f,
@@ -105,6 +109,9 @@ mod tests {
         let found = Behind::Serial { has: 7, evidence };
         let said = "the database is at serial 7, and high-water.json at 9";
         assert_eq!(found.to_string(), said);
+        let evidence = Evidence { serial: 8, source: EvidenceSource::Signer };
+        let said = "the database is at serial 7, and its signer at least at 8";
+        assert_eq!(Behind::Serial { has: 7, evidence }.to_string(), said);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod compare;
 mod current;
+mod heed;
 mod marking;
 mod tables;
 mod waiting;
@@ -29,7 +30,6 @@ use crate::clock::Clock;
 use crate::core::Digest;
 use crate::manage::error::Error;
 use crate::manage::registry::settings::RawSettings;
-use crate::manage::signer::signs::SigningReason;
 use crate::registrar::config::{AudienceConfig, PublishTarget};
 use crate::registrar::store::sql::crash::point;
 use crate::registrar::store::{
@@ -84,6 +84,8 @@ pub(super) struct Outbox {
     ask_others_ns: u64,
     /// Tables in a row that changes have overtaken while they were signed.
     overtaken: u32,
+    /// What was last given to the signer.
+    tried: u64,
     /// No table is built before this moment, in milliseconds since 1970-01-01T00:00:00Z.
     fold_not_before_ms: u64,
     /// The audit log has not the line that was noted.
@@ -124,6 +126,7 @@ impl Outbox {
             holder: tables::holder(),
             ask_others_ns: 0,
             overtaken: 0,
+            tried: 0,
             fold_not_before_ms: 0,
             audit: None,
         }
@@ -355,31 +358,6 @@ impl Outbox {
         Ok(())
     }
 
-    /// What a signer that judges has refused may pass another way.
-    async fn heed(
-        &mut self,
-        fault: &PublishFault,
-        terms: &IssueTerms,
-        settings: &RawSettings,
-    ) -> Result<(), PublishFault> {
-        match fault.refusal().map(|refusal| refusal.reason) {
-            // It knows no table of ours, or not this one any more: a new one is made for it.
-            Some(SigningReason::Base) => {
-                if let Some(current) = &mut self.current {
-                    current.settings.clear();
-                }
-                self.fold_if_due(terms, settings).await
-            }
-            // What was signed with this serial got lost before it was kept.
-            Some(SigningReason::OtherContent) => {
-                self.store.claim_serials(&self.name, 1).await?;
-                Ok(())
-            }
-            Some(SigningReason::Serial) => Ok(self.heed_serial().await?),
-            _ => Ok(()),
-        }
-    }
-
     /// A patch with everything that differs from the table `base`, signed and kept. `None`: there is
     /// no change that the newest one does not have.
     async fn make_patch(
@@ -394,7 +372,9 @@ impl Outbox {
             return Ok(None);
         }
         let now_ms = self.clock.now().unix_ms;
-        let made = changes.patch(base, &parsed(settings)?, terms, now_ms)?;
+        let noted = self.note_signing(terms, changes.serial).await?;
+        let made = changes.patch(base, &parsed(settings)?, terms, now_ms);
+        let made = self.withdraw_refused(noted, made).await?;
         let (serial, keys) = (changes.serial, changes.len());
         self.changes = Some(changes);
         point("after sign");

@@ -88,15 +88,18 @@ impl Outbox {
     /// asks again.
     pub(super) fn remember_proof(&self, found: Option<&Behind>) {
         let Some(Behind::Serial { evidence, .. }) = found else { return };
-        if !matches!(evidence.source, EvidenceSource::Sidecar { .. }) {
-            return;
+        if matches!(evidence.source, EvidenceSource::Sidecar { .. }) {
+            self.remember_evidence(evidence);
         }
+    }
+
+    pub(super) fn remember_evidence(&self, evidence: &Evidence) {
         let mut file = self.high_water.lock().unwrap_or_else(PoisonError::into_inner);
         let mark = HighMark { serial: evidence.serial, ..file.mark(self.name.as_str()) };
         if file.raise(self.name.as_str(), mark, AuditHead::default())
             && let Err(error) = file.write()
         {
-            tracing::error!(audience = %self.name, %error, "what a sidecar has was not noted");
+            tracing::error!(audience = %self.name, %error, "that the database is behind was not noted");
         }
     }
 
@@ -105,13 +108,19 @@ impl Outbox {
         if known == found {
             return;
         }
-        match &found {
-            Some(behind) => {
-                tracing::error!(audience = %self.name, %behind, "the database is behind what was published: it takes no changes until `keygatectl admin recover`");
+        match found {
+            Some(behind) => self.tell_behind(behind),
+            None => {
+                tracing::info!(audience = %self.name, "the database has caught up");
+                self.store.refuse_changes(&self.name, None);
+                self.tell(|state| state.behind = None);
             }
-            None => tracing::info!(audience = %self.name, "the database has caught up"),
         }
-        self.store.refuse_changes(&self.name, found.as_ref().map(|b| b.to_string().into()));
-        self.tell(|state| state.behind = found);
+    }
+
+    pub(super) fn tell_behind(&self, behind: Behind) {
+        tracing::error!(audience = %self.name, %behind, "the database is behind what was published: it takes no changes until `keygatectl admin recover`");
+        self.store.refuse_changes(&self.name, Some(behind.to_string().into()));
+        self.tell(|state| state.behind = Some(behind));
     }
 }

@@ -132,19 +132,6 @@ impl Outbox {
         Ok(())
     }
 
-    /// A signer of its own has signed something newer than the database has. Where this database says
-    /// that a table was about to be signed, and it was not kept, serials go on above it. Without such a
-    /// word the database is an older one: then nothing is published until somebody has looked.
-    pub(super) async fn heed_serial(&self) -> Result<(), StoreError> {
-        let noted = self.store.noted_signing(&self.name).await?;
-        let newest = self.store.publication(&self.name).await?.serial;
-        if noted > newest {
-            // One more: a patch of the table's own serial would be another content.
-            self.store.claim_serials(&self.name, noted - newest + 1).await?;
-        }
-        Ok(())
-    }
-
     /// Publishes a table, and with it the patch over it: changes made while it was built are in the
     /// latter. The table's serial is above all that was published for the former one, and stays so: the
     /// store takes it in one transaction, and no patch over the former table afterwards. While others
@@ -167,8 +154,9 @@ impl Outbox {
         let meanwhile = newest.saturating_sub(includes) << self.overtaken.min(16);
         let serial = newest + meanwhile + 64 * u64::from(self.overtaken) + 1;
         let now_ms = self.clock.now().unix_ms;
-        self.store.note_signing(&self.name, serial).await?;
-        let sealed = terms.seal(folded, serial, before.as_ref(), now_ms)?;
+        let noted = self.note_signing(&terms, serial).await?;
+        let sealed = terms.seal(folded, serial, before.as_ref(), now_ms);
+        let sealed = self.withdraw_refused(noted, sealed).await?;
         point("after claim");
         let file = PublishedFile::of(sealed.bytes.clone())?;
         let head = self.head(ArtefactKind::Table, serial, serial, &sealed.bytes);

@@ -228,6 +228,16 @@ impl Store for SqlStore {
         self.write(move |store| publish::note_signing(store, &audience, serial)).await
     }
 
+    async fn withdraw_signing(
+        &self,
+        audience: &AudienceName,
+        serial: u64,
+        before: u64,
+    ) -> Result<(), StoreError> {
+        let audience = audience.clone();
+        self.write(move |store| publish::withdraw_signing(store, &audience, serial, before)).await
+    }
+
     async fn noted_signing(&self, audience: &AudienceName) -> Result<u64, StoreError> {
         let audience = audience.clone();
         self.read(move |store| publish::noted_signing(&store.connection, &audience)).await

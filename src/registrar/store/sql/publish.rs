@@ -257,7 +257,7 @@ pub(super) fn set_published(
     Ok(Work::Keep(()))
 }
 
-/// The row with the serial of the last table that was about to be signed.
+/// The row with the serial of the last table or patch that was about to be signed.
 fn about_to_sign(audience: &AudienceName) -> String {
     format!("signing {audience}")
 }
@@ -271,6 +271,20 @@ pub(super) fn note_signing(
     store.connection.execute(
         "INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2",
         (about_to_sign(audience), serial.to_string()),
+    )?;
+    Ok(Work::Keep(()))
+}
+
+pub(super) fn withdraw_signing(
+    store: &StoreConnection,
+    audience: &AudienceName,
+    serial: u64,
+    before: u64,
+) -> Result<Work<()>, StoreError> {
+    // Another instance may have noted a later one.
+    store.connection.execute(
+        "UPDATE meta SET value = ?3 WHERE name = ?1 AND value = ?2",
+        (about_to_sign(audience), serial.to_string(), before.to_string()),
     )?;
     Ok(Work::Keep(()))
 }

@@ -259,6 +259,10 @@ pub(crate) async fn what_was_about_to_be_signed_is_kept(store: Arc<dyn Store>) {
         store.note_signing(&audience(), serial).await.unwrap();
         assert_eq!(store.noted_signing(&audience()).await.unwrap(), highest);
     }
+    for (refused, before, noted) in [(7, 5, 9), (9, 7, 7), (7, 0, 0)] {
+        store.withdraw_signing(&audience(), refused, before).await.unwrap();
+        assert_eq!(store.noted_signing(&audience()).await.unwrap(), noted);
+    }
 }
 
 pub(crate) async fn a_lease_has_one_holder(store: Arc<dyn Store>) {

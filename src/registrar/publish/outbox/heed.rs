@@ -1,0 +1,117 @@
+//! A signer that judges: what it is about to be given is noted, and what it refuses may pass another way,
+//! or shows that the database is an older one.
+
+use std::time::Duration;
+
+use super::super::behind::{Behind, Evidence, EvidenceSource, newer};
+use super::super::fault::PublishFault;
+use super::super::make::IssueTerms;
+use super::Outbox;
+use crate::manage::registry::settings::RawSettings;
+use crate::manage::signer::signs::SigningReason;
+use crate::manage::signing::source::SignerSource;
+use crate::registrar::store::{Publication, StoreError};
+
+/// How often, and how long apart, somebody looks for what another instance has signed and is about to keep.
+const KEEP_LOOKS: u32 = 30;
+const KEEP_LOOK: Duration = Duration::from_millis(100);
+
+// === impl Outbox ===
+
+impl Outbox {
+    /// Notes that something of this serial is about to be signed, where the signer remembers it: if it is
+    /// not kept, the database knows why the signer is ahead. What was noted before.
+    pub(super) async fn note_signing(
+        &mut self,
+        terms: &IssueTerms,
+        serial: u64,
+    ) -> Result<u64, StoreError> {
+        self.tried = serial;
+        if !matches!(terms.signer, SignerSource::Socket { .. }) {
+            return Ok(0);
+        }
+        let before = self.store.noted_signing(&self.name).await?;
+        self.store.note_signing(&self.name, serial).await?;
+        Ok(before)
+    }
+
+    /// What was refused was not signed.
+    pub(super) async fn withdraw_refused<T, E: Into<PublishFault>>(
+        &self,
+        before: u64,
+        made: Result<T, E>,
+    ) -> Result<T, PublishFault> {
+        let fault = match made {
+            Ok(made) => return Ok(made),
+            Err(fault) => fault.into(),
+        };
+        if fault.refusal().is_some() {
+            self.store.withdraw_signing(&self.name, self.tried, before).await?;
+        }
+        Err(fault)
+    }
+
+    /// What a signer that judges has refused may pass another way.
+    pub(super) async fn heed(
+        &mut self,
+        fault: &PublishFault,
+        terms: &IssueTerms,
+        settings: &RawSettings,
+    ) -> Result<(), PublishFault> {
+        match fault.refusal().map(|refusal| refusal.reason) {
+            // It knows no table of ours, or not this one any more: a new one is made for it.
+            Some(SigningReason::Base) => {
+                if let Some(current) = &mut self.current {
+                    current.settings.clear();
+                }
+                self.fold_if_due(terms, settings).await
+            }
+            Some(SigningReason::Serial | SigningReason::OtherContent) => {
+                Ok(self.heed_serial().await?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A signer that judges has refused a serial, because it has signed that one or a later one. Where
+    /// the database says that something was about to be signed and it was not kept, or another instance
+    /// has kept it, serials go on above it. Otherwise the database is an older one: it knows nothing of
+    /// what was signed, and nobody may change it before it does.
+    async fn heed_serial(&self) -> Result<(), StoreError> {
+        let tried = self.tried;
+        let noted = self.store.noted_signing(&self.name).await?;
+        if noted >= tried {
+            let newest = self.store.publication(&self.name).await?.serial;
+            if noted >= newest {
+                // One more: a patch of a table's own serial would be another content.
+                self.store.claim_serials(&self.name, noted - newest + 1).await?;
+            }
+            return Ok(());
+        }
+        if self.others_keep(tried).await? {
+            return Ok(());
+        }
+        let evidence = Evidence { serial: tried + 1, source: EvidenceSource::Signer };
+        self.remember_evidence(&evidence);
+        let publication = self.store.publication(&self.name).await?;
+        if let Some(evidence) = newer(&publication, &[evidence]) {
+            self.tell_behind(Behind::Serial { has: publication.serial, evidence });
+        }
+        Ok(())
+    }
+
+    /// Whether another instance, which signs as well, keeps a table or patch of this serial or above.
+    async fn others_keep(&self, serial: u64) -> Result<bool, StoreError> {
+        for _ in 0..KEEP_LOOKS {
+            let Publication { table, patch, .. } = self.store.publication(&self.name).await?;
+            if table.iter().chain(&patch).any(|kept| kept.serial >= serial) {
+                return Ok(true);
+            }
+            if !self.store.is_shared() {
+                break;
+            }
+            tokio::time::sleep(KEEP_LOOK).await;
+        }
+        Ok(false)
+    }
+}
