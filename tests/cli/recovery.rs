@@ -128,3 +128,93 @@ fn a_recovery_without_the_published_files_is_refused() {
     room.ok(&["admin", "revoke", &kept.id]);
     assert_eq!(status(&room, &leaked), Some(KeyStatus::Revoked));
 }
+
+/// A key of the audience `other`, beside those of `shop`: both in a database that was restored from a copy
+/// of before `shop`'s and `other`'s last revocations, while sidecars have what was published since.
+fn restored_with_two_audiences() -> (Room, [String; 2]) {
+    let (room, [leaked, ..]) = published();
+    for name in ["other", "elsewhere"] {
+        let registry = format!("{name}.toml");
+        room.ok(&["-r", &registry, "keys", "init", "--audience", name]);
+        let made = ["-r", &registry, "keys", "create", "--org", "acme", "--name", "leaked"];
+        room.ok(&made);
+    }
+    let build = ["-r", "elsewhere.toml", "table", "build", "--signer", "signer.pem"];
+    room.ok(&[&build[..], &["--out", "elsewhere.kgt"]].concat());
+    let other = ADMIN.split_once("[[audiences]]").unwrap().1;
+    let other = other.replace("\"shop\"", "\"other\"").replace("\"out\"", "\"out2\"");
+    room.write("admin.toml", format!("{ADMIN}\n[[audiences]]{other}"));
+    fs::create_dir(room.path("out2")).unwrap();
+    room.ok(&["-r", "other.jsonl", "keys", "init", "--copy", "other.toml"]);
+    room.ok(&["admin", "import", "other.jsonl", "--audience", "other"]);
+    let keys = room.json(&["-r", "other.toml", "keys", "list"]);
+    let keys = [leaked.id, keys[0]["id"].as_str().unwrap().to_owned()];
+    room.ok(&["admin", "backup", "keys-1.db"]);
+    for (id, audience) in keys.iter().zip(["shop", "other"]) {
+        room.ok(&["admin", "revoke", id, "--audience", audience]);
+    }
+    for suffix in ["-wal", "-shm"] {
+        fs::remove_file(room.path(&format!("state/registrar.db{suffix}"))).ok();
+    }
+    fs::rename(room.path("keys-1.db"), room.path("state/registrar.db")).unwrap();
+    for (out, sidecar) in [("out", "shop"), ("out2", "other")] {
+        fs::rename(room.path(out), room.path(sidecar)).unwrap();
+        fs::create_dir(room.path(out)).unwrap();
+    }
+    (room, keys)
+}
+
+/// Status of a key in the database.
+fn kept_status(room: &Room, audience: &str, id: &str) -> String {
+    let out = format!("{audience}-export.jsonl");
+    room.ok(&["admin", "export", "--audience", audience, "--out", &out]);
+    let key = room.json(&["-r", &out, "keys", "show", id]);
+    fs::remove_file(room.path(&out)).unwrap();
+    key["status"].as_str().unwrap().to_owned()
+}
+
+fn recover<'a>(files: &[&[&'a str]]) -> Vec<&'a str> {
+    [&["admin", "recover"][..], &files.concat()].concat()
+}
+
+/// The audit log is one: after a restore all audiences are behind, and each has files of its own.
+#[test]
+fn each_audience_recovers_from_its_own_files() {
+    let (room, [shops, others]) = restored_with_two_audiences();
+    let error = room.fails(66, &["admin", "recover"]);
+    for name in ["shop", "other"] {
+        let says = format!("{name}: high-water.json is at serial ");
+        assert!(error.contains(&says), "{error}");
+    }
+    let shop = ["--file", "shop/keys.kgt", "--file", "shop/keys.kgp"];
+    let other = ["--file", "other/keys.kgp", "--file", "other/keys.kgt"];
+    let error = room.fails(66, &recover(&[&shop]));
+    assert!(!error.contains("shop: "), "{error}");
+    assert!(error.contains("other: ") && error.contains("no table of this audience"), "{error}");
+    // Of an audience that nobody knows here, and one that is not there.
+    let error = room.fails(65, &recover(&[&shop, &["--file", "elsewhere.kgt"], &other]));
+    assert!(error.contains("elsewhere.kgt: made for the audience elsewhere"), "{error}");
+    assert!(error.contains("it has shop, other"), "{error}");
+    let error = room.fails(66, &recover(&[&shop, &other, &["--file", "shop/keys.kgx"]]));
+    assert!(error.contains("keys.kgx"), "{error}");
+    assert_eq!(kept_status(&room, "shop", &shops), "active", "nothing has changed so far");
+    let told = room.json(&recover(&[&shop, &other]));
+    for (name, id) in [("shop", &shops), ("other", &others)] {
+        assert_eq!(told["audiences"][name]["changed"], 1, "{told}");
+        assert_eq!(kept_status(&room, name, id), "revoked", "{name}");
+    }
+    room.ok(&["admin", "check"]);
+}
+
+/// What is at hand of one audience is taken in all the same.
+#[test]
+fn a_loss_that_is_accepted_is_that_of_one_audience() {
+    let (room, [shops, others]) = restored_with_two_audiences();
+    let arguments = ["admin", "recover", "--accept-loss", "--file", "shop/keys.kgt"];
+    let ran = room.run(&[&arguments[..], &["--file", "shop/keys.kgp"]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains("other: high-water.json is at serial "), "{}", ran.stderr);
+    assert!(ran.stderr.contains("is lost") && !ran.stderr.contains("shop: "), "{}", ran.stderr);
+    assert_eq!(kept_status(&room, "shop", &shops), "revoked");
+    assert_eq!(kept_status(&room, "other", &others), "active");
+}

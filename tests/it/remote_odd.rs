@@ -213,7 +213,7 @@ fn a_change_of_which_nothing_is_known_says_so() {
 #[test]
 fn what_cannot_be_taken_back_is_named() {
     let new = with(with(key(OTHER), "replaces", json!(KEY)), "state", json!("quarantined"));
-    let made = change(new, json!(SECRET)).to_string();
+    let made = with(change(new, json!(SECRET)), "replaced", key(KEY)).to_string();
     for is_given_back in [true, false] {
         let made = made.clone();
         let service = OddService::start(move |asked| {
@@ -236,6 +236,44 @@ fn what_cannot_be_taken_back_is_named() {
         assert_eq!(said.error.contains(&is_as_before), is_given_back, "{said:?}");
         assert_eq!(service.asked(&format!("PATCH /v1/orgs/acme/keys/{KEY}")), 1);
         assert!(!said.error.contains(SECRET), "{said:?}");
+    }
+}
+
+/// Somebody has changed the key that was rotated before the rotation could be undone: what they have
+/// chosen stays.
+#[test]
+fn an_end_that_somebody_else_has_chosen_stays() {
+    let changed = with(key(KEY), "version", json!(3)).to_string();
+    // Seen in time, by the service alone, and of an answer that does not say what the rotation has left.
+    for (version, shown, patches) in [(json!(2), 3, 0), (json!(1), 1, 1), (json!("1"), 1, 0)] {
+        let new = with(key(OTHER), "replaces", json!(KEY));
+        let rotated = with(key(KEY), "version", version.clone());
+        let made = with(change(new, Value::Null), "replaced", rotated).to_string();
+        let (changed, is_asked) = (changed.clone(), Arc::new(Mutex::new(false)));
+        let service = OddService::start(move |asked| match asked {
+            _ if asked.ends_with("/rotate") => {
+                *is_asked.lock().unwrap() = true;
+                Some((201, made.clone()))
+            }
+            _ if asked.ends_with("/revoke") => {
+                let revoked = with(key(OTHER), "state", json!("revoked"));
+                Some((200, change(revoked, Value::Null).to_string()))
+            }
+            _ if asked.starts_with("PATCH ") => {
+                Some((412, json!({"code": "changed", "detail": "was changed"}).to_string()))
+            }
+            _ if asked.ends_with(KEY) && *is_asked.lock().unwrap() && shown == 3 => {
+                Some((200, changed.clone()))
+            }
+            _ => None,
+        });
+        let said = service.run(&["keys", "rotate", "CRM"]);
+        assert!(said.code.is_some_and(|code| code != 0), "{said:?}");
+        assert!(!said.error.contains("is as before"), "{version}: {said:?}");
+        assert!(said.error.contains(&format!("{OTHER} was revoked")), "{version}: {said:?}");
+        assert!(said.error.contains(&format!("keys show {KEY}`")), "{version}: {said:?}");
+        let patched = service.asked(&format!("PATCH /v1/orgs/acme/keys/{KEY}"));
+        assert_eq!(patched, patches, "{version}");
     }
 }
 

@@ -9,7 +9,7 @@ use super::super::checkpoints::{CheckpointFault, CheckpointKeeper, LostLines};
 use super::super::config::AdminToml;
 use super::super::publish::behind::Evidence;
 use super::super::publish::recover::{
-    PublishedKeys, RecoveredCounts, RecoveryTerms, is_missing, target_files,
+    MissingFiles, PublishedKeys, RecoveredCounts, RecoveryTerms, are_missing, by_audience,
 };
 use super::super::publish::{ComparedAudience, compare, settle_high_water};
 use super::super::store::{AuditEvent, Channel, Serials, Store};
@@ -22,7 +22,8 @@ use crate::manage::session::Session;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Recover {
-    /// Published table or patch that is at no target, such as a sidecar's copy; repeatable
+    /// Published table or patch that is at no target, such as a sidecar's copy; repeatable, for
+    /// each audience its own
     #[arg(long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Go on although something newer was published than what is at hand
@@ -45,6 +46,7 @@ impl Recover {
         let OpenState { config, store } = open_as_it_is(config, session)?;
         let at_ms = session.clock.now().unix_ms;
         let actor = host_user(session);
+        let mut given = by_audience(&self.files, &config)?;
         runtime.block_on(async {
             let compared = compare(&config, &store, &session.clock).await?;
             let mut keeper = CheckpointKeeper::of(&config)?;
@@ -55,30 +57,34 @@ impl Recover {
             if compared.iter().all(|compared| compared.behind.is_none()) {
                 return self.sign_later(&*store, keeper.as_mut().zip(lost), session).await;
             }
-            let mut plans = Vec::new();
+            let (mut plans, mut missing) = (Vec::new(), Vec::new());
             for ComparedAudience { audience, behind, evidence } in compared {
+                let files = given.remove(&audience).unwrap_or_default();
                 if behind.is_none() {
+                    if !files.is_empty() {
+                        let why = format!("{audience} is not behind: its files are not needed");
+                        session.output.note(&why);
+                    }
                     continue;
                 }
-                let known = config.audience(&audience);
-                let targets = known.into_iter().flat_map(|known| &known.targets);
-                let files = target_files(targets, &self.files);
-                let signer = known.and_then(|known| known.signer.as_ref());
-                let signer = signer.map(|signer| signer.public()).transpose().map_err(|why| {
-                    Error::Added { message: format!("{audience}: {why}"), exit: Exit::NoInput }
-                })?;
-                let published = match signer {
-                    Some(signer) => PublishedKeys::of_files(&files, &audience, signer)?,
+                let published = match config.audience(&audience) {
+                    Some(known) => PublishedKeys::of_audience(known, &files, &*store).await?,
                     None => PublishedKeys::default(),
                 };
                 let newest = evidence.iter().max_by_key(|evidence| evidence.serial).cloned();
                 if let Some(seen) = &newest
                     && seen.serial > published.serial
-                    && !self.accept_loss
                 {
-                    return Err(is_missing(&audience, published.serial, seen));
+                    let (audience, at_hand) = (audience.clone(), published.serial);
+                    missing.push(MissingFiles { audience, at_hand, seen: seen.clone() });
                 }
                 plans.push((audience, published, newest));
+            }
+            if !missing.is_empty() && !self.accept_loss {
+                return Err(are_missing(&missing));
+            }
+            for lost in &missing {
+                session.output.warn(&format!("{lost}: what was changed between the two is lost"));
             }
             // Lines that were signed are lost: afterwards the log goes on only with a signature that
             // says so.

@@ -12,7 +12,7 @@ use crate::manage::registry::entry::RegistryEntry;
 use crate::manage::registry::settings::{RawSettings, RegistrySettings};
 use crate::manage::signing::source::SignerSource;
 use crate::registrar::config::CoSigner;
-use crate::table::{Acknowledge, Issue, Manifest, SignerId, TableFormat};
+use crate::table::{Acknowledge, Issue, Manifest, PublicKey, SignerId, TableFormat, Trust};
 
 /// What a build of a table holds in memory; the rest is in files without a name.
 const MEMORY: usize = 32 << 20;
@@ -46,6 +46,7 @@ pub(super) struct IssueTerms {
 #[derive(Clone, Debug)]
 pub(super) struct OtherSigner {
     pub(super) id: SignerId,
+    pub(super) public: PublicKey,
     pub(super) name: Box<str>,
 }
 
@@ -154,7 +155,7 @@ impl Changes {
 
 impl From<&CoSigner> for OtherSigner {
     fn from(signer: &CoSigner) -> Self {
-        Self { id: signer.public.id(), name: signer.name.clone() }
+        Self { id: signer.public.id(), public: signer.public, name: signer.name.clone() }
     }
 }
 
@@ -183,6 +184,13 @@ impl IssueTerms {
     /// Whom a manifest names, the service first.
     pub(super) fn named(&self, own: SignerId) -> Vec<SignerId> {
         [own].into_iter().chain(self.others.iter().map(|other| other.id)).collect()
+    }
+
+    /// Which files were published: as many have signed them as have to. `None`: nobody knows our key.
+    pub(super) fn trust(&self) -> Option<Trust> {
+        let own = self.signer.public().ok()?;
+        let all = [own].into_iter().chain(self.others.iter().map(|other| other.public));
+        Trust::new(all, self.required, self.audience.as_str()).ok()
     }
 
     /// Stands for everything that a table states beside its keys: where it changes, patches over the

@@ -6,15 +6,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::behind::Evidence;
+use super::of_store;
 use super::target::there;
 use crate::core::{KeyId, KeySpec, KeyStatus};
 use crate::exit::Exit;
 use crate::manage::error::{Error, Result};
 use crate::manage::files;
 use crate::manage::publish::fold::of_specs;
+use crate::manage::publish::head::head;
 use crate::manage::registry::entry::RegistryEntry;
-use crate::registrar::store::{AudienceName, KeySnapshot, RecoveredKeys, Store, StoreActor};
-use crate::table::{Bounds, FileKind, KeySet, Patch, PublicKey, Table, Trust};
+use crate::registrar::config::{AdminToml, AudienceConfig};
+use crate::registrar::store::{
+    ArtefactKind, ArtefactState, AudienceName, KeySnapshot, RecoveredKeys, Store, StoreActor,
+};
+use crate::table::{Bounds, FileKind, KeySet, Manifest, Patch, Refusal, SignedHead, Table, Trust};
+use crate::wording::visible::one_line;
 
 /// What the note of a key says that only the published table knew.
 const NOTE: &str = "recovered from the published table";
@@ -26,6 +32,23 @@ pub struct PublishedKeys {
     set: Option<KeySet>,
     /// Up to which serial it says all.
     pub serial: u64,
+}
+
+/// Tables and patches that somebody has published.
+#[derive(Debug, Default)]
+struct PublishedFiles {
+    bounds: Bounds,
+    tables: Vec<Arc<Table>>,
+    patches: Vec<Arc<Patch>>,
+}
+
+/// More was published of an audience than is at hand.
+#[derive(Clone, Debug)]
+pub struct MissingFiles {
+    pub audience: AudienceName,
+    /// Up to which serial something is at hand; 0: nothing.
+    pub at_hand: u64,
+    pub seen: Evidence,
 }
 
 /// What a recovery has changed.
@@ -51,37 +74,33 @@ pub struct RecoveryTerms {
     pub above: u64,
 }
 
-// === impl PublishedKeys ===
+// === impl PublishedFiles ===
 
-impl PublishedKeys {
-    /// The newest table among files that `signer` has signed, with the patches that it does not
-    /// include: what a sidecar would have in force that has all of them. Files that are not there are
-    /// passed over.
-    ///
-    /// # Errors
-    ///
-    /// A file that cannot be read, or that another signer has signed.
-    pub fn of_files(paths: &[PathBuf], audience: &AudienceName, signer: PublicKey) -> Result<Self> {
-        let trust = Trust::new([signer], 1, audience.as_str())
-            .map_err(|e| Error::Added { message: e.to_string(), exit: Exit::Config })?;
-        let bounds = Bounds::default();
-        let mut tables: Vec<Arc<Table>> = Vec::new();
-        let mut patches: Vec<Arc<Patch>> = Vec::new();
-        for path in paths {
-            let Some(manifest) = there(path)? else { continue };
-            let bytes = files::read(path, bounds.max_bytes)?;
-            let refused = |e| Error::refused(path, e);
-            match manifest.kind {
-                FileKind::Table => {
-                    tables.push(Arc::new(Table::open(bytes, &trust, &bounds).map_err(refused)?))
-                }
-                FileKind::Patch => {
-                    patches.push(Arc::new(Patch::open(bytes, &trust, &bounds).map_err(refused)?))
-                }
+impl PublishedFiles {
+    fn read(&self, path: &Path) -> Result<Vec<u8>> {
+        files::read(path, self.bounds.max_bytes)
+    }
+
+    fn take(&mut self, path: &Path, bytes: Vec<u8>, trust: &Trust) -> Result<()> {
+        let refused = |e| Error::refused(path, e);
+        match Manifest::unverified(&bytes).map_err(refused)?.kind {
+            FileKind::Table => {
+                let table = Table::open(bytes, trust, &self.bounds).map_err(refused)?;
+                self.tables.push(Arc::new(table));
+            }
+            FileKind::Patch => {
+                let patch = Patch::open(bytes, trust, &self.bounds).map_err(refused)?;
+                self.patches.push(Arc::new(patch));
             }
         }
+        Ok(())
+    }
+
+    /// What is in force where somebody has all of them.
+    fn newest(self) -> PublishedKeys {
+        let Self { tables, mut patches, .. } = self;
         let newest = tables.into_iter().max_by_key(|table| table.serial());
-        let Some(table) = newest else { return Ok(Self { set: None, serial: 0 }) };
+        let Some(table) = newest else { return PublishedKeys::default() };
         let includes = table.manifest().includes_through;
         patches.retain(|patch| patch.serial() > includes);
         let over = patches.iter().filter(|patch| patch.is_over(&table));
@@ -89,7 +108,68 @@ impl PublishedKeys {
         let serial = patch.as_ref().map_or(table.serial(), |patch| patch.serial());
         patches.retain(|held| patch.as_ref().is_none_or(|p| held.serial() > p.serial()));
         let set = KeySet::new(table, patch, &patches, None);
-        Ok(Self { set: Some(set), serial })
+        PublishedKeys { set: Some(set), serial }
+    }
+}
+
+// === impl PublishedKeys ===
+
+impl PublishedKeys {
+    /// The newest table among an audience's files, with the patches that it does not include: what a
+    /// sidecar would have in force that has all of them. The files are those at the audience's targets,
+    /// as far as they are there, and `given`.
+    ///
+    /// The service puts nothing at a target and calls nothing signed in its database before as many
+    /// have signed as had to. So one signature is enough of what lies in these places, however many are
+    /// asked for by now. What comes from elsewhere needs all: a draft has the service's own as well.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read, that somebody else has signed, or that too few have signed.
+    pub async fn of_audience(
+        config: &AudienceConfig,
+        given: &[PathBuf],
+        store: &dyn Store,
+    ) -> Result<Self> {
+        let name = &config.name;
+        let Some(signer) = &config.signer else {
+            return match given.first() {
+                Some(path) => Err(nobody_signs(path, name)),
+                None => Ok(Self::default()),
+            };
+        };
+        let own = signer.public().map_err(|why| Error::Added {
+            message: format!("{name}: {why}"),
+            exit: Exit::NoInput,
+        })?;
+        let trust = |required| {
+            let others = config.co_signers.iter().map(|signer| signer.public);
+            Trust::new([own].into_iter().chain(others), required, name.as_str())
+                .map_err(|e| Error::Added { message: e.to_string(), exit: Exit::Config })
+        };
+        let (all, one) = (trust(config.required_signers)?, trust(1)?);
+        let mut files = PublishedFiles::default();
+        for path in config.targets.iter().flat_map(|target| [&target.table, &target.patch]) {
+            if there(path)?.is_some() {
+                files.take(path, files.read(path)?, &one)?;
+            }
+        }
+        for path in given {
+            let bytes = files.read(path)?;
+            let manifest = Manifest::unverified(&bytes).map_err(|e| Error::refused(path, e))?;
+            let trust = match SignedHead::open(&bytes, manifest.kind, &all) {
+                Err(Refusal::FewSigners { valid, required }) => {
+                    if !is_kept(store, name, &manifest, &bytes).await? {
+                        return Err(too_few(path, name, valid, required));
+                    }
+                    &one
+                }
+                // Whatever else is wrong with it is found out when it is opened.
+                _ => &all,
+            };
+            files.take(path, bytes, trust)?;
+        }
+        Ok(files.newest())
     }
 
     /// By id. A key in rotation has two.
@@ -118,7 +198,7 @@ impl PublishedKeys {
         let mut counts = RecoveredCounts::default();
         let mut entries = Vec::new();
         while let Some(batch) = snapshot.keys.recv().await {
-            for key in batch.map_err(super::of_store)? {
+            for key in batch.map_err(of_store)? {
                 let ours = key.entry;
                 let theirs = published.remove(&ours.id);
                 match (theirs, self.set.is_some()) {
@@ -144,7 +224,7 @@ impl PublishedKeys {
         }
         let RecoveryTerms { audience, actor, at_ms, above } = terms;
         let batch = RecoveredKeys { audience, actor, at_ms, above, entries };
-        counts.serial = store.recover(batch).await.map_err(super::of_store)?;
+        counts.serial = store.recover(batch).await.map_err(of_store)?;
         Ok(counts)
     }
 }
@@ -170,27 +250,95 @@ fn newer(ours: &RegistryEntry, theirs: &[KeySpec]) -> Option<RegistryEntry> {
     (entry != *ours).then_some(entry)
 }
 
-/// What a command says where what is at hand is older than what was seen.
-pub fn is_missing(audience: &AudienceName, at_hand: u64, seen: &Evidence) -> Error {
-    let has = match at_hand {
-        0 => "there is no table at hand".to_owned(),
-        serial => format!("the newest at hand is of serial {serial}"),
+/// What `--file` names, by the audience that each file is made for.
+///
+/// # Errors
+///
+/// A file that is not there, is neither table nor patch, or is made for no audience of the configuration.
+pub fn by_audience(
+    given: &[PathBuf],
+    settings: &AdminToml,
+) -> Result<BTreeMap<AudienceName, Vec<PathBuf>>> {
+    let mut found: BTreeMap<AudienceName, Vec<PathBuf>> = BTreeMap::new();
+    for path in given {
+        let made_for = head(path)?.audience;
+        let names = settings.audiences.iter().map(|audience| &audience.name);
+        let Some(name) = names.clone().find(|name| name.as_str() == &*made_for) else {
+            let known: Vec<_> = names.map(AudienceName::as_str).collect();
+            let message = format!(
+                "{}: made for the audience {}, which the configuration does not have: it has {}\n\
+                 hint: leave this file out, or add the audience to the configuration",
+                path.display(),
+                one_line(&made_for),
+                known.join(", ")
+            );
+            return Err(Error::Added { message, exit: Exit::Data });
+        };
+        found.entry(name.clone()).or_default().push(path.clone());
+    }
+    Ok(found)
+}
+
+/// Whether the database has a file as one that enough have signed.
+async fn is_kept(
+    store: &dyn Store,
+    audience: &AudienceName,
+    manifest: &Manifest,
+    bytes: &[u8],
+) -> Result<bool> {
+    let kind = match manifest.kind {
+        FileKind::Table => ArtefactKind::Table,
+        FileKind::Patch => ArtefactKind::Patch,
     };
+    let kept = store.artefact(audience, kind, manifest.serial).await.map_err(of_store)?;
+    Ok(kept.is_some_and(|kept| kept.head.state == ArtefactState::Signed && kept.body == bytes))
+}
+
+fn too_few(path: &Path, audience: &AudienceName, valid: usize, required: usize) -> Error {
     let message = format!(
-        "{audience}: {} is at serial {}, and {has}: what was changed between the two would be \
-         lost\nhint: give table and patch of a sidecar, which keeps them in its cache_dir: `--file \
-         table.kgt --file patch.kgp`. If there are none, --accept-loss goes on without: keys that \
-         were revoked in between work again, so look through the list",
-        seen.source, seen.serial
+        "{}: {valid} of the signers of {audience} signed it, and {required} have to: it is a draft, or \
+         is from before `required_signers` was raised\nhint: give table and patch that a sidecar has \
+         in its cache_dir. Of what was published with fewer signatures, files at the targets and those \
+         that the database has count as they are; for others give a configuration (`-c`) with the \
+         `required_signers` of that time",
+        path.display()
+    );
+    Error::Added { message, exit: Exit::Data }
+}
+
+fn nobody_signs(path: &Path, audience: &AudienceName) -> Error {
+    let message = format!(
+        "{}: made for the audience {audience}, for which nobody signs here\nhint: \
+         `audiences.signer` says whose signature it needs; with a key that is elsewhere, \
+         `signer_command` and `signer_public`",
+        path.display()
+    );
+    Error::Added { message, exit: Exit::Config }
+}
+
+/// What a command says where what is at hand is older than what was seen, of one audience or several.
+pub fn are_missing(missing: &[MissingFiles]) -> Error {
+    let lost = "what was changed between the two would be lost";
+    let lines: Vec<_> = missing.iter().map(|missing| format!("{missing}: {lost}")).collect();
+    let message = format!(
+        "{}\nhint: give table and patch of a sidecar of each, which keeps them in its cache_dir: \
+         `--file table.kgt --file patch.kgp`. If there are none, --accept-loss goes on without: keys \
+         that were revoked in between work again, so look through the list",
+        lines.join("\n")
     );
     Error::Added { message, exit: Exit::NoInput }
 }
 
-/// Files of an audience's targets.
-pub fn target_files<'a>(
-    targets: impl IntoIterator<Item = &'a crate::registrar::config::PublishTarget>,
-    given: &[PathBuf],
-) -> Vec<PathBuf> {
-    let own = targets.into_iter().flat_map(|target| [target.table.clone(), target.patch.clone()]);
-    own.chain(given.iter().map(|path| Path::new(path).to_owned())).collect()
+// === impl MissingFiles ===
+
+/// One line, without a remedy.
+impl std::fmt::Display for MissingFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { audience, at_hand, seen } = self;
+        write!(f, "{audience}: {} is at serial {}, and ", seen.source, seen.serial)?;
+        match at_hand {
+            0 => f.write_str("there is no table of this audience at hand"),
+            serial => write!(f, "the newest at hand is of serial {serial}"),
+        }
+    }
 }

@@ -3,6 +3,7 @@
 mod crash;
 mod instances;
 mod late;
+mod recovered;
 mod restored;
 mod several;
 mod signed;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::super::super::error::{Error, Result};
 use super::super::super::registry::entry::{
@@ -11,7 +12,7 @@ use super::super::super::registry::entry::{
 };
 use super::super::super::registry::words::{parse_limit, parse_policy};
 use super::super::super::time;
-use crate::core::{Digest, LimitSet, NamedLimit, PolicyName, Secret};
+use crate::core::{Digest, KeyId, LimitSet, NamedLimit, PolicyName, Secret};
 use crate::exit::Exit;
 use crate::wording::visible::one_line;
 
@@ -52,6 +53,9 @@ pub struct ToldChange {
 #[derive(Debug, Deserialize)]
 pub struct ToldAbout {
     pub key: ToldName,
+    /// What a rotation has changed beside it. Whatever is wrong with it says nothing about the key.
+    #[serde(default)]
+    replaced: Value,
 }
 
 #[derive(Debug, Deserialize)]
@@ -133,6 +137,16 @@ pub struct ToldKey {
     pub last_used: Option<ToldLastUse>,
     pub version: u64,
     pub serial: u64,
+}
+
+// === impl ToldAbout ===
+
+impl ToldAbout {
+    /// Which version of a key a rotation has left.
+    pub fn version_left(&self, id: KeyId) -> Option<u64> {
+        let is_it = self.replaced.get("id")?.as_str() == Some(&*id.to_string());
+        is_it.then(|| self.replaced.get("version")?.as_u64())?
+    }
 }
 
 /// A key of a service.

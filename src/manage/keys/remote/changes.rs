@@ -193,7 +193,7 @@ impl RemoteKeys {
         self.judge(&answer).map(|()| answer)
     }
 
-    fn judge(&self, answer: &ServiceAnswer) -> Result<()> {
+    pub(super) fn judge(&self, answer: &ServiceAnswer) -> Result<()> {
         match answer.status {
             200..=299 => Ok(()),
             400 | 403 | 409 | 422 => Err(self.in_options(answer)),
@@ -202,7 +202,7 @@ impl RemoteKeys {
     }
 
     /// Sends a change until there is an answer. All tries have one name, so that it is made once.
-    fn send_once(&self, change: &RemoteChange) -> Result<ServiceAnswer> {
+    pub(super) fn send_once(&self, change: &RemoteChange) -> Result<ServiceAnswer> {
         let mut random = [0u8; 16];
         SystemRandomness.fill(&mut random).map_err(|_| Error::Random)?;
         let name: String = random.iter().map(|byte| format!("{byte:02x}")).collect();

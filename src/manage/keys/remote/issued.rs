@@ -96,7 +96,7 @@ impl RemoteKeys {
             // It was made all the same, and its secret is in what cannot be read.
             Err(e) => {
                 let then = match self.name_in(&answer, asked) {
-                    Some(id) => self.take_back(id, asked),
+                    Some(id) => self.take_back(id, asked, &answer),
                     None => self.look(asked),
                 };
                 let message = e.to_string();
@@ -114,7 +114,7 @@ impl RemoteKeys {
             let message = format!(
                 "{}: the answer with the secret of {id} got lost\nhint: {}",
                 self.server(),
-                self.take_back(id, asked)
+                self.take_back(id, asked, &answer)
             );
             return Err(Error::Added { message, exit: Exit::TryAgain });
         };
@@ -122,7 +122,8 @@ impl RemoteKeys {
         let printed = print_issued(&key.entry, &text, told.serial, None, session)
             .and_then(|()| session.output.flush());
         let Err(e) = printed else { return Ok((told, key)) };
-        Err(Error::SecretLost { id, source: Box::new(e), then: self.take_back(id, asked) })
+        let then = self.take_back(id, asked, &answer);
+        Err(Error::SecretLost { id, source: Box::new(e), then })
     }
 
     /// What was made, if it is what was asked for.
@@ -155,7 +156,7 @@ impl RemoteKeys {
 
     /// The id of what was made, if the answer is about what was asked for: nothing else is taken back.
     fn name_in(&self, answer: &ServiceAnswer, asked: SecretWish<'_>) -> Option<KeyId> {
-        let ToldAbout { key } = answer.json(self.server()).ok()?;
+        let ToldAbout { key, .. } = answer.json(self.server()).ok()?;
         let ToldName { id, org, name, replaces } = key;
         let id = KeyId::parse(&id).ok()?;
         let is_asked_for = match asked {
@@ -172,7 +173,7 @@ impl RemoteKeys {
 
     /// Undoes what has made a secret that nobody has seen, as far as that can be; says what is left to
     /// do.
-    fn take_back(&self, id: KeyId, asked: SecretWish<'_>) -> String {
+    fn take_back(&self, id: KeyId, asked: SecretWish<'_>, answer: &ServiceAnswer) -> String {
         let org = match asked {
             SecretWish::Key { org, .. } => org.as_str(),
             // To revoke a pair would end what its callers use.
@@ -187,11 +188,18 @@ impl RemoteKeys {
             };
         };
         let rotated = old.entry.id;
-        match self.end_as_before(old) {
-            Ok(()) if is_revoked => {
+        let told: Option<ToldAbout> = answer.json(self.server()).ok();
+        let left = told.and_then(|told| told.version_left(rotated));
+        match self.end_as_before(old, left) {
+            Ok(true) if is_revoked => {
                 format!("{ended}, and {rotated} is as before; the same command rotates it")
             }
-            Ok(()) => format!("{ended}; {rotated} is as before"),
+            Ok(true) => format!("{ended}; {rotated} is as before"),
+            Ok(false) => format!(
+                "{ended}; {rotated} may have changed since it was rotated: look at `keygatectl keys \
+                 show {rotated}`, and if it has the end of the rotation, {}",
+                give_back(old)
+            ),
             Err(e) => format!("{ended}; {} ({})", give_back(old), first_line(&e)),
         }
     }
@@ -202,7 +210,7 @@ impl RemoteKeys {
         let end = |turn| {
             let answer = self.turn(id, org, turn, AnswerWhen::Kept)?;
             // Whatever a newer service says of it: that it is the one is enough.
-            let ToldAbout { key } = answer.json(self.server())?;
+            let ToldAbout { key, .. } = answer.json(self.server())?;
             self.is_about((&key.id, &key.org), id, org)
         };
         let Err(e) = end(StatusChange::Revoke) else {
@@ -218,20 +226,29 @@ impl RemoteKeys {
         (false, format!("{left}: `keygatectl keys revoke {id}` ends it ({why})"))
     }
 
-    /// Gives a key that was rotated back what the rotation has taken from it.
-    fn end_as_before(&self, old: &RemoteKey) -> Result<()> {
+    /// Gives a key that was rotated back what the rotation has taken from it, if it is still as the
+    /// rotation has left it: an end that somebody else has chosen since stays. Whether it is as before.
+    fn end_as_before(&self, old: &RemoteKey, left: Option<u64>) -> Result<bool> {
         let is_now = self.select(&old.entry.id.to_string(), Some(&old.entry.org), 0)?;
+        if left != Some(is_now.version) {
+            return Ok(false);
+        }
         let mut body = json!({ "expires": old.entry.expires.map(time::show) });
         if is_now.entry.sunset != old.entry.sunset
             && let Value::Object(body) = &mut body
         {
             body.insert("sunset".into(), old.entry.sunset.map(time::show).into());
         }
-        let (path, if_match) = (path_of(old), Some(is_now.version));
+        let (path, if_match) = (path_of(old), left);
         let change =
             RemoteChange { method: Method::PATCH, path, body, if_match, answer: AnswerWhen::Kept };
-        let ToldAbout { key } = self.send(&change)?.json(self.server())?;
-        self.is_about((&key.id, &key.org), old.entry.id, old.entry.org.as_str())
+        let answer = self.send_once(&change)?;
+        if answer.status == 412 {
+            return Ok(false);
+        }
+        self.judge(&answer)?;
+        let ToldAbout { key, .. } = answer.json(self.server())?;
+        self.is_about((&key.id, &key.org), old.entry.id, old.entry.org.as_str()).map(|()| true)
     }
 
     fn of_pair(&self, old: &RemoteKey) -> String {

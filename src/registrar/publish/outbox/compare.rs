@@ -4,18 +4,17 @@ use std::sync::PoisonError;
 
 use super::super::behind::{Behind, Evidence, EvidenceSource, audit_behind, newer};
 use super::super::high_water::{HighMark, HighWaterFile};
+use super::super::make::IssueTerms;
 use super::super::target::there;
 use super::Outbox;
 use crate::registrar::store::{AuditHead, AuditQuery, Publication, StoreError};
-use crate::table::Trust;
 
 impl Outbox {
     /// Compares the database with what was published, before anybody changes it.
     pub(in super::super) async fn begin(&mut self) -> Result<(), StoreError> {
         self.look_at_audit().await?;
         let publication = self.store.publication(&self.name).await?;
-        let signer = self.terms.as_ref().and_then(|terms| terms.signer.public().ok());
-        let trust = signer.and_then(|signer| Trust::new([signer], 1, self.name.as_str()).ok());
+        let trust = self.terms.as_ref().and_then(IssueTerms::trust);
         self.book.trusts(&self.name, trust);
         self.book.publishes(&self.name, publication.serial);
         self.book.remember(self.store.sidecars(&self.name).await?);

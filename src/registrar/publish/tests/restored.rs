@@ -1,6 +1,6 @@
 //! A database that was restored from a backup, and its recovery.
 
-use super::super::recover::{PublishedKeys, RecoveryTerms, target_files};
+use super::super::recover::{PublishedKeys, RecoveryTerms};
 use super::*;
 use crate::registrar::store::{KeyChange, Serials};
 
@@ -74,9 +74,8 @@ async fn recover(house: &House, store: &Arc<dyn Store>) {
     let settings = house.settings();
     let compared = compare(&settings, store, &Clock::system()).await.unwrap().remove(0);
     let seen = compared.evidence.iter().map(|evidence| evidence.serial).max().unwrap();
-    let files = target_files(&settings.audiences[0].targets, &[]);
-    let signer = settings.audiences[0].signer.as_ref().unwrap().public().unwrap();
-    let published = PublishedKeys::of_files(&files, &audience(), signer).unwrap();
+    let published =
+        PublishedKeys::of_audience(&settings.audiences[0], &[], &**store).await.unwrap();
     assert_eq!(published.serial, seen);
     let snapshot = store.snapshot(&audience(), 0).await.unwrap();
     let terms =

@@ -8,22 +8,26 @@ use crate::registrar::store::{ArtefactHead, ArtefactKind, StoredArtefact};
 use crate::table::PublicKey;
 
 /// A service that signs first, and somebody who signs after it.
-struct Pair {
-    house: House,
-    second: Signer,
+pub(super) struct Pair {
+    pub(super) house: House,
+    pub(super) second: Signer,
 }
 
 // === impl Pair ===
 
 impl Pair {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::of(House::new())
     }
 
-    fn of(house: House) -> Self {
+    pub(super) fn of(house: House) -> Self {
         let second = key(&house, "second");
         configure(&house, "signer = \"signer.pem\"", &two("signer = \"signer.pem\"", "second"));
         Self { house, second }
+    }
+
+    pub(super) fn load_second(&self) -> Signer {
+        Signer::load(&self.house.root.join("second.pem")).unwrap()
     }
 
     /// Another instance on the same database.
@@ -56,12 +60,12 @@ impl Pair {
     }
 
     /// What the second signer has of a draft that they have read.
-    fn signed(&self, draft: StoredArtefact) -> StoredArtefact {
+    pub(super) fn signed(&self, draft: StoredArtefact) -> StoredArtefact {
         sign_over(&self.second, draft)
     }
 
     /// The second signature for everything that waits.
-    async fn co_sign(&self, service: &Service) {
+    pub(super) async fn co_sign(&self, service: &Service) {
         for draft in service.state().drafts {
             let kept = service.store.artefact(&audience(), draft.kind, draft.serial).await.unwrap();
             // Another instance may have found it signed, and published it.
@@ -71,7 +75,7 @@ impl Pair {
     }
 
     /// Signs whatever comes until the change is published.
-    async fn co_sign_until(&self, service: &Service, serial: u64) {
+    pub(super) async fn co_sign_until(&self, service: &Service, serial: u64) {
         let signing = async {
             loop {
                 self.co_sign(service).await;
@@ -93,6 +97,12 @@ pub(super) fn sign_over(signer: &Signer, draft: StoredArtefact) -> StoredArtefac
     let StoredArtefact { head, .. } = draft;
     let head = ArtefactHead { sha256: Digest::of(&body), bytes: body.len() as u64, ..head };
     StoredArtefact { head, body }
+}
+
+/// The first draft that waits, as the database has it.
+pub(super) async fn kept(service: &Service) -> StoredArtefact {
+    let draft = service.state().drafts.remove(0);
+    service.store.artefact(&audience(), draft.kind, draft.serial).await.unwrap().unwrap()
 }
 
 /// A key of somebody, and its public half.
