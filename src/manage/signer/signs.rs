@@ -67,12 +67,16 @@ pub enum SigningReason {
     File,
     /// It would be valid for longer than the signer allows, or from a later time on.
     Life,
+    /// Its serial leaves out more than may be passed over at once.
+    Leap,
     /// Its manifest does not name the signer.
     NotNamed,
     /// The serial was signed with another content.
     OtherContent,
     /// Something newer was signed.
     Serial,
+    /// It lacks changes that were signed, or is below the signer's `min_serial`.
+    Stale,
     /// More bytes than the signer takes.
     TooLarge,
     /// The signer cannot note what it signs.
@@ -106,7 +110,7 @@ impl<F: Read + Seek> UnsignedFile for Draft<F> {
 // === impl SigningReason ===
 
 impl SigningReason {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Audience,
         Self::Base,
         Self::Brake,
@@ -119,6 +123,8 @@ impl SigningReason {
         Self::Serial,
         Self::TooLarge,
         Self::Unavailable,
+        Self::Leap,
+        Self::Stale,
     ];
 
     /// Its place in the list, from 1.
@@ -136,10 +142,12 @@ impl SigningReason {
             Self::Busy => "busy",
             Self::Checkpoint => "checkpoint",
             Self::File => "file",
+            Self::Leap => "leap",
             Self::Life => "life",
             Self::NotNamed => "not_named",
             Self::OtherContent => "other_content",
             Self::Serial => "serial",
+            Self::Stale => "stale",
             Self::TooLarge => "too_large",
             Self::Unavailable => "unavailable",
         }

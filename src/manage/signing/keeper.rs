@@ -216,7 +216,7 @@ impl SigningKeeper {
                      what was signed up to {}: a table that is made now has it",
                     patches.unknown()
                 );
-                return Err(SigningRefusal::new(SigningReason::Serial, why));
+                return Err(SigningRefusal::new(SigningReason::Stale, why));
             }
             states = vec![(base, patches.states(base, includes))];
         }

@@ -252,11 +252,11 @@ impl SignedMark {
         }
         if serial < rules.min_serial {
             let why = format!("serial {serial} is below min_serial, {}", rules.min_serial);
-            return refused(SigningReason::Serial, why);
+            return refused(SigningReason::Stale, why);
         }
         if serial > HIGHEST {
             let why = format!("serial {serial} is above {HIGHEST}, and none above that is signed");
-            return refused(SigningReason::Serial, why);
+            return refused(SigningReason::Leap, why);
         }
         if let Some(base) = content.base
             && !self.knows(base)
@@ -284,25 +284,29 @@ impl SignedMark {
              it once",
             rules.audience
         );
-        let why = if serial < floor {
-            format!("serial {serial} is below {floor}, which was signed; {remedy}")
+        let (reason, why) = if serial < floor {
+            let why = format!("serial {serial} is below {floor}, which was signed; {remedy}");
+            (SigningReason::Serial, why)
         } else if content.includes_through < self.includes {
-            format!(
+            let why = format!(
                 "it has every change through {}, and the table that was signed through {}; {remedy}",
                 content.includes_through, self.includes
-            )
+            );
+            (SigningReason::Stale, why)
         } else if content.base.is_some() && content.includes_through < floor {
             // A sidecar would hold what was signed before over it: nobody has counted both together.
-            format!(
+            let why = format!(
                 "the patch has every change through {}, and {floor} was signed; {remedy}",
                 content.includes_through
-            )
+            );
+            (SigningReason::Stale, why)
         } else if serial.saturating_sub(self.floor(rules)) > left {
-            format!("serial {serial} is more than {left} above {floor}; {remedy}")
+            let why = format!("serial {serial} is more than {left} above {floor}; {remedy}");
+            (SigningReason::Leap, why)
         } else {
             return Ok(());
         };
-        Err(SigningRefusal::new(SigningReason::Serial, why))
+        Err(SigningRefusal::new(reason, why))
     }
 
     /// From which serial on a step counts.

@@ -91,9 +91,9 @@ fn serials_rise_and_have_one_content() {
     assert_eq!(hand.sign(&first, 9, NOW), Err(SigningReason::Serial), "signed, and older");
     assert_eq!(hand.sign(&table(6, 9), 9, NOW), Err(SigningReason::OtherContent));
     let stale = Manifest { includes_through: 4, ..table(7, 3) };
-    assert_eq!(hand.sign(&stale, 9, NOW), Err(SigningReason::Serial));
+    assert_eq!(hand.sign(&stale, 9, NOW), Err(SigningReason::Stale));
     let floor = SigningRules { min_serial: 100, ..rules() };
-    assert_eq!(hand.sign_by(&floor, &table(99, 3), 9, NOW), Err(SigningReason::Serial));
+    assert_eq!(hand.sign_by(&floor, &table(99, 3), 9, NOW), Err(SigningReason::Stale));
     hand.sign_by(&floor, &table(100, 3), 9, NOW).unwrap();
 }
 
@@ -225,20 +225,20 @@ fn serials_rise_by_a_step_and_to_an_end() {
         (HIGHEST, "the highest that is chosen"),
         (MOST_AT_ONCE + 1, "a step too far"),
     ] {
-        assert_eq!(hand.sign(&table(serial, 1), 9, NOW), Err(SigningReason::Serial), "{what}");
+        assert_eq!(hand.sign(&table(serial, 1), 9, NOW), Err(SigningReason::Leap), "{what}");
     }
     hand.sign(&table(5, 1), 9, NOW).expect("an honest one");
     // The time of day in milliseconds, as somebody may have chosen.
     hand.sign(&table(NOW, 2), 9, NOW).unwrap();
     hand.sign(&table(MOST_AT_ONCE, 3), 9, NOW).unwrap();
-    assert_eq!(hand.sign(&table(MOST_AT_ONCE + 1, 4), 9, NOW), Err(SigningReason::Serial));
+    assert_eq!(hand.sign(&table(MOST_AT_ONCE + 1, 4), 9, NOW), Err(SigningReason::Leap));
     // A second later the next changes pass, and never all that is left.
     hand.sign(&table(MOST_AT_ONCE + 10_000, 4), 9, NOW + 1000).unwrap();
     let year = 365 * 24 * HOUR;
     for n in 1..100u64 {
         let serial = (n + 1) * MOST_AT_ONCE;
         let found = hand.sign(&table(serial + 2_000_000, 5), 9, NOW + n * year);
-        assert_eq!(found, Err(SigningReason::Serial), "{n}");
+        assert_eq!(found, Err(SigningReason::Leap), "{n}");
         hand.sign(&table(serial, 5), 9, NOW + n * year).unwrap();
     }
     // The configuration moves the floor, and with it the step.
@@ -281,7 +281,7 @@ fn a_word_lets_serials_go_on() {
     assert_eq!(hand.sign(&table(52, 4), 9, NOW), Err(SigningReason::OtherContent));
     hand.0 = allowed(&hand.0, &table(HIGHEST - 10, 5));
     hand.sign(&table(HIGHEST - 9, 6), 9, NOW).expect("in the same moment");
-    assert_eq!(judged(&hand.0, &table(HIGHEST + 1, 7)).unwrap_err().reason, SigningReason::Serial);
+    assert_eq!(judged(&hand.0, &table(HIGHEST + 1, 7)).unwrap_err().reason, SigningReason::Leap);
     let floor = SigningRules { min_serial: 100, ..rules() };
     let (low, active) = (table(99, 8), forever(9, NOW));
     let counted = CountedFile { manifest: &low, active: &active, meant: &active };

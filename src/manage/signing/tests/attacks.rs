@@ -239,7 +239,7 @@ fn halves_do_not_add_up() {
     let lagging = |serial: u64| Issue { includes_through: 11, ..house.issue(serial) };
     let other = PatchDraft::difference(&table.opened(), (0..5).map(spec));
     let mut other = Paper(other.build(lagging(22)).unwrap());
-    assert_eq!(other.by(&mut keeper), Err(SigningReason::Serial));
+    assert_eq!(other.by(&mut keeper), Err(SigningReason::Stale));
     let rest: Vec<_> = (0..5).map(spec).collect();
     let half = || Paper(body(&rest).into_table(lagging(30)).unwrap());
     assert_eq!(half().by(&mut keeper), Err(SigningReason::Brake));
@@ -253,7 +253,7 @@ fn halves_do_not_add_up() {
         }
     }
     let mut keeper = house.keeper();
-    assert_eq!(half().by(&mut keeper), Err(SigningReason::Serial), "it knows no patch");
+    assert_eq!(half().by(&mut keeper), Err(SigningReason::Stale), "it knows no patch");
     let patch = house.patch(31, &mut table, 1..10).by(&mut keeper);
     assert_eq!(patch, Err(SigningReason::Base), "nor what sidecars have over the table");
     // A table that has all that was signed, and what patches have not ended.

@@ -59,8 +59,9 @@ impl Outbox {
         settings: &RawSettings,
     ) -> Result<(), PublishFault> {
         match fault.refusal().map(|refusal| refusal.reason) {
-            // It knows no table of ours, or not this one any more: a new one is made for it.
-            Some(SigningReason::Base) => {
+            // It knows no table of ours, or not this one any more, or of a table not what was signed
+            // since: a new one is made for it.
+            Some(SigningReason::Base | SigningReason::Stale) => {
                 if let Some(current) = &mut self.current {
                     current.settings.clear();
                 }
