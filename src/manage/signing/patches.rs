@@ -128,9 +128,11 @@ impl SignedPatches {
 // === impl SidecarState ===
 
 impl SidecarState {
-    /// No sidecar refuses more keys by it that it should take.
+    /// No sidecar refuses more keys by it that it should take: an entry of a patch is held against its
+    /// secret and against its id, which has two secrets at most. A record of an active key counts too:
+    /// where it has nothing in common with the table's, nothing is left.
     pub fn most_refused(&self) -> u64 {
         let patches = self.held.iter().chain(&self.in_force);
-        patches.map(|patch| patch.endings().saturating_mul(3)).fold(0, u64::saturating_add)
+        patches.map(|patch| patch.entries().saturating_mul(3)).fold(0, u64::saturating_add)
     }
 }

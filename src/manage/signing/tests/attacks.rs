@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::super::wire::{ANSWER_HEAD, QuestionHead, SigningQuestion, answer_length, read_answer};
 use super::*;
+use crate::core::Environment;
 use crate::table::write::RemovalOf;
 use crate::table::{Patch, SignedHead};
 
@@ -327,6 +328,28 @@ fn what_is_withheld_counts_as_well() {
         assert_eq!(rest, Err(SigningReason::Brake), "{restarted}");
         phantoms(&house, 4, &mut new, 0..40).by(&mut keeper).unwrap();
     }
+}
+
+/// A sidecar with the older table is left with what both say of a key, which is nothing.
+#[test]
+fn records_that_have_nothing_in_common_count() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    let of = |n: u32, environment| {
+        let mut spec = spec(n);
+        spec.grant.environment = Some(environment);
+        spec
+    };
+    let live: Vec<_> = (0..100).map(|n| of(n, Environment::Live)).collect();
+    let mut tables =
+        [1, 3].map(|serial| Paper(body(&live).into_table(house.issue(serial)).unwrap()));
+    for table in &mut tables {
+        table.by(&mut keeper).unwrap();
+    }
+    let mut draft = PatchDraft::over(&tables[1].opened());
+    (0..99).for_each(|n| draft.put(of(n, Environment::Test)));
+    let mut patch = Paper(draft.build(house.issue(4)).unwrap());
+    assert_eq!(patch.by(&mut keeper), Err(SigningReason::Brake));
 }
 
 /// An ordinary life: keys are revoked, made, rotated and brought back, over one table after the other.
