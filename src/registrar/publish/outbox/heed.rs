@@ -8,7 +8,7 @@ use super::super::fault::PublishFault;
 use super::super::make::IssueTerms;
 use super::Outbox;
 use crate::manage::registry::settings::RawSettings;
-use crate::manage::signer::signs::SigningReason;
+use crate::manage::signer::signs::{SigningReason, SigningRefusal};
 use crate::manage::signing::source::SignerSource;
 use crate::registrar::store::{Publication, StoreError};
 
@@ -45,7 +45,9 @@ impl Outbox {
             Ok(made) => return Ok(made),
             Err(fault) => fault.into(),
         };
-        if fault.refusal().is_some() {
+        // One that cannot sign may have noted it on its disk.
+        let is_judged = |refusal: &SigningRefusal| refusal.reason != SigningReason::Unavailable;
+        if fault.refusal().is_some_and(is_judged) {
             self.store.withdraw_signing(&self.name, self.tried, before).await?;
         }
         Err(fault)
