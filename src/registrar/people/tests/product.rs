@@ -61,8 +61,10 @@ impl Product {
                     head.push(byte[0]);
                 }
                 let head = String::from_utf8(head).unwrap();
-                let _ = stream.write_all(answer(&head).as_bytes());
+                // Noted before it is answered: whoever has the answer may count at once.
+                let answer = answer(&head);
                 seen.lock().unwrap().push(head);
+                let _ = stream.write_all(answer.as_bytes());
             }
         });
         Self { address, heads, stop }
