@@ -13,7 +13,11 @@ use super::error::{Error, Result};
 use crate::exit::Exit;
 use crate::wording::shell::quoted_path;
 
-const POLL: Duration = Duration::from_millis(15);
+pub const POLL: Duration = Duration::from_millis(15);
+
+/// How long a process that runs for long waits for a lock as it starts: its predecessor, which was just
+/// told to stop, or a command on the host still holds it.
+pub const START_WAIT: Duration = Duration::from_secs(10);
 
 /// A file's whole content, refused (not cut) beyond `max` bytes.
 pub fn read(path: &Path, max: u64) -> Result<Vec<u8>> {
@@ -172,6 +176,15 @@ impl Lock {
     /// Whoever may read a file can lock it and never let go. So only its owner reads this one: the
     /// directory is often one that sidecars read.
     pub fn take(target: &Path, timeout: Duration) -> Result<Self> {
+        Self::take_or_say(target, timeout, |_| ())
+    }
+
+    /// The same, and says once whom it waits for: ` (process 7)`, or nothing where that is not known.
+    ///
+    /// # Errors
+    ///
+    /// Somebody else has it all the time; a file that cannot be written.
+    pub fn take_or_say(target: &Path, timeout: Duration, say: impl FnOnce(&str)) -> Result<Self> {
         let path = beside(target, ".lock");
         let mut file = OpenOptions::new()
             .read(true)
@@ -182,21 +195,20 @@ impl Lock {
             .open(&path)
             .map_err(Error::write(&path))?;
         close_to_others(&file);
+        let mut say = Some(say);
         let mut waited = Duration::ZERO;
         loop {
             match file.try_lock() {
                 Ok(()) => break,
                 Err(TryLockError::WouldBlock) if waited < timeout => {
+                    if let Some(say) = say.take() {
+                        say(&holder(&mut file));
+                    }
                     std::thread::sleep(POLL);
                     waited += POLL;
                 }
                 Err(TryLockError::WouldBlock) => {
-                    let mut pid = String::new();
-                    file.read_to_string(&mut pid).ok();
-                    let holder = match pid.trim() {
-                        "" => String::new(),
-                        pid => format!(" (process {pid})"),
-                    };
+                    let holder = holder(&mut file);
                     return Err(Error::Locked { path, seconds: timeout.as_secs(), holder });
                 }
                 Err(TryLockError::Error(e)) => return Err(Error::Write { path, source: e }),
@@ -205,13 +217,25 @@ impl Lock {
         // Only for the message of those who wait; the lock is the lock without it.
         let own = std::process::id().to_string();
         let mut pid = String::new();
-        if file.read_to_string(&mut pid).is_err() || pid != own {
+        if file.rewind().is_err() || file.read_to_string(&mut pid).is_err() || pid != own {
             // Cutting a file short waits for the disk, so nobody does it in vain.
             let emptied = file.rewind().and_then(|()| file.set_len(0));
             emptied.and_then(|()| file.write_all(own.as_bytes())).ok();
         }
         remove_leftovers(target);
         Ok(Self { _file: file })
+    }
+}
+
+/// Who has a lock, as its file says; nothing where it says nothing.
+fn holder(lock: &mut File) -> String {
+    let mut pid = String::new();
+    if lock.rewind().is_ok() {
+        lock.read_to_string(&mut pid).ok();
+    }
+    match pid.trim() {
+        "" => String::new(),
+        pid => format!(" (process {pid})"),
     }
 }
 
@@ -311,6 +335,19 @@ mod tests {
         assert!(error.to_string().contains(&format!("(process {})", std::process::id())));
         drop(held);
         Lock::take(&path, Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn whoever_waits_for_a_lock_says_so_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.toml");
+        let (mut held, mut said) = (Some(Lock::take(&path, Duration::ZERO).unwrap()), Vec::new());
+        let taken = Lock::take_or_say(&path, START_WAIT, |holder| {
+            said.push(holder.to_owned());
+            held.take();
+        });
+        taken.unwrap();
+        assert_eq!(said, [format!(" (process {})", std::process::id())]);
     }
 
     /// With the right to read a lock file, anybody could keep it locked.

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -69,15 +70,24 @@ impl SignerLedger {
     /// # Errors
     ///
     /// A file that no signer has written: going on without it would forget what was signed. Another
-    /// process that signs by it.
+    /// process that signs by it, and does not end within [`files::START_WAIT`].
     pub fn open(directory: &Path) -> Result<Self> {
+        Self::open_within(directory, files::START_WAIT)
+    }
+
+    fn open_within(directory: &Path, wait: Duration) -> Result<Self> {
         let path = directory.join(HIGH_WATER);
-        let lock = Lock::take(&path, std::time::Duration::ZERO).map_err(|e| match e {
+        let shown = directory.display();
+        let say = |holder: &str| {
+            let text =
+                format!("{shown}: another signer{holder} works with it; waiting for its end");
+            super::super::output::warn(&text);
+        };
+        let lock = Lock::take_or_say(&path, wait, say).map_err(|e| match e {
             Error::Locked { holder, .. } => Error::Added {
                 message: format!(
-                    "{}: another signer{holder} works with it\nhint: one process at a time signs \
-                     with a key",
-                    directory.display()
+                    "{shown}: another signer{holder} works with it\nhint: one process at a time \
+                     signs with a key"
                 ),
                 exit: Exit::TryAgain,
             },
@@ -264,10 +274,23 @@ mod tests {
         }
         fs::write(dir.path().join(HIGH_WATER), "{\"version\": 2}").unwrap();
         let held = SignerLedger::open(dir.path()).unwrap();
-        let error = SignerLedger::open(dir.path()).unwrap_err();
+        let error = SignerLedger::open_within(dir.path(), Duration::ZERO).unwrap_err();
         assert_eq!(error.exit(), Exit::TryAgain.code());
         assert!(error.to_string().contains("another signer (process "), "{error}");
         assert_eq!(held.mark("shop"), SignedMark::default());
+    }
+
+    /// As where a predecessor was just told to stop.
+    #[test]
+    fn it_waits_for_the_end_of_another_signer() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = SignerLedger::open(dir.path()).unwrap();
+        let ending = std::thread::spawn(move || {
+            std::thread::sleep(files::POLL * 4);
+            drop(held);
+        });
+        SignerLedger::open(dir.path()).unwrap();
+        ending.join().unwrap();
     }
 
     /// A file as the first version wrote it.
