@@ -135,10 +135,10 @@ pub fn replace(target: &Path, content: &[u8]) -> Result<()> {
     replacement.commit()
 }
 
-/// Appends one line and flushes it to the disk. A torn last line, left by a crash, is ended first.
+/// Appends a line, or several, and flushes them to the disk. A torn last line, left by a crash, is ended first.
 pub fn append_line(path: &Path, line: &str) -> Result<()> {
     let write = Error::write(path);
-    let attempt = || -> io::Result<()> {
+    let attempt = || -> io::Result<bool> {
         let mut file =
             OpenOptions::new().read(true).append(true).create(true).mode(0o644).open(path)?;
         let length = file.seek(io::SeekFrom::End(0))?;
@@ -154,9 +154,13 @@ pub fn append_line(path: &Path, line: &str) -> Result<()> {
         bytes.extend_from_slice(line.as_bytes());
         bytes.push(b'\n');
         file.write_all(&bytes)?;
-        file.sync_data()
+        file.sync_data()?;
+        Ok(length == 0)
     };
-    attempt().map_err(write)
+    match attempt().map_err(write)? {
+        true => sync_directory(path),
+        false => Ok(()),
+    }
 }
 
 /// Takes the rights of others away from a lock file of an earlier version. Where it is not ours, its

@@ -4,6 +4,7 @@
 
 mod check;
 mod check_v2;
+mod shape;
 mod text;
 
 use std::ops::Range;

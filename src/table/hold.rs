@@ -196,6 +196,11 @@ fn meet(a: &Grant, b: &Grant) -> Option<Grant> {
     })
 }
 
+/// Whether an address is in both.
+pub(super) fn have_common_networks(a: &NetworkSet, b: &NetworkSet) -> bool {
+    common_networks(a, b).is_some()
+}
+
 fn common_environment(
     a: Option<Environment>,
     b: Option<Environment>,

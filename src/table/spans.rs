@@ -1,15 +1,72 @@
 //! From when to when keys are active, as the records say: for whoever counts keys that can be used, and
-//! not only those whose status says so. Grants are not decoded. Imports core only.
+//! not only those whose status says so.
+//! Imports core only.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ops::Range;
 
+use super::body::{FoundRecord, TableBody};
 use super::file::{Patch, Table};
-use super::keyset::KeySet;
-use crate::core::{KeyStatus, KeyView};
+use super::hold::have_common_networks;
+use crate::core::{Digest, KeyId};
 
 /// Unix seconds; the end is [`u64::MAX`] for a key that does not expire.
 pub type ActiveSpan = Range<u64>;
+
+/// A record, and when its key is active by it.
+#[derive(Clone, Copy)]
+pub struct KeyLife<'t> {
+    found: FoundRecord<'t>,
+}
+
+/// Where the records of a key are in a table: a record is found by its secret, and a patch speaks of the
+/// key's other secret too. 4 bytes for each record.
+#[derive(Debug)]
+pub struct IdIndex(Vec<u32>);
+
+/// The records of some patches by the key that they are of.
+#[derive(Debug, Default)]
+pub struct PatchedIds<'p>(HashMap<KeyId, Vec<KeyLife<'p>>>);
+
+// === impl KeyLife ===
+
+impl<'t> KeyLife<'t> {
+    pub fn digest(&self) -> Digest {
+        self.found.digest()
+    }
+
+    pub fn id(&self) -> KeyId {
+        self.found.id()
+    }
+
+    /// Empty if its status says that it is not active.
+    pub fn active(&self) -> ActiveSpan {
+        self.found.active_span().unwrap_or(0..0)
+    }
+
+    /// Whether no request can meet what both records ask for. Each is of the same secret.
+    pub fn excludes(&self, other: &KeyLife<'_>) -> bool {
+        let (ours, theirs) = (&self.found, &other.found);
+        ours.is_other_kind(theirs)
+            || ours.names_networks()
+                && theirs.names_networks()
+                && !have_common_networks(&ours.view().grant.networks, &theirs.view().grant.networks)
+    }
+
+    fn all_of(body: &'t TableBody) -> impl Iterator<Item = Self> {
+        body.iter().map(|found| Self { found })
+    }
+
+    fn of(body: &'t TableBody, digest: &Digest) -> Option<Self> {
+        body.find(&digest.0).map(|found| Self { found })
+    }
+}
+
+impl std::fmt::Debug for KeyLife<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyLife").field("id", &self.id()).field("active", &self.active()).finish()
+    }
+}
 
 // === impl Table ===
 
@@ -17,6 +74,14 @@ impl Table {
     /// Of every record of an active key.
     pub fn active_spans(&self) -> impl Iterator<Item = ActiveSpan> {
         self.body().iter().filter_map(|found| found.active_span())
+    }
+
+    pub fn lives(&self) -> impl Iterator<Item = KeyLife<'_>> {
+        KeyLife::all_of(self.body())
+    }
+
+    pub fn life(&self, digest: &Digest) -> Option<KeyLife<'_>> {
+        KeyLife::of(self.body(), digest)
     }
 }
 
@@ -35,57 +100,56 @@ impl Patch {
         digests.filter_map(|digest| table.body().find(&digest)?.active_span())
     }
 
-    /// Whether it has every removal of `other`, and every record, with no longer life.
-    pub fn ends_as_much_as(&self, other: &Self) -> bool {
-        let removals = |patch: &Self| -> HashSet<([u8; 32], [u8; 16], u8)> {
-            patch.body().removals().iter().map(|gone| (gone.digest, gone.id, gone.whole)).collect()
-        };
-        let (ours, theirs) = (removals(self), removals(other));
-        let is_within =
-            |span: Option<ActiveSpan>, in_span: &Option<ActiveSpan>| match (span, in_span) {
-                (None, _) => true,
-                (Some(_), None) => false,
-                (Some(span), Some(other)) => span.start >= other.start && span.end <= other.end,
-            };
-        theirs.is_subset(&ours)
-            && other.body().iter().all(|found| {
-                let span = found.active_span();
-                match self.body().find(&found.record.digest) {
-                    Some(ours) => ours.id() == found.id() && is_within(ours.active_span(), &span),
-                    None => false,
-                }
-            })
+    pub fn lives(&self) -> impl Iterator<Item = KeyLife<'_>> {
+        KeyLife::all_of(self.body())
+    }
+
+    pub fn life(&self, digest: &Digest) -> Option<KeyLife<'_>> {
+        KeyLife::of(self.body(), digest)
+    }
+
+    /// What is in force of a secret where this patch is over `table`.
+    pub fn life_over<'t>(&'t self, table: &'t Table, digest: &Digest) -> Option<KeyLife<'t>> {
+        match self.life(digest) {
+            None if self.body().removal(&digest.0).is_none() => table.life(digest),
+            life => life,
+        }
     }
 }
 
-// === impl KeySet ===
+// === impl IdIndex ===
 
-impl KeySet {
-    /// Of every key that is active in it, restrictions of held patches counted in. Walks all of it.
-    pub fn active_spans(&self) -> impl Iterator<Item = ActiveSpan> {
-        self.iter().filter_map(|entry| span(&entry.view))
+impl IdIndex {
+    pub fn of(table: &Table) -> Self {
+        let records = table.body().records();
+        let mut order: Vec<u32> = (0..).take(records.len()).collect();
+        let id = |index: &u32| records.get(*index as usize).map(|record| record.id);
+        order.sort_unstable_by_key(id);
+        Self(order)
     }
 
-    /// Keys that are active here, and of which `other` leaves less although its table or patch has them:
-    /// when they are active here, and what is left of that. Walks all of these keys.
-    pub fn less_active_in<'k>(
-        &'k self,
-        other: &'k Self,
-    ) -> impl Iterator<Item = (ActiveSpan, ActiveSpan)> + 'k {
-        let bodies = [Some(other.table().body()), other.patch().map(|patch| patch.body())];
-        self.iter().filter_map(move |entry| {
-            let here = span(&entry.view)?;
-            let mut bodies = bodies.iter().flatten();
-            bodies.find_map(|body| body.find(&entry.digest.0))?;
-            let there = other.find_digest(&entry.digest).and_then(|found| span(&found.view));
-            let left =
-                there.map_or(0..0, |there| here.start.max(there.start)..here.end.min(there.end));
-            (left != here).then_some((here, left))
-        })
+    /// The records of a key in `table`, of which this index is.
+    pub fn lives<'t>(&'t self, table: &'t Table, id: KeyId) -> impl Iterator<Item = KeyLife<'t>> {
+        let body = table.body();
+        let at = move |index: u32| body.record(index as usize).map(|found| KeyLife { found });
+        let first = self.0.partition_point(|index| at(*index).is_some_and(|life| life.id() < id));
+        let from_there = self.0.get(first..).unwrap_or_default().iter();
+        from_there.map_while(move |index| at(*index).filter(|life| life.id() == id))
     }
 }
 
-fn span(view: &KeyView<'_>) -> Option<ActiveSpan> {
-    (view.grant.status == KeyStatus::Active)
-        .then(|| view.grant.not_before.unwrap_or(0)..view.expires.unwrap_or(u64::MAX))
+// === impl PatchedIds ===
+
+impl<'p> PatchedIds<'p> {
+    pub fn of(patches: impl Iterator<Item = &'p Patch>) -> Self {
+        let mut ids = HashMap::<_, Vec<_>>::new();
+        for life in patches.flat_map(Patch::lives) {
+            ids.entry(life.id()).or_default().push(life);
+        }
+        Self(ids)
+    }
+
+    pub fn lives(&self, id: KeyId) -> impl Iterator<Item = KeyLife<'p>> {
+        self.0.get(&id).into_iter().flatten().copied()
+    }
 }

@@ -181,15 +181,6 @@ impl CountedSpans {
 // === impl ActiveCourse ===
 
 impl ActiveCourse {
-    /// In each step the lower of the two, which begin at the same.
-    #[must_use]
-    pub fn lower(mut self, other: &Self) -> Self {
-        for (ours, theirs) in self.at.iter_mut().zip(&other.at) {
-            *ours = (*ours).min(*theirs);
-        }
-        self
-    }
-
     /// With so many keys less in each step.
     #[must_use]
     pub fn less(mut self, keys: u64) -> Self {
@@ -221,8 +212,10 @@ impl ActivePeaks {
     pub fn note(&mut self, course: ActiveCourse) {
         let step = course.first;
         let kept = self.steps.entry(step).or_insert_with(|| vec![0; FINE]);
-        for (most, now) in kept.iter_mut().zip(&course.at) {
-            *most = (*most).max(*now);
+        // What was signed last was active until this very moment, however long ago it was signed.
+        let last = self.last.as_ref();
+        for (at, (most, now)) in (step..).zip(kept.iter_mut().zip(&course.at)) {
+            *most = (*most).max(*now).max(last.map_or(0, |last| last.at(at)));
         }
         self.last = Some(course);
         self.steps.retain(|kept, _| counts_in(*kept, step));

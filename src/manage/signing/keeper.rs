@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use super::super::signer::signs::{SigningReason, SigningRefusal};
 use super::super::signer::{Signer, table_key};
-use super::active::{ActiveCourse, CountedSpans, CountedTable};
+use super::active::{CountedSpans, CountedTable};
 use super::allowance::{Allowance, AllowedPass};
 use super::checkpoint::checkpoint_message;
+use super::ended::{JournalLines, day_of};
+use super::ends::{IndexedTable, KeysBefore};
 use super::ledger::SignerLedger;
+use super::meant::{MeantKeys, SignedLately};
 use super::numbers::MOST_AT_ONCE;
-use super::patches::{SidecarState, SignedPatches};
 use super::rules::{
     AllowedPart, CheckpointVerdict, CountedFile, NeededWord, RECOVERY_REMEDY, SignedMark,
     SigningRules, SigningVerdict,
@@ -21,9 +23,7 @@ use super::rules::{
 use super::wire::AskedCheckpoint;
 use crate::manage::error::{Error, Result};
 use crate::table::write::Draft;
-use crate::table::{
-    Base, Bounds, Buffer, FileKind, KeySet, Manifest, Patch, PublicKey, Table, Trust,
-};
+use crate::table::{Base, Bounds, Buffer, FileKind, Manifest, Patch, PublicKey, Table, Trust};
 
 /// What a signer works with.
 #[derive(Debug)]
@@ -47,25 +47,14 @@ pub struct SigningKeeper {
     /// takes its place.
     open: Vec<HeldTable>,
     /// By audience.
-    patches: HashMap<Box<str>, SignedPatches>,
+    lately: HashMap<Box<str>, SignedLately>,
 }
 
 /// A table, and how many of its keys are active when.
 #[derive(Debug)]
 struct HeldTable {
-    table: Arc<Table>,
+    indexed: IndexedTable,
     counted: CountedTable,
-}
-
-/// What a file comes to where everything that was signed is in force, and what sidecars may have in its
-/// place.
-struct MeantKeys {
-    /// Of a patch over another table than the newest: with that table.
-    alone: Option<CountedSpans>,
-    counted: CountedSpans,
-    table: Arc<Table>,
-    patch: Option<Arc<Patch>>,
-    states: Vec<(Base, Vec<SidecarState>)>,
 }
 
 /// A signature, and what it is for.
@@ -76,7 +65,16 @@ pub struct MadeSignature {
     pub told: String,
 }
 
-/// A file whose body was read, and what it comes to.
+/// A file that is to be signed, and what was signed before it.
+struct AskedFile {
+    /// The bytes that a signature is of.
+    message: Vec<u8>,
+    file: OpenedFile,
+    mark: SignedMark,
+    leads_back: bool,
+}
+
+/// A file whose body was read.
 enum OpenedFile {
     Table(Arc<Table>),
     Patch(Arc<Patch>),
@@ -91,7 +89,7 @@ impl SigningKeeper {
     pub fn open(terms: KeeperTerms) -> Result<Self> {
         let public = table_key(terms.signer.public())?;
         let ledger = SignerLedger::open(&terms.state)?;
-        Ok(Self { terms, public, ledger, open: Vec::new(), patches: HashMap::new() })
+        Ok(Self { terms, public, ledger, open: Vec::new(), lately: HashMap::new() })
     }
 
     pub fn public(&self) -> PublicKey {
@@ -124,51 +122,74 @@ impl SigningKeeper {
             SigningRefusal::new(SigningReason::Audience, why)
         })?;
         let mark = self.ledger.mark(&audience);
-        let meant = match &file {
-            OpenedFile::Table(table) => self.meant_by_table(&mark, table, now_ms)?,
-            OpenedFile::Patch(patch) => self.meant_by_patch(&mark, patch, now_ms)?,
+        let lately = self.lately(&audience, &mark, now_ms).map_err(unavailable)?;
+        let leads_back = mark.leads_back(manifest);
+        // If somebody allows that, nothing that was signed before counts any more.
+        let mut lately = if leads_back { SignedLately::default() } else { lately };
+        let asked = AskedFile { message, file, mark, leads_back };
+        let made = self.judge_and_sign(asked, &rules, &mut lately, now_ms);
+        let is_kept = match &made {
+            Ok(_) => true,
+            // What could not be written is read again from the disk.
+            Err(refusal) => !leads_back && refusal.reason != SigningReason::Unavailable,
         };
-        let course = self.least_active(&mark, &rules, manifest, &meant)?;
-        let active = meant.counted.now();
-        let counted = CountedFile { manifest, active: &course, meant: &meant.course() };
+        if is_kept {
+            self.lately.insert(audience, lately);
+        }
+        made
+    }
+
+    fn judge_and_sign(
+        &mut self,
+        asked: AskedFile,
+        rules: &SigningRules,
+        lately: &mut SignedLately,
+        now_ms: u64,
+    ) -> std::result::Result<MadeSignature, SigningRefusal> {
+        let AskedFile { message, file, mark, leads_back } = asked;
+        let manifest = file.manifest();
+        let meant = match &file {
+            OpenedFile::Table(table) => self.meant_by_table(&mark, lately, table, now_ms)?,
+            OpenedFile::Patch(patch) => self.meant_by_patch(&mark, lately, patch, now_ms)?,
+        };
+        let (course, active) = (meant.counted.course(), meant.counted.now());
+        let lasting = meant.lasting(&lately.ended, |course| mark.is_fall(rules, manifest, course));
+        let counted = CountedFile { manifest, meant: &course, lasting: &lasting };
         let mut by = String::new();
-        let mut mark = match mark.judge(&rules, counted, self.public.id(), now_ms)? {
+        let mut mark = match mark.judge(rules, counted, self.public.id(), now_ms)? {
             SigningVerdict::Again => {
                 return self.signed(&message, told(manifest, active, " again"));
             }
             SigningVerdict::New(mark) => mark,
             SigningVerdict::IfAllowed { mark, needed } => {
-                by = self.allowed(&audience, needed, now_ms)?;
+                by = self.allowed(&rules.audience, needed, now_ms)?;
                 mark
             }
         };
-        let patches = self.kept_with(&mark, &file);
+        let (audience, today) = (&*rules.audience, day_of(now_ms));
+        let JournalLines(lines) = lately.ended.note(today, &meant.ends);
+        if leads_back {
+            self.ledger.forget_ends(audience);
+        }
+        self.ledger.keep_ends(audience, today, &lines).map_err(unavailable)?;
         match &file {
             OpenedFile::Table(table) => self.ledger.keep_table(table),
-            OpenedFile::Patch(patch) => self.ledger.keep_patch(patch),
+            OpenedFile::Patch(patch) => {
+                lately.take(patch);
+                self.ledger.keep_patch(patch)
+            }
         }
         .map_err(unavailable)?;
-        mark.patches = Some(patches.list());
-        self.ledger.note(&audience, mark).map_err(unavailable)?;
+        lately.forget_patches(|base| mark.knows(base));
+        mark.patches = lately.patches.iter().map(|patch| patch.serial()).collect();
+        self.ledger.note(audience, mark).map_err(unavailable)?;
         let made = self.signed(&message, told(manifest, active, &by));
         if let OpenedFile::Table(table) = file {
-            self.hold(&audience, table, now_ms);
+            self.open.retain(|held| *held.indexed.table.manifest().audience != *audience);
+            self.hold(table, now_ms);
         }
-        self.ledger.forget_files(&audience);
-        self.patches.insert(audience, patches);
+        self.ledger.forget_files(audience, today);
         made
-    }
-
-    /// The patches that sidecars may have once this file is signed.
-    fn kept_with(&self, mark: &SignedMark, file: &OpenedFile) -> SignedPatches {
-        let known = self.patches.get(&*file.manifest().audience);
-        let list = mark.patches.clone().or_else(|| Some(known?.list())).unwrap_or_default();
-        let mut patches = SignedPatches::of(&list, |serial| known?.get(serial));
-        if let OpenedFile::Patch(patch) = file {
-            patches.note(Arc::clone(patch), self.terms.max_bytes);
-        }
-        patches.forget(|base| mark.knows(base), mark.least_includes());
-        patches
     }
 
     /// Takes a word for each; who has said them, for the log.
@@ -197,42 +218,68 @@ impl SigningKeeper {
         }
     }
 
+    /// What was signed lately, as the disk has it where nobody remembers it.
+    fn lately(&mut self, audience: &str, mark: &SignedMark, now_ms: u64) -> Result<SignedLately> {
+        let mut lately = match self.lately.remove(audience) {
+            Some(lately) => lately,
+            None => {
+                let mut lately = SignedLately::default();
+                let bounds = Bounds { max_bytes: self.terms.max_bytes };
+                for serial in &mark.patches {
+                    match self.ledger.patch(audience, *serial, &bounds) {
+                        Some(patch) => lately.patches.push(patch),
+                        None => lately.lost = lately.lost.max(*serial),
+                    }
+                }
+                for (day, journal) in self.ledger.ends(audience)? {
+                    lately.ended.read(day, &journal);
+                }
+                lately
+            }
+        };
+        lately.ended.forget(day_of(now_ms));
+        Ok(lately)
+    }
+
     /// What a table that is in force everywhere would come to.
     fn meant_by_table(
         &mut self,
         mark: &SignedMark,
+        lately: &SignedLately,
         table: &Arc<Table>,
         now_ms: u64,
     ) -> std::result::Result<MeantKeys, SigningRefusal> {
         let manifest = table.manifest();
-        let (base, includes) = (manifest.as_base(), manifest.includes_through);
-        let mut states = Vec::new();
-        // Where it is allowed that it leads back, what was signed before counts no more.
-        if !mark.leads_back(manifest) {
-            let patches = self.patches_of(&manifest.audience, mark);
-            if !patches.knows(includes) {
-                let why = format!(
-                    "the table has every change through {includes}, and this signer knows nothing of \
-                     what was signed up to {}: a table that is made now has it",
-                    patches.unknown()
-                );
-                return Err(SigningRefusal::new(SigningReason::Stale, why));
-            }
-            states = vec![(base, patches.states(base, includes))];
+        if manifest.includes_through < lately.lost {
+            let why = format!(
+                "the table has every change through {}, and this signer has lost what was signed up to \
+                 {}: a table that is made now has it",
+                manifest.includes_through, lately.lost
+            );
+            return Err(SigningRefusal::new(SigningReason::Stale, why));
         }
         let counted = CountedSpans::of(table.active_spans(), now_ms);
-        let table = Arc::clone(table);
-        Ok(MeantKeys { alone: None, counted, table, patch: None, states })
+        let mut ends = Vec::new();
+        if !mark.leads_back(manifest) {
+            if let Some(newest) = mark.table() {
+                self.reopen(&manifest.audience, newest, now_ms);
+            }
+            let before = self.in_force(&manifest.audience, mark.table(), lately, now_ms);
+            ends = before.ends_of_table(table);
+        }
+        Ok(MeantKeys { counted, table: Arc::clone(table), patch: None, ends })
     }
 
     /// What a patch that is in force everywhere would come to.
     fn meant_by_patch(
         &mut self,
         mark: &SignedMark,
+        lately: &SignedLately,
         patch: &Arc<Patch>,
         now_ms: u64,
     ) -> std::result::Result<MeantKeys, SigningRefusal> {
         let manifest = patch.manifest();
+        let audience = &manifest.audience;
         let unknown = |base: Base| {
             let why = format!(
                 "the patch is over the table of serial {}, which was not signed here lately",
@@ -241,109 +288,75 @@ impl SigningKeeper {
             SigningRefusal::new(SigningReason::Base, why)
         };
         // A manifest of a patch states its base, or it was not opened.
-        let (Some(base), Some(newest)) = (manifest.base, mark.table()) else {
-            return Err(unknown(manifest.base.unwrap_or_else(|| manifest.as_base())));
-        };
-        let table = match mark.knows(base) {
-            true => self.table(&manifest.audience, base, now_ms),
-            false => None,
-        };
-        let (table, counted) = table.ok_or_else(|| unknown(base))?;
-        let over = counted.with_patch(&table, patch);
-        let patches = self.patches_of(&manifest.audience, mark);
-        let mut with_it = SignedPatches::of(&patches.list(), |serial| patches.get(serial));
-        let before = patches.newest_over(newest).cloned();
-        with_it.note(Arc::clone(patch), u64::MAX);
-        let mut states = Vec::new();
-        for kept in mark.tables() {
-            match with_it.knows(kept.includes) {
-                true => states.push((kept.base(), with_it.states(kept.base(), kept.includes))),
-                // Nothing can be said of sidecars with an older one.
-                false if kept.base() != newest => {}
-                false => return Err(unknown(newest)),
+        let base = manifest.base.unwrap_or_else(|| manifest.as_base());
+        let newest = mark.table().filter(|_| mark.knows(base) && lately.lost == 0);
+        let newest = newest.ok_or_else(|| unknown(base))?;
+        for table in [base, newest] {
+            if !self.reopen(audience, table, now_ms) {
+                return Err(unknown(table));
             }
         }
-        if base == newest {
-            let patch = Some(Arc::clone(patch));
-            return Ok(MeantKeys { alone: None, counted: over, table, patch, states });
-        }
-        let newer = self.table(&manifest.audience, newest, now_ms);
-        let (table, counted) = newer.ok_or_else(|| unknown(newest))?;
-        let counted = match &before {
-            Some(before) => counted.with_patch(&table, before),
+        let in_force = match base == newest {
+            true => Some(patch),
+            false => lately.over(newest),
+        };
+        let (table, counted) =
+            self.counted(audience, newest, now_ms).ok_or_else(|| unknown(newest))?;
+        let (over, _) = self.counted(audience, base, now_ms).ok_or_else(|| unknown(base))?;
+        let counted = match in_force {
+            Some(in_force) => counted.with_patch(&table, in_force),
             None => counted,
         };
-        Ok(MeantKeys { alone: Some(over), counted, table, patch: before, states })
+        let before = self.in_force(audience, [base, newest], lately, now_ms);
+        let ends = before.ends_of_patch(patch, &over);
+        Ok(MeantKeys { counted, table, patch: in_force.cloned(), ends })
     }
 
-    /// Active keys of those that should be, where a sidecar refuses most of them: whoever has the service
-    /// decides what sidecars get of what was signed.
-    fn least_active(
-        &mut self,
-        mark: &SignedMark,
-        rules: &SigningRules,
-        manifest: &Manifest,
-        meant: &MeantKeys,
-    ) -> std::result::Result<ActiveCourse, SigningRefusal> {
-        let mut least = meant.course();
-        for (base, states) in &meant.states {
-            for state in states {
-                let is_meant = state.held.is_empty()
-                    && meant.table.manifest().as_base() == *base
-                    && state.in_force.as_ref().map(|patch| patch.serial()) == meant.patch_serial();
-                // Most patches are short, and then nobody has to look at all the keys.
-                let bound = meant.counted.course().less(state.most_refused());
-                if is_meant || !mark.is_fall(rules, manifest, &bound) {
-                    continue;
-                }
-                let table = match meant.table.manifest().as_base() == *base {
-                    true => Arc::clone(&meant.table),
-                    false => {
-                        let table = self.table(&manifest.audience, *base, meant.counted.now_ms());
-                        let why = "a table that was signed lately is gone from `state`";
-                        table.ok_or_else(|| SigningRefusal::new(SigningReason::Base, why))?.0
-                    }
-                };
-                let theirs = KeySet::new(table, state.in_force.clone(), &state.held, None);
-                least = least.lower(&meant.counted_in(&theirs).course());
-            }
+    /// What sidecars may have of open tables and of patches.
+    fn in_force<'f>(
+        &'f self,
+        audience: &str,
+        tables: impl IntoIterator<Item = Base>,
+        lately: &'f SignedLately,
+        now_ms: u64,
+    ) -> KeysBefore<'f> {
+        let mut tables: Vec<_> = tables.into_iter().collect();
+        tables.dedup();
+        let held = tables.iter().filter_map(|base| self.held(audience, *base));
+        let tables = held.map(|held| &held.indexed).collect();
+        KeysBefore { tables, patches: &lately.patches, now_ms }
+    }
+
+    fn held(&self, audience: &str, base: Base) -> Option<&HeldTable> {
+        self.open.iter().find(|held| held.is(audience, base))
+    }
+
+    /// Whether a table that was signed is open now.
+    fn reopen(&mut self, audience: &str, base: Base, now_ms: u64) -> bool {
+        if self.held(audience, base).is_some() {
+            return true;
         }
-        Ok(least)
+        let bounds = Bounds { max_bytes: self.terms.max_bytes };
+        let table = self.ledger.table(audience, base, &bounds);
+        table.map(|table| self.hold(table, now_ms)).is_some()
     }
 
-    fn patches_of(&mut self, audience: &str, mark: &SignedMark) -> &SignedPatches {
-        let Self { patches, ledger, terms, .. } = self;
-        patches.entry(audience.into()).or_insert_with(|| {
-            let Some(list) = &mark.patches else { return SignedPatches::since(mark.serial()) };
-            let bounds = Bounds { max_bytes: terms.max_bytes };
-            SignedPatches::of(list, |serial| ledger.patch(audience, serial, &bounds))
-        })
-    }
-
-    fn table(
+    fn counted(
         &mut self,
         audience: &str,
         base: Base,
         now_ms: u64,
     ) -> Option<(Arc<Table>, CountedSpans)> {
-        let is_it = |held: &HeldTable| {
-            let manifest = held.table.manifest();
-            *manifest.audience == *audience && manifest.as_base() == base
-        };
-        if !self.open.iter().any(is_it) {
-            let bounds = Bounds { max_bytes: self.terms.max_bytes };
-            let table = self.ledger.table(audience, base, &bounds)?;
-            self.hold(audience, table, now_ms);
-        }
-        let held = self.open.iter_mut().find(|held| is_it(held))?;
-        Some((Arc::clone(&held.table), held.counted.at(&held.table, now_ms)))
+        let held = self.open.iter_mut().find(|held| held.is(audience, base))?;
+        let table = Arc::clone(&held.indexed.table);
+        let counted = held.counted.at(&table, now_ms);
+        Some((table, counted))
     }
 
-    /// Keeps a table in memory, in the place of all others of its audience.
-    fn hold(&mut self, audience: &str, table: Arc<Table>, now_ms: u64) {
-        self.open.retain(|held| *held.table.manifest().audience != *audience);
+    /// Keeps a table in memory.
+    fn hold(&mut self, table: Arc<Table>, now_ms: u64) {
         let counted = CountedTable::of(&table, now_ms);
-        self.open.push(HeldTable { table, counted });
+        self.open.push(HeldTable { indexed: IndexedTable::new(table), counted });
     }
 
     // --- the audit log
@@ -412,30 +425,12 @@ impl SigningKeeper {
     }
 }
 
-// === impl MeantKeys ===
+// === impl HeldTable ===
 
-impl MeantKeys {
-    fn course(&self) -> ActiveCourse {
-        let course = self.counted.course();
-        match &self.alone {
-            Some(alone) => course.lower(&alone.course()),
-            None => course,
-        }
-    }
-
-    fn patch_serial(&self) -> Option<u64> {
-        self.patch.as_ref().map(|patch| patch.serial())
-    }
-
-    /// Those of the keys that a sidecar takes, or does not know: it gets those.
-    fn counted_in(&self, theirs: &KeySet) -> CountedSpans {
-        let meant = KeySet::new(Arc::clone(&self.table), self.patch.clone(), &[], None);
-        let mut counted = self.counted.clone();
-        for (span, left) in meant.less_active_in(theirs) {
-            counted.add(&span, -1);
-            counted.add(&left, 1);
-        }
-        counted
+impl HeldTable {
+    fn is(&self, audience: &str, base: Base) -> bool {
+        let manifest = self.indexed.table.manifest();
+        *manifest.audience == *audience && manifest.as_base() == base
     }
 }
 

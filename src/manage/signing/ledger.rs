@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::error::{Error, Result};
 use super::super::files::{self, Lock};
+use super::ended::is_kept;
 use super::rules::{AuditMark, SignedMark};
 use crate::core::Digest;
 use crate::exit::Exit;
@@ -22,6 +23,14 @@ pub const HIGH_WATER: &str = "signer-high-water.json";
 
 /// More is another file. An audience has some 5 KB.
 const MAX_BYTES: u64 = 16 << 20;
+
+/// Kinds of files of an audience: how the name begins, and how it ends.
+const TABLE: (&str, &str) = ("table", ".kgt");
+const PATCH: (&str, &str) = ("patch", ".kgp");
+const ENDS: (&str, &str) = ("ends", ".txt");
+
+/// What the files of a day end is shorter: some 70 bytes a key, a few times.
+const MAX_JOURNAL: u64 = 1 << 30;
 
 /// The file with what it says, for one process at a time.
 #[derive(Debug)]
@@ -176,36 +185,89 @@ impl SignerLedger {
         is_it.then(|| Arc::new(patch))
     }
 
-    /// Removes tables of an audience that no patch can be over any more, and patches that no sidecar can
-    /// have.
-    pub fn forget_files(&self, audience: &str) {
-        let mark = self.mark(audience);
-        let tables = mark.tables().map(|kept| self.table_path(audience, kept.base()));
-        let serials = mark.patches.iter().flat_map(|list| list.serials.iter().copied());
-        let kept: Vec<_> =
-            tables.chain(serials.map(|serial| self.patch_path(audience, serial))).collect();
-        let Ok(entries) = fs::read_dir(&self.directory) else { return };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let is_ours = [("table", ".kgt"), ("patch", ".kgp")].iter().any(|(kind, end)| {
-                name.starts_with(&file_prefix(kind, audience)) && name.ends_with(end)
-            });
-            if is_ours && !kept.contains(&path) {
-                // What stays takes room and does no harm.
-                fs::remove_file(&path).ok();
-            }
+    /// Adds to what the files of a day end. `lines`: whole ones, or none.
+    ///
+    /// # Errors
+    ///
+    /// A disk that takes nothing.
+    pub fn keep_ends(&self, audience: &str, day: u64, lines: &str) -> Result<()> {
+        match lines.strip_suffix('\n') {
+            Some(lines) => files::append_line(&self.ends_path(audience, day), lines),
+            None => Ok(()),
         }
+    }
+
+    /// What the files of each day end.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read: without it keys that were ended would count.
+    pub fn ends(&self, audience: &str) -> Result<Vec<(u64, String)>> {
+        let mut journals = Vec::new();
+        for (day, path) in self.journals(audience) {
+            let journal = files::read(&path, MAX_JOURNAL)?;
+            journals.push((day, String::from_utf8_lossy(&journal).into_owned()));
+        }
+        Ok(journals)
+    }
+
+    /// Removes tables of an audience that no patch can be over any more, patches of those, and what
+    /// counts no more of what was ended.
+    pub fn forget_files(&self, audience: &str, today: u64) {
+        let mark = self.mark(audience);
+        let tables = mark.tables().map(|base| self.table_path(audience, base));
+        let patches = mark.patches.iter().map(|serial| self.patch_path(audience, *serial));
+        let kept: Vec<_> = tables.chain(patches).collect();
+        let files = [TABLE, PATCH].into_iter().flat_map(|kind| self.files(audience, kind));
+        let files = files.filter(|path| !kept.contains(path));
+        let journals = self.journals(audience).into_iter().filter(|(day, _)| !is_kept(*day, today));
+        for path in files.chain(journals.map(|(_, path)| path)) {
+            // What stays takes room and does no harm.
+            fs::remove_file(&path).ok();
+        }
+    }
+
+    /// Removes all of what was ended.
+    pub fn forget_ends(&self, audience: &str) {
+        for (_, path) in self.journals(audience) {
+            fs::remove_file(&path).ok();
+        }
+    }
+
+    /// What was ended, by day.
+    fn journals(&self, audience: &str) -> Vec<(u64, PathBuf)> {
+        let day = |path: &Path| path.file_stem()?.to_str()?.rsplit('-').next()?.parse().ok();
+        let files = self.files(audience, ENDS).into_iter();
+        files.filter_map(|path| Some((day(&path)?, path))).collect()
+    }
+
+    /// Those of a kind.
+    fn files(&self, audience: &str, (kind, end): (&str, &str)) -> Vec<PathBuf> {
+        let begins = file_prefix(kind, audience);
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let paths = entries.map(|entry| entry.path()).filter(|path| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.starts_with(&begins) && name.ends_with(end)
+        });
+        paths.collect()
     }
 
     fn table_path(&self, audience: &str, base: Base) -> PathBuf {
         let hash = base.body_sha256.to_string();
         let hash = hash.get(..16).unwrap_or(&hash);
-        let begins = file_prefix("table", audience);
-        self.directory.join(format!("{begins}{}-{hash}.kgt", base.serial))
+        self.path(audience, TABLE, &format!("{}-{hash}", base.serial))
     }
 
     fn patch_path(&self, audience: &str, serial: u64) -> PathBuf {
-        self.directory.join(format!("{}{serial}.kgp", file_prefix("patch", audience)))
+        self.path(audience, PATCH, &serial.to_string())
+    }
+
+    fn ends_path(&self, audience: &str, day: u64) -> PathBuf {
+        self.path(audience, ENDS, &day.to_string())
+    }
+
+    fn path(&self, audience: &str, (kind, end): (&str, &str), which: &str) -> PathBuf {
+        self.directory.join(format!("{}{which}{end}", file_prefix(kind, audience)))
     }
 }
 

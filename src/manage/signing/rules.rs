@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use super::super::signer::signs::{SigningReason, SigningRefusal};
 use super::active::{ActiveCourse, ActivePeaks, JudgedStep};
 use super::numbers::{HIGHEST, UsedNumbers};
-use super::patches::PatchList;
 use super::wire::AskedCheckpoint;
 use crate::table::{AcceptRules, Base, BodyHash, FileKind, Manifest, SignerId, TableFormat};
 
@@ -25,6 +24,10 @@ const MOST_BASES: usize = 2;
 /// What lets a restored audit log pass.
 pub const RECOVERY_REMEDY: &str =
     "`keygatectl signer allow --recovery` on the signer's host allows it once";
+
+/// Why fewer count than a page shows.
+const BACK_LATELY: &str = " (keys that something signed within a week has ended and that are back do not \
+                           count: a sidecar may not have them back)";
 
 /// What a signer signs for one audience.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,24 +56,17 @@ pub struct SignedMark {
     /// Its `includes_through`.
     includes: u64,
     /// Other tables that sidecars may have, the last one first.
-    bases: Vec<KeptTable>,
-    /// `None`: nobody has kept patches yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub patches: Option<PatchList>,
+    bases: Vec<Base>,
+    /// Serials of the newest patches over these tables.
+    #[serde(default)]
+    pub patches: Vec<u64>,
+    /// Of keys that should be active.
     peaks: ActivePeaks,
+    /// Of those that every sidecar takes, whatever it was given lately.
+    #[serde(default)]
+    lasting_peaks: ActivePeaks,
     #[serde(default)]
     serials: UsedNumbers,
-}
-
-/// A table that patches may be over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct KeptTable {
-    serial: u64,
-    body_sha256: BodyHash,
-    /// Its `includes_through`.
-    #[serde(default)]
-    pub includes: u64,
 }
 
 /// What one serial stands for.
@@ -102,10 +98,10 @@ pub struct AuditMark {
 #[derive(Clone, Copy, Debug)]
 pub struct CountedFile<'f> {
     pub manifest: &'f Manifest,
-    /// Keys that are active, where most of those that should be are refused.
-    pub active: &'f ActiveCourse,
     /// Keys that should be active by it.
     pub meant: &'f ActiveCourse,
+    /// Of these, what is left by everything that was signed lately.
+    pub lasting: &'f ActiveCourse,
 }
 
 /// What is to become of a file.
@@ -159,15 +155,9 @@ impl SignedMark {
     }
 
     /// Tables that a patch may be over, the newest first: their files are kept.
-    pub fn tables(&self) -> impl Iterator<Item = KeptTable> {
-        let newest = self.table.map(|table| KeptTable::of(table, self.includes));
-        let others = self.bases.iter().copied();
-        newest.into_iter().chain(others.filter(|kept| Some(kept.base()) != self.table))
-    }
-
-    /// Through which serial the oldest of them has every change.
-    pub fn least_includes(&self) -> u64 {
-        self.tables().map(|kept| kept.includes).min().unwrap_or(0)
+    pub fn tables(&self) -> impl Iterator<Item = Base> {
+        let others = self.bases.iter().copied().filter(|base| Some(*base) != self.table);
+        self.table.into_iter().chain(others)
     }
 
     /// Whether somebody on the signer's host has to allow that it leads back.
@@ -177,17 +167,17 @@ impl SignedMark {
 
     /// Whether `table` may be the base of a patch.
     pub fn knows(&self, table: Base) -> bool {
-        self.tables().any(|kept| kept.base() == table)
+        self.tables().any(|kept| kept == table)
     }
 
-    /// Whether somebody has to allow that so few keys are active.
+    /// Whether somebody has to allow that everything that was signed lately leaves so few keys.
     pub fn is_fall(
         &self,
         rules: &SigningRules,
         manifest: &Manifest,
-        active: &ActiveCourse,
+        lasting: &ActiveCourse,
     ) -> bool {
-        rules.brake(manifest, self.peaks.judged(active)).is_some()
+        rules.brake(manifest, self.lasting_peaks.judged(lasting)).is_some()
     }
 
     /// What a signer with key `signer` does with a file.
@@ -202,7 +192,7 @@ impl SignedMark {
         signer: SignerId,
         now_ms: u64,
     ) -> Result<SigningVerdict, SigningRefusal> {
-        let CountedFile { manifest, active, meant } = file;
+        let CountedFile { manifest, meant, lasting } = file;
         refuse_odd(rules, manifest, signer, now_ms)?;
         let content = SignedContent::of(manifest);
         if self.last.as_ref() == Some(&content) {
@@ -220,22 +210,46 @@ impl SignedMark {
             (before.serials, used) = (UsedNumbers::default(), 0);
             if self.leads_back(manifest) {
                 // What was signed before is in force nowhere any more.
-                before.patches = Some(PatchList::default());
+                before.patches.clear();
             }
         }
-        if let Some((active_then, refusal)) = rules.brake(manifest, self.peaks.judged(active)) {
-            needed.push(NeededWord { what: AllowedPart::Fall { active: active_then }, refusal });
-            // From then on this count is what a fall is measured against, and sidecars have it.
-            before.peaks = ActivePeaks::of(active.clone());
-            before.bases.retain(|kept| Some(kept.base()) == content.base);
-            before.patches = Some(PatchList::default());
+        if let Some(word) = self.fall(rules, file) {
+            needed.push(word);
+            // From then on these counts are what a fall is measured against.
+            before.peaks = ActivePeaks::default();
+            before.lasting_peaks = ActivePeaks::default();
         }
         before.serials = before.serials.with(used, now_ms);
-        let mark = before.with(content, meant.clone());
+        let mut mark = before.with(content);
+        mark.peaks.note(meant.clone());
+        mark.lasting_peaks.note(lasting.clone());
         Ok(match needed.is_empty() {
             true => SigningVerdict::New(mark),
             false => SigningVerdict::IfAllowed { mark, needed },
         })
+    }
+
+    /// The word that it needs because it leaves few keys.
+    fn fall(&self, rules: &SigningRules, file: CountedFile<'_>) -> Option<NeededWord> {
+        let CountedFile { manifest, meant, lasting } = file;
+        let falls = [
+            (rules.brake(manifest, self.peaks.judged(meant)), ""),
+            (rules.brake(manifest, self.lasting_peaks.judged(lasting)), BACK_LATELY),
+        ];
+        let falls = falls.into_iter().filter_map(|(fall, note)| Some((fall?, note)));
+        let (JudgedStep { before, after }, note) = falls.min_by_key(|(fall, _)| fall.after)?;
+        let what = match after {
+            0 => "no key would be active".to_owned(),
+            1 => "1 key would be active".to_owned(),
+            _ => format!("{after} keys would be active"),
+        };
+        let why = format!(
+            "{what} within a day, and {before} were{note}; `keygatectl signer allow --audience {} \
+             --least {after}` on the signer's host allows it once",
+            rules.audience
+        );
+        let refusal = SigningRefusal::new(SigningReason::Brake, why);
+        Some(NeededWord { what: AllowedPart::Fall { active: after }, refusal })
     }
 
     /// What nobody can allow.
@@ -314,40 +328,24 @@ impl SignedMark {
         self.serial().max(rules.min_serial)
     }
 
-    fn with(mut self, content: SignedContent, active: ActiveCourse) -> Self {
-        self.peaks.note(active);
-        let mut mark = self;
+    fn with(mut self, content: SignedContent) -> Self {
         // What sidecars had until now they may have still.
         let before = match content.base {
-            Some(base) => mark.bases.iter().copied().find(|kept| kept.base() == base),
-            None => mark.table.map(|table| KeptTable::of(table, mark.includes)),
+            Some(base) => self.bases.iter().copied().find(|known| *known == base),
+            None => self.table,
         };
         if let Some(kept) = before {
-            mark.bases.retain(|known| known.base() != kept.base());
-            mark.bases.insert(0, kept);
-            mark.bases.truncate(MOST_BASES);
+            self.bases.retain(|known| *known != kept);
+            self.bases.insert(0, kept);
+            self.bases.truncate(MOST_BASES);
         }
         if content.base.is_none() {
             let SignedContent { serial, body_sha256, .. } = content;
-            mark.table = Some(Base { serial, body_sha256 });
-            mark.includes = content.includes_through;
+            self.table = Some(Base { serial, body_sha256 });
+            self.includes = content.includes_through;
         }
-        mark.last = Some(content);
-        mark
-    }
-}
-
-// === impl KeptTable ===
-
-impl KeptTable {
-    fn of(base: Base, includes: u64) -> Self {
-        let Base { serial, body_sha256 } = base;
-        Self { serial, body_sha256, includes }
-    }
-
-    pub fn base(self) -> Base {
-        let Self { serial, body_sha256, .. } = self;
-        Base { serial, body_sha256 }
+        self.last = Some(content);
+        self
     }
 }
 
@@ -381,29 +379,19 @@ impl SigningRules {
     }
 
     /// That of sidecars, now and for a day, whatever the manifest acknowledges: whoever asks has written
-    /// that. How few keys would be active, and the refusal; `None`: it is no fall.
+    /// that. The step in which fewest keys would be active; `None`: it is no fall.
     fn brake(
         &self,
         manifest: &Manifest,
         steps: impl Iterator<Item = JudgedStep>,
-    ) -> Option<(u64, SigningRefusal)> {
+    ) -> Option<JudgedStep> {
         let unmeant = Manifest { acknowledge: Vec::new(), ..manifest.clone() };
         let rules = AcceptRules { shrink_brake: self.shrink_brake, ..AcceptRules::default() };
         let is_fall = |step: &JudgedStep| {
             // Where no key would be active anyway, none can go.
             step.before > 0 && rules.brake(&unmeant, step.before, step.after).is_err()
         };
-        let JudgedStep { before, after } = steps.filter(is_fall).min_by_key(|step| step.after)?;
-        let what = match after {
-            0 => "no key would be active".to_owned(),
-            _ => format!("{after} keys would be active"),
-        };
-        let why = format!(
-            "{what} within a day, and {before} were; `keygatectl signer allow --audience {} --least \
-             {after}` on the signer's host allows it once",
-            self.audience
-        );
-        Some((after, SigningRefusal::new(SigningReason::Brake, why)))
+        steps.filter(is_fall).min_by_key(|step| step.after)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::core::{KeySpec, KeyStatus};
 use crate::manage::output::Output;
 use crate::manage::signer::signs::{SignFault, SigningReason, SigningRefusal, UnsignedFile as _};
 use crate::manage::signer::{Signer, table_key};
-use crate::table::testkit::{body, body_in, issue, spec};
+use crate::table::testkit::{body, body_in, issue, pair_spec, spec};
 use crate::table::write::{Draft, PatchDraft};
 use crate::table::{Acknowledge, Bounds, Buffer, Issue, PublicKey, Table, TableFormat, Trust};
 

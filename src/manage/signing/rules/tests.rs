@@ -63,7 +63,7 @@ impl Hand {
         at: u64,
     ) -> Result<(), SigningReason> {
         let active = forever(active, at);
-        let counted = CountedFile { manifest: file, active: &active, meant: &active };
+        let counted = CountedFile { manifest: file, meant: &active, lasting: &active };
         match self.0.judge(rules, counted, us(), at).map_err(|refusal| refusal.reason)? {
             SigningVerdict::Again => Ok(()),
             SigningVerdict::New(mark) => {
@@ -145,7 +145,7 @@ fn most_keys_do_not_go_within_a_day() {
     assert_eq!(hand.sign(&next(), 29, NOW + 26 * HOUR), Err(SigningReason::Brake));
     // After days of silence the last count still counts.
     hand.sign(&next(), 20, NOW + 100 * HOUR).unwrap();
-    assert_eq!(hand.sign(&next(), 9, NOW + 100 * HOUR), Err(SigningReason::Brake));
+    assert_eq!(hand.sign(&next(), 19, NOW + 100 * HOUR), Err(SigningReason::Brake));
     assert_eq!(hand.sign(&next(), 0, NOW + 500 * HOUR), Err(SigningReason::Brake));
     let open = SigningRules { shrink_brake: 1.0, ..rules() };
     assert_eq!(hand.sign_by(&open, &next(), 0, NOW + 500 * HOUR), Err(SigningReason::Brake), "all");
@@ -158,7 +158,7 @@ fn what_was_allowed_is_the_new_measure() {
     hand.sign(&table(1, 1), 100, NOW).unwrap();
     let fall = table(2, 2);
     let active = forever(10, NOW);
-    let counted = CountedFile { manifest: &fall, active: &active, meant: &active };
+    let counted = CountedFile { manifest: &fall, meant: &active, lasting: &active };
     let verdict = hand.0.judge(&rules(), counted, us(), NOW).unwrap();
     let SigningVerdict::IfAllowed { mark, needed } = verdict else { panic!("{verdict:?}") };
     let [NeededWord { what: AllowedPart::Fall { active: 10 }, refusal }] = needed.as_slice() else {
@@ -215,6 +215,22 @@ fn halves_within_a_day_are_one_fall() {
     }
 }
 
+/// What was in force for weeks was active until a moment ago.
+#[test]
+fn halves_after_a_silence_are_one_fall() {
+    for days in [0, 1, 2, 3, 30, 99, 150, 400] {
+        let after = NOW + days * 24 * HOUR + 30 * 60_000;
+        let mut hand = Hand(SignedMark::default());
+        hand.sign(&table(1, 1), 100, NOW).unwrap();
+        hand.sign(&table(2, 2), 51, after).unwrap();
+        for minutes in [0, 1, 719, 1100, 1439] {
+            let found = hand.sign(&table(3, 3), 26, after + minutes * 60_000);
+            assert_eq!(found, Err(SigningReason::Brake), "{days} {minutes}");
+        }
+        hand.sign(&table(3, 3), 26, after + 29 * HOUR).unwrap();
+    }
+}
+
 /// One question must not use up what all later changes need.
 #[test]
 fn serials_rise_by_a_step_and_to_an_end() {
@@ -255,7 +271,7 @@ fn a_word_lets_serials_go_on() {
         let active = forever(9, NOW);
         mark.judge(
             &rules(),
-            CountedFile { manifest: file, active: &active, meant: &active },
+            CountedFile { manifest: file, meant: &active, lasting: &active },
             us(),
             NOW,
         )
@@ -284,7 +300,7 @@ fn a_word_lets_serials_go_on() {
     assert_eq!(judged(&hand.0, &table(HIGHEST + 1, 7)).unwrap_err().reason, SigningReason::Leap);
     let floor = SigningRules { min_serial: 100, ..rules() };
     let (low, active) = (table(99, 8), forever(9, NOW));
-    let counted = CountedFile { manifest: &low, active: &active, meant: &active };
+    let counted = CountedFile { manifest: &low, meant: &active, lasting: &active };
     assert!(hand.0.judge(&floor, counted, us(), NOW).is_err());
     // A leap and a fall need a word each.
     let mut hand = Hand(SignedMark::default());

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::super::wire::{ANSWER_HEAD, QuestionHead, SigningQuestion, answer_length, read_answer};
 use super::*;
 use crate::core::Environment;
+use crate::table::SignedHead;
 use crate::table::write::RemovalOf;
-use crate::table::{Patch, SignedHead};
 
 /// So that nothing hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -254,7 +254,7 @@ fn halves_do_not_add_up() {
         }
     }
     let mut keeper = house.keeper();
-    assert_eq!(half().by(&mut keeper), Err(SigningReason::Stale), "it knows no patch");
+    assert_eq!(half().by(&mut keeper), Err(SigningReason::Stale), "it has lost a patch");
     let patch = house.patch(31, &mut table, 1..10).by(&mut keeper);
     assert_eq!(patch, Err(SigningReason::Base), "nor what sidecars have over the table");
     // A table that has all that was signed, and what patches have not ended.
@@ -321,6 +321,52 @@ fn what_is_withheld_counts_as_well() {
         let (mut keeper, _, mut new) = two_tables(&house, &mut { first });
         let rest = ends(&house, 4, &mut new, 45..90).by(&mut keeper);
         assert_eq!(rest, Err(SigningReason::Brake), "{restarted}");
+        // A table leaves them out, and the newer one brings them back.
+        let house = House::new();
+        let mut keeper = house.keeper();
+        house.table(1, 0..100).by(&mut keeper).unwrap();
+        house.table(2, 45..100).by(&mut keeper).unwrap();
+        let mut keeper = again(&house, keeper);
+        let mut new = house.table(3, 0..100);
+        new.by(&mut keeper).unwrap();
+        assert_eq!(
+            ends(&house, 4, &mut new, 45..90).by(&mut keeper),
+            Err(SigningReason::Brake),
+            "{restarted}"
+        );
+        // So a patch does, and the tables that it is over are no longer kept.
+        let house = House::new();
+        let (mut keeper, _, mut new) = two_tables(&house, &mut |_| None);
+        ends(&house, 4, &mut new, 0..45).by(&mut keeper).unwrap();
+        for serial in 5..9 {
+            new = house.table(serial, 0..100);
+            new.by(&mut keeper).unwrap();
+        }
+        let mut keeper = again(&house, keeper);
+        let rest = ends(&house, 9, &mut new, 45..90).by(&mut keeper);
+        assert_eq!(rest, Err(SigningReason::Brake), "{restarted}");
+        // A patch adds keys, the next one over the same table does not have them, and the table does.
+        let house = House::new();
+        let mut keeper = house.keeper();
+        let mut few = house.table(1, 0..55);
+        few.by(&mut keeper).unwrap();
+        house.patch(2, &mut few, 0..100).by(&mut keeper).unwrap();
+        house.patch(3, &mut few, 0..55).by(&mut keeper).unwrap();
+        let mut new = house.table(4, 0..100);
+        new.by(&mut keeper).unwrap();
+        let mut keeper = again(&house, keeper);
+        let rest = ends(&house, 5, &mut new, 10..55).by(&mut keeper);
+        assert_eq!(rest, Err(SigningReason::Brake), "{restarted}");
+        // Somebody has allowed that most go.
+        let house = House::new();
+        let (mut keeper, _, mut new) = two_tables(&house, &mut |_| None);
+        house.allow(fall(40), NOW);
+        ends(&house, 4, &mut new, 0..60).by(&mut keeper).unwrap();
+        house.table(5, 0..100).by(&mut keeper).unwrap();
+        let mut keeper = again(&house, keeper);
+        let rest = |serial, keys| house.table(serial, keys);
+        assert_eq!(rest(6, 0..61).by(&mut keeper), Err(SigningReason::Brake), "{restarted}");
+        assert_eq!(rest(6, 60..100).by(&mut keeper), Err(SigningReason::Brake), "{restarted}");
         // By ids alone.
         let house = House::new();
         let (mut keeper, _, mut new) = two_tables(&house, &mut |_| None);
@@ -352,6 +398,65 @@ fn records_that_have_nothing_in_common_count() {
     assert_eq!(patch.by(&mut keeper), Err(SigningReason::Brake));
 }
 
+/// A week later it is another day's end, and then what is back counts.
+#[test]
+fn what_is_back_counts_after_a_week() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    let hour = 3_600_000;
+    let mut signed = |paper: &mut Paper, hours: u64| {
+        let made = keeper.sign_file(Buffer::from(paper.bytes()), NOW + hours * hour);
+        made.map(drop)
+    };
+    let mut table = house.table(1, 0..100);
+    signed(&mut table, 0).unwrap();
+    signed(&mut house.patch(2, &mut table, 45..100), 1).unwrap();
+    signed(&mut house.patch(3, &mut table, 0..100), 2).unwrap();
+    let mut serial = 3;
+    let mut rest = |hours: u64| {
+        serial += 1;
+        signed(&mut house.patch(serial, &mut table, 0..55), hours)
+    };
+    for hours in [3, 30, 7 * 24] {
+        let refusal = rest(hours).unwrap_err();
+        assert_eq!(refusal.reason, SigningReason::Brake, "{hours}");
+        assert!(refusal.why.contains("10 keys would be active within a day"), "{refusal}");
+        assert!(refusal.why.contains("that are back do not count"), "{refusal}");
+    }
+    rest(9 * 24).unwrap();
+}
+
+/// After a leak: every key gets a new secret, and the former one ends within the hour.
+#[test]
+fn a_rotation_of_all_keys_needs_no_word() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    let pairs: Vec<_> = (0..10).map(pair_spec).collect();
+    let mut table = Paper(body(&pairs).into_table(house.issue(1)).unwrap());
+    table.by(&mut keeper).unwrap();
+    let base = table.opened();
+    let former = |n: u32| KeySpec { expires: Some(NOW / 1000 + 3600), ..pair_spec(n) };
+    let successor = |n: u32| {
+        let secret = format!("successor {n}");
+        KeySpec { digest: crate::core::Digest::of(secret.as_bytes()), ..pair_spec(n) }
+    };
+    let patch = |serial: u64, put: &[KeySpec], gone: &[KeySpec]| {
+        let mut draft = PatchDraft::over(&base);
+        put.iter().for_each(|key| draft.put(key.clone()));
+        gone.iter().for_each(|key| draft.remove(key.digest, key.id, RemovalOf::Secret));
+        Paper(draft.build(house.issue(serial)).unwrap())
+    };
+    let rotated: Vec<_> = (0..10).flat_map(|n| [former(n), successor(n)]).collect();
+    patch(2, &rotated[..12], &[]).by(&mut keeper).unwrap();
+    patch(3, &rotated, &[]).by(&mut keeper).unwrap();
+    let successors: Vec<_> = (0..10).map(successor).collect();
+    let formers: Vec<_> = (0..10).map(former).collect();
+    patch(4, &successors, &formers).by(&mut keeper).unwrap();
+    // The successors are keys as others are.
+    let ended = patch(5, &successors[..4], &formers).by(&mut keeper);
+    assert_eq!(ended, Err(SigningReason::Brake));
+}
+
 /// An ordinary life: keys are revoked, made, rotated and brought back, over one table after the other.
 #[test]
 fn what_owners_do_needs_no_word() {
@@ -379,18 +484,4 @@ fn what_owners_do_needs_no_word() {
             house.keeper()
         };
     }
-}
-
-#[test]
-fn a_patch_stands_for_those_that_end_no_more() {
-    let house = House::new();
-    let mut table = house.table(11, 0..10);
-    let mut signed = |serial: u64, keys: std::ops::Range<u32>| {
-        let patch = house.patch(serial, &mut table, keys).bytes();
-        Arc::new(Patch::open(patch, &Trust::for_inspection(), &Bounds::default()).unwrap())
-    };
-    let (one, two) = (signed(21, 1..10), signed(22, 2..12));
-    assert!(two.ends_as_much_as(&one) && !one.ends_as_much_as(&two));
-    let again = signed(23, 0..10);
-    assert!(!again.ends_as_much_as(&two) && again.ends_as_much_as(&again));
 }

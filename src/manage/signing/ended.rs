@@ -1,0 +1,275 @@
+//! Keys that lately signed files end. Whoever has the service decides what a sidecar gets of what was
+//! signed: the file that ends a key, and not the one that brings it back. So a key that comes back counts
+//! as ended for a while. Pure. Imports table.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+
+use crate::core::Digest;
+use crate::table::ActiveSpan;
+
+const DAY_MS: u64 = 86_400_000;
+
+/// How long an end counts, in whole days after that of the signature.
+const DAYS: u64 = 7;
+
+/// Ends that are kept apart, of some 100 bytes in memory. Of more only the number counts.
+const MOST: usize = 1 << 19;
+
+/// An end that comes later does not matter while the signature counts, nor a day after: seconds.
+const AHEAD: u64 = (DAYS + 3) * 86_400;
+
+/// What a file leaves of a key whose secret has this digest.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeyEnd {
+    pub digest: Digest,
+    /// Empty: nothing.
+    pub left: ActiveSpan,
+}
+
+/// What the files of an audience end that were signed in the last days.
+#[derive(Debug, Default)]
+pub struct EndedKeys {
+    keys: HashMap<Digest, Vec<DayEnd>>,
+    /// By day, how many more there were.
+    more: HashMap<u64, u64>,
+    /// The day on which somebody last looked for what counts no more.
+    forgot: u64,
+}
+
+/// What the files of one day leave of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct DayEnd {
+    day: u64,
+    left: ActiveSpan,
+}
+
+/// Lines for the journal of a day.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct JournalLines(pub String);
+
+/// Days since 1970-01-01.
+pub const fn day_of(now_ms: u64) -> u64 {
+    now_ms / DAY_MS
+}
+
+/// What both allow; `None`: as much as `all`, as far as anybody looks ahead.
+pub fn less_of(all: &ActiveSpan, other: &ActiveSpan, now_ms: u64) -> Option<ActiveSpan> {
+    let now = now_ms / 1000;
+    let seen = now..now.saturating_add(AHEAD);
+    let both = meet(all, other);
+    (meet(&both, &seen) != meet(all, &seen)).then_some(both)
+}
+
+/// From when to when both say so; `0..0` if never.
+pub fn meet(a: &ActiveSpan, b: &ActiveSpan) -> ActiveSpan {
+    let both = a.start.max(b.start)..a.end.min(b.end);
+    if both.is_empty() { 0..0 } else { both }
+}
+
+// === impl KeyEnd ===
+
+impl KeyEnd {
+    fn read(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let digest = BASE64_URL_SAFE_NO_PAD.decode(words.next()?).ok()?;
+        let digest = Digest(digest.try_into().ok()?);
+        let left = words.next()?.parse().ok()?..words.next()?.parse().ok()?;
+        words.next().is_none().then_some(Self { digest, left })
+    }
+}
+
+impl std::fmt::Debug for KeyEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyEnd").field("left", &self.left).finish_non_exhaustive()
+    }
+}
+
+// === impl EndedKeys ===
+
+impl EndedKeys {
+    /// Takes in the journal of a day. A line that breaks off was written for a file that nobody signed:
+    /// the signer writes before it signs.
+    pub fn read(&mut self, day: u64, journal: &str) {
+        for line in journal.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+            match line.strip_prefix("more ").map(str::parse::<u64>) {
+                Some(more) => *self.more.entry(day).or_default() += more.unwrap_or_default(),
+                None => {
+                    if let Some(end) = KeyEnd::read(line) {
+                        self.take(day, &end);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in what a file that is signed today ends. What the journal of the day does not have yet.
+    pub fn note(&mut self, day: u64, ends: &[KeyEnd]) -> JournalLines {
+        let mut lines = String::new();
+        let mut more = 0u64;
+        for end in ends {
+            match self.take(day, end) {
+                TakenEnd::Known => {}
+                TakenEnd::New => {
+                    let digest = BASE64_URL_SAFE_NO_PAD.encode(end.digest.0);
+                    let ActiveSpan { start, end: until } = end.left;
+                    let _ = writeln!(lines, "{digest} {start} {until}");
+                }
+                TakenEnd::TooMany => more += 1,
+            }
+        }
+        if more > 0 {
+            *self.more.entry(day).or_default() += more;
+            let _ = writeln!(lines, "more {more}");
+        }
+        JournalLines(lines)
+    }
+
+    /// Forgets what counts no more.
+    pub fn forget(&mut self, today: u64) {
+        if std::mem::replace(&mut self.forgot, today) == today {
+            return;
+        }
+        let counts = |day: u64| is_kept(day, today);
+        self.more.retain(|day, _| counts(*day));
+        self.keys.retain(|_, ends| {
+            ends.retain(|end| counts(end.day));
+            !ends.is_empty()
+        });
+    }
+
+    /// How many keys are ended at most.
+    pub fn most(&self) -> u64 {
+        self.keys.len() as u64 + self.uncounted()
+    }
+
+    /// Keys that are not among [`Self::digests`].
+    pub fn uncounted(&self) -> u64 {
+        self.more.values().sum()
+    }
+
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.keys.contains_key(digest)
+    }
+
+    pub fn digests(&self) -> impl Iterator<Item = &Digest> {
+        self.keys.keys()
+    }
+
+    /// What they leave of a life.
+    pub fn left(&self, digest: &Digest, active: &ActiveSpan) -> ActiveSpan {
+        let ends = self.keys.get(digest).into_iter().flatten();
+        ends.fold(active.clone(), |left, end| meet(&left, &end.left))
+    }
+
+    fn take(&mut self, day: u64, end: &KeyEnd) -> TakenEnd {
+        let room = self.keys.len() < MOST;
+        let known = match self.keys.get_mut(&end.digest) {
+            Some(known) => known,
+            None if room => self.keys.entry(end.digest).or_default(),
+            None => return TakenEnd::TooMany,
+        };
+        let Some(of_day) = known.iter_mut().find(|known| known.day == day) else {
+            known.push(DayEnd { day, left: end.left.clone() });
+            return TakenEnd::New;
+        };
+        let left = meet(&of_day.left, &end.left);
+        if left == of_day.left {
+            return TakenEnd::Known;
+        }
+        of_day.left = left;
+        TakenEnd::New
+    }
+}
+
+/// Whether what was signed on `day` counts today. A day that is ahead, since the clock was set back,
+/// counts.
+pub const fn is_kept(day: u64, today: u64) -> bool {
+    day.saturating_add(DAYS) >= today
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TakenEnd {
+    Known,
+    New,
+    TooMany,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_795_230_000_000;
+
+    fn end(n: u32, left: ActiveSpan) -> KeyEnd {
+        KeyEnd { digest: Digest::of(&n.to_be_bytes()), left }
+    }
+
+    #[test]
+    fn less_is_what_matters_within_days() {
+        let now = NOW / 1000;
+        let (hour, for_ever) = (3600, 0..u64::MAX);
+        assert_eq!(less_of(&for_ever, &(0..now + hour), NOW), Some(0..now + hour));
+        assert_eq!(less_of(&for_ever, &(0..0), NOW), Some(0..0));
+        assert_eq!(less_of(&for_ever, &(now + hour..u64::MAX), NOW), Some(now + hour..u64::MAX));
+        let year = 8766 * hour;
+        for (all, other) in [
+            (for_ever.clone(), 0..now + year),
+            (for_ever.clone(), now - hour..u64::MAX),
+            (0..now + hour, for_ever),
+            (0..now - hour, 0..0),
+            (now + hour..now + 2 * hour, now..now + 2 * hour),
+            (now + year..u64::MAX, 0..0),
+        ] {
+            assert_eq!(less_of(&all, &other, NOW), None, "{all:?} {other:?}");
+        }
+    }
+
+    /// The strictest of a week counts, and what the journal has is what was noted.
+    #[test]
+    fn ends_of_days_are_met_and_forgotten() {
+        let mut ended = EndedKeys::default();
+        let mut journals: HashMap<u64, String> = HashMap::new();
+        let mut note = |ended: &mut EndedKeys, day: u64, ends: &[KeyEnd]| {
+            let JournalLines(lines) = ended.note(day, ends);
+            journals.entry(day).or_default().push_str(&lines);
+            (lines, journals.clone())
+        };
+        note(&mut ended, 100, &[end(1, 5..90), end(2, 0..0)]);
+        let (lines, _) = note(&mut ended, 100, &[end(1, 0..95), end(2, 7..8)]);
+        assert_eq!(lines, "", "nothing new");
+        note(&mut ended, 101, &[end(1, 10..95)]);
+        let (_, mut journals) = note(&mut ended, 101, &[end(1, 20..95), end(3, 0..0)]);
+        // The power fails while a line is written.
+        journals.get_mut(&101).unwrap().push_str(&"ab".repeat(20));
+        let mut read = EndedKeys::default();
+        journals.iter().for_each(|(day, journal)| read.read(*day, journal));
+        for mut ended in [ended, read] {
+            let left = |ended: &EndedKeys, n| ended.left(&end(n, 0..0).digest, &(0..200));
+            assert_eq!((ended.most(), left(&ended, 1)), (3, 20..90));
+            assert_eq!((left(&ended, 2), left(&ended, 3), left(&ended, 4)), (0..0, 0..0, 0..200));
+            ended.forget(100 + DAYS);
+            assert_eq!(left(&ended, 1), 20..90);
+            ended.forget(101 + DAYS);
+            assert_eq!((ended.most(), left(&ended, 1), left(&ended, 2)), (2, 20..95, 0..200));
+        }
+    }
+
+    #[test]
+    fn more_than_are_kept_apart_are_counted() {
+        let mut ended = EndedKeys::default();
+        let many: Vec<_> = (0..MOST as u32 + 7).map(|n| end(n, 0..0)).collect();
+        let JournalLines(lines) = ended.note(100, &many);
+        assert!(lines.ends_with("\nmore 7\n"));
+        let mut read = EndedKeys::default();
+        read.read(100, &lines);
+        for mut ended in [ended, read] {
+            assert_eq!((ended.most(), ended.uncounted()), (MOST as u64 + 7, 7));
+            ended.forget(101 + DAYS);
+            assert_eq!((ended.most(), ended.digests().count()), (0, 0));
+        }
+    }
+}
