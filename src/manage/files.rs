@@ -229,6 +229,25 @@ impl Lock {
         remove_leftovers(target);
         Ok(Self { _file: file })
     }
+
+    /// Whether somebody has the lock of `target`. Makes nothing, and is in nobody's way but for a moment
+    /// in that of whoever takes it.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read.
+    pub fn is_held(target: &Path) -> Result<bool> {
+        let path = beside(target, ".lock");
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            opened => opened.map_err(Error::read(&path))?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(e)) => Err(Error::Read { path, source: e }),
+        }
+    }
 }
 
 /// Who has a lock, as its file says; nothing where it says nothing.

@@ -10,6 +10,7 @@ mod transfer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
 use serde_json::json;
@@ -19,7 +20,8 @@ use self::fault::{of_config, of_store};
 use super::config::AdminToml;
 use super::database;
 use super::publish::fleet::SidecarBook;
-use super::publish::{Publisher, PublisherOptions, compare, hindrance, is_behind, is_served};
+use super::publish::host::{PUBLISHED_WITHIN, is_served, publish_change};
+use super::publish::{PublisherOptions, compare, hindrance, is_behind};
 use super::store::postgres::PostgresUrlError;
 use super::store::sqlite::SqliteStore;
 use super::store::{
@@ -38,6 +40,9 @@ use crate::manage::session::Session;
 
 /// Most keys that `check` names.
 const NAMED: usize = 20;
+
+/// Between two looks of `check` at a service that is about to publish.
+const SETTLE_LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 struct Admin {
@@ -62,7 +67,7 @@ enum AdminCommand {
     /// Print a link by which somebody signs in: once, within 15 minutes
     Bootstrap(serving::Bootstrap),
     /// Look whether configuration and database are well; change nothing
-    Check,
+    Check(Check),
     /// Write the keys of an audience as a registry of JSON Lines
     Export(transfer::Export),
     /// Put the keys of a registry into the database, as they are
@@ -88,6 +93,13 @@ enum AdminCommand {
     /// Look for lines of the audit log that were changed, taken out, put in or cut off, and for a log
     /// that was written anew
     VerifyAudit(VerifyAudit),
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+struct Check {
+    /// End with 75 also unless a service runs here and has published everything
+    #[arg(long)]
+    running: bool,
 }
 
 /// A configuration with the database that it names.
@@ -124,7 +136,7 @@ fn run(matches: &ArgMatches, session: &mut Session) -> Result<()> {
         .map_err(|e| Error::Added { message: e.to_string(), exit: Exit::Internal })?;
     match command {
         AdminCommand::Migrate => migrate(&config, session),
-        AdminCommand::Check => runtime.block_on(check(config, session)),
+        AdminCommand::Check(asked) => runtime.block_on(check(config, asked, session)),
         AdminCommand::VerifyAudit(verify) => runtime.block_on(verify.run(config, session)),
         AdminCommand::Serve => Ok(()),
         AdminCommand::Bootstrap(bootstrap) => runtime.block_on(bootstrap.run(config, session)),
@@ -211,7 +223,7 @@ fn migrate(config: &AdminToml, session: &mut Session) -> Result<()> {
     session.output.line(&format!("{name}: schema {schema} {what}"))
 }
 
-async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
+async fn check(config: AdminToml, asked: Check, session: &mut Session) -> Result<()> {
     match database::schema(&config, session.clock.clone()).map_err(of_store)? {
         Some(schema) if schema.found < schema.known => {
             let message = format!(
@@ -226,23 +238,30 @@ async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
         Some(_) => {}
         None => {
             session.output.note("the configuration is well; there is no database yet");
-            return Ok(());
+            return asked.refuse_idle(&config);
         }
     }
     let OpenState { config, store } = open_as_it_is(config, session)?;
     let compared = compare(&config, &store, &session.clock).await?;
-    let noted = match is_served(&config.state)? {
-        true => Some(hindrance::noted(&config.state)),
-        false => None,
-    };
+    let is_running = is_served(&config.state)?;
+    if is_running && asked.running {
+        settle(&config, &*store).await?;
+    }
+    let noted = is_running.then(|| hindrance::noted(&config.state));
     let (mut told, mut hindered) = (Vec::new(), Vec::new());
     for (audience, compared) in config.audiences.iter().zip(&compared) {
         let publication = store.publication(&audience.name).await.map_err(of_store)?;
         let unpublished = publication.serial.saturating_sub(publication.published);
         let name = audience.name.as_str();
+        // A target that takes nothing stands in the way of what the database calls published.
+        let known = noted.as_ref().and_then(|noted| noted.get(name));
         let why = match (&noted, unpublished) {
+            _ if known.is_some() => known.map(|known| known.why.to_string()),
             (_, 0) => None,
-            (Some(noted), _) => noted.get(name).map(|noted| noted.why.to_string()),
+            (Some(_), _) => {
+                let seconds = PUBLISHED_WITHIN.as_secs();
+                asked.running.then(|| format!("the service has not done it within {seconds} s"))
+            }
             (None, _) => hindrance::obstacle(audience),
         };
         told.push(json!({
@@ -254,6 +273,7 @@ async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
         if !session.output.json {
             let unpublished = match (&compared.behind, unpublished) {
                 (Some(_), _) => "behind what is published".to_owned(),
+                (None, 0) if why.is_some() => "not published everywhere".to_owned(),
                 (None, 0) => "all published".to_owned(),
                 (None, n) => {
                     let then = match (&why, &noted) {
@@ -276,7 +296,8 @@ async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
     let strange = store.unlogged_keys(NAMED).await.map_err(of_store)?;
     if session.output.json {
         let strange: Vec<_> = strange.iter().map(ToString::to_string).collect();
-        let answer = json!({"audiences": told, "audit": faults, "keys_not_in_audit": strange});
+        let answer = json!({"audiences": told, "audit": faults, "keys_not_in_audit": strange,
+            "running": is_running});
         session.output.json_line(&answer)?;
     }
     if !strange.is_empty() {
@@ -289,8 +310,12 @@ async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
         return Err(Error::Added { message, exit: Exit::Data });
     }
     audit::refuse(&faults)?;
-    if hindered.is_empty() {
+    if hindered.is_empty() && is_running {
         return Ok(());
+    }
+    if hindered.is_empty() {
+        session.output.note("no service runs here: what is changed is published when it starts");
+        return asked.refuse_idle(&config);
     }
     let message = format!(
         "{}\nhint: sidecars do not know of these changes, revocations among them. \
@@ -298,6 +323,43 @@ async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
         hindered.join("\n")
     );
     Err(Error::Added { message, exit: Exit::TryAgain })
+}
+
+/// Waits until a running service has published everything, or has said what is in its way.
+async fn settle(config: &AdminToml, store: &dyn Store) -> Result<()> {
+    let mut waited = Duration::ZERO;
+    while waited < PUBLISHED_WITHIN {
+        let noted = hindrance::noted(&config.state);
+        let mut is_due = false;
+        for audience in &config.audiences {
+            let publication = store.publication(&audience.name).await.map_err(of_store)?;
+            let is_left = publication.published < publication.serial;
+            is_due |= is_left && !noted.contains_key(audience.name.as_str());
+        }
+        if !is_due {
+            break;
+        }
+        tokio::time::sleep(SETTLE_LOOK).await;
+        waited += SETTLE_LOOK;
+    }
+    Ok(())
+}
+
+// === impl Check ===
+
+impl Check {
+    /// Where no service runs.
+    fn refuse_idle(self, config: &AdminToml) -> Result<()> {
+        if !self.running {
+            return Ok(());
+        }
+        let message = format!(
+            "no service runs on {}: nothing that is changed is published, and nobody is answered\n\
+             hint: start it, or run this without --running",
+            config.state.display()
+        );
+        Err(Error::Added { message, exit: Exit::TryAgain })
+    }
 }
 
 fn backup(config: &AdminToml, to: &Path, session: &mut Session) -> Result<()> {
@@ -351,24 +413,11 @@ async fn revoke(config: AdminToml, revoked: RevokedKey, session: &mut Session) -
         change: KeyChange::SetStatus { key, if_match: None, status: StatusChange::Revoke },
     };
     let changed = store.change(request).await.map_err(of_store)?;
-    let entry = &changed.key.entry;
-    if session.output.json {
-        let id = entry.id.to_string();
-        let answer = json!({"id": id, "status": entry.status.as_str(), "serial": changed.serial});
-        session.output.json_line(&answer)?;
-        return publish_once(config, store, &audience, session).await;
+    let (entry, serial) = (&changed.key.entry, changed.serial);
+    if !session.output.json {
+        session.output.line(&format!("{}: revoked, serial {serial}", entry.describe()))?;
+        session.output.flush()?;
     }
-    session.output.line(&format!("{}: revoked, serial {}", entry.describe(), changed.serial))?;
-    publish_once(config, store, &audience, session).await
-}
-
-/// The service publishes what is changed here while it runs; while it is down, this command does.
-async fn publish_once(
-    config: Arc<AdminToml>,
-    store: Arc<dyn Store>,
-    audience: &AudienceName,
-    session: &mut Session,
-) -> Result<()> {
     let options = PublisherOptions {
         store,
         settings: config,
@@ -376,11 +425,19 @@ async fn publish_once(
         book: SidecarBook::default(),
         clock: session.clock.clone(),
     };
-    let told = match Publisher::once(options, audience).await? {
-        true => "published into the directories of its targets",
-        false => "sidecars learn of it as soon as the service, which runs or starts, publishes it",
-    };
-    session.output.note(told);
+    let published = publish_change(&options, &audience, serial).await;
+    if session.output.json {
+        let (id, status) = (entry.id.to_string(), entry.status.as_str());
+        let answer =
+            json!({"id": id, "status": status, "serial": serial, "published": published.is_ok()});
+        session.output.json_line(&answer)?;
+        return published;
+    }
+    published?;
+    session.output.note(match is_served(&options.settings.state)? {
+        true => "published",
+        false => "published into the directories of its targets",
+    });
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod fault;
 pub mod fleet;
 pub mod high_water;
 pub mod hindrance;
+pub mod host;
 mod make;
 mod metrics;
 mod outbox;
@@ -31,6 +32,7 @@ use self::answer_first::{AnswerFirst, AnswersFirst};
 use self::behind::{Behind, Evidence};
 use self::fleet::SidecarBook;
 use self::high_water::HighWaterFile;
+use self::host::ServiceLock;
 use self::metrics::MeteredAudience;
 pub use self::outbox::WaitingDraft;
 use self::outbox::{Outbox, OutboxParts};
@@ -40,7 +42,7 @@ use crate::artefacts::{ArtefactShelf, ServedArtefacts};
 use crate::clock::Clock;
 use crate::exit::Exit;
 use crate::manage::error::{Error, Result};
-use crate::manage::files::Lock;
+use crate::manage::files::START_WAIT;
 
 /// What publishing works with.
 #[derive(Clone, Debug)]
@@ -60,7 +62,7 @@ pub struct Publisher {
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
     /// No other process publishes meanwhile.
-    _lock: Lock,
+    _lock: ServiceLock,
 }
 
 /// What others may know of publishing. Clones are one and the same.
@@ -157,17 +159,10 @@ impl Publisher {
     ///
     /// # Errors
     ///
-    /// A process that publishes already; a high-water file that cannot be read; a database that does
+    /// A process that publishes already, and does not end within [`START_WAIT`]; a high-water file that cannot be read; a database that does
     /// not answer.
     pub async fn start(options: PublisherOptions) -> Result<Self> {
-        let lock = lock(&options.settings.state)?.ok_or_else(|| Error::Added {
-            message: format!(
-                "{}: another process publishes from here\nhint: one service at a time works on a \
-                 state directory",
-                options.settings.state.display()
-            ),
-            exit: Exit::TryAgain,
-        })?;
+        let lock = ServiceLock::take(&options.settings.state, START_WAIT).await?;
         let high_water = HighWaterFile::open(&options.settings.state)?;
         let high_water = Arc::new(Mutex::new(high_water));
         let (stop, stopped) = watch::channel(false);
@@ -209,52 +204,6 @@ impl Publisher {
         let co_signers = Arc::new(co_signers);
         let handle = PublisherHandle { states, answers, co_signers, book, clock };
         Ok(Self { handle, stop, threads, _lock: lock })
-    }
-
-    /// Publishes what there is to publish once, if no service does. For commands that change the
-    /// database while the service is down. Whether it has published.
-    ///
-    /// # Errors
-    ///
-    /// What keeps it from publishing. The change stays in the database.
-    pub async fn once(options: PublisherOptions, audience: &AudienceName) -> Result<bool> {
-        let Some(_lock) = lock(&options.settings.state)? else { return Ok(false) };
-        let Some(config) = options.settings.audience(audience) else { return Ok(false) };
-        if config.signer.is_none() || config.targets.is_empty() {
-            return Ok(false);
-        }
-        let high_water = HighWaterFile::open(&options.settings.state)?;
-        let high_water = Arc::new(Mutex::new(high_water));
-        let (state, shown) = watch::channel(PublicationState::default());
-        let parts =
-            OutboxParts { options: &options, audience: config, state, high_water: &high_water };
-        let mut outbox = Outbox::new(parts);
-        outbox.begin().await.map_err(of_store)?;
-        let done = match outbox.turn().await {
-            Ok(()) => outbox.noted().await,
-            Err(fault) => Err(fault),
-        };
-        done.map_err(|e| {
-            let hint = match e.reason() {
-                UnpublishedReason::AwaitingSignatures => {
-                    "start the service, and have them sign: `keygatectl signer co-sign`"
-                }
-                _ => {
-                    "the same command, given again, publishes it; so does the service when it starts"
-                }
-            };
-            Error::Added {
-                message: format!(
-                    "the change is in the database, and not published: {e}\nhint: {hint}"
-                ),
-                exit: Exit::TryAgain,
-            }
-        })?;
-        let behind = shown.borrow().behind.clone();
-        match behind {
-            Some(behind) => Err(is_behind(&behind)),
-            None => Ok(true),
-        }
     }
 
     pub fn handle(&self) -> PublisherHandle {
@@ -479,24 +428,6 @@ async fn note_signers(options: &PublisherOptions, audience: &AudienceConfig) -> 
         options.store.put_signer(signer).await.map_err(of_store)?;
     }
     Ok(())
-}
-
-/// Whether a process publishes from this state directory.
-///
-/// # Errors
-///
-/// A directory that cannot be read.
-pub fn is_served(state: &Path) -> Result<bool> {
-    lock(state).map(|lock| lock.is_none())
-}
-
-/// For the process that publishes. `None`: another one does.
-fn lock(state: &Path) -> Result<Option<Lock>> {
-    match Lock::take(&state.join("publisher"), Duration::ZERO) {
-        Ok(lock) => Ok(Some(lock)),
-        Err(Error::Locked { .. }) => Ok(None),
-        Err(e) => Err(e),
-    }
 }
 
 /// What a command says of a database that is behind, with exit code 75.

@@ -2,6 +2,7 @@
 //! backup, by the commands of docs/management.md.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use keygate::core::KeyStatus;
 
@@ -45,6 +46,35 @@ fn a_key_that_is_revoked_while_the_service_is_down_is_published() {
     assert_eq!(status(&room, &kept), Some(KeyStatus::Active));
     room.ok(&["admin", "revoke", &kept.id]);
     assert_eq!(status(&room, &kept), Some(KeyStatus::Revoked));
+}
+
+/// Exit code 0 means that it is in force.
+#[test]
+fn a_revocation_that_only_the_service_publishes_says_so() {
+    let (room, [leaked, kept, pair]) = published();
+    room.ok(&["admin", "revoke", &pair.id]);
+    let (audience, targets) = ADMIN.split_once("\n[[audiences.targets]]").unwrap();
+    room.write("admin.toml", audience);
+    let told = room.fails(75, &["admin", "revoke", &leaked.id]);
+    assert!(told.contains("not published: the service does not run, and "), "{told}");
+    assert!(told.contains("start the service"), "{told}");
+    assert_eq!(status(&room, &leaked), Some(KeyStatus::Active));
+    // Beside directories, sidecars fetch.
+    room.write("web.token", "0123456789abcdef0123456789abcdef");
+    fs::set_permissions(room.path("web.token"), fs::Permissions::from_mode(0o600)).unwrap();
+    let fleet =
+        "\n[[fleets]]\nname = \"web\"\naudiences = [\"shop\"]\nbearer_file = \"web.token\"\n";
+    room.write("admin.toml", format!("{audience}\n[[audiences.targets]]{targets}{fleet}"));
+    for _ in 0..2 {
+        let told = room.fails(75, &["admin", "revoke", &kept.id]);
+        assert!(told.contains("(fleets: web)") && told.contains("start the service"), "{told}");
+    }
+    for key in [&leaked, &kept] {
+        assert_eq!(status(&room, key), Some(KeyStatus::Revoked));
+    }
+    let told = room.json(&["admin", "check"]);
+    assert_eq!(told["running"], false, "{told}");
+    assert!(room.fails(75, &["admin", "check", "--running"]).contains("no service runs on "));
 }
 
 /// The commands under the heading.

@@ -333,7 +333,8 @@ mod with_the_service {
         // Without a word of farewell, as by a power cut.
         drop(process);
         let id = id_of(&folder, "CRM");
-        folder.ctl(&["admin", "revoke", &id]);
+        let told = fails(&folder, 75, &["admin", "revoke", &id]);
+        assert!(told.contains("signer.sock") && told.contains(WITHOUT), "{told}");
         let process = serve_signer(&folder);
         process.wait_for_line("signed the patch of serial");
         let verify = ["table", "verify", "out/keys.kgt", "--audience", "shop", "--signer"];
@@ -347,10 +348,12 @@ mod with_the_service {
                 || String::from_utf8_lossy(&shown.stdout).contains(&id)
         });
         folder.ctl(&["admin", "verify-audit"]);
-        // Two of three go: more than half.
-        folder.ctl(&["admin", "revoke", &id_of(&folder, "ERP")]);
-        process.wait_for_line("not signed (brake)");
+        // Two of three go: more than half. Whoever revokes is told that the key lives, and what ends it.
         let allow = allow_with(&folder, "--audience shop --least 1");
+        let told = fails(&folder, 75, &["admin", "revoke", &id_of(&folder, "ERP")]);
+        assert!(told.contains(&allow), "{told}");
+        assert!(told.contains(WITHOUT), "{told}");
+        process.wait_for_line("not signed (brake)");
         process.wait_for_line(&allow);
         // On the host a command says so too, as long as it is so.
         let check = || keygatectl(folder.path()).args(["admin", "check"]).output().unwrap();
@@ -364,10 +367,28 @@ mod with_the_service {
         folder.ctl(&["signer", "allow", "--audience", "shop", "--least", "1"]);
         process.wait_for_line("has allowed");
         service.eventually("published", || check().status.success());
-        assert!(folder.ctl(&["admin", "check"]).contains("all published"));
+        assert!(folder.ctl(&["admin", "check", "--running"]).contains("all published"));
+        // The same command again says that it is in force now.
+        folder.ctl(&["admin", "revoke", &id_of(&folder, "ERP")]);
+        // The database is told first: a directory that takes nothing is in the way all the same.
+        let (out, away) = (folder.file("out"), folder.file("away"));
+        std::fs::rename(&out, &away).unwrap();
+        folder.write("one.toml", &ADDED.replace("added", "before").replace("4e07", "4e08"));
+        folder.ctl(&["admin", "import", "one.toml"]);
+        service.eventually("the directory", || {
+            let told = check();
+            told.status.code() == Some(75)
+                && String::from_utf8_lossy(&told.stdout).contains("not published everywhere")
+        });
+        fails(&folder, 75, &["admin", "revoke", &id_of(&folder, "ERP")]);
+        std::fs::rename(&away, &out).unwrap();
+        service.eventually("published", || check().status.success());
         // While nobody publishes and nothing is in the way, the service will when it starts; with the
         // signer away it would not.
         drop(service);
+        folder.ctl(&["admin", "check"]);
+        let told = fails(&folder, 75, &["admin", "check", "--running"]);
+        assert!(told.contains("no service runs on "), "{told}");
         folder.write("one.toml", ADDED);
         folder.ctl(&["admin", "import", "one.toml"]);
         let told = folder.ctl(&["admin", "check"]);
@@ -375,6 +396,38 @@ mod with_the_service {
         drop(process);
         let told = fails(&folder, 75, &["admin", "check"]);
         assert!(told.contains("signer.sock") && told.contains("not published"), "{told}");
+    }
+
+    /// What a command says of a change that is not published.
+    const WITHOUT: &str = "hint: sidecars do not know of it until it is.";
+
+    /// Somebody has the lock of this file.
+    fn held(folder: &Folder, name: &str) -> std::fs::File {
+        let lock = std::fs::File::create(folder.file(&format!("{name}.lock"))).unwrap();
+        lock.lock().unwrap();
+        lock
+    }
+
+    /// A predecessor that is about to end, or a command on the host, stops no start.
+    #[test]
+    fn a_start_waits_for_whoever_has_the_state_directory() {
+        let folder = Folder::empty();
+        signer_in(&folder, &us());
+        let before = held(&folder, "signer/signer-high-water.json");
+        let start = |arguments: &[&str]| Process::start(keygatectl(folder.path()).args(arguments));
+        let process = start(&["signer", "serve"]);
+        process.wait_for_line("another signer works with it; waiting for its end");
+        drop(before);
+        process.wait_for_line("listens on unix:");
+        let socket = folder.file("signer.sock");
+        let signer =
+            format!("signer = \"unix:{}\"\nsigner_public = \"signer.pub.pem\"", socket.display());
+        drop(service(&folder, &signer));
+        let before = held(&folder, "state/publisher");
+        let again = start(&["admin", "serve"]);
+        again.wait_for_line("another process publishes from here; waiting for its end");
+        drop(before);
+        again.wait_for_line("listening on http://");
     }
 
     /// A registry with one key more.
@@ -575,7 +628,9 @@ mod with_the_service {
         );
         // Whoever revokes in an emergency, on the host, waits for the second as well.
         let revoked = id_of(&folder, "CRM");
-        folder.ctl(&["admin", "revoke", &revoked]);
+        let told = fails(&folder, 75, &["admin", "revoke", &revoked]);
+        assert!(told.contains("by 1 of 2, and not yet by second"), "{told}");
+        assert!(told.contains("`keygatectl signer co-sign`; the service publishes"), "{told}");
         let beside = Process::start(co_sign("second.token", "shop").args(["--every", "1s"]));
         beside.wait_for_line("signed the patch of serial");
         service.eventually("the revocation", || {

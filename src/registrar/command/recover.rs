@@ -150,8 +150,8 @@ impl Recover {
                 ))?;
             }
             session.output.note(
-                "every session has ended; the service publishes a new table when it starts, or now \
-                 if it runs",
+                "every session has ended; the service makes a new table when it starts, or now if it \
+                 runs. `keygatectl admin check --running` says whether that is published",
             );
             Ok(())
         })

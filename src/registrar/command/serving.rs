@@ -166,14 +166,19 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
         let mut app = App::new(store, config, session.clock.clone());
         let log = start_log(&app)?;
         let (shelf, book) = (ArtefactShelf::default(), SidecarBook::default());
-        let publisher = Publisher::start(PublisherOptions {
+        let starting = Publisher::start(PublisherOptions {
             store: Arc::clone(&app.store),
             settings: Arc::clone(&app.settings),
             shelf: shelf.clone(),
             book: book.clone(),
             clock: app.clock.clone(),
-        })
-        .await?;
+        });
+        let publisher = tokio::select! {
+            started = starting => started?,
+            // It may wait for the end of another process.
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
         let artefacts = artefacts(&app, shelf.clone(), book.clone());
         app.publishing = Some(Publishing { publisher: publisher.handle(), artefacts });
         let keeper = CheckpointKeeper::of(&app.settings)?;

@@ -44,7 +44,7 @@ pub async fn keep_noting(publisher: PublisherHandle, state: PathBuf) {
     let mut said: Option<ByAudience> = None;
     loop {
         tick.tick().await;
-        let now = hindrances(&publisher);
+        let now = hindrances(&publisher, said.as_ref());
         if said.as_ref() == Some(&now) {
             continue;
         }
@@ -59,13 +59,18 @@ pub async fn keep_noting(publisher: PublisherHandle, state: PathBuf) {
     }
 }
 
-fn hindrances(publisher: &PublisherHandle) -> ByAudience {
+fn hindrances(publisher: &PublisherHandle, said: Option<&ByAudience>) -> ByAudience {
+    let now_ms = publisher.clock.now().unix_ms;
     let states = publisher.states().filter_map(|(name, state)| {
-        let unpublished = state.unpublished?;
+        let (reason, why) = (state.hindrance()?.as_str(), state.hindrance_in_full()?);
+        // Nobody notes since when a database is behind.
+        let said = said.and_then(|said| said.get(name.as_str()));
+        let said = said.filter(|said| *said.reason == *reason).map(|said| said.since_ms);
+        let unpublished = state.unpublished.map(|unpublished| unpublished.since_ms);
         let noted = NotedHindrance {
-            reason: unpublished.reason.as_str().into(),
-            why: unpublished.why,
-            since_ms: unpublished.since_ms,
+            reason: reason.into(),
+            why: why.into(),
+            since_ms: unpublished.or(said).unwrap_or(now_ms),
         };
         Some((name.to_string(), noted))
     });

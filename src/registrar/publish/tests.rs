@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use super::fleet::SidecarBook;
 use super::high_water::HighWaterFile;
+use super::host::publish_change;
 use super::*;
 use crate::artefacts::{ArtefactName, ArtefactPoll, ArtefactTag};
 use crate::config::ThisHost;
@@ -503,15 +504,23 @@ fn one_process_publishes_at_a_time() {
             book: SidecarBook::default(),
             clock: Clock::system(),
         };
-        assert!(!Publisher::once(options.clone(), &audience()).await.unwrap());
-        let error = Publisher::start(options.clone()).await.unwrap_err();
+        let error = ServiceLock::take(&options.settings.state, Duration::ZERO).await.unwrap_err();
         assert_eq!(error.exit(), Exit::TryAgain.code());
-        service.publisher.stop();
-        let made = create(&service.store, "CRM").await;
-        assert!(Publisher::once(options, &audience()).await.unwrap());
         let mut sidecar = house.sidecar();
-        sidecar.look(&house).unwrap();
-        assert_eq!(sidecar.status(&made.key.entry.digest), Some(KeyStatus::Active));
+        let mut look = |digest| {
+            sidecar.look(&house).unwrap();
+            sidecar.status(digest)
+        };
+        // The service does it.
+        let made = create(&service.store, "CRM").await;
+        publish_change(&options, &audience(), made.serial).await.unwrap();
+        service.published(made.serial).await;
+        assert_eq!(look(&made.key.entry.digest), Some(KeyStatus::Active));
+        service.publisher.stop();
+        // Nobody else does.
+        let made = create(&service.store, "ERP").await;
+        publish_change(&options, &audience(), made.serial).await.unwrap();
+        assert_eq!(look(&made.key.entry.digest), Some(KeyStatus::Active));
     });
 }
 
