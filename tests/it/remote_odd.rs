@@ -341,3 +341,27 @@ fn uses_that_are_told_badly_are_uses() {
         assert_eq!(said.code, Some(if code == 1 { 0 } else { code }), "{last} {days}: {said:?}");
     }
 }
+
+/// A change that is kept is told as done only where it is published.
+#[test]
+fn a_change_that_is_not_published_ends_with_75() {
+    let so_far = |published: u64| json!({"published": published, "unpublished": null}).to_string();
+    let hindered = json!({"published": 5, "unpublished": {
+        "reason": "signer_refuses", "since": null, "detail": "too few\nhint: x",
+    }});
+    let no = json!({"code": "not_found", "title": "no"}).to_string();
+    for (status, answer, code, says) in [
+        (200, so_far(6), 0, ""),
+        (200, so_far(5), 75, "not published within 10 s"),
+        (200, hindered.to_string(), 75, "not published everywhere: signer_refuses: too few\n"),
+        (404, no, 75, "whether it is published cannot be asked"),
+    ] {
+        let service = OddService::start(move |asked: &str| {
+            asked.ends_with("/publications").then(|| (status, answer.clone()))
+        });
+        let said = service.run(&["keys", "revoke", KEY]);
+        assert_eq!(said.code, Some(code), "{said:?}");
+        assert!(said.error.contains(says) && !said.error.contains("as soon as"), "{said:?}");
+        assert!(said.out.contains(KEY), "{said:?}");
+    }
+}

@@ -31,6 +31,9 @@ pub struct ToldPublication {
 #[derive(Debug, Deserialize)]
 pub struct ToldHindrance {
     pub reason: String,
+    /// In full, for operators.
+    #[serde(default)]
+    pub detail: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

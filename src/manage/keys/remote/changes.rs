@@ -1,9 +1,11 @@
 //! Changes of keys that are there, how any change is sent again, and what is said of it.
 
+use std::time::Duration;
+
 use http::Method;
 use serde_json::{Value, json};
 
-use super::answers::{RemoteKey, ToldChange};
+use super::answers::{RemoteKey, ToldChange, ToldHindrance};
 use super::requests::{patch, plans_of};
 use super::{RemoteKeys, TRIES, refuse_publishing};
 use crate::core::KeyId;
@@ -19,6 +21,18 @@ use crate::manage::registry::entry::RegistryEntry;
 use crate::manage::service::{ServiceAnswer, ToldText, path_segment, told_line, told_text};
 use crate::manage::session::{Session, SystemRandomness};
 use crate::wording::visible::one_line;
+
+/// Longest that a command waits until its change is published.
+const PUBLISHED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Between two questions whether it is.
+const LOOK: Duration = Duration::from_millis(250);
+
+const WHAT_HELPS: &str = "the service goes on trying; docs/management.md, \"Why something is not \
+                          published\", says what helps";
+
+const LOOK_AGAIN: &str = "sidecars may take the key as before; the same command, given again, says \
+                          whether it is published";
 
 /// A change of a service, before it is sent.
 pub(super) struct RemoteChange {
@@ -84,7 +98,7 @@ impl RemoteKeys {
             let advice = KeyAdvice::of(Some(&old.entry), &new.entry);
             advice.iter().for_each(|advice| session.output.warn(&warning(advice)));
             tell(&told, &new, "changed", session)?;
-            return self.end_told(&told, session);
+            return self.end_told(&told);
         }
     }
 
@@ -137,7 +151,7 @@ impl RemoteKeys {
             tell(&told, &new, became, session)?;
             last = Some(told);
         }
-        last.map_or(Ok(()), |told| self.end_told(&told, session))
+        last.map_or(Ok(()), |told| self.end_told(&told))
     }
 
     /// The answer to a change of state, which was made.
@@ -159,28 +173,65 @@ impl RemoteKeys {
         self.send(&change)
     }
 
-    /// The end of a command that has told of its changes: whether the last is published.
-    fn end_told(&self, told: &ToldChange, session: &mut Session) -> Result<()> {
-        if !self.judge_publication(told.serial)? {
-            session.output.note("kept, and published as soon as the service comes to it");
-        }
-        Ok(())
-    }
-
-    /// Whether the serial is published. What cannot be asked now is no fault of the change.
+    /// The end of a command that has told of its changes: the last is published.
     ///
     /// # Errors
     ///
-    /// Why it is not, or not wherever it should be.
-    pub(super) fn judge_publication(&self, serial: u64) -> Result<bool> {
-        let Ok(told) = self.publication() else { return Ok(false) };
-        let Some(why) = told.unpublished else { return Ok(told.published >= serial) };
+    /// It is not, or nobody knows.
+    fn end_told(&self, told: &ToldChange) -> Result<()> {
+        match self.judge_publication(told.serial)? {
+            None => Ok(()),
+            // The change was answered once it was published.
+            Some(_) if told.in_force.as_ref().is_some_and(|force| force.published) => Ok(()),
+            Some(unknown) => {
+                let message = format!(
+                    "{}: the change is kept with serial {}, and whether it is published cannot be \
+                     asked: {}\nhint: {LOOK_AGAIN}",
+                    self.server(),
+                    told.serial,
+                    unknown.to_string().lines().next().unwrap_or_default()
+                );
+                Err(Error::Added { message, exit: Exit::TryAgain })
+            }
+        }
+    }
+
+    /// Waits until the serial is published. What cannot be asked now is no fault of the change: why.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not published, or not wherever it should be.
+    pub(super) fn judge_publication(&self, serial: u64) -> Result<Option<Error>> {
+        let mut waited = Duration::ZERO;
+        let (why, then) = loop {
+            let told = match self.publication() {
+                Ok(told) => told,
+                Err(unknown) => return Ok(Some(unknown)),
+            };
+            if let Some(ToldHindrance { reason, detail }) = told.unpublished {
+                let reason = one_line(&reason).into_owned();
+                let why = match detail {
+                    // Operators are told in full.
+                    Some(detail) => format!(
+                        " everywhere: {reason}: {}",
+                        told_line(detail.lines().next().unwrap_or_default())
+                    ),
+                    None => format!(" everywhere: {reason}"),
+                };
+                break (why, WHAT_HELPS);
+            }
+            if told.published >= serial {
+                return Ok(None);
+            }
+            if waited >= PUBLISHED_WITHIN {
+                break (format!(" within {} s", PUBLISHED_WITHIN.as_secs()), LOOK_AGAIN);
+            }
+            std::thread::sleep(LOOK);
+            waited += LOOK;
+        };
         let message = format!(
-            "{}: the change is kept with serial {serial}, but is not published everywhere: {}\nhint: \
-             the service goes on trying; docs/management.md, \"Why something is not published\", says \
-             what helps",
-            self.server(),
-            one_line(&why.reason)
+            "{}: the change is kept with serial {serial}, but is not published{why}\nhint: {then}",
+            self.server()
         );
         Err(Error::Added { message, exit: Exit::TryAgain })
     }
