@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod co_sign;
 pub mod ended;
 pub mod ends;
+pub mod held;
 pub mod keeper;
 pub mod ledger;
 pub mod meant;

@@ -44,13 +44,18 @@ impl<'t> KeyLife<'t> {
         self.found.active_span().unwrap_or(0..0)
     }
 
-    /// Whether no request can meet what both records ask for. Each is of the same secret.
+    /// Whether no request can meet what both records ask for.
     pub fn excludes(&self, other: &KeyLife<'_>) -> bool {
         let (ours, theirs) = (&self.found, &other.found);
         ours.is_other_kind(theirs)
             || ours.names_networks()
                 && theirs.names_networks()
                 && !have_common_networks(&ours.view().grant.networks, &theirs.view().grant.networks)
+    }
+
+    /// Whether both are of one key, which callers name alike.
+    pub fn is_same_key(&self, other: &KeyLife<'_>) -> bool {
+        self.id() == other.id() && self.found.public_id() == other.found.public_id()
     }
 
     fn all_of(body: &'t TableBody) -> impl Iterator<Item = Self> {

@@ -183,6 +183,7 @@ const PURE: &[&str] = &[
     "manage/signing/checkpoint",
     "manage/signing/ended",
     "manage/signing/ends",
+    "manage/signing/held",
     "manage/signing/meant",
     "manage/signing/numbers",
     "manage/signing/rules",

@@ -3,6 +3,7 @@
 //! as ended for a while. Pure. Imports table.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::Write as _;
 
 use base64::Engine as _;
@@ -16,8 +17,11 @@ const DAY_MS: u64 = 86_400_000;
 /// How long an end counts, in whole days after that of the signature.
 const DAYS: u64 = 7;
 
-/// Ends that are kept apart, of some 100 bytes in memory. Of more only the number counts.
+/// Keys whose ends are kept apart, of some 100 bytes in memory. Of more only the number counts.
 const MOST: usize = 1 << 19;
+
+/// Lines of a day's journal that are about one key each. Of more only the number counts.
+const MOST_LINES: usize = 4 * MOST;
 
 /// An end that comes later does not matter while the signature counts, nor a day after: seconds.
 const AHEAD: u64 = (DAYS + 3) * 86_400;
@@ -34,10 +38,15 @@ pub struct KeyEnd {
 #[derive(Debug, Default)]
 pub struct EndedKeys {
     keys: HashMap<Digest, Vec<DayEnd>>,
-    /// By day, how many more there were.
-    more: HashMap<u64, u64>,
-    /// The day on which somebody last looked for what counts no more.
-    forgot: u64,
+    days: HashMap<u64, DayCount>,
+}
+
+/// Of the files of one day.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct DayCount {
+    lines: usize,
+    /// How many ends there were that are not kept apart.
+    more: u64,
 }
 
 /// What the files of one day leave of a key.
@@ -96,7 +105,7 @@ impl EndedKeys {
     pub fn read(&mut self, day: u64, journal: &str) {
         for line in journal.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
             match line.strip_prefix("more ").map(str::parse::<u64>) {
-                Some(more) => *self.more.entry(day).or_default() += more.unwrap_or_default(),
+                Some(more) => self.count(day, more.unwrap_or_default()),
                 None => {
                     if let Some(end) = KeyEnd::read(line) {
                         self.take(day, &end);
@@ -122,7 +131,7 @@ impl EndedKeys {
             }
         }
         if more > 0 {
-            *self.more.entry(day).or_default() += more;
+            self.count(day, more);
             let _ = writeln!(lines, "more {more}");
         }
         JournalLines(lines)
@@ -130,25 +139,20 @@ impl EndedKeys {
 
     /// Forgets what counts no more.
     pub fn forget(&mut self, today: u64) {
-        if std::mem::replace(&mut self.forgot, today) == today {
+        if self.days.keys().all(|day| is_kept(*day, today)) {
             return;
         }
-        let counts = |day: u64| is_kept(day, today);
-        self.more.retain(|day, _| counts(*day));
+        self.days.retain(|day, _| is_kept(*day, today));
         self.keys.retain(|_, ends| {
-            ends.retain(|end| counts(end.day));
+            ends.retain(|end| is_kept(end.day, today));
             !ends.is_empty()
         });
     }
 
-    /// How many keys are ended at most.
-    pub fn most(&self) -> u64 {
-        self.keys.len() as u64 + self.uncounted()
-    }
-
-    /// Keys that are not among [`Self::digests`].
-    pub fn uncounted(&self) -> u64 {
-        self.more.values().sum()
+    /// How many ends count beside those of [`Self::digests`].
+    pub fn uncounted(&self, today: u64) -> u64 {
+        let days = self.days.iter().filter(|(day, _)| is_kept(**day, today));
+        days.map(|(_, count)| count.more).fold(0, u64::saturating_add)
     }
 
     pub fn has(&self, digest: &Digest) -> bool {
@@ -160,27 +164,33 @@ impl EndedKeys {
     }
 
     /// What they leave of a life.
-    pub fn left(&self, digest: &Digest, active: &ActiveSpan) -> ActiveSpan {
+    pub fn left(&self, digest: &Digest, active: &ActiveSpan, today: u64) -> ActiveSpan {
         let ends = self.keys.get(digest).into_iter().flatten();
+        let ends = ends.filter(|end| is_kept(end.day, today));
         ends.fold(active.clone(), |left, end| meet(&left, &end.left))
     }
 
+    fn count(&mut self, day: u64, more: u64) {
+        let count = self.days.entry(day).or_default();
+        count.more = count.more.saturating_add(more);
+    }
+
     fn take(&mut self, day: u64, end: &KeyEnd) -> TakenEnd {
-        let room = self.keys.len() < MOST;
-        let known = match self.keys.get_mut(&end.digest) {
-            Some(known) => known,
-            None if room => self.keys.entry(end.digest).or_default(),
-            None => return TakenEnd::TooMany,
+        let count = self.days.entry(day).or_default();
+        let has_lines = count.lines < MOST_LINES;
+        let has_room = has_lines && self.keys.len() < MOST;
+        let known = match self.keys.entry(end.digest) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) if has_room => place.insert(Vec::new()),
+            Entry::Vacant(_) => return TakenEnd::TooMany,
         };
-        let Some(of_day) = known.iter_mut().find(|known| known.day == day) else {
-            known.push(DayEnd { day, left: end.left.clone() });
-            return TakenEnd::New;
-        };
-        let left = meet(&of_day.left, &end.left);
-        if left == of_day.left {
-            return TakenEnd::Known;
+        match known.iter_mut().find(|known| known.day == day) {
+            Some(known) if meet(&known.left, &end.left) == known.left => return TakenEnd::Known,
+            _ if !has_lines => return TakenEnd::TooMany,
+            Some(known) => known.left = meet(&known.left, &end.left),
+            None => known.push(DayEnd { day, left: end.left.clone() }),
         }
-        of_day.left = left;
+        count.lines += 1;
         TakenEnd::New
     }
 }
@@ -248,13 +258,17 @@ mod tests {
         let mut read = EndedKeys::default();
         journals.iter().for_each(|(day, journal)| read.read(*day, journal));
         for mut ended in [ended, read] {
-            let left = |ended: &EndedKeys, n| ended.left(&end(n, 0..0).digest, &(0..200));
-            assert_eq!((ended.most(), left(&ended, 1)), (3, 20..90));
-            assert_eq!((left(&ended, 2), left(&ended, 3), left(&ended, 4)), (0..0, 0..0, 0..200));
-            ended.forget(100 + DAYS);
-            assert_eq!(left(&ended, 1), 20..90);
-            ended.forget(101 + DAYS);
-            assert_eq!((ended.most(), left(&ended, 1), left(&ended, 2)), (2, 20..95, 0..200));
+            let left =
+                |ended: &EndedKeys, n, today| ended.left(&end(n, 0..0).digest, &(0..200), today);
+            assert_eq!(left(&ended, 1, 101), 20..90);
+            let others = [2, 3, 4].map(|n| left(&ended, n, 101));
+            assert_eq!(others, [0..0, 0..0, 0..200]);
+            let week = 100 + DAYS;
+            assert_eq!((left(&ended, 1, week), left(&ended, 1, week + 1)), (20..90, 20..95));
+            // A clock that was ahead for a moment.
+            assert_eq!(left(&ended, 1, week), 20..90);
+            ended.forget(week + 1);
+            assert_eq!((ended.digests().count(), left(&ended, 2, 101)), (2, 0..200));
         }
     }
 
@@ -267,9 +281,22 @@ mod tests {
         let mut read = EndedKeys::default();
         read.read(100, &lines);
         for mut ended in [ended, read] {
-            assert_eq!((ended.most(), ended.uncounted()), (MOST as u64 + 7, 7));
-            ended.forget(101 + DAYS);
-            assert_eq!((ended.most(), ended.digests().count()), (0, 0));
+            let week = 100 + DAYS;
+            assert_eq!((ended.uncounted(week), ended.uncounted(week + 1)), (7, 0));
+            ended.forget(week + 1);
+            assert_eq!((ended.uncounted(week), ended.digests().count()), (0, 0));
         }
+    }
+
+    /// A second less with each patch: the journal ends some time, and what is not in it counts.
+    #[test]
+    fn a_journal_does_not_grow_without_end() {
+        let mut ended = EndedKeys::default();
+        let mut bytes = 0;
+        for n in 0..MOST_LINES as u64 + 9 {
+            bytes += ended.note(100, &[end(1, 0..1_800_000_000 - n)]).0.len();
+        }
+        assert_eq!(ended.uncounted(100), 9);
+        assert!(bytes < 80 * MOST_LINES, "{bytes}");
     }
 }

@@ -64,13 +64,10 @@ impl KeysBefore<'_> {
             for before in self.with_digest(stated.digest()) {
                 self.compare(&mut ends, &before, Some(stated));
             }
-            let active = stated.active();
-            if less_of(&(0..u64::MAX), &active, self.now_ms).is_none() {
-                continue;
-            }
             for before in self.with_id(&patched, stated.id()) {
                 if !self.is_first_stated(patch, &before) {
-                    self.restrict(&mut ends, &before, &active);
+                    let left = if stated.excludes(&before) { 0..0 } else { stated.active() };
+                    self.restrict(&mut ends, &before, &left);
                 }
             }
         }
@@ -122,7 +119,7 @@ impl KeysBefore<'_> {
     /// `after`: what there is of the same secret.
     fn compare(&self, ends: &mut FoundEnds, before: &KeyLife<'_>, after: Option<KeyLife<'_>>) {
         let left = match after {
-            Some(after) if after.id() == before.id() && !after.excludes(before) => after.active(),
+            Some(after) if after.is_same_key(before) && !after.excludes(before) => after.active(),
             _ => 0..0,
         };
         self.restrict(ends, before, &left);

@@ -13,6 +13,7 @@ use super::allowance::{Allowance, AllowedPass};
 use super::checkpoint::checkpoint_message;
 use super::ended::{JournalLines, day_of};
 use super::ends::{IndexedTable, KeysBefore};
+use super::held::HeldWords;
 use super::ledger::SignerLedger;
 use super::meant::{MeantKeys, SignedLately};
 use super::numbers::MOST_AT_ONCE;
@@ -153,7 +154,8 @@ impl SigningKeeper {
             OpenedFile::Patch(patch) => self.meant_by_patch(&mark, lately, patch, now_ms)?,
         };
         let (course, active) = (meant.counted.course(), meant.counted.now());
-        let lasting = meant.lasting(&lately.ended, |course| mark.is_fall(rules, manifest, course));
+        let today = day_of(now_ms);
+        let lasting = meant.lasting(&lately.ended, today);
         let counted = CountedFile { manifest, meant: &course, lasting: &lasting };
         let mut by = String::new();
         let mut mark = match mark.judge(rules, counted, self.public.id(), now_ms)? {
@@ -166,14 +168,18 @@ impl SigningKeeper {
                 mark
             }
         };
-        let (audience, today) = (&*rules.audience, day_of(now_ms));
+        let audience = &*rules.audience;
+        lately.ended.forget(today);
         let JournalLines(lines) = lately.ended.note(today, &meant.ends);
         if leads_back {
             self.ledger.forget_ends(audience);
         }
         self.ledger.keep_ends(audience, today, &lines).map_err(unavailable)?;
         match &file {
-            OpenedFile::Table(table) => self.ledger.keep_table(table),
+            OpenedFile::Table(table) => {
+                lately.held.forget(manifest.includes_through);
+                self.ledger.keep_table(table)
+            }
             OpenedFile::Patch(patch) => {
                 lately.take(patch);
                 self.ledger.keep_patch(patch)
@@ -220,24 +226,21 @@ impl SigningKeeper {
 
     /// What was signed lately, as the disk has it where nobody remembers it.
     fn lately(&mut self, audience: &str, mark: &SignedMark, now_ms: u64) -> Result<SignedLately> {
-        let mut lately = match self.lately.remove(audience) {
-            Some(lately) => lately,
-            None => {
-                let mut lately = SignedLately::default();
-                let bounds = Bounds { max_bytes: self.terms.max_bytes };
-                for serial in &mark.patches {
-                    match self.ledger.patch(audience, *serial, &bounds) {
-                        Some(patch) => lately.patches.push(patch),
-                        None => lately.lost = lately.lost.max(*serial),
-                    }
-                }
-                for (day, journal) in self.ledger.ends(audience)? {
-                    lately.ended.read(day, &journal);
-                }
-                lately
+        if let Some(lately) = self.lately.remove(audience) {
+            return Ok(lately);
+        }
+        let held = HeldWords::since(mark.serial());
+        let mut lately = SignedLately { held, ..SignedLately::default() };
+        let bounds = Bounds { max_bytes: self.terms.max_bytes };
+        for serial in &mark.patches {
+            match self.ledger.patch(audience, *serial, &bounds) {
+                Some(patch) => lately.patches.push(patch),
+                None => lately.lost = lately.lost.max(*serial),
             }
-        };
-        lately.ended.forget(day_of(now_ms));
+        }
+        for (day, journal) in self.ledger.ends(audience, day_of(now_ms))? {
+            lately.ended.read(day, &journal);
+        }
         Ok(lately)
     }
 
@@ -250,11 +253,12 @@ impl SigningKeeper {
         now_ms: u64,
     ) -> std::result::Result<MeantKeys, SigningRefusal> {
         let manifest = table.manifest();
-        if manifest.includes_through < lately.lost {
+        let unknown = lately.lost.max(lately.held.unknown());
+        if manifest.includes_through < unknown {
             let why = format!(
-                "the table has every change through {}, and this signer has lost what was signed up to \
-                 {}: a table that is made now has it",
-                manifest.includes_through, lately.lost
+                "the table has every change through {}, and this signer does not know all that was \
+                 signed up to {unknown}: a table that is made now has it",
+                manifest.includes_through
             );
             return Err(SigningRefusal::new(SigningReason::Stale, why));
         }
@@ -266,6 +270,7 @@ impl SigningKeeper {
             }
             let before = self.in_force(&manifest.audience, mark.table(), lately, now_ms);
             ends = before.ends_of_table(table);
+            ends.extend(lately.held.ends_of(table, now_ms));
         }
         Ok(MeantKeys { counted, table: Arc::clone(table), patch: None, ends })
     }

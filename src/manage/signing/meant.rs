@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::active::{ActiveCourse, CountedSpans};
 use super::ended::{EndedKeys, KeyEnd, meet};
+use super::held::HeldWords;
 use crate::core::Digest;
 use crate::table::{Base, KeyLife, Patch, Table};
 
@@ -17,6 +18,7 @@ pub struct SignedLately {
     /// The last serial of those that are gone from the disk; 0: none is.
     pub lost: u64,
     pub ended: EndedKeys,
+    pub held: HeldWords,
 }
 
 /// What a file comes to where everything that was signed is in force.
@@ -43,6 +45,7 @@ impl SignedLately {
         let base = patch.manifest().base;
         self.patches.retain(|known| known.manifest().base != base);
         self.patches.push(Arc::clone(patch));
+        self.held.take(patch);
     }
 
     /// Forgets those of tables that no patch may be over any more. What is lost is in what was signed now.
@@ -56,28 +59,24 @@ impl SignedLately {
 
 impl MeantKeys {
     /// Of these keys, what every sidecar takes, whatever it was given of what was signed in the last days.
-    /// At most that: less where it matters, that is, where the least that it can be is a fall.
-    pub fn lasting(
-        &self,
-        ended: &EndedKeys,
-        is_fall: impl FnOnce(&ActiveCourse) -> bool,
-    ) -> ActiveCourse {
-        let course = self.counted.course();
-        let most = ended.most().saturating_add(self.ends.len() as u64);
-        if !is_fall(&course.clone().less(most)) {
-            return course;
+    pub fn lasting(&self, ended: &EndedKeys, today: u64) -> ActiveCourse {
+        let mut now = HashMap::new();
+        for end in &self.ends {
+            let known = now.entry(end.digest).or_insert_with(|| end.left.clone());
+            *known = meet(known, &end.left);
         }
-        let now: HashMap<_, _> = self.ends.iter().map(|end| (end.digest, &end.left)).collect();
         let only_now = now.keys().filter(|digest| !ended.has(digest));
         let mut counted = self.counted.clone();
         for digest in ended.digests().chain(only_now) {
             let Some(active) = self.life(digest).map(|life| life.active()) else { continue };
-            let left = ended.left(digest, &active);
+            let left = ended.left(digest, &active, today);
             let left = now.get(digest).map_or(left.clone(), |now| meet(&left, now));
-            counted.add(&active, -1);
-            counted.add(&left, 1);
+            if left != active {
+                counted.add(&active, -1);
+                counted.add(&left, 1);
+            }
         }
-        counted.course().less(ended.uncounted())
+        counted.course().less(ended.uncounted(today))
     }
 
     fn life(&self, digest: &Digest) -> Option<KeyLife<'_>> {

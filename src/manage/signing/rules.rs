@@ -170,16 +170,6 @@ impl SignedMark {
         self.tables().any(|kept| kept == table)
     }
 
-    /// Whether somebody has to allow that everything that was signed lately leaves so few keys.
-    pub fn is_fall(
-        &self,
-        rules: &SigningRules,
-        manifest: &Manifest,
-        lasting: &ActiveCourse,
-    ) -> bool {
-        rules.brake(manifest, self.lasting_peaks.judged(lasting)).is_some()
-    }
-
     /// What a signer with key `signer` does with a file.
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 //! who should not be there.
 
 mod attacks;
+mod chance;
+mod given;
 mod words;
 
 use std::fs;

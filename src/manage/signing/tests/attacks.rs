@@ -246,7 +246,7 @@ fn halves_do_not_add_up() {
     assert_eq!(half().by(&mut keeper), Err(SigningReason::Brake));
     drop(keeper);
     let mut keeper = house.keeper();
-    assert_eq!(half().by(&mut keeper), Err(SigningReason::Brake), "patches are kept");
+    assert_eq!(half().by(&mut keeper), Err(SigningReason::Stale), "it has not read all patches");
     drop(keeper);
     for file in fs::read_dir(house.root.path()).unwrap().flatten() {
         if file.path().extension().is_some_and(|end| end == "kgp") {

@@ -1,0 +1,333 @@
+//! What somebody who has the service does with files that the signer has signed: a sidecar of the
+//! crate's own parts that is given some of them, in an order of theirs.
+
+use super::*;
+use crate::core::{Digest, Environment, KeyLookup, Now, PairLookup};
+use crate::table::write::RemovalOf;
+use crate::table::{AcceptRules, Acceptance, FileKind, Manifest, Patch};
+
+/// A signed file.
+pub(super) type Signed = Vec<u8>;
+
+pub(super) struct Sidecar {
+    acceptance: Acceptance,
+    trust: Trust,
+    environment: Option<Environment>,
+}
+
+impl Sidecar {
+    pub(super) fn new(house: &House) -> Self {
+        let trust = Trust::new([house.public], 1, crate::table::testkit::AUDIENCE).unwrap();
+        Self { acceptance: Acceptance::new(AcceptRules::default()), trust, environment: None }
+    }
+
+    pub(super) fn offer(&mut self, file: &Signed, now_ms: u64) -> String {
+        let now = Now { unix_ms: now_ms, mono_ns: 0 };
+        let (trust, bounds) = (&self.trust, Bounds::default());
+        let outcome = match Manifest::unverified(file).unwrap().kind {
+            FileKind::Table => {
+                let table = Table::open(file.clone(), trust, &bounds).unwrap();
+                self.acceptance.offer_table(Arc::new(table), now)
+            }
+            FileKind::Patch => {
+                let patch = Patch::open(file.clone(), trust, &bounds).unwrap();
+                self.acceptance.offer_patch(Arc::new(patch), now)
+            }
+        };
+        format!("{outcome:?}")
+    }
+
+    pub(super) fn takes(&self, key: &KeySpec, now_ms: u64) -> bool {
+        let Some(set) = self.acceptance.current() else { return false };
+        let view = match &key.public_id {
+            None => set.single(&key.digest),
+            Some(id) => match set.pair(id.as_bytes(), &key.digest) {
+                PairLookup::Found(view) => Some(view),
+                _ => None,
+            },
+        };
+        let now = now_ms / 1000;
+        view.is_some_and(|view| {
+            view.grant.status == KeyStatus::Active
+                && view.grant.not_before.is_none_or(|at| at <= now)
+                && view.expires.is_none_or(|at| at > now)
+                && (self.environment.is_none()
+                    || view.grant.environment.is_none()
+                    || view.grant.environment == self.environment)
+        })
+    }
+
+    pub(super) fn count(&self, keys: &[KeySpec], now_ms: u64) -> usize {
+        keys.iter().filter(|key| self.takes(key, now_ms)).count()
+    }
+}
+
+pub(super) fn sign(
+    house: &House,
+    keeper: &mut SigningKeeper,
+    paper: &mut Paper,
+    now_ms: u64,
+) -> Result<Signed, SigningRefusal> {
+    let made = keeper.sign_file(Buffer::from(paper.bytes()), now_ms)?;
+    paper.0.attach(&house.public, &made.bytes).unwrap();
+    let mut bytes = Vec::new();
+    paper.0.write(&mut bytes).unwrap();
+    Ok(bytes)
+}
+
+pub(super) fn table_of(house: &House, serial: u64, includes: u64, specs: &[KeySpec]) -> Paper {
+    let issue = Issue { includes_through: includes, ..house.issue(serial) };
+    Paper(body(specs).into_table(issue).unwrap())
+}
+
+fn patch_of(
+    house: &House,
+    serial: u64,
+    over: &Table,
+    draft: impl FnOnce(&mut PatchDraft),
+) -> Paper {
+    let mut patch = PatchDraft::over(over);
+    draft(&mut patch);
+    Paper(patch.build(house.issue(serial)).unwrap())
+}
+
+fn specs(keys: std::ops::Range<u32>, change: impl Fn(&mut KeySpec)) -> Vec<KeySpec> {
+    keys.map(|n| {
+        let mut spec = spec(n);
+        change(&mut spec);
+        spec
+    })
+    .collect()
+}
+
+/// The end of an attack: how many keys a sidecar took and takes now. Fails if most are refused.
+fn most_stay(what: &str, before: usize, after: usize) {
+    assert!(after * 2 >= before, "{what}: {before} keys were taken, and {after} are");
+}
+
+/// Every pair keeps its id and secret, and gets another public id.
+#[test]
+fn public_ids_that_callers_do_not_know_count() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    let pairs: Vec<_> = (0..100).map(pair_spec).collect();
+    let mut first = table_of(&house, 1, 1, &pairs);
+    let first = sign(&house, &mut keeper, &mut first, NOW).unwrap();
+    let mut sidecar = Sidecar::new(&house);
+    sidecar.offer(&first, NOW);
+    let before = sidecar.count(&pairs, NOW);
+    let renamed: Vec<_> = (0..100u32)
+        .map(|n| KeySpec { public_id: Some(format!("x-{n}").into()), ..pair_spec(n) })
+        .collect();
+    let mut second = table_of(&house, 2, 2, &renamed);
+    let Ok(second) = sign(&house, &mut keeper, &mut second, NOW) else { return };
+    sidecar.offer(&second, NOW);
+    most_stay("other public ids", before, sidecar.count(&pairs, NOW));
+}
+
+/// After an honest rotation of all keys: a table that lags behind the patch that rotated them. The
+/// sidecar goes on holding the patch, which restricts the successors by the keys' ids.
+#[test]
+fn a_table_that_lags_behind_a_rotation() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    let (hour, at) = (3_600_000, |n: u64| NOW + n * 3_600_000);
+    let pairs: Vec<_> = (0..100).map(pair_spec).collect();
+    let mut first = table_of(&house, 1, 1, &pairs);
+    let signed_first = sign(&house, &mut keeper, &mut first, NOW).unwrap();
+    let base = first.opened();
+    let former = |n: u32| KeySpec { expires: Some((NOW + hour) / 1000), ..pair_spec(n) };
+    let successor =
+        |n: u32| KeySpec { digest: Digest::of(format!("s {n}").as_bytes()), ..pair_spec(n) };
+    let successors: Vec<_> = (0..100).map(successor).collect();
+    let mut rotating = patch_of(&house, 2, &base, |draft| {
+        (0..100).for_each(|n| draft.put(former(n)));
+        (0..100).for_each(|n| draft.put(successor(n)));
+    });
+    let rotating = sign(&house, &mut keeper, &mut rotating, NOW).unwrap();
+    let mut sidecar = Sidecar::new(&house);
+    sidecar.offer(&signed_first, NOW);
+    sidecar.offer(&rotating, NOW);
+    let before = sidecar.count(&successors, at(2));
+    // What the keys are by then: the successors alone. It says that it knows of nothing after the first.
+    let mut lagging = table_of(&house, 3, 1, &successors);
+    let Ok(lagging) = sign(&house, &mut keeper, &mut lagging, at(2)) else { return };
+    sidecar.offer(&lagging, at(2));
+    most_stay("a rotation", before, sidecar.count(&successors, at(2)));
+}
+
+/// A patch removes secrets that nobody has yet. Then the keys are made, and a table that lags behind
+/// that patch makes the sidecar hold it.
+#[test]
+fn an_end_that_is_signed_before_the_key_is_there() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    let mut first = house.table(1, 0..10);
+    let signed_first = sign(&house, &mut keeper, &mut first, NOW).unwrap();
+    let base = first.opened();
+    let mut before_all = patch_of(&house, 2, &base, |draft| {
+        (10..100).for_each(|n| draft.remove(spec(n).digest, spec(n).id, RemovalOf::Key));
+    });
+    let before_all = sign(&house, &mut keeper, &mut before_all, NOW).unwrap();
+    // Owners make ninety keys.
+    let all: Vec<_> = (0..100).map(spec).collect();
+    let made = sign(&house, &mut keeper, &mut house.patch(3, &mut first, 0..100), NOW).unwrap();
+    let mut sidecar = Sidecar::new(&house);
+    sidecar.offer(&signed_first, NOW);
+    sidecar.offer(&made, NOW);
+    let before = sidecar.count(&all, NOW);
+    let mut lagging = table_of(&house, 4, 1, &all);
+    let Ok(lagging) = sign(&house, &mut keeper, &mut lagging, NOW) else { return };
+    sidecar.offer(&lagging, NOW);
+    sidecar.offer(&before_all, NOW);
+    most_stay("keys that were not there yet", before, sidecar.count(&all, NOW));
+}
+
+/// Keys with an end are renewed before it. A patch that states the former end, and was no end then,
+/// is held over a table that lags behind it.
+#[test]
+fn a_renewal_that_an_older_patch_takes_back() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    let until =
+        |days: u64| specs(0..100, move |spec| spec.expires = Some(NOW / 1000 + days * 86_400));
+    let mut first = table_of(&house, 1, 1, &until(2));
+    let signed_first = sign(&house, &mut keeper, &mut first, NOW).unwrap();
+    let base = first.opened();
+    let mut states = patch_of(&house, 2, &base, |draft| {
+        until(2).into_iter().for_each(|spec| draft.put(spec));
+    });
+    let states = sign(&house, &mut keeper, &mut states, NOW).unwrap();
+    let mut renews = patch_of(&house, 3, &base, |draft| {
+        until(90).into_iter().for_each(|spec| draft.put(spec));
+    });
+    let renews = sign(&house, &mut keeper, &mut renews, NOW + 86_400_000).unwrap();
+    let later = NOW + 2 * 86_400_000 + 5 * 3_600_000;
+    let mut sidecar = Sidecar::new(&house);
+    sidecar.offer(&signed_first, NOW);
+    sidecar.offer(&renews, later);
+    let before = sidecar.count(&until(90), later);
+    let mut lagging = table_of(&house, 4, 1, &until(90));
+    let Ok(lagging) = sign(&house, &mut keeper, &mut lagging, later) else { return };
+    sidecar.offer(&lagging, later);
+    sidecar.offer(&states, later);
+    most_stay("renewed keys", before, sidecar.count(&until(90), later));
+}
+
+/// Keys that were suspended long ago are resumed. A patch that restricts them was signed while they
+/// were suspended, so that it was no end.
+#[test]
+fn what_restricts_a_suspended_key_counts_once_it_is_resumed() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    let day = 86_400_000;
+    let with = |status| {
+        specs(0..100, move |spec| {
+            if spec.id != super::spec(0).id && spec.id != super::spec(1).id {
+                spec.grant.status = status;
+            }
+        })
+    };
+    let (off, on) = (with(KeyStatus::Disabled), with(KeyStatus::Active));
+    let mut first = table_of(&house, 1, 1, &off);
+    let signed_first = sign(&house, &mut keeper, &mut first, NOW).unwrap();
+    let base = first.opened();
+    let mut restricts = patch_of(&house, 2, &base, |draft| {
+        off.iter().for_each(|spec| draft.put(spec.clone()));
+    });
+    let restricts = sign(&house, &mut keeper, &mut restricts, NOW + day).unwrap();
+    let mut resumes = patch_of(&house, 3, &base, |draft| {
+        on.iter().for_each(|spec| draft.put(spec.clone()));
+    });
+    let resumes = sign(&house, &mut keeper, &mut resumes, NOW + 2 * day).unwrap();
+    let mut sidecar = Sidecar::new(&house);
+    sidecar.offer(&signed_first, NOW);
+    sidecar.offer(&resumes, NOW + 2 * day);
+    let before = sidecar.count(&on, NOW + 2 * day);
+    let mut lagging = table_of(&house, 4, 1, &on);
+    let Ok(lagging) = sign(&house, &mut keeper, &mut lagging, NOW + 2 * day) else { return };
+    sidecar.offer(&lagging, NOW + 2 * day);
+    sidecar.offer(&restricts, NOW + 2 * day);
+    most_stay("resumed keys", before, sidecar.count(&on, NOW + 2 * day));
+}
+
+/// A third is suspended and resumed. Three days later less than half of what is left is: whether
+/// that is a fall depends on what was counted exactly.
+#[test]
+fn after_days_the_count_is_against_what_was_left() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    let mut at = 0;
+    let mut table = house.table(1, 0..100);
+    sign(&house, &mut keeper, &mut table, NOW).unwrap();
+    let mut serial = 1;
+    let mut patch = |keeper: &mut SigningKeeper, keys: std::ops::Range<u32>, hours: u64| {
+        (serial, at) = (serial + 1, NOW + hours * 3_600_000);
+        sign(&house, keeper, &mut house.patch(serial, &mut table, keys), at).map(drop)
+    };
+    patch(&mut keeper, 30..100, 1).unwrap();
+    patch(&mut keeper, 0..100, 2).unwrap();
+    for day in 1..4 {
+        patch(&mut keeper, 0..100, day * 24 + 2).unwrap();
+    }
+    // 70 never went; 45 of them stay.
+    patch(&mut keeper, 0..75, 4 * 24).unwrap();
+}
+
+/// The clock jumps ahead while a question is refused, and is set right again: the disk still has what
+/// was ended, and memory does not.
+#[test]
+fn a_clock_that_was_ahead_for_a_moment_loses_nothing() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    let mut table = house.table(1, 0..100);
+    sign(&house, &mut keeper, &mut table, NOW).unwrap();
+    sign(&house, &mut keeper, &mut house.patch(2, &mut table, 45..100), NOW).unwrap();
+    sign(&house, &mut keeper, &mut house.patch(3, &mut table, 0..100), NOW).unwrap();
+    let ahead = NOW + 30 * 86_400_000;
+    sign(&house, &mut keeper, &mut house.patch(2, &mut table, 0..100), ahead).unwrap_err();
+    let rest = sign(&house, &mut keeper, &mut house.patch(4, &mut table, 0..55), NOW);
+    assert!(rest.is_err(), "what the journal has counts");
+}
+
+/// A sidecar that is new was given one half, and gets the other.
+#[test]
+fn a_new_sidecar_is_given_two_halves() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    let all: Vec<_> = (0..100).map(spec).collect();
+    let mut first = house.table(1, 0..100);
+    sign(&house, &mut keeper, &mut first, NOW).unwrap();
+    let Ok(half) = sign(&house, &mut keeper, &mut house.table(2, 0..50), NOW) else { return };
+    let Ok(other) = sign(&house, &mut keeper, &mut house.table(3, 50..100), NOW) else { return };
+    let mut sidecar = Sidecar::new(&house);
+    sidecar.offer(&half, NOW);
+    let took: Vec<_> = all.iter().filter(|key| sidecar.takes(key, NOW)).cloned().collect();
+    sidecar.offer(&other, NOW);
+    most_stay("a new sidecar", took.len(), sidecar.count(&took, NOW));
+}
+
+/// Most keys are suspended with a word, and resumed. Ordinary changes go on without another word.
+#[test]
+fn after_a_word_ordinary_changes_go_on() {
+    for least in [0, 10, 40] {
+        let house = House::new();
+        let mut keeper = house.keeper();
+        let mut table = house.table(1, 0..100);
+        sign(&house, &mut keeper, &mut table, NOW).unwrap();
+        house.allow(fall(u64::from(least)), NOW);
+        sign(&house, &mut keeper, &mut house.patch(2, &mut table, 0..least), NOW).unwrap();
+        let mut refused = Vec::new();
+        for n in 0..8 {
+            // Everything is back, and one key more is made each hour.
+            let at = NOW + (n + 1) * 3_600_000;
+            let mut patch = house.patch(3 + n, &mut table, 0..100 + n as u32);
+            if sign(&house, &mut keeper, &mut patch, at).is_err() {
+                refused.push(n);
+                house.allow(fall(0), at);
+                sign(&house, &mut keeper, &mut patch, at).unwrap();
+            }
+        }
+        assert!(refused.is_empty(), "{least} {refused:?}");
+    }
+}
