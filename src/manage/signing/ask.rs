@@ -50,6 +50,18 @@ pub fn ask_key(socket: &Path) -> Result<[u8; 32], SignFault> {
     said.try_into().map_err(|_| away(socket, &"answers no key"))
 }
 
+/// The serial of the last signature for an audience; 0: there was none.
+///
+/// # Errors
+///
+/// As [`ask_file`]. A signer from before the question refuses it.
+pub fn ask_serial(socket: &Path, audience: &str) -> Result<u64, SignFault> {
+    let head = QuestionHead { question: SigningQuestion::Serial, length: audience.len() as u64 };
+    let said = ask(socket, head, |stream| stream.write_all(audience.as_bytes()))?;
+    let said = said.try_into().map_err(|_| away(socket, &"answers no serial"))?;
+    Ok(u64::from_be_bytes(said))
+}
+
 /// Asks whether an audit log that was restored from a backup would be signed now.
 ///
 /// # Errors

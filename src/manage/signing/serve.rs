@@ -167,7 +167,10 @@ impl DeskState {
         };
         let most = match question {
             SigningQuestion::File => self.max_bytes,
-            SigningQuestion::Checkpoint | SigningQuestion::Key | SigningQuestion::Recovery => SHORT,
+            SigningQuestion::Checkpoint
+            | SigningQuestion::Key
+            | SigningQuestion::Recovery
+            | SigningQuestion::Serial => SHORT,
         };
         if length > most {
             let why = format!("{length} bytes are more than the {most} that are taken");
@@ -193,6 +196,12 @@ impl DeskState {
             SigningQuestion::Key => {
                 let bytes = keeper.public().as_bytes().to_vec();
                 return Ok(Ok(ToldAnswer { bytes, told: "told its public key".to_owned() }));
+            }
+            SigningQuestion::Serial => {
+                let audience = String::from_utf8_lossy(&body);
+                let serial = keeper.serial(&audience);
+                let told = format!("told that {serial} is its last serial for {audience:?}");
+                return Ok(Ok(ToldAnswer { bytes: serial.to_be_bytes().to_vec(), told }));
             }
             SigningQuestion::Recovery => {
                 let told = "said that it would sign a restored audit log".to_owned();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::super::signer::signs::{SignFault, SignsTables, UnsignedFile};
 use super::super::signer::{Signer, table_key};
-use super::ask::{ask_checkpoint, ask_file, ask_recovery};
+use super::ask::{ask_checkpoint, ask_file, ask_recovery, ask_serial};
 use super::checkpoint::checkpoint_message;
 use super::wire::AskedCheckpoint;
 use crate::table::PublicKey;
@@ -80,6 +80,18 @@ impl SignerSource {
         match self {
             Self::Socket { path, .. } => ask_recovery(path),
             signer => signer.public().map(drop).map_err(SignFault::Away),
+        }
+    }
+
+    /// The last serial that it has signed for an audience; `None`: it remembers nothing.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not say.
+    pub fn last_serial(&self, audience: &str) -> Result<Option<u64>, SignFault> {
+        match self {
+            Self::Socket { path, .. } => ask_serial(path, audience).map(Some),
+            Self::File(_) | Self::Command { .. } => Ok(None),
         }
     }
 

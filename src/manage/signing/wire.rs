@@ -34,6 +34,8 @@ pub enum SigningQuestion {
     Key,
     /// Would you sign an audit log that was restored from a backup?
     Recovery,
+    /// Up to which serial have you signed for this audience?
+    Serial,
 }
 
 /// The first bytes of a question.
@@ -67,7 +69,7 @@ pub enum WireError {
 // === impl SigningQuestion ===
 
 impl SigningQuestion {
-    const ALL: [Self; 4] = [Self::File, Self::Checkpoint, Self::Key, Self::Recovery];
+    const ALL: [Self; 5] = [Self::File, Self::Checkpoint, Self::Key, Self::Recovery, Self::Serial];
 
     const fn code(self) -> u8 {
         match self {
@@ -75,6 +77,7 @@ impl SigningQuestion {
             Self::Checkpoint => 2,
             Self::Key => 3,
             Self::Recovery => 4,
+            Self::Serial => 5,
         }
     }
 }
@@ -134,7 +137,7 @@ impl AskedCheckpoint {
     }
 }
 
-/// An answer as it is sent: a signature, a key, a yes without a byte, or a no.
+/// An answer as it is sent: a signature, a key, a serial, a yes without a byte, or a no.
 pub fn answer_bytes(answer: &Result<Vec<u8>, SigningRefusal>) -> Vec<u8> {
     let (status, text) = match answer {
         Ok(bytes) => (0, bytes.as_slice()),

@@ -17,7 +17,7 @@ pub enum EvidenceSource {
     HighWater,
     /// A published file.
     Target(Box<str>),
-    /// What it refuses to sign, because it has signed as much or more.
+    /// What it says that it has signed, or refuses to sign because it has signed as much or more.
     Signer,
     /// What a sidecar says that it has.
     Sidecar {

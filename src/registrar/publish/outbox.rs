@@ -15,10 +15,11 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use self::current::{Current, PublishedFile};
+use self::heed::ToldSerial;
 pub use self::waiting::WaitingDraft;
 use self::waiting::{Waiting, WaitingFile};
 use super::answer_first::AnswersFirst;
-use super::behind::Behind;
+use super::behind::{Behind, Evidence};
 use super::fault::PublishFault;
 use super::fleet::SidecarBook;
 use super::high_water::HighWaterFile;
@@ -90,6 +91,12 @@ pub(super) struct Outbox {
     fold_not_before_ms: u64,
     /// The audit log has not the line that was noted.
     audit: Option<Behind>,
+    /// The signer has said up to where it has signed.
+    heard_signer: bool,
+    /// It was asked, and has not answered yet.
+    asked_signer: Option<oneshot::Receiver<ToldSerial>>,
+    /// It has signed what the database knows nothing of.
+    signed: Option<Evidence>,
 }
 
 // === impl Outbox ===
@@ -129,6 +136,9 @@ impl Outbox {
             tried: 0,
             fold_not_before_ms: 0,
             audit: None,
+            heard_signer: false,
+            asked_signer: None,
+            signed: None,
         }
     }
 
@@ -206,6 +216,7 @@ impl Outbox {
 
     async fn attempt(&mut self) -> Result<(), PublishFault> {
         let began = self.clock.now().mono_ns;
+        self.hear_signer(Duration::ZERO).await?;
         let publication = self.store.publication(&self.name).await?;
         let found = self.look_behind(&publication).await?;
         self.book.publishes(&self.name, publication.published);

@@ -7,12 +7,14 @@ use super::super::high_water::{HighMark, HighWaterFile};
 use super::super::make::IssueTerms;
 use super::super::target::there;
 use super::Outbox;
+use super::heed::ASKED;
 use crate::registrar::store::{AuditHead, AuditQuery, Publication, StoreError};
 
 impl Outbox {
     /// Compares the database with what was published, before anybody changes it.
     pub(in super::super) async fn begin(&mut self) -> Result<(), StoreError> {
         self.look_at_audit().await?;
+        self.hear_signer(ASKED).await?;
         let publication = self.store.publication(&self.name).await?;
         let trust = self.terms.as_ref().and_then(IssueTerms::trust);
         self.book.trusts(&self.name, trust);
@@ -76,6 +78,7 @@ impl Outbox {
                 }
             }
         }
+        found.extend(self.signed.clone());
         found.extend(self.book.all(&self.name).into_iter().map(|report| Evidence {
             serial: report.serial.max(report.base),
             source: EvidenceSource::Sidecar { fleet: report.fleet, instance: report.instance },
@@ -83,11 +86,11 @@ impl Outbox {
         found
     }
 
-    /// A sidecar has proved more than the database knows: the next start has to know it before anybody
-    /// asks again.
+    /// A sidecar or the signer has shown more than the database knows: the next start has to know it
+    /// before anybody asks again.
     pub(super) fn remember_proof(&self, found: Option<&Behind>) {
         let Some(Behind::Serial { evidence, .. }) = found else { return };
-        if matches!(evidence.source, EvidenceSource::Sidecar { .. }) {
+        if matches!(evidence.source, EvidenceSource::Sidecar { .. } | EvidenceSource::Signer) {
             self.remember_evidence(evidence);
         }
     }

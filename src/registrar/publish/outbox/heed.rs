@@ -3,14 +3,22 @@
 
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::super::behind::{Behind, Evidence, EvidenceSource, newer};
 use super::super::fault::PublishFault;
 use super::super::make::IssueTerms;
 use super::Outbox;
 use crate::manage::registry::settings::RawSettings;
-use crate::manage::signer::signs::{SigningReason, SigningRefusal};
+use crate::manage::signer::signs::{SignFault, SigningReason, SigningRefusal};
 use crate::manage::signing::source::SignerSource;
-use crate::registrar::store::{Publication, StoreError};
+use crate::registrar::store::{AudienceName, Publication, StoreError};
+
+/// How long a start waits for a signer that does not answer.
+pub(super) const ASKED: Duration = Duration::from_secs(2);
+
+/// What a signer says of how far it has signed.
+pub(super) type ToldSerial = Result<Option<u64>, SignFault>;
 
 /// How often, and how long apart, somebody looks for what another instance has signed and is about to keep.
 const KEEP_LOOKS: u32 = 30;
@@ -103,6 +111,40 @@ impl Outbox {
         Ok(())
     }
 
+    /// Asks a signer that remembers how far it has signed, until it has said so once: an older database is
+    /// known by it before anybody is served from that. One that is away holds nothing up: the answer comes
+    /// within `wait`, or is looked for the next time.
+    pub(super) async fn hear_signer(&mut self, wait: Duration) -> Result<(), StoreError> {
+        let signer = self.terms.as_ref().map(|terms| &terms.signer);
+        let Some(signer @ SignerSource::Socket { .. }) = signer else { return Ok(()) };
+        if self.heard_signer {
+            return Ok(());
+        }
+        let asked = self.asked_signer.take().or_else(|| ask(signer.clone(), &self.name));
+        let Some(mut asked) = asked else { return Ok(()) };
+        let serial = match tokio::time::timeout(wait, &mut asked).await {
+            Ok(Ok(Ok(Some(serial)))) => serial,
+            // One question at a time: a signer that is busy gets no more of them.
+            Err(_) => {
+                self.asked_signer = Some(asked);
+                return Ok(());
+            }
+            Ok(answer) => {
+                let audience = &self.name;
+                tracing::debug!(%audience, ?answer, "the signer does not say how far it has signed");
+                return Ok(());
+            }
+        };
+        // Read after the answer: what is signed for this database was noted in it before.
+        let noted = self.store.noted_signing(&self.name).await?;
+        let newest = self.store.publication(&self.name).await?.serial;
+        self.heard_signer = true;
+        if serial > newest.max(noted) {
+            self.signed = Some(Evidence { serial, source: EvidenceSource::Signer });
+        }
+        Ok(())
+    }
+
     /// Whether another instance, which signs as well, keeps a table or patch of this serial or above.
     async fn others_keep(&self, serial: u64) -> Result<bool, StoreError> {
         for _ in 0..KEEP_LOOKS {
@@ -117,4 +159,15 @@ impl Outbox {
         }
         Ok(false)
     }
+}
+
+/// On a thread of its own: the end of the process waits for none that is asking.
+fn ask(signer: SignerSource, audience: &AudienceName) -> Option<oneshot::Receiver<ToldSerial>> {
+    let (answer, answered) = oneshot::channel();
+    let audience = audience.clone();
+    let asking = std::thread::Builder::new().name("ask".to_owned()).spawn(move || {
+        // Whoever has gone wants no answer.
+        answer.send(signer.last_serial(audience.as_str())).ok();
+    });
+    asking.is_ok().then_some(answered)
 }

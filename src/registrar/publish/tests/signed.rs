@@ -4,6 +4,7 @@ use super::*;
 use crate::manage::signing::allowance::{Allowance, AllowedPass};
 use crate::manage::signing::testkit;
 use crate::registrar::publish::high_water::HighWaterFile;
+use crate::registrar::store::KeyChange;
 
 /// Puts a signer with the house's key behind a socket, and has the service ask it.
 pub(super) fn behind_a_socket(house: &House) {
@@ -74,9 +75,9 @@ fn a_signer_that_knows_no_table_gets_one() {
 }
 
 /// The database, the high-water file and the targets as they were before, and a signer that has signed
-/// since. The service on it, the key that has been revoked in between, and the signer's serial.
+/// since. The key that has been revoked in between, and the signer's serial.
 /// `leap`: by how much serials rise in between.
-async fn put_back(house: &House, leap: u64) -> (Service, crate::registrar::store::Changed, u64) {
+async fn put_back(house: &House, leap: u64) -> (crate::registrar::store::Changed, u64) {
     let service = house.serve().await;
     let made = create(&service.store, "CRM").await;
     import(&service.store, 3).await;
@@ -110,29 +111,51 @@ async fn put_back(house: &House, leap: u64) -> (Service, crate::registrar::store
         fs::remove_file(house.root.join(name)).ok();
         fs::rename(copy, house.root.join(name)).ok();
     }
-    (house.serve().await, made, signed)
+    (made, signed)
 }
 
-/// Nothing but the signer knows that the key was revoked. It says so with the first change, and nobody
-/// changes or publishes anything before somebody has looked, after a restart neither.
+/// Nothing but the signer knows that the key was revoked. It says so at the start, and nobody changes,
+/// publishes or gets anything before somebody has looked, after a restart neither. A signer that is away
+/// then holds no start up, and says it later.
 #[test]
 fn a_signer_that_is_ahead_shows_that_the_database_is_behind() {
-    for leap in [0, 1, 900] {
+    for (leap, is_away) in [(0, false), (1, false), (900, false), (1, true)] {
         let house = House::new();
         behind_a_socket(&house);
         let mut sidecar = house.sidecar();
         run(async {
-            let (service, made, _) = put_back(&house, leap).await;
+            let (made, signed) = put_back(&house, leap).await;
+            let (socket, away) = (house.root.join("signer.sock"), house.root.join("away.sock"));
+            if is_away {
+                fs::rename(&socket, &away).unwrap();
+            }
+            let service = house.serve().await;
+            assert_eq!(service.state().behind.is_none(), is_away, "{leap}");
+            if is_away {
+                fs::rename(&away, &socket).unwrap();
+                service.until(|state| state.behind.is_some()).await;
+            } else {
+                assert!(service.shelf.get("shop").table.served().is_none(), "nothing is served");
+            }
+            let said = service.state().behind.unwrap().to_string();
+            assert!(said.contains(&format!("its signer at least at {signed}")), "{said}");
             let before = service.state().published;
-            create(&service.store, "ERP").await;
-            service.until(|state| state.behind.is_some()).await;
+            let late = request(host(), KeyChange::Create(Box::new(new_key("ERP"))));
+            assert!(service.store.change(late).await.is_err(), "{leap}");
             let late = revoke(&service.store, made.key.entry.id).await;
             assert!(matches!(late, Err(StoreError::ReadOnly { .. })), "{leap}: {late:?}");
             assert_eq!(service.state().published, before, "{leap}");
-            // By which a start knows it.
-            let file = HighWaterFile::open(&house.root.join("state")).unwrap();
-            let noted = file.mark(audience().as_str()).serial;
-            assert!(noted > service.state().serial, "{leap}: {noted}");
+            // By which a start knows it, also where the signer is away.
+            let is_noted = || {
+                let file = HighWaterFile::open(&house.root.join("state")).unwrap();
+                file.mark(audience().as_str()).serial == signed
+            };
+            let noted = async {
+                while !is_noted() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(DEADLINE, noted).await.expect("it is noted");
             sidecar.look(&house).unwrap();
             let digest = made.key.entry.digest;
             assert_eq!(sidecar.status(&digest), Some(KeyStatus::Active), "as it was put back");
@@ -149,8 +172,10 @@ fn a_table_that_was_signed_and_not_kept_is_passed_over() {
     behind_a_socket(&house);
     let mut sidecar = house.sidecar();
     run(async {
-        let (service, made, signed) = put_back(&house, 900).await;
-        service.store.note_signing(&audience(), signed).await.unwrap();
+        let (made, signed) = put_back(&house, 900).await;
+        house.store().note_signing(&audience(), signed).await.unwrap();
+        let service = house.serve().await;
+        assert!(service.state().behind.is_none());
         let serial = revoke(&service.store, made.key.entry.id).await.unwrap();
         service.published(serial).await;
         service.until(|state| state.published > signed).await;
