@@ -3,7 +3,7 @@
 //! bench-admin`; the programs have to be beside this one.
 //!
 //! Environment: `KEYS` in the database (1,000,000), seven tenths of them of one org; `CHANGES` by 64
-//! callers (64,000); `USED`, keys in a report of use (100,000).
+//! callers (64,000); `USED`, keys in a report of use (100,000); `ONLY`, `sqlite` or `postgres`.
 
 #![expect(clippy::disallowed_methods, reason = "a bench is its own clock and has no configuration")]
 
@@ -48,9 +48,15 @@ fn main() -> Result<(), Failed> {
     let size = std::fs::metadata(programs()?.join("keygatectl"))?.len();
     println!("{:42} {:>12}  goal", "", "");
     row("size of keygatectl", size as f64 / 1e6, "MB", Some(14.0));
-    println!("SQLite:");
+    let only = std::env::var("ONLY").unwrap_or_default();
     let on_file = Measured { keys, changes, used, database: None, least_changes: 3000.0 };
-    on_file.measure()?;
+    if only != "postgres" {
+        println!("SQLite:");
+        on_file.measure()?;
+    }
+    if only == "sqlite" {
+        return Ok(());
+    }
     println!("PostgreSQL, on this host and flushed:");
     // With the flush of the disk that a real one has.
     let server = postgres::TestServer::start(postgres::TestDisk::Flushed);

@@ -55,6 +55,7 @@ use super::store::{
 use crate::clock::Clock;
 use crate::core::{Limit, OrgId, Owner};
 use crate::manage::operation::may::{HeldRights, PersonRole};
+use crate::manage::registry::entry::RegistryEntry;
 use crate::token::{BoundedBuckets, looks_like_token, network_of};
 
 /// Failures of one address (of IPv6: of one /64) before it is told to wait.
@@ -76,6 +77,9 @@ pub struct Caller {
     org: Option<OrgId>,
     /// Whose keys the caller asks about. [`Caller::in_audience`] alone leads to another.
     audience: AudienceName,
+    /// The key that asks, as it was looked up with its secret. `None`: somebody else, or who asks for
+    /// its rights looks it up.
+    pub asking: Option<Box<RegistryEntry>>,
     /// `None`: a machine.
     pub person: Option<Person>,
     /// Of the person in `org`; of an operator [`PersonRole::Operator`].
@@ -496,6 +500,7 @@ impl Authenticator {
             None => (None, PersonRole::Auditor),
         };
         Ok(Caller {
+            asking: None,
             actor: StoreActor::Person {
                 id: row.person.clone(),
                 role,

@@ -49,13 +49,16 @@ impl CallerSight {
     /// # Errors
     ///
     /// Somebody who has not said which of their orgs; a key that has ended; the store's.
-    pub async fn of(app: &App, caller: Caller) -> Result<Self, SightError> {
+    pub async fn of(app: &App, mut caller: Caller) -> Result<Self, SightError> {
         let now_ms = app.clock.now().unix_ms;
         let org = caller.scope()?.cloned();
         let audience = app.settings.audience(caller.audience()).ok_or(AuthError::NotFound)?;
         let rules = audience.access.clone();
         let asking = match &caller.actor {
-            StoreActor::Key(id) => Some(asking_key(app, caller.audience(), *id).await?),
+            StoreActor::Key(id) => Some(match caller.asking.take() {
+                Some(entry) => entry,
+                None => asking_key(app, caller.audience(), *id).await?,
+            }),
             StoreActor::HostUser(_) | StoreActor::Person { .. } => None,
         };
         let actor = match &asking {

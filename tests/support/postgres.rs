@@ -162,9 +162,10 @@ impl TestServer {
     /// Starts it, again after [`TestServer::stop`].
     pub(crate) fn run(&self) {
         let home = self.home();
-        let fsync = match self.disk {
-            TestDisk::Flushed => "fsync=on",
-            TestDisk::Unflushed => "fsync=off",
+        // One that flushes does all that a real one does.
+        let (fsync, vacuum) = match self.disk {
+            TestDisk::Flushed => ("fsync=on", "autovacuum=on"),
+            TestDisk::Unflushed => ("fsync=off", "autovacuum=off"),
         };
         let child = as_postgres(&programs().join("postgres"), &home)
             .arg("-D")
@@ -173,7 +174,7 @@ impl TestServer {
             .arg(&home)
             .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-c", fsync])
             .args(["-c", "max_connections=400", "-c", "shared_buffers=32MB"])
-            .args(["-c", "logging_collector=off", "-c", "autovacuum=off"])
+            .args(["-c", "logging_collector=off", "-c", vacuum])
             .args(self.settings)
             .current_dir(&home)
             .stdin(Stdio::null())

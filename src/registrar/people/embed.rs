@@ -239,6 +239,7 @@ impl Authenticator {
             seen_ms: row.seen_ms,
         };
         Ok(Some(Caller {
+            asking: None,
             actor: StoreActor::Person { id: row.person, role, owner, holds },
             org: Some(org),
             audience,

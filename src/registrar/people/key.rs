@@ -59,8 +59,9 @@ impl Authenticator {
         }
         Ok(Caller {
             actor: StoreActor::Key(entry.id),
-            org: Some(entry.org),
+            org: Some(entry.org.clone()),
             audience: row.audience,
+            asking: Some(Box::new(entry)),
             person: None,
             role: None,
             channel: channel_of(parts),

@@ -148,6 +148,7 @@ impl Authenticator {
         }
         let role = role.ok_or(AuthError::NoRole)?;
         Ok(Caller {
+            asking: None,
             actor: StoreActor::Person { id, role, owner, holds: HeldRights::everything() },
             org: Some(org),
             audience: source.audience.clone(),

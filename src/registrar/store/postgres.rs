@@ -135,6 +135,7 @@ impl PostgresServer {
             dial: Arc::new(address.clone()),
             statement_timeout: self.statement_timeout,
             lock_timeout: self.busy_timeout,
+            prepares: !self.is_pooled,
             clock,
         };
         (address, terms)

@@ -15,6 +15,7 @@ mod embed;
 pub(super) mod fault;
 mod import;
 mod keys;
+mod known;
 mod lease;
 pub(super) mod list;
 pub(super) mod log;
@@ -23,6 +24,7 @@ mod publish;
 mod readers;
 mod recover;
 mod refusals;
+mod rows;
 pub(super) mod server;
 mod usage;
 pub(super) mod value;
@@ -36,7 +38,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::connection::AudienceTerms;
 use self::connection::{StoreConnection, StoreTerms};
 use self::driver::{SearchIndex, SqlConnection};
-use self::readers::{ReadJob, Readers};
+use self::readers::{ReadJob, ReadPace, ReadWork, Readers};
 use self::refusals::Refusals;
 use self::writer::{Job, StoreWriter, Task, Work};
 use super::error::StoreError;
@@ -146,7 +148,24 @@ impl SqlStore {
         work: impl FnOnce(&StoreConnection) -> Result<Work<T>, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, outcome) = oneshot::channel();
-        match self.queue.try_send(Box::new(Task::new(work, answer))) {
+        self.send(Box::new(Task::once(work, answer)), outcome).await
+    }
+
+    /// Has the writer change a key. Together with those of others it may have to be done anew.
+    async fn change_key<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&StoreConnection) -> Result<Work<T>, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, outcome) = oneshot::channel();
+        self.send(Box::new(Task::change(work, answer)), outcome).await
+    }
+
+    async fn send<T>(
+        &self,
+        job: Box<dyn Job>,
+        outcome: oneshot::Receiver<Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        match self.queue.try_send(job) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(fault::busy()),
             Err(TrySendError::Disconnected(_)) => return Err(ended()),
@@ -168,10 +187,27 @@ impl SqlStore {
         &self,
         work: impl FnOnce(&StoreConnection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.read_at(ReadPace::Long, work).await
+    }
+
+    /// Has a reader look up a row or two.
+    async fn look_up<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&StoreConnection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.read_at(ReadPace::Short, work).await
+    }
+
+    async fn read_at<T: Send + 'static>(
+        &self,
+        pace: ReadPace,
+        work: impl FnOnce(&StoreConnection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (answer, outcome) = oneshot::channel();
-        self.readers.send(ReadJob(Box::new(move |store| {
+        let work: ReadWork = Box::new(move |store| {
             answer.send(store.and_then(work)).ok();
-        })))?;
+        });
+        self.readers.send(ReadJob { work, pace })?;
         outcome.await.unwrap_or_else(|_| Err(ended()))
     }
 

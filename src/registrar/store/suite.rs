@@ -48,6 +48,7 @@ macro_rules! store_suite {
                 an_idempotency_key_is_one_callers_for_a_day,
                 a_foreign_key_is_none,
                 a_key_that_asks_is_looked_up_in_the_transaction,
+                of_what_a_key_holds_the_changes_before_count,
                 a_policy_caps_what_is_new,
                 a_change_of_nothing_has_no_serial,
                 an_import_goes_in_as_a_whole,

@@ -100,6 +100,15 @@ fn changes_of_two_stores_have_one_order() {
 }
 
 #[test]
+fn what_the_database_refuses_takes_nothing_from_the_others() {
+    let database = server().database();
+    let store = open(server(), &database);
+    let check = "ALTER TABLE audit ADD CHECK (detail NOT LIKE '%poison%')";
+    server().execute(&database, check);
+    suite::run(suite::changes::what_the_database_refuses_takes_nothing_from_the_others(store));
+}
+
+#[test]
 fn a_search_without_the_extension_finds_what_begins_so() {
     let database = server().database();
     drop(open(server(), &database));

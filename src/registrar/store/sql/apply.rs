@@ -13,12 +13,13 @@ use super::super::decide;
 use super::super::error::StoreError;
 use super::super::names::{AudienceName, Uid, owner_subject};
 use super::super::rows::KeyRow;
-use super::connection::{AudienceSettings, StoreConnection, standard_access};
+use super::connection::{StoreConnection, standard_access};
 use super::crash::point;
 use super::fault::OptionalExtension as _;
-use super::keys::{self, ChangeStamp, NumberedKey};
+use super::keys::{self, ChangeStamp};
 use super::log::{self, Occasion, Subject};
 use super::people::MembersOf;
+use super::rows::{AudienceSettings, NumberedKey};
 use super::writer::Work;
 use crate::core::{Digest, OrgId, Secret};
 use crate::manage::operation::may::{Access, AccessRules, Actor, KeyAction};
@@ -42,7 +43,7 @@ struct Change<'a> {
 /// What is written for one key.
 struct Written {
     before: Option<NumberedKey>,
-    after: NumberedKey,
+    after: KeyRow,
 }
 
 /// A change that was carried out before, as the row of its idempotency key has it.
@@ -178,11 +179,11 @@ struct Done {
 
 impl Done {
     fn told(self) -> Changed {
-        let replaced = self.replaced.map(|written| Box::new(written.after.key));
+        let replaced = self.replaced.map(|written| Box::new(written.after));
         Changed {
             serial: self.serial,
             before: self.written.before.map(|old| Box::new(old.key)),
-            key: Box::new(self.written.after.key),
+            key: Box::new(self.written.after),
             replaced,
             secret: self.secret,
             replay: Replay::Fresh,
@@ -217,14 +218,14 @@ impl Change<'_> {
     }
 
     fn permit(&self, action: KeyAction<'_>, entry: &RegistryEntry) -> Result<(), StoreError> {
-        let policy = super::people::org(self.store, &entry.org)?.rules.policy;
-        let access = Access { rules: &self.access, policy: &policy, now: self.now() };
+        let org = super::people::known_org(self.store, &entry.org)?;
+        let access = Access { rules: &self.access, policy: &org.rules.policy, now: self.now() };
         access.may(&self.actor, action, entry).map_err(decide::forbidden)
     }
 
     /// Keys of the org of `entry` that live, where its policy counts them.
     fn living(&self, entry: &RegistryEntry) -> Result<u64, StoreError> {
-        match super::people::org(self.store, &entry.org)?.rules.policy.most_keys {
+        match super::people::known_org(self.store, &entry.org)?.rules.policy.most_keys {
             None => Ok(0),
             Some(_) => {
                 let ChangeRequest { audience, at_ms, .. } = self.request;
@@ -273,7 +274,9 @@ impl Change<'_> {
         let mut bytes = [0; 16];
         random.fill(&mut bytes).map_err(|e| decide::refused(e.into()))?;
         let uid = Uid::of_random(bytes);
-        let after = keys::insert(self.store, &self.request.audience, uid, entry, self.stamp)?;
+        let audience = &self.request.audience;
+        keys::insert(self.store, audience, &[(uid, entry)], self.stamp)?;
+        let after = keys::new_row(audience, uid, entry, self.stamp);
         Ok(Written { before: None, after })
     }
 
@@ -284,7 +287,7 @@ impl Change<'_> {
 
     fn log(&self, written: &Written) -> Result<(), StoreError> {
         let ChangeRequest { audience, actor, channel, change, .. } = self.request;
-        let entry = &written.after.key.entry;
+        let entry = &written.after.entry;
         let before = written.before.as_ref().map(|old| &old.key.entry);
         let detail: Map<String, Json> = difference(before, entry);
         let occasion = Occasion {
@@ -297,7 +300,7 @@ impl Change<'_> {
         };
         let object = entry.id.to_string();
         let subject = Subject { org: entry.org.as_str(), object: &object, detail: &detail };
-        log::append(&self.store.connection, occasion, subject).map(|_| ())
+        log::append(self.store, occasion, subject).map(|_| ())
     }
 }
 
@@ -316,7 +319,7 @@ pub(super) fn acting(
     let StoreActor::Key(id) = asking else {
         return Err(StoreError::broken("an actor without rights"));
     };
-    match keys::load(store, audience, None, KeyRef::Id(*id)) {
+    match keys::load_caller(store, audience, *id) {
         Ok(found) => Actor::of_key(&found.key.entry, at_ms / 1000).map_err(decide::forbidden),
         Err(StoreError::NoSuchKey) => {
             let why = "the key that asks is not there".to_owned();

@@ -12,10 +12,10 @@ use super::super::people::OrgRules;
 use super::super::publishing::Serials;
 use super::driver::{SearchIndex, SqlConnection};
 use super::fault::OptionalExtension as _;
+use super::known::KnownRows;
+use super::rows::AudienceSettings;
 use crate::core::PermissionSet;
 use crate::core::format::KeyFormat;
-use crate::manage::keys::operation_settings;
-use crate::manage::operation::OperationSettings;
 use crate::manage::operation::may::{AccessRules, ManagementWords, StarCovers};
 use crate::manage::registry::settings::{RawSettings, RegistrySettings, VERSION};
 
@@ -48,6 +48,7 @@ pub(super) struct StoreConnection {
     pub(super) connection: SqlConnection,
     terms: Arc<StoreTerms>,
     settings: RefCell<BTreeMap<AudienceName, KnownSettings>>,
+    pub(super) known: KnownRows,
     /// Serials that the transaction has raised.
     pub(super) raised: RefCell<Vec<RaisedSerial>>,
 }
@@ -64,34 +65,39 @@ struct KnownSettings {
     settings: Arc<AudienceSettings>,
 }
 
-/// What changes and rows of an audience go by.
-#[derive(Debug)]
-pub(super) struct AudienceSettings {
-    pub(super) registry: RegistrySettings,
-    /// `None`: the configuration does not name the audience, so nobody but the host changes its
-    /// keys.
-    pub(super) access: Option<AccessRules>,
-}
-
 // === impl StoreConnection ===
 
 impl StoreConnection {
     pub(super) fn new(connection: SqlConnection, terms: Arc<StoreTerms>) -> Self {
         let (settings, raised) = (RefCell::default(), RefCell::default());
-        Self { connection, terms, settings, raised }
+        Self { connection, terms, settings, known: KnownRows::default(), raised }
     }
 
-    /// Of an audience that the database has. Parsed again when somebody changed them.
+    /// Of an audience that the database has.
     pub(super) fn settings(
         &self,
         audience: &AudienceName,
     ) -> Result<Arc<AudienceSettings>, StoreError> {
-        let text: Option<String> = self
+        if let Some(known) = self.known.settings(audience) {
+            return Ok(known);
+        }
+        let row: Option<(String, u64)> = self
             .connection
-            .prepare_cached("SELECT settings FROM audience WHERE name = ?1")?
-            .query_row([audience.as_str()], |row| row.get(0))
+            .prepare_cached("SELECT settings, serial FROM audience WHERE name = ?1")?
+            .query_row([audience.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
-        let text = text.ok_or(StoreError::NoSuchAudience)?;
+        let (text, serial) = row.ok_or(StoreError::NoSuchAudience)?;
+        let settings = self.parsed(audience, text)?;
+        self.known.put_settings(audience, serial, &settings);
+        Ok(settings)
+    }
+
+    /// Parsed again when somebody changed them.
+    fn parsed(
+        &self,
+        audience: &AudienceName,
+        text: String,
+    ) -> Result<Arc<AudienceSettings>, StoreError> {
         if let Some(known) = self.settings.borrow().get(audience)
             && known.text == text
         {
@@ -132,7 +138,13 @@ impl StoreConnection {
     /// Raises the audience's serial: first of all in a change, so that serials become visible in
     /// order.
     pub(super) fn raise(&self, audience: &AudienceName) -> Result<u64, StoreError> {
-        self.raise_by(audience, 1)
+        if self.known.serves() {
+            self.settings(audience)?;
+        }
+        match self.known.raise(audience) {
+            Some(serial) => self.raised_to(audience, serial),
+            None => self.raise_by(audience, 1),
+        }
     }
 
     /// The last of the serials that are taken.
@@ -144,20 +156,15 @@ impl StoreConnection {
             )?
             .query_row((audience.as_str(), count), |row| row.get(0))
             .optional()?;
-        let serial = serial.ok_or(StoreError::NoSuchAudience)?;
+        self.raised_to(audience, serial.ok_or(StoreError::NoSuchAudience)?)
+    }
+
+    fn raised_to(&self, audience: &AudienceName, serial: u64) -> Result<u64, StoreError> {
         if serial >= crate::table::manifest::MAX_SERIAL {
             return Err(StoreError::broken("the audience has no serial left"));
         }
         self.raised.borrow_mut().push(RaisedSerial { audience: audience.clone(), serial });
         Ok(serial)
-    }
-}
-
-// === impl AudienceSettings ===
-
-impl AudienceSettings {
-    pub(super) fn operation(&self) -> OperationSettings<'_> {
-        operation_settings(&self.registry)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::registrar::store::{
 impl Store for SqlStore {
     async fn change(&self, request: ChangeRequest) -> Result<Changed, StoreError> {
         self.refusals.check(Some(&request.audience))?;
-        self.write(move |store| apply::change(store, &request, &mut SystemRandom)).await
+        self.change_key(move |store| apply::change(store, &request, &mut SystemRandom)).await
     }
 
     fn watch(&self) -> watch::Receiver<Serials> {
@@ -47,7 +47,7 @@ impl Store for SqlStore {
     ) -> Result<KeyRow, StoreError> {
         let audience = audience.clone();
         let org = org.cloned();
-        self.read(move |store| {
+        self.look_up(move |store| {
             keys::load(store, &audience, org.as_ref(), key).map(|found| found.key)
         })
         .await
@@ -59,7 +59,7 @@ impl Store for SqlStore {
         digest: Digest,
     ) -> Result<Option<KeyRow>, StoreError> {
         let audience = audience.clone();
-        self.read(move |store| keys::of_secret(store, &audience, &digest)).await
+        self.look_up(move |store| keys::of_secret(store, &audience, &digest)).await
     }
 
     async fn import(&self, batch: ImportBatch) -> Result<ImportedBatch, StoreError> {
@@ -74,7 +74,7 @@ impl Store for SqlStore {
 
     async fn org(&self, org: &OrgId) -> Result<OrgRow, StoreError> {
         let org = org.clone();
-        self.read(move |store| people::org(store, &org)).await
+        self.look_up(move |store| people::org(store, &org)).await
     }
 
     async fn change_org(&self, change: OrgChange) -> Result<OrgRow, StoreError> {
@@ -88,7 +88,7 @@ impl Store for SqlStore {
 
     async fn person(&self, id: &PersonId) -> Result<Option<Person>, StoreError> {
         let id = id.clone();
-        self.read(move |store| people::person(store, &id)).await
+        self.look_up(move |store| people::person(store, &id)).await
     }
 
     async fn members(&self, org: &OrgId) -> Result<Vec<Member>, StoreError> {
@@ -115,7 +115,7 @@ impl Store for SqlStore {
     }
 
     async fn session(&self, digest: Digest, now_ms: u64) -> Result<Option<SessionRow>, StoreError> {
-        self.read(move |store| people::session(store, &digest, now_ms)).await
+        self.look_up(move |store| people::session(store, &digest, now_ms)).await
     }
 
     async fn touch_session(
@@ -156,7 +156,7 @@ impl Store for SqlStore {
     }
 
     async fn note(&self, event: AuditEvent) -> Result<AuditHead, StoreError> {
-        self.write(move |store| log::note(&store.connection, &event).map(Work::Keep)).await
+        self.write(move |store| log::note(store, &event).map(Work::Keep)).await
     }
 
     async fn audit(&self, query: AuditQuery) -> Result<AuditPage, StoreError> {
@@ -164,7 +164,7 @@ impl Store for SqlStore {
     }
 
     async fn audit_head(&self) -> Result<AuditHead, StoreError> {
-        self.read(move |store| log::head(&store.connection)).await
+        self.look_up(move |store| log::head(&store.connection)).await
     }
 
     async fn verify_audit(&self, noted: Vec<AuditHead>) -> Result<Vec<ChainFault>, StoreError> {

@@ -2,7 +2,15 @@
 //!
 //! What differs: places (`?1`, `?`, `:name` are `$1`), the largest and the smallest of two (`max(a, b)`
 //! is `greatest(a, b)`), and the order of joins, which a planner with statistics finds itself
-//! (`CROSS JOIN … ON` is `JOIN … ON`).
+//! (`CROSS JOIN … ON` is `JOIN … ON`), and lists (`IN (SELECT value FROM json_each(?))` is `= ANY (?)`).
+
+use super::value::SqlValue;
+
+/// Before the place of a list, whose end is two brackets.
+const LIST: &str = "IN (SELECT value FROM json_each(";
+
+/// Before the values of a row.
+const ROW: &str = "VALUES (";
 
 /// A statement for a server.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,7 +24,7 @@ pub(super) struct ServerStatement {
 
 impl ServerStatement {
     pub(super) fn of(sql: &str) -> Self {
-        let sql = sql.replace("CROSS JOIN", "JOIN");
+        let sql = sql.replace("CROSS JOIN", "JOIN").replace(LIST, "= ANY ((");
         let (mut text, mut names) = (String::with_capacity(sql.len()), Vec::<String>::new());
         let mut counted = 0_usize;
         let mut rest = sql.as_str();
@@ -63,6 +71,36 @@ impl ServerStatement {
     }
 }
 
+/// A statement for one row, for all rows at once: its values are columns. What is not in `VALUES (…)` has
+/// no places.
+pub(super) fn of_columns(sql: &str, columns: &[SqlValue<'_>]) -> String {
+    let Some((before, rest)) = sql.split_once(ROW) else { return sql.to_owned() };
+    let mut depth = 0_u32;
+    let end = rest.find(|c| {
+        match c {
+            '(' => depth += 1,
+            ')' if depth == 0 => return true,
+            ')' => depth -= 1,
+            _ => {}
+        }
+        false
+    });
+    let (row, after) = rest.split_at(end.unwrap_or(rest.len()));
+    let after = after.strip_prefix(')').unwrap_or(after);
+    // From the last: the first place's name is the beginning of the tenth's.
+    let numbers = (1..=columns.len()).rev();
+    let row =
+        numbers.fold(row.to_owned(), |row, n| row.replace(&format!("?{n}"), &format!("c{n}")));
+    let places = columns.iter().zip(1..).map(|(column, n)| match column {
+        SqlValue::TextColumn(_) => format!("?{n}::text[]"),
+        SqlValue::BlobColumn(_) => format!("?{n}::bytea[]"),
+        _ => format!("?{n}::bigint[]"),
+    });
+    let places = places.collect::<Vec<_>>().join(", ");
+    let names = (1..=columns.len()).map(|n| format!("c{n}")).collect::<Vec<_>>().join(", ");
+    format!("{before}SELECT {row} FROM unnest({places}) AS c ({names}){after}")
+}
+
 fn digits(text: &str) -> usize {
     text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len())
 }
@@ -97,7 +135,8 @@ mod tests {
 
     #[test]
     fn statements_become_those_of_a_server() {
-        let cases: [(&str, &str, &[&str]); 8] = [
+        let cases: [(&str, &str, &[&str]); 9] = [
+            ("a IN (SELECT value FROM json_each(?2))", "a = ANY (($2))", &[]),
             (
                 "SELECT a FROM b WHERE c = ?1 AND d > ?2",
                 "SELECT a FROM b WHERE c = $1 AND d > $2",
@@ -122,5 +161,20 @@ mod tests {
                 (text, names.iter().map(|n| (*n).to_owned()).collect())
             );
         }
+    }
+
+    #[test]
+    fn a_statement_for_one_row_becomes_one_for_all() {
+        let columns = [
+            SqlValue::column(vec![SqlValue::Integer(Some(1)), SqlValue::Integer(None)]),
+            SqlValue::column(vec![SqlValue::Text(None), SqlValue::Text(Some("x".into()))]),
+        ];
+        let sql = "INSERT INTO a (b, c, d) VALUES (?1, (SELECT e FROM f WHERE g = ?2), 1) \
+                   ON CONFLICT (b) DO UPDATE SET c = excluded.c";
+        assert_eq!(
+            ServerStatement::of(&of_columns(sql, &columns)).text,
+            "INSERT INTO a (b, c, d) SELECT c1, (SELECT e FROM f WHERE g = c2), 1 \
+             FROM unnest($1::bigint[], $2::text[]) AS c (c1, c2) ON CONFLICT (b) DO UPDATE SET c = excluded.c"
+        );
     }
 }

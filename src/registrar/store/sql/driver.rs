@@ -3,9 +3,11 @@
 
 use rusqlite::params_from_iter;
 
+use super::super::error::StoreError;
+use super::dialect;
 use super::fault::SqlError;
 use super::server::{ServerConnection, TransactionKind};
-use super::value::{BoundValues, FromColumn, Params};
+use super::value::{BoundValues, FromColumn, Params, SqlValue};
 
 /// One thread's connection to a database.
 #[derive(Debug)]
@@ -28,7 +30,15 @@ pub(in super::super) enum SearchIndex {
 /// A statement that is ready to be run.
 pub(in super::super) enum SqlStatement<'c> {
     Sqlite(rusqlite::CachedStatement<'c>),
-    Server { connection: &'c ServerConnection, sql: String },
+    Server {
+        connection: &'c ServerConnection,
+        sql: String,
+    },
+    /// Planned for its values each time.
+    ServerPlanned {
+        connection: &'c ServerConnection,
+        sql: String,
+    },
 }
 
 /// The rows of a statement, one after the other.
@@ -71,12 +81,56 @@ impl SqlConnection {
         })
     }
 
+    /// Where the best plan depends on the values, as that of a search does.
+    pub(in super::super) fn prepare_planned(
+        &self,
+        sql: &str,
+    ) -> Result<SqlStatement<'_>, SqlError> {
+        Ok(match self {
+            Self::Sqlite(connection) => SqlStatement::Sqlite(connection.prepare_cached(sql)?),
+            Self::Server(connection) => {
+                SqlStatement::ServerPlanned { connection, sql: sql.to_owned() }
+            }
+        })
+    }
+
     pub(in super::super) fn execute<'a>(
         &self,
         sql: &str,
         params: impl Params<'a>,
     ) -> Result<usize, SqlError> {
         self.prepare_cached(sql)?.execute(params)
+    }
+
+    /// The statement for each row: of a server once, with all of them. Places are in its `VALUES (…)`
+    /// alone; no two rows may meet in one of the table. The outcome can wait.
+    pub(in super::super) fn execute_rows<const N: usize>(
+        &self,
+        sql: &str,
+        rows: Vec<[SqlValue<'_>; N]>,
+    ) -> Result<(), SqlError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        match self {
+            Self::Sqlite(connection) => {
+                let mut statement = connection.prepare_cached(sql)?;
+                rows.into_iter()
+                    .try_for_each(|row| statement.execute(params_from_iter(row)).map(drop))?;
+                Ok(())
+            }
+            Self::Server(connection) => {
+                let mut columns: [_; N] = std::array::from_fn(|_| Vec::with_capacity(rows.len()));
+                for row in rows {
+                    for (column, value) in columns.iter_mut().zip(row) {
+                        column.push(value);
+                    }
+                }
+                let columns: Vec<_> = columns.into_iter().map(SqlValue::column).collect();
+                let sql = dialect::of_columns(sql, &columns);
+                connection.execute_later(&sql, BoundValues::Ordered(columns))
+            }
+        }
     }
 
     pub(in super::super) fn query_row<'a, T>(
@@ -150,17 +204,36 @@ impl SqlConnection {
         }
     }
 
+    /// Begins a transaction for several who read one state of the database.
+    pub(in super::super) fn begin_sharing(&self) -> Result<(), SqlError> {
+        match self {
+            Self::Sqlite(connection) => Ok(control(connection, "BEGIN")?),
+            Self::Server(connection) => connection.begin(TransactionKind::Read),
+        }
+    }
+
+    pub(in super::super) fn end_sharing(&self) {
+        match self {
+            Self::Sqlite(connection) => {
+                if control(connection, "COMMIT").is_err() {
+                    self.roll_back();
+                }
+            }
+            Self::Server(_) => self.end_reading(),
+        }
+    }
+
     /// Begins a transaction during which nobody else writes.
     pub(in super::super) fn begin_writing(&self) -> Result<(), SqlError> {
         match self {
-            Self::Sqlite(connection) => Ok(connection.execute_batch("BEGIN IMMEDIATE")?),
+            Self::Sqlite(connection) => Ok(control(connection, "BEGIN IMMEDIATE")?),
             Self::Server(connection) => connection.begin(TransactionKind::Write),
         }
     }
 
     pub(in super::super) fn commit(&self) -> Result<(), SqlError> {
         match self {
-            Self::Sqlite(connection) => Ok(connection.execute_batch("COMMIT")?),
+            Self::Sqlite(connection) => Ok(control(connection, "COMMIT")?),
             Self::Server(connection) => connection.commit(),
         }
     }
@@ -175,7 +248,7 @@ impl SqlConnection {
 
     pub(in super::super) fn set_savepoint(&self) -> Result<(), SqlError> {
         match self {
-            Self::Sqlite(connection) => Ok(connection.execute_batch("SAVEPOINT change")?),
+            Self::Sqlite(connection) => Ok(control(connection, "SAVEPOINT change")?),
             Self::Server(connection) => connection.batch_later("SAVEPOINT change"),
         }
     }
@@ -186,33 +259,82 @@ impl SqlConnection {
             Self::Sqlite(connection) => {
                 Ok(connection.execute_batch("ROLLBACK TO change; RELEASE change")?)
             }
-            Self::Server(connection) => {
-                // What went wrong before it has been told already.
-                let _ = connection.settle();
-                connection.batch("ROLLBACK TO change; RELEASE change")
-            }
+            Self::Server(connection) => connection.undo("ROLLBACK TO change; RELEASE change"),
         }
     }
 
     pub(in super::super) fn release_savepoint(&self) -> Result<(), SqlError> {
         match self {
-            Self::Sqlite(connection) => Ok(connection.execute_batch("RELEASE change")?),
+            Self::Sqlite(connection) => Ok(control(connection, "RELEASE change")?),
             Self::Server(connection) => connection.batch_later("RELEASE change"),
         }
     }
 
+    /// Does it under a savepoint of its own: what fails is taken back.
+    pub(in super::super) fn nested(
+        &self,
+        name: &str,
+        work: impl FnOnce() -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.batch(&format!("SAVEPOINT {name}"))?;
+        let done = work();
+        match done {
+            Ok(()) => self.batch(&format!("RELEASE {name}"))?,
+            // It may be gone with the whole transaction.
+            Err(_) if self.lost().is_some() => {}
+            Err(_) => {
+                let sql = format!("ROLLBACK TO {name}; RELEASE {name}");
+                match self {
+                    Self::Sqlite(connection) => {
+                        connection.execute_batch(&sql).map_err(SqlError::from)?
+                    }
+                    Self::Server(connection) => connection.undo(&sql)?,
+                }
+            }
+        }
+        done
+    }
+
+    fn batch(&self, sql: &str) -> Result<(), SqlError> {
+        match self {
+            Self::Sqlite(connection) => Ok(connection.execute_batch(sql)?),
+            Self::Server(connection) => connection.batch(sql),
+        }
+    }
+
+    /// How much this connection has written, or may have. It only rises.
+    pub(in super::super) fn written(&self) -> u64 {
+        match self {
+            Self::Sqlite(connection) => connection.total_changes(),
+            Self::Server(connection) => connection.sent(),
+        }
+    }
+
+    /// A statement has failed, and with it all that the transaction has done since the last savepoint.
+    pub(in super::super) fn has_failed(&self) -> bool {
+        match self {
+            Self::Sqlite(_) => false,
+            Self::Server(connection) => connection.has_failed(),
+        }
+    }
+
     /// Why the transaction is gone as a whole; `None`: it is not.
-    pub(in super::super) fn lost(&self) -> Option<super::super::error::StoreError> {
+    pub(in super::super) fn lost(&self) -> Option<StoreError> {
         match self {
             Self::Sqlite(connection) if connection.is_autocommit() => {
                 // A full disk or a failing one ends a transaction as a whole.
                 let why = "the disk is full or fails".to_owned();
-                Some(super::super::error::StoreError::ReadOnly { why })
+                Some(StoreError::ReadOnly { why })
             }
             Self::Sqlite(_) => None,
             Self::Server(connection) => connection.lost().map(Into::into),
         }
     }
+}
+
+/// A statement that begins or ends a transaction.
+fn control(connection: &rusqlite::Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([]).map(drop)
 }
 
 // === impl SqlStatement ===
@@ -230,7 +352,7 @@ impl SqlStatement<'_> {
                     Ok(statement.raw_execute()?)
                 }
             },
-            Self::Server { connection, sql } => {
+            Self::Server { connection, sql } | Self::ServerPlanned { connection, sql } => {
                 let changed = connection.execute(sql, params.bound())?;
                 Ok(usize::try_from(changed).unwrap_or(usize::MAX))
             }
@@ -244,7 +366,9 @@ impl SqlStatement<'_> {
     ) -> Result<(), SqlError> {
         match self {
             Self::Sqlite(_) => self.execute(params).map(|_| ()),
-            Self::Server { connection, sql } => connection.execute_later(sql, params.bound()),
+            Self::Server { connection, sql } | Self::ServerPlanned { connection, sql } => {
+                connection.execute_later(sql, params.bound())
+            }
         }
     }
 
@@ -264,6 +388,10 @@ impl SqlStatement<'_> {
             },
             Self::Server { connection, sql } => {
                 Ok(SqlRows::Server { rows: connection.query(sql, params.bound())?, next: 0 })
+            }
+            Self::ServerPlanned { connection, sql } => {
+                let rows = connection.query_planned(sql, params.bound())?;
+                Ok(SqlRows::Server { rows, next: 0 })
             }
         }
     }

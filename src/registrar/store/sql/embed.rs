@@ -32,6 +32,6 @@ pub(super) fn put(store: &StoreConnection, token: &NewEmbedToken) -> Result<Work
     let occasion = Occasion { at_ms, audience, serial: 0, actor, channel, action };
     let object = session.person.to_string();
     let subject = Subject { org: org.as_str(), object: &object, detail: &detail };
-    log::append(&store.connection, occasion, subject)?;
+    log::append(store, occasion, subject)?;
     Ok(Work::Keep(()))
 }

@@ -105,6 +105,15 @@ impl ServerError {
             Self::Strange { .. } => false,
         }
     }
+
+    /// A prepared statement is not there, or another one with its name is: a pooler gives transactions
+    /// sessions of others, which nobody has told the service.
+    pub(super) fn names_another_session(&self) -> bool {
+        match self {
+            Self::Said { state, .. } => ["26000", "42P05"].contains(&state.code()),
+            Self::Away { .. } | Self::Strange { .. } => false,
+        }
+    }
 }
 
 impl From<SqlError> for StoreError {
@@ -151,6 +160,8 @@ impl From<ServerError> for StoreError {
             ServerError::Said { state, sentence } => match state.code() {
                 // Cancelled for its time, a lock that was not given, a deadlock, a rolled back one.
                 "57014" | "55P03" | "40P01" | "40001" => busy(),
+                // The next try prepares nothing.
+                "26000" | "42P05" => busy(),
                 "53100" => Self::ReadOnly { why: "the server's disk is full".to_owned() },
                 "25006" => {
                     Self::ReadOnly { why: "the server is read-only, as a standby is".to_owned() }

@@ -1,8 +1,9 @@
 //! Keys of a registry, put in as they are.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, json};
 
-use super::super::change::KeyRef;
 use super::super::error::StoreError;
 use super::super::import::{ImportBatch, ImportedBatch};
 use super::super::names::{AudienceName, Uid};
@@ -10,8 +11,13 @@ use super::connection::StoreConnection;
 use super::keys::{self, ChangeStamp};
 use super::log::{self, Occasion, Subject};
 use super::writer::Work;
+use crate::core::KeyId;
 use crate::manage::operation::RandomSource;
+use crate::manage::registry::entry::RegistryEntry;
 use crate::manage::registry::settings::RawSettings;
+
+/// What is taken back where keys cannot go in together.
+const TOGETHER: &str = "together";
 
 /// One serial and one audit line for all of the batch.
 pub(super) fn import(
@@ -32,33 +38,34 @@ pub(super) fn import(
     let stamp = ChangeStamp { serial, at_ms: *at_ms };
     let mut done = ImportedBatch { serial, ..ImportedBatch::default() };
     let mut ids = Vec::new();
+    let known = keys::load_all(store, audience, batch.entries.iter().map(|entry| entry.id))?;
+    let mut made: Vec<(Uid, RegistryEntry)> = Vec::new();
+    let mut places: BTreeMap<KeyId, usize> = BTreeMap::new();
     for entry in &batch.entries {
         let mut entry = entry.clone();
         entry
             .resolve_plan(&known_settings.registry.plans)
             .map_err(|fault| StoreError::invalid(fault.field, fault.why))?;
-        match keys::load(store, audience, None, KeyRef::Id(entry.id)) {
-            Ok(known) if known.key.entry == entry => done.known += 1,
-            Ok(_) => {
+        let there = known.get(&entry.id).map(|known| &known.key.entry);
+        let place = || places.get(&entry.id).and_then(|place| made.get(*place));
+        match there.or_else(|| place().map(|(_, entry)| entry)) {
+            Some(there) if *there == entry => done.known += 1,
+            Some(_) => {
                 let why = format!("{} is there already, with other content", entry.id);
                 return Err(StoreError::Conflict { why });
             }
-            Err(StoreError::NoSuchKey) => {
+            None => {
                 let mut bytes = [0; 16];
                 random.fill(&mut bytes).map_err(|_| StoreError::broken("no random bytes"))?;
-                let made = keys::insert(store, audience, Uid::of_random(bytes), &entry, stamp);
-                made.and_then(|_| Ok(store.connection.settle()?)).map_err(|e| match e {
-                    StoreError::Conflict { .. } => StoreError::Conflict {
-                        why: format!("another key has the secret or public id of {}", entry.id),
-                    },
-                    e => e,
-                })?;
                 ids.push(entry.id.to_string());
+                places.insert(entry.id, made.len());
+                made.push((Uid::of_random(bytes), entry));
                 done.added += 1;
             }
-            Err(e) => return Err(e),
         }
     }
+    let made: Vec<_> = made.iter().map(|(uid, entry)| (*uid, entry)).collect();
+    insert(store, audience, &made, stamp)?;
     if ids.is_empty() && batch.settings.is_none() {
         return Ok(Work::Undo(ImportedBatch { serial: serial.saturating_sub(1), ..done }));
     }
@@ -67,8 +74,50 @@ pub(super) fn import(
     let name = audience.as_str();
     let action = "import";
     let occasion = Occasion { at_ms: *at_ms, audience: name, serial, actor, channel, action };
-    log::append(&store.connection, occasion, Subject { org: "", object: "", detail: &detail })?;
+    log::append(store, occasion, Subject { org: "", object: "", detail: &detail })?;
+    if store.connection.is_server() {
+        count_rows(store, done.added)?;
+    }
     Ok(Work::Keep(done))
+}
+
+/// Puts them in together, and one after the other if that fails: then it is known which of them it is.
+fn insert(
+    store: &StoreConnection,
+    audience: &AudienceName,
+    made: &[(Uid, &RegistryEntry)],
+    stamp: ChangeStamp,
+) -> Result<(), StoreError> {
+    let try_all = |made: &[(Uid, &RegistryEntry)]| -> Result<(), StoreError> {
+        keys::insert(store, audience, made, stamp)?;
+        Ok(store.connection.settle()?)
+    };
+    let together = store.connection.nested(TOGETHER, || try_all(made));
+    let Err(StoreError::Conflict { .. }) = together else { return together };
+    for (uid, entry) in made {
+        try_all(&[(*uid, *entry)]).map_err(|e| match e {
+            StoreError::Conflict { .. } => StoreError::Conflict {
+                why: format!("another key has the secret or public id of {}", entry.id),
+            },
+            e => e,
+        })?;
+    }
+    together
+}
+
+/// A server plans by what it counted last, which of a new database is nothing; it counts anew once a
+/// minute at best.
+fn count_rows(store: &StoreConnection, added: u64) -> Result<(), StoreError> {
+    let counted: String = store.connection.query_row(
+        "SELECT CAST(CAST(reltuples AS BIGINT) AS TEXT) FROM pg_class WHERE oid = 'key'::regclass",
+        [],
+        |row| row.get(0),
+    )?;
+    // -1: never.
+    if counted.parse().unwrap_or(-1_i64) < i64::try_from(added).unwrap_or(i64::MAX) {
+        store.connection.execute("ANALYZE key, secret", [])?;
+    }
+    Ok(())
 }
 
 /// As a registry has them. What tells one registry's file from another's stays out.

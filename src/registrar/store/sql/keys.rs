@@ -1,6 +1,7 @@
 //! Keys as rows: columns from entries and entries from columns, and what becomes of secrets.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -8,10 +9,11 @@ use super::super::change::KeyRef;
 use super::super::error::StoreError;
 use super::super::names::{AudienceName, Uid};
 use super::super::rows::{KeyRow, LastUse};
-use super::connection::{AudienceSettings, StoreConnection};
+use super::connection::StoreConnection;
 use super::driver::SqlRow;
 use super::fault::OptionalExtension as _;
-use super::value::{BoundValues, named_values};
+use super::rows::{AudienceSettings, NumberedKey};
+use super::value::{SqlValue, ToValue as _};
 use crate::core::{
     Digest, Environment, KeyId, KeyStatus, Limit, LimitSet, NamedLimit, OrgId, Owner, Permission,
     PolicyName,
@@ -35,13 +37,6 @@ pub(super) const JOINS: &str = "CROSS JOIN secret s ON s.key = k.row AND s.place
 /// Where a secret stands.
 const CURRENT: u8 = 0;
 const FORMER: u8 = 1;
-
-/// A row with its number in the database.
-#[derive(Clone, Debug)]
-pub(super) struct NumberedKey {
-    pub(super) row: u64,
-    pub(super) key: KeyRow,
-}
 
 /// What a change writes down beside the entry.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +78,42 @@ pub(super) fn load(
         .ok_or(StoreError::NoSuchKey)
 }
 
+/// Those keys of the audience that are there, of many.
+pub(super) fn load_all(
+    store: &StoreConnection,
+    audience: &AudienceName,
+    ids: impl IntoIterator<Item = KeyId>,
+) -> Result<BTreeMap<KeyId, NumberedKey>, StoreError> {
+    let settings = store.settings(audience)?;
+    let sql = format!(
+        "SELECT {COLUMNS} FROM key k {JOINS} WHERE k.audience = ?1 AND k.id IN (SELECT value FROM \
+         json_each(?2))"
+    );
+    let ids = SqlValue::texts(ids.into_iter().map(|id| id.to_string()));
+    let mut statement = store.connection.prepare_cached(&sql)?;
+    let mut rows = statement.query(vec![audience.as_str().to_value(), ids])?;
+    let mut found = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let key = decode(&row, &settings)?;
+        found.insert(key.key.entry.id, key);
+    }
+    Ok(found)
+}
+
+/// The key that asks for a change.
+pub(super) fn load_caller(
+    store: &StoreConnection,
+    audience: &AudienceName,
+    id: KeyId,
+) -> Result<Arc<NumberedKey>, StoreError> {
+    if let Some(known) = store.known.key(audience, id) {
+        return Ok(known);
+    }
+    let found = Arc::new(load(store, audience, None, KeyRef::Id(id))?);
+    store.known.put_key(audience, &found);
+    Ok(found)
+}
+
 /// The key that has this secret now, or had it before its last rotation.
 pub(super) fn of_secret(
     store: &StoreConnection,
@@ -99,66 +130,98 @@ pub(super) fn of_secret(
     Ok(rows.next()?.map(|row| decode(&row, &settings)).transpose()?.map(|found| found.key))
 }
 
-/// What a new key and a changed one are written with alike.
-fn columns(entry: &RegistryEntry, stamp: ChangeStamp) -> BoundValues<'_> {
+/// What a new key and a changed one are written with alike: the columns up to `changed_at`.
+fn columns(entry: &RegistryEntry, stamp: ChangeStamp) -> [SqlValue<'_>; 19] {
     let owner = entry.owner.as_ref().map(Owner::view);
-    named_values! {
-        ":name": &*entry.name,
-        ":folded": folded(&entry.name),
-        ":status": entry.status.as_str(),
-        ":environment": entry.environment.map(Environment::as_str),
-        ":permissions": permissions_text(entry),
-        ":networks": networks_text(entry),
-        ":limits": to_object(&entry.limits).to_string(),
-        ":plan": entry.plan.as_ref().map(|plan| plan.name.as_str()),
-        ":not_before": entry.not_before.map(ms),
-        ":expires": entry.expires.map(ms),
-        ":sunset": entry.sunset.map(ms),
-        ":owner_subject": owner.map(|o| o.subject),
-        ":owner_email": owner.map(|o| o.email),
-        ":owner_role": owner.map(|o| o.role),
-        ":prefix": entry.prefix.as_deref(),
-        ":start": &*entry.key_prefix,
-        ":note": &*entry.note,
-        ":changed": stamp.serial,
-        ":changed_at": stamp.at_ms,
-    }
+    [
+        (&*entry.name).to_value(),
+        folded(&entry.name).to_value(),
+        entry.status.as_str().to_value(),
+        entry.environment.map(Environment::as_str).to_value(),
+        permissions_text(entry).to_value(),
+        networks_text(entry).to_value(),
+        to_object(&entry.limits).to_string().to_value(),
+        entry.plan.as_ref().map(|plan| plan.name.as_str()).to_value(),
+        entry.not_before.map(ms).to_value(),
+        entry.expires.map(ms).to_value(),
+        entry.sunset.map(ms).to_value(),
+        owner.map(|o| o.subject).to_value(),
+        owner.map(|o| o.email).to_value(),
+        owner.map(|o| o.role).to_value(),
+        entry.prefix.as_deref().to_value(),
+        (&*entry.key_prefix).to_value(),
+        (&*entry.note).to_value(),
+        stamp.serial.to_value(),
+        stamp.at_ms.to_value(),
+    ]
 }
 
-/// Puts a new key in.
+/// Puts new keys in. Nobody waits for the numbers of their rows.
 pub(super) fn insert(
     store: &StoreConnection,
+    audience: &AudienceName,
+    made: &[(Uid, &RegistryEntry)],
+    stamp: ChangeStamp,
+) -> Result<(), StoreError> {
+    let mut rows = Vec::with_capacity(made.len());
+    let mut secrets = Vec::with_capacity(made.len());
+    for (uid, entry) in made {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s] = columns(entry, stamp);
+        let id = entry.id.to_string().to_value();
+        rows.push([
+            a,
+            b,
+            c,
+            d,
+            e,
+            f,
+            g,
+            h,
+            i,
+            j,
+            k,
+            l,
+            m,
+            n,
+            o,
+            p,
+            q,
+            r,
+            s,
+            id,
+            uid.0.to_value(),
+            audience.as_str().to_value(),
+            entry.org.as_str().to_value(),
+            entry.created.map(ms).to_value(),
+            entry.created.map_or(0, ms).to_value(),
+            entry.public_id.as_deref().to_value(),
+            entry.replaces.map(|id| id.to_string()).to_value(),
+        ]);
+        secrets.push(secret(audience, entry.id, CURRENT, &entry.digest, None));
+        if let Some(previous) = entry.previous {
+            let expires = Some(previous.expires);
+            secrets.push(secret(audience, entry.id, FORMER, &previous.digest, expires));
+        }
+    }
+    store.connection.execute_rows(
+        "INSERT INTO key (name, folded, status, environment, permissions, networks, limits, plan, \
+         not_before, expires, sunset, owner_subject, owner_email, owner_role, prefix, start, note, \
+         changed, changed_at, id, uid, audience, org, created, since, public_id, replaces, version) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, \
+         ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, 1)",
+        rows,
+    )?;
+    add_secrets(store, secrets)
+}
+
+/// A key that was just put in.
+pub(super) fn new_row(
     audience: &AudienceName,
     uid: Uid,
     entry: &RegistryEntry,
     stamp: ChangeStamp,
-) -> Result<NumberedKey, StoreError> {
-    let row: u64 = store
-        .connection
-        .prepare_cached(
-            "INSERT INTO key (id, uid, audience, org, name, folded, status, environment, \
-             permissions, networks, limits, plan, created, since, not_before, expires, sunset, \
-             owner_subject, owner_email, owner_role, prefix, start, public_id, replaces, note, \
-             version, changed, changed_at) VALUES (:id, :uid, :audience, :org, :name, :folded, \
-             :status, :environment, :permissions, :networks, :limits, :plan, :created, :since, \
-             :not_before, :expires, :sunset, :owner_subject, :owner_email, :owner_role, :prefix, \
-             :start, :public_id, :replaces, :note, 1, :changed, :changed_at) RETURNING row",
-        )?
-        .query_row(
-            named_values! {
-                ":id": entry.id.to_string(),
-                ":uid": uid.0,
-                ":audience": audience.as_str(),
-                ":org": entry.org.as_str(),
-                ":created": entry.created.map(ms),
-                ":since": entry.created.map_or(0, ms),
-                ":public_id": entry.public_id.as_deref(),
-                ":replaces": entry.replaces.map(|id| id.to_string()),
-            }
-            .and(columns(entry, stamp)),
-            |row| row.get(0),
-        )?;
-    let key = KeyRow {
+) -> KeyRow {
+    KeyRow {
         audience: audience.clone(),
         uid,
         entry: entry.clone(),
@@ -166,12 +229,7 @@ pub(super) fn insert(
         changed: stamp.serial,
         changed_ms: stamp.at_ms,
         last_use: None,
-    };
-    add_secret(store, audience, row, CURRENT, &entry.digest, None)?;
-    if let Some(previous) = entry.previous {
-        add_secret(store, audience, row, FORMER, &previous.digest, Some(previous.expires))?;
     }
-    Ok(NumberedKey { row, key })
 }
 
 /// Writes what became of a key.
@@ -180,28 +238,28 @@ pub(super) fn update(
     old: &NumberedKey,
     entry: &RegistryEntry,
     stamp: ChangeStamp,
-) -> Result<NumberedKey, StoreError> {
+) -> Result<KeyRow, StoreError> {
+    store.known.forget_key(&old.key.audience, entry.id);
+    let mut values = Vec::from(columns(entry, stamp));
+    values.push(old.row.to_value());
     store
         .connection
         .prepare_cached(
-            "UPDATE key SET name = :name, folded = :folded, status = :status, \
-             environment = :environment, permissions = :permissions, networks = :networks, \
-             limits = :limits, plan = :plan, not_before = :not_before, expires = :expires, \
-             sunset = :sunset, owner_subject = :owner_subject, owner_email = :owner_email, \
-             owner_role = :owner_role, prefix = :prefix, start = :start, note = :note, \
-             version = version + 1, changed = :changed, changed_at = :changed_at \
-             WHERE row = :row",
+            "UPDATE key SET name = ?1, folded = ?2, status = ?3, environment = ?4, \
+             permissions = ?5, networks = ?6, limits = ?7, plan = ?8, not_before = ?9, \
+             expires = ?10, sunset = ?11, owner_subject = ?12, owner_email = ?13, \
+             owner_role = ?14, prefix = ?15, start = ?16, note = ?17, changed = ?18, \
+             changed_at = ?19, version = version + 1 WHERE row = ?20",
         )?
-        .execute_later(named_values! { ":row": old.row }.and(columns(entry, stamp)))?;
+        .execute_later(values)?;
     move_secrets(store, old, entry, stamp)?;
-    let key = KeyRow {
+    Ok(KeyRow {
         entry: entry.clone(),
         version: old.key.version + 1,
         changed: stamp.serial,
         changed_ms: stamp.at_ms,
         ..old.key.clone()
-    };
-    Ok(NumberedKey { row: old.row, key })
+    })
 }
 
 /// Those that went are kept as removed, so that the next patch can refuse them.
@@ -244,29 +302,39 @@ fn move_secrets(
                 ))?;
         } else {
             let expires = Some(previous.expires);
-            add_secret(store, audience, old.row, FORMER, &previous.digest, expires)?;
+            let row = secret(audience, entry.id, FORMER, &previous.digest, expires);
+            add_secrets(store, vec![row])?;
         }
     }
     if !had(&entry.digest) {
-        add_secret(store, audience, old.row, CURRENT, &entry.digest, None)?;
+        add_secrets(store, vec![secret(audience, entry.id, CURRENT, &entry.digest, None)])?;
     }
     Ok(())
 }
 
-fn add_secret(
-    store: &StoreConnection,
-    audience: &AudienceName,
-    row: u64,
+/// Rows of secrets, by the ids of their keys.
+fn add_secrets(store: &StoreConnection, rows: Vec<[SqlValue<'_>; 5]>) -> Result<(), StoreError> {
+    Ok(store.connection.execute_rows(
+        "INSERT INTO secret (audience, digest, key, place, expires) VALUES \
+         (?1, ?2, (SELECT row FROM key WHERE audience = ?1 AND id = ?3), ?4, ?5)",
+        rows,
+    )?)
+}
+
+fn secret<'a>(
+    audience: &'a AudienceName,
+    id: KeyId,
     place: u8,
     digest: &Digest,
     expires: Option<u64>,
-) -> Result<(), StoreError> {
-    store.connection
-        .prepare_cached(
-            "INSERT INTO secret (audience, digest, key, place, expires) VALUES (?1, ?2, ?3, ?4, ?5)",
-        )?
-        .execute_later((audience.as_str(), digest.0, row, place, expires.map(ms)))?;
-    Ok(())
+) -> [SqlValue<'a>; 5] {
+    [
+        audience.as_str().to_value(),
+        digest.0.to_value(),
+        id.to_string().to_value(),
+        place.to_value(),
+        expires.map(ms).to_value(),
+    ]
 }
 
 /// The key of a row with [`COLUMNS`].

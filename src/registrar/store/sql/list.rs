@@ -9,7 +9,8 @@ use super::super::query::{Cursor, CursorPlace, KeyCount, KeyPage, KeyQuery, KeyS
 use super::connection::StoreConnection;
 use super::driver::SearchIndex;
 use super::fault::OptionalExtension as _;
-use super::keys::{COLUMNS, JOINS, NumberedKey, decode, folded};
+use super::keys::{COLUMNS, JOINS, decode, folded};
+use super::rows::NumberedKey;
 use super::value::SqlValue;
 use crate::core::OrgId;
 
@@ -69,7 +70,7 @@ pub(super) fn page(store: &StoreConnection, query: &KeyQuery) -> Result<KeyPage,
     let settings = store.settings(&query.audience)?;
     let limit = query.limit.clamp(1, KeyQuery::MOST);
     let ListStatement { sql, values } = statement(store, query, limit)?;
-    let mut statement = store.connection.prepare_cached(&sql)?;
+    let mut statement = store.connection.prepare_planned(&sql)?;
     let mut rows = statement.query(values)?;
     let mut found: Vec<NumberedKey> = Vec::with_capacity(limit + 1);
     while let Some(row) = rows.next()? {
@@ -95,7 +96,7 @@ pub(super) fn count(store: &StoreConnection, query: &KeyQuery) -> Result<KeyCoun
         conditions.texts.join(" AND "),
         KeyCount::MOST + 1
     );
-    let mut statement = store.connection.prepare_cached(&sql)?;
+    let mut statement = store.connection.prepare_planned(&sql)?;
     let number: u64 = statement.query_row(conditions.values, |row| row.get(0))?;
     Ok(if number > KeyCount::MOST { KeyCount::More } else { KeyCount::Exactly(number) })
 }

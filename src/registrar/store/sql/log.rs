@@ -9,6 +9,7 @@ use super::super::error::StoreError;
 use super::super::names::AudienceName;
 use super::super::publishing::Checkpoint;
 use super::super::query::{AuditPage, AuditQuery, KeyQuery};
+use super::connection::StoreConnection;
 use super::driver::{SqlConnection, SqlRow};
 use super::fault::SqlError;
 use super::value::{SqlValue, ToValue as _};
@@ -38,7 +39,7 @@ pub(super) struct Subject<'a> {
 
 /// Appends a line. The head row is locked with it, so that no other line follows the same one.
 pub(super) fn append(
-    connection: &SqlConnection,
+    store: &StoreConnection,
     occasion: Occasion<'_>,
     subject: Subject<'_>,
 ) -> Result<AuditHead, StoreError> {
@@ -59,8 +60,13 @@ pub(super) fn append(
         prev: ChainHash::default(),
         hash: ChainHash::default(),
     };
-    let line = line.behind(head(connection)?);
-    connection
+    let before = match store.known.head() {
+        Some(head) => head,
+        None => head(&store.connection)?,
+    };
+    let line = line.behind(before);
+    store
+        .connection
         .prepare_cached(&format!(
             "INSERT INTO audit ({COLUMNS}) VALUES \
              (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)"
@@ -81,22 +87,22 @@ pub(super) fn append(
             line.prev.0,
             line.hash.0,
         ))?;
-    connection
-        .prepare_cached("UPDATE audit_head SET seq = ?1, hash = ?2 WHERE one = 1")?
-        .execute_later((line.seq, line.hash.0))?;
+    if !store.known.append(line.head()) {
+        store
+            .connection
+            .prepare_cached("UPDATE audit_head SET seq = ?1, hash = ?2 WHERE one = 1")?
+            .execute_later((line.seq, line.hash.0))?;
+    }
     Ok(line.head())
 }
 
 /// Appends an event that changes no key.
-pub(super) fn note(
-    connection: &SqlConnection,
-    event: &AuditEvent,
-) -> Result<AuditHead, StoreError> {
+pub(super) fn note(store: &StoreConnection, event: &AuditEvent) -> Result<AuditHead, StoreError> {
     let audience = event.audience.as_ref().map_or("", |name| name.as_str());
     let AuditEvent { at_ms, actor, channel, action, object, detail, .. } = event;
     let occasion = Occasion { at_ms: *at_ms, audience, serial: 0, actor, channel, action };
     let org = event.org.as_ref().map_or("", |org| org.as_str());
-    append(connection, occasion, Subject { org, object, detail })
+    append(store, occasion, Subject { org, object, detail })
 }
 
 /// Where the log ends.

@@ -1,5 +1,7 @@
 //! Rows of orgs, people, memberships, sessions and sign-ins.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value as Json, json};
 
 use super::super::decide;
@@ -19,6 +21,16 @@ use crate::registrar::store::StoreActor;
 
 const SESSION: &str = "digest, id, kind, iss, sub, org, detail, epoch, created, seen, ends, \
     address, agent";
+
+/// The same row, which changes of keys read once.
+pub(super) fn known_org(store: &StoreConnection, id: &OrgId) -> Result<Arc<OrgRow>, StoreError> {
+    if let Some(known) = store.known.org(id) {
+        return Ok(known);
+    }
+    let row = Arc::new(org(store, id)?);
+    store.known.put_org(&row);
+    Ok(row)
+}
 
 pub(super) fn org(store: &StoreConnection, org: &OrgId) -> Result<OrgRow, StoreError> {
     let found: Option<(String, u64)> = store
@@ -66,7 +78,7 @@ pub(super) fn change_org(
         action: "set policy",
     };
     let org = change.org.as_str();
-    log::append(&store.connection, occasion, Subject { org, object: org, detail: &detail })?;
+    log::append(store, occasion, Subject { org, object: org, detail: &detail })?;
     Ok(Work::Keep(new))
 }
 
@@ -273,7 +285,7 @@ pub(super) fn change_member(
         Occasion { at_ms: *at_ms, audience, serial: 0, actor, channel, action: "set member" };
     let object = id.to_string();
     let subject = Subject { org: org.as_str(), object: &object, detail: &detail };
-    log::append(&store.connection, occasion, subject)?;
+    log::append(store, occasion, subject)?;
     Ok(Work::Keep(()))
 }
 

@@ -443,7 +443,7 @@ pub(super) fn begin_epoch(
         let serial = raised.ok_or(StoreError::NoSuchAudience)?;
         store.raised.borrow_mut().push(RaisedSerial { audience: audience.clone(), serial });
     }
-    log::note(connection, event)?;
+    log::note(store, event)?;
     Ok(Work::Keep(epoch))
 }
 

@@ -1,5 +1,6 @@
 //! Four threads that read, each with a connection that cannot write.
 
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,11 +12,25 @@ const READERS: usize = 4;
 /// Reads that wait. More are refused as busy.
 const QUEUE: usize = 1024;
 
+/// Short readings that share a transaction, at most.
+const TOGETHER: usize = 16;
+
 /// Something to read, with its answer's way back.
-pub(super) struct ReadJob(pub(super) ReadWork);
+pub(super) struct ReadJob {
+    pub(super) work: ReadWork,
+    pub(super) pace: ReadPace,
+}
+
+/// How long a reading may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReadPace {
+    /// A row or two, found by an index: it holds nobody up, and takes no view.
+    Short,
+    Long,
+}
 
 /// Gets the connection, or why there is none.
-type ReadWork = Box<dyn FnOnce(Result<&StoreConnection, StoreError>) + Send>;
+pub(super) type ReadWork = Box<dyn FnOnce(Result<&StoreConnection, StoreError>) + Send>;
 
 #[derive(Debug)]
 pub(super) struct Readers {
@@ -38,12 +53,9 @@ impl Readers {
             std::thread::Builder::new()
                 .name(format!("store-read-{number}"))
                 .spawn(move || {
-                    while let Some(reading) = next(&readings) {
-                        match store.connection.begin_reading() {
-                            Ok(()) => (reading.0)(Ok(&store)),
-                            Err(e) => (reading.0)(Err(e.into())),
-                        }
-                        store.connection.end_reading();
+                    while let Some((short, long)) = next(&readings) {
+                        answer(&store, short);
+                        answer(&store, long.into_iter().collect());
                     }
                 })
                 .map_err(StoreError::broken)?;
@@ -59,7 +71,56 @@ impl Readers {
     }
 }
 
-/// Whoever waits for one holds the lock; the others wait for the lock.
-fn next(readings: &Mutex<Receiver<ReadJob>>) -> Option<ReadJob> {
-    readings.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+/// Short readings, and perhaps a long one. Whoever waits for them holds the lock; the others wait for the
+/// lock.
+fn next(readings: &Mutex<Receiver<ReadJob>>) -> Option<(VecDeque<ReadJob>, Option<ReadJob>)> {
+    let readings = readings.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut short = VecDeque::new();
+    let mut job = readings.recv().ok()?;
+    loop {
+        if job.pace == ReadPace::Long {
+            return Some((short, Some(job)));
+        }
+        short.push_back(job);
+        match readings.try_recv() {
+            Ok(next) if short.len() < TOGETHER => job = next,
+            Ok(next) => return Some((short, Some(next))),
+            Err(_) => return Some((short, None)),
+        }
+    }
+}
+
+/// In one transaction, which begins after all of them were asked for: each sees what was committed by
+/// then.
+fn answer(store: &StoreConnection, mut jobs: VecDeque<ReadJob>) {
+    while let Some(first) = jobs.pop_front() {
+        let shares = !jobs.is_empty();
+        let begun = match shares {
+            true => {
+                store.known.begin_sharing();
+                store.connection.begin_sharing()
+            }
+            false => store.connection.begin_reading(),
+        };
+        if let Err(e) = begun {
+            store.known.end_sharing();
+            let e = StoreError::from(e);
+            (first.work)(Err(e.clone()));
+            jobs.into_iter().for_each(|job| (job.work)(Err(e.clone())));
+            return;
+        }
+        let mut next = Some(first);
+        while let Some(job) = next.take() {
+            (job.work)(Ok(store));
+            // Those behind one that failed get a transaction of their own.
+            if !store.connection.has_failed() {
+                next = jobs.pop_front();
+            }
+        }
+        store.known.end_sharing();
+        match shares {
+            true => store.connection.end_sharing(),
+            false => store.connection.end_reading(),
+        }
+    }
 }

@@ -36,7 +36,7 @@ pub(super) fn recover(
             Err(StoreError::NoSuchKey) => {
                 let mut bytes = [0; 16];
                 random.fill(&mut bytes).map_err(|_| StoreError::broken("no random bytes"))?;
-                keys::insert(store, audience, Uid::of_random(bytes), entry, stamp)?;
+                keys::insert(store, audience, &[(Uid::of_random(bytes), entry)], stamp)?;
                 (None, entry.org.as_str())
             }
             Err(e) => return Err(e),
@@ -49,11 +49,7 @@ pub(super) fn recover(
         let occasion =
             Occasion { at_ms: *at_ms, audience: name, serial, actor, channel: &channel, action };
         let object = entry.id.to_string();
-        log::append(
-            &store.connection,
-            occasion,
-            Subject { org, object: &object, detail: &detail },
-        )?;
+        log::append(store, occasion, Subject { org, object: &object, detail: &detail })?;
     }
     // They are older than what sidecars have: a new table comes, and patches over it.
     store.connection.execute("DELETE FROM artefact WHERE audience = ?1", [name])?;

@@ -1,12 +1,15 @@
 //! A connection to a database on a server, for one thread. Statements are sent one after the other;
 //! those whose outcome can wait are sent without waiting for it.
 //!
-//! Everything happens inside transactions, and nothing stays on the server's side between them: no
-//! setting, no prepared statement, no lock. So a pooler may give each transaction another session. A
-//! connection that broke is made anew with the next transaction.
+//! Everything happens inside transactions, and no setting and no lock stays on the server's side between
+//! them. Statements that are used often are prepared, but not where a pooler may give each transaction
+//! another session. A connection that broke is made anew with the next transaction.
+
+mod asked;
+mod texts;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -14,12 +17,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::BytesMut;
 use tokio::runtime::Runtime;
-use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
-use super::dialect::ServerStatement;
+use self::asked::{AskedStatement, ordered};
+use self::texts::{KnownStatement, ServerTexts};
 use super::fault::{ServerError, SqlError};
 use super::value::{BoundValues, SqlValue};
 use crate::clock::Clock;
@@ -49,6 +51,8 @@ pub(in super::super) struct ServerTerms {
     pub(in super::super) statement_timeout: Duration,
     /// How long a change waits while others write.
     pub(in super::super) lock_timeout: Duration,
+    /// A connection has one session as long as it lives, and statements stay prepared in it.
+    pub(in super::super) prepares: bool,
     pub(in super::super) clock: Clock,
 }
 
@@ -57,8 +61,7 @@ pub(in super::super) struct ServerConnection {
     terms: ServerTerms,
     runtime: Runtime,
     session: RefCell<Option<Arc<Client>>>,
-    /// Statements as they were rewritten, by what they were written from.
-    texts: RefCell<HashMap<String, Arc<ServerStatement>>>,
+    texts: ServerTexts,
     /// What was sent and not waited for.
     later: RefCell<VecDeque<SentStatement>>,
     /// Of the transaction that writes: by which the server tells later what became of it.
@@ -67,11 +70,22 @@ pub(in super::super) struct ServerConnection {
     cursors: RefCell<u64>,
     /// How long an answer is waited for.
     limit: Cell<Duration>,
+    /// Statements that were sent which may have written something.
+    sent: Cell<u64>,
+    /// The server has refused a statement since the transaction began or a savepoint was gone back to.
+    has_failed: Cell<bool>,
     /// When no connection could be made.
     failed_ns: RefCell<Option<u64>>,
 }
 
 type SentStatement = Pin<Box<dyn Future<Output = Result<u64, tokio_postgres::Error>> + Send>>;
+
+/// Whether a statement's plan may serve for other values as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PlanKind {
+    Kept,
+    OfValues,
+}
 
 /// What becomes of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,15 +113,21 @@ impl ServerConnection {
             .build()
             .map_err(|e| SqlError::Server(ServerError::Strange { what: e.to_string() }))?;
         let limit = Cell::new(terms.statement_timeout + terms.lock_timeout + BEYOND);
+        let texts = ServerTexts::new();
+        if !terms.prepares {
+            texts.prepare_none();
+        }
         Ok(Self {
             terms,
             runtime,
             limit,
             session: RefCell::default(),
-            texts: RefCell::default(),
+            texts,
             later: RefCell::default(),
             transaction: RefCell::default(),
             cursors: RefCell::default(),
+            sent: Cell::default(),
+            has_failed: Cell::default(),
             failed_ns: RefCell::default(),
         })
     }
@@ -115,20 +135,22 @@ impl ServerConnection {
     /// Begins a transaction, over a new connection if there is none.
     pub(in super::super) fn begin(&self, kind: TransactionKind) -> Result<(), SqlError> {
         self.later.borrow_mut().clear();
+        self.has_failed.set(false);
         self.transaction.replace(None);
         let (statement, lock) =
             (self.terms.statement_timeout.as_millis(), self.terms.lock_timeout.as_millis());
         let sql = match kind {
             TransactionKind::Read => format!(
                 "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
-                 SET LOCAL statement_timeout = {statement}"
+                 SET LOCAL statement_timeout = {statement}; SELECT pg_backend_pid() AS session"
             ),
             // The head of the log is locked by every change in any case. To take it first of all makes
             // an order of those that write, as a file has it: none sees half of another, and no two
             // wait for each other.
             TransactionKind::Write => format!(
                 "BEGIN; SET LOCAL lock_timeout = {lock}; SET LOCAL statement_timeout = {}; \
-                 SELECT txid_current() FROM audit_head WHERE one = 1 FOR UPDATE; \
+                 SELECT pg_backend_pid() AS session, txid_current() AS number FROM audit_head \
+                 WHERE one = 1 FOR UPDATE; \
                  SET LOCAL statement_timeout = {statement}",
                 lock + statement
             ),
@@ -147,11 +169,15 @@ impl ServerConnection {
         };
         match begun {
             Ok(answers) => {
-                let number = answers.iter().find_map(|answer| match answer {
-                    SimpleQueryMessage::Row(row) => row.get(0),
-                    _ => None,
-                });
-                self.transaction.replace(number.map(Box::from));
+                let of = |name: &str| {
+                    let value = answers.iter().find_map(|answer| match answer {
+                        SimpleQueryMessage::Row(row) => row.try_get(name).ok().flatten(),
+                        _ => None,
+                    });
+                    value.map(Box::from)
+                };
+                self.texts.is_in(of("session"));
+                self.transaction.replace(of("number"));
                 Ok(())
             }
             Err(e) => {
@@ -218,6 +244,23 @@ impl ServerConnection {
         }
     }
 
+    pub(in super::super) const fn sent(&self) -> u64 {
+        self.sent.get()
+    }
+
+    pub(in super::super) const fn has_failed(&self) -> bool {
+        self.has_failed.get()
+    }
+
+    /// What was sent since the savepoint is gone, and with it whatever failed.
+    pub(in super::super) fn undo(&self, sql: &str) -> Result<(), SqlError> {
+        // What went wrong before it has been told already.
+        let _ = self.settle();
+        self.simple(sql)?;
+        self.has_failed.set(false);
+        Ok(())
+    }
+
     /// Statements without values.
     pub(in super::super) fn batch(&self, sql: &str) -> Result<(), SqlError> {
         self.settle()?;
@@ -234,38 +277,83 @@ impl ServerConnection {
 
     /// The rows of a statement.
     pub(super) fn query(&self, sql: &str, values: BoundValues<'_>) -> Result<Vec<Row>, SqlError> {
-        let statement = self.text(sql);
-        let values = ordered(&statement, values)?;
-        let values: Vec<(&(dyn ToSql + Sync), Type)> =
-            values.iter().map(|value| (value as _, value.server_type())).collect();
+        if sql.contains(" RETURNING ") {
+            self.sent.set(self.sent.get() + 1);
+        }
+        let asked = self.ask(sql, values, PlanKind::Kept)?;
         let client = self.open()?;
         // Sent before the others are waited for: one way there and back for all of them.
-        let asked = client.query_typed(&statement.text, &values);
-        self.in_turn(asked)
+        match &asked.prepared {
+            Some(statement) => self.in_turn(client.query(statement, &asked.values())),
+            None => self.in_turn(client.query_typed(&asked.text.text, &asked.typed())),
+        }
+    }
+
+    /// The rows of a statement that is planned for these values.
+    pub(super) fn query_planned(
+        &self,
+        sql: &str,
+        values: BoundValues<'_>,
+    ) -> Result<Vec<Row>, SqlError> {
+        let asked = self.ask(sql, values, PlanKind::OfValues)?;
+        let client = self.open()?;
+        self.in_turn(client.query_typed(&asked.text.text, &asked.typed()))
     }
 
     pub(super) fn execute(&self, sql: &str, values: BoundValues<'_>) -> Result<u64, SqlError> {
-        let statement = self.text(sql);
-        let values = ordered(&statement, values)?;
-        let values: Vec<(&(dyn ToSql + Sync), Type)> =
-            values.iter().map(|value| (value as _, value.server_type())).collect();
+        self.sent.set(self.sent.get() + 1);
+        let asked = self.ask(sql, values, PlanKind::Kept)?;
         let client = self.open()?;
-        let asked = client.execute_typed(&statement.text, &values);
-        self.in_turn(asked)
+        match &asked.prepared {
+            Some(statement) => self.in_turn(client.execute(statement, &asked.values())),
+            None => self.in_turn(client.execute_typed(&asked.text.text, &asked.typed())),
+        }
     }
 
     /// Sends a statement without waiting. What is wrong with it is told by the next one.
     pub(super) fn execute_later(&self, sql: &str, values: BoundValues<'_>) -> Result<(), SqlError> {
-        let statement = self.text(sql);
-        let values = ordered(&statement, values)?;
-        let values: Vec<_> = values.into_iter().map(SqlValue::into_owned).collect();
+        self.sent.set(self.sent.get() + 1);
+        let asked = self.ask(sql, values, PlanKind::Kept)?.into_owned();
         let client = self.open()?;
         self.send(Box::pin(async move {
-            let values: Vec<(&(dyn ToSql + Sync), Type)> =
-                values.iter().map(|value| (value as _, value.server_type())).collect();
-            client.execute_typed(&statement.text, &values).await
+            match &asked.prepared {
+                Some(statement) => client.execute(statement, &asked.values()).await,
+                None => client.execute_typed(&asked.text.text, &asked.typed()).await,
+            }
         }));
         Ok(())
+    }
+
+    /// A statement with its values in their order, prepared where it is used often.
+    fn ask<'a>(
+        &self,
+        sql: &str,
+        values: BoundValues<'a>,
+        plan: PlanKind,
+    ) -> Result<AskedStatement<'a>, SqlError> {
+        let known = self.texts.get(sql);
+        let values = ordered(known.text(), values)?;
+        let types = || values.iter().map(SqlValue::server_type);
+        let (text, prepared) = match known {
+            KnownStatement::Plain(text) => (text, None),
+            KnownStatement::Unprepared(text) | KnownStatement::Prepared(text, _)
+                if plan == PlanKind::OfValues =>
+            {
+                (text, None)
+            }
+            KnownStatement::Unprepared(text) => {
+                let types: Vec<_> = types().collect();
+                let client = self.open()?;
+                let statement = self.in_turn(client.prepare_typed(&text.text, &types))?;
+                self.texts.put(sql, statement.clone());
+                (text, Some(statement))
+            }
+            KnownStatement::Prepared(text, statement) => {
+                let fits = texts::fits(&statement, types());
+                (text, Some(statement).filter(|_| fits))
+            }
+        };
+        Ok(AskedStatement { text, prepared, values })
     }
 
     /// Every row, a few at a time, until `each` has had enough of them.
@@ -283,7 +371,7 @@ impl ServerConnection {
         self.execute(&format!("DECLARE {cursor} NO SCROLL CURSOR FOR {sql}"), values)?;
         let fetch = format!("FETCH FORWARD {FETCHED} FROM {cursor}");
         loop {
-            let rows = self.query(&fetch, BoundValues::Ordered(Vec::new()))?;
+            let rows = self.query_planned(&fetch, BoundValues::Ordered(Vec::new()))?;
             let is_last = rows.len() < FETCHED;
             for row in &rows {
                 if !each(row)? {
@@ -300,20 +388,6 @@ impl ServerConnection {
     /// Waits for all that was sent. The first that failed is what is wrong.
     pub(in super::super) fn settle(&self) -> Result<(), SqlError> {
         self.in_turn(std::future::ready(Ok(())))
-    }
-
-    fn text(&self, sql: &str) -> Arc<ServerStatement> {
-        if let Some(known) = self.texts.borrow().get(sql) {
-            return Arc::clone(known);
-        }
-        let statement = Arc::new(ServerStatement::of(sql));
-        let mut texts = self.texts.borrow_mut();
-        // Pages of lists have as many texts as there are filters, and no more.
-        if texts.len() > 1000 {
-            texts.clear();
-        }
-        texts.insert(sql.to_owned(), Arc::clone(&statement));
-        statement
     }
 
     fn send(&self, mut statement: SentStatement) {
@@ -379,8 +453,12 @@ impl ServerConnection {
             Ok(Err(e)) => ServerError::from(e),
             Err(_) => ServerError::Away { why: "the server does not answer".to_owned() },
         };
+        self.has_failed.set(true);
         if error.is_away() {
             self.session.replace(None);
+        }
+        if error.names_another_session() {
+            self.texts.prepare_none();
         }
         Err(error)
     }
@@ -410,6 +488,7 @@ impl ServerConnection {
             Ok(client) => {
                 let client = Arc::new(client);
                 self.failed_ns.replace(None);
+                self.texts.begin();
                 self.session.replace(Some(Arc::clone(&client)));
                 Ok(client)
             }
@@ -421,55 +500,8 @@ impl ServerConnection {
     }
 }
 
-/// In the order of the statement's places.
-fn ordered<'a>(
-    statement: &ServerStatement,
-    values: BoundValues<'a>,
-) -> Result<Vec<SqlValue<'a>>, SqlError> {
-    let values = match values {
-        BoundValues::Ordered(values) => values,
-        BoundValues::Named(mut values) => {
-            let mut ordered = Vec::with_capacity(statement.names.len());
-            for name in &statement.names {
-                let Some(at) = values.iter().position(|(known, _)| known == name) else {
-                    let what = format!("a statement has no value for {name}");
-                    return Err(SqlError::Server(ServerError::Strange { what }));
-                };
-                ordered.push(values.swap_remove(at).1);
-            }
-            ordered
-        }
-    };
-    if values.iter().any(|value| matches!(value, SqlValue::TooLarge)) {
-        let what = "a number is too large for a column".to_owned();
-        return Err(SqlError::Server(ServerError::Strange { what }));
-    }
-    Ok(values)
-}
-
 impl From<ServerError> for SqlError {
     fn from(error: ServerError) -> Self {
         Self::Server(error)
     }
-}
-
-impl ToSql for SqlValue<'_> {
-    fn to_sql(
-        &self,
-        ty: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        match self {
-            Self::Integer(number) => number.to_sql(ty, out),
-            Self::Text(text) => text.as_deref().to_sql(ty, out),
-            Self::Blob(bytes) => bytes.as_deref().to_sql(ty, out),
-            Self::TooLarge => Err("a number is too large for a column".into()),
-        }
-    }
-
-    fn accepts(ty: &Type) -> bool {
-        [Type::INT8, Type::TEXT, Type::BYTEA].contains(ty)
-    }
-
-    to_sql_checked!();
 }

@@ -1,23 +1,26 @@
 //! Rows of the use of keys. Never the key's own row: a use changes no key, and no change waits for
 //! one.
 
+mod fold;
+
+use std::collections::BTreeMap;
+
 use super::super::change::KeyRef;
 use super::super::error::StoreError;
 use super::super::names::{AudienceName, Uid};
 use super::super::publishing::UsedLease;
 use super::super::usage::{
-    FindingQuery, FoundUsage, KeyUsage, RefusedFor, ReportedUse, UsageAlert, UsageBatch,
-    UsageBucket, UsageTaken, UsedNetwork,
+    FindingQuery, FoundUsage, KeyUsage, RefusedFor, UsageAlert, UsageBatch, UsageBucket,
+    UsageTaken, UsedNetwork,
 };
 use super::connection::StoreConnection;
 use super::driver::SqlConnection;
 use super::fault::OptionalExtension as _;
 use super::keys;
 use super::lease;
-use super::value::named_values;
+use super::value::{SqlValue, ToValue as _, named_values};
 use super::writer::Work;
 use crate::core::{KeyId, OrgId, Reason};
-use crate::usage::{HIGHEST_COUNT, ToldCounts};
 
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
@@ -31,21 +34,8 @@ const DAYS_MS: u64 = 400 * DAY_MS;
 /// of it that still comes is too late.
 const PROCESS_MS: u64 = 40 * DAY_MS;
 
-/// Networks that are kept of a key, the latest.
-const NETWORKS: u64 = 64;
-
 /// Fewer refusals a day stand out nowhere.
 const REFUSALS: u64 = 100;
-
-/// A network that is known is noted anew after so long: each time would be a write per key and minute.
-const NETWORK_AGAIN_MS: u64 = HOUR_MS;
-
-const ADD_HOUR: &str = "INSERT INTO usage_hour (key, begin, admitted, refused) \
-    VALUES (?1, ?2, ?3, ?4) ON CONFLICT (key, begin) DO UPDATE SET \
-    admitted = min(usage_hour.admitted + ?3, ?5), refused = min(usage_hour.refused + ?4, ?5)";
-const ADD_DAY: &str = "INSERT INTO usage_day (key, begin, admitted, refused) \
-    VALUES (?1, ?2, ?3, ?4) ON CONFLICT (key, begin) DO UPDATE SET \
-    admitted = min(usage_day.admitted + ?3, ?5), refused = min(usage_day.refused + ?4, ?5)";
 
 /// When the parts of a batch happened, as far as the service believes it.
 #[derive(Clone, Copy)]
@@ -69,10 +59,11 @@ pub(super) fn take(
     }
     store.settings(&batch.audience)?;
     heard_of(&store.connection, batch, time)?;
+    let keys = key_rows(&store.connection, batch)?;
     let mut found = Vec::with_capacity(batch.lines.len());
     for line in &batch.lines {
-        match key_row(&store.connection, &batch.audience, line.key)? {
-            Some(key) => found.push((key, line)),
+        match keys.get(&line.key.to_string()) {
+            Some(key) => found.push((*key, line)),
             None => taken.unknown += 1,
         }
     }
@@ -84,11 +75,7 @@ pub(super) fn take(
     // Sidecars tell of keys in an order of their own. By rows, neighbours share pages of every table:
     // that is a third off a minute of 100,000 keys.
     found.sort_by_key(|(key, _)| *key);
-    for (key, line) in found {
-        if take_line(&store.connection, process, key, line, time)? {
-            taken.raised += 1;
-        }
-    }
+    taken.raised = fold::fold(&store.connection, process, found, time)?;
     Ok(Work::Keep(taken))
 }
 
@@ -124,149 +111,19 @@ fn process(
         )?)
 }
 
-fn key_row(
+/// Rows of keys by their ids.
+fn key_rows(
     connection: &SqlConnection,
-    audience: &AudienceName,
-    key: KeyId,
-) -> Result<Option<u64>, StoreError> {
-    Ok(connection
-        .prepare_cached("SELECT row FROM key WHERE audience = ?1 AND id = ?2")?
-        .query_row((audience.as_str(), key.to_string()), |row| row.get(0))
-        .optional()?)
-}
-
-/// Whether it told something new.
-fn take_line(
-    connection: &SqlConnection,
-    process: u64,
-    key: u64,
-    line: &ReportedUse,
-    time: BatchTime,
-) -> Result<bool, StoreError> {
-    let known: Option<(u64, String)> = connection
-        .prepare_cached("SELECT admitted, refused FROM usage_told WHERE process = ?1 AND key = ?2")?
-        .query_row((process, key), |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    let mut told = match known {
-        Some((admitted, refused)) => ToldCounts {
-            admitted,
-            refused: serde_json::from_str(&refused).map_err(StoreError::broken)?,
-        },
-        None => ToldCounts::default(),
-    };
-    let rise = told.raise(&line.counts);
-    let is_new = !rise.is_nothing();
-    if is_new {
-        let refused = serde_json::to_string(&told.refused).map_err(StoreError::broken)?;
-        connection
-            .prepare_cached(
-                "INSERT INTO usage_told (process, key, admitted, refused) VALUES (?1, ?2, ?3, ?4) \
-                 ON CONFLICT (process, key) DO UPDATE SET admitted = ?3, refused = ?4",
-            )?
-            .execute_later((process, key, told.admitted, refused))?;
-        let used_ms = (u64::from(line.last) * MINUTE_MS).min(time.now_ms);
-        match used_ms / HOUR_MS == time.now_ms / HOUR_MS {
-            true => add(connection, key, used_ms, rise.admitted, rise.all_refused())?,
-            false => {
-                add(connection, key, used_ms, rise.admitted, 0)?;
-                add(connection, key, time.now_ms, 0, rise.all_refused())?;
-            }
-        }
-        for (reason, count) in &rise.refused {
-            connection
-                .prepare_cached(
-                    "INSERT INTO usage_refused (key, day, reason, count) VALUES (?1, ?2, ?3, ?4) \
-                     ON CONFLICT (key, day, reason) DO UPDATE SET \
-                     count = min(usage_refused.count + ?4, ?5)",
-                )?
-                .execute_later((
-                    key,
-                    time.now_ms / DAY_MS * DAY_MS,
-                    &**reason,
-                    count,
-                    HIGHEST_COUNT,
-                ))?;
-        }
-    }
-    let is_seen = networks(connection, key, line, time)?;
-    let is_last = last_use(connection, key, line, time)?;
-    Ok(is_new || is_seen || is_last)
-}
-
-fn add(
-    connection: &SqlConnection,
-    key: u64,
-    at_ms: u64,
-    admitted: u64,
-    refused: u64,
-) -> Result<(), StoreError> {
-    if admitted == 0 && refused == 0 {
-        return Ok(());
-    }
-    for (sql, length) in [(ADD_HOUR, HOUR_MS), (ADD_DAY, DAY_MS)] {
-        connection.prepare_cached(sql)?.execute_later((
-            key,
-            at_ms / length * length,
-            admitted,
-            refused.min(HIGHEST_COUNT),
-            HIGHEST_COUNT,
-        ))?;
-    }
-    Ok(())
-}
-
-/// Whether one of them is new.
-fn networks(
-    connection: &SqlConnection,
-    key: u64,
-    line: &ReportedUse,
-    time: BatchTime,
-) -> Result<bool, StoreError> {
-    let mut is_new = false;
-    for network in &line.nets {
-        let network = network.to_string();
-        let first: Option<u64> = connection
-            .prepare_cached(
-                "INSERT INTO usage_network (key, network, first, last) VALUES (?1, ?2, ?3, ?3) \
-                 ON CONFLICT (key, network) DO UPDATE SET last = ?3 \
-                 WHERE usage_network.last <= ?3 - ?4 \
-                 RETURNING first",
-            )?
-            .query_row((key, &network, time.now_ms, NETWORK_AGAIN_MS), |row| row.get(0))
-            .optional()?;
-        is_new |= first == Some(time.now_ms);
-    }
-    if is_new {
-        connection
-            .prepare_cached(
-                "DELETE FROM usage_network WHERE key = ?1 AND network NOT IN (SELECT network FROM \
-                 usage_network WHERE key = ?1 ORDER BY last DESC, network LIMIT ?2)",
-            )?
-            .execute((key, NETWORKS))?;
-    }
-    Ok(is_new)
-}
-
-/// Whether it is later than what was known.
-fn last_use(
-    connection: &SqlConnection,
-    key: u64,
-    line: &ReportedUse,
-    time: BatchTime,
-) -> Result<bool, StoreError> {
-    if line.last == 0 {
-        return Ok(false);
-    }
-    let at = (u64::from(line.last) * MINUTE_MS).min(time.at_ms);
-    let network = line.nets.last().map(ToString::to_string).unwrap_or_default();
-    let changed = connection
-        .prepare_cached(
-            "INSERT INTO usage_last (key, at, network) VALUES (?1, ?2, ?3) \
-             ON CONFLICT (key) DO UPDATE SET at = ?2, network = CASE ?3 WHEN '' \
-             THEN usage_last.network ELSE ?3 END WHERE usage_last.at < ?2",
-        )?
-        .execute((key, at, network))?;
-    Ok(changed > 0)
+    batch: &UsageBatch,
+) -> Result<BTreeMap<String, u64>, StoreError> {
+    let ids = SqlValue::texts(batch.lines.iter().map(|line| line.key.to_string()));
+    let mut statement = connection.prepare_cached(
+        "SELECT id, row FROM key WHERE audience = ?1 AND id IN (SELECT value FROM json_each(?2))",
+    )?;
+    let rows = statement.query_all(vec![batch.audience.as_str().to_value(), ids], |row| {
+        Ok((row.get(0)?, row.get(1)?))
+    })?;
+    Ok(rows.into_iter().collect())
 }
 
 /// How a key was used.
@@ -430,7 +287,7 @@ pub(super) fn found(
              WHERE k.audience = :audience {org_is} {owner_is} {is_one} AND {condition} \
              GROUP BY k.row {having} ORDER BY k.row LIMIT :most"
         );
-        let mut statement = store.connection.prepare_cached(&sql)?;
+        let mut statement = store.connection.prepare_planned(&sql)?;
         let values = named_values! {
             ":audience": audience.as_str(),
             ":org": org.map(OrgId::as_str),

@@ -16,6 +16,13 @@ pub(in super::super) enum SqlValue<'a> {
     Blob(Option<Cow<'a, [u8]>>),
     /// A number that no column can hold.
     TooLarge,
+    /// A list, as `json_each` of SQLite and `ANY` of a server take them.
+    Integers(Vec<i64>),
+    Texts(Vec<String>),
+    /// Of a server: a column of several rows.
+    IntegerColumn(Vec<Option<i64>>),
+    TextColumn(Vec<Option<String>>),
+    BlobColumn(Vec<Option<Vec<u8>>>),
 }
 
 /// What a column may hold.
@@ -82,6 +89,11 @@ impl SqlValue<'_> {
             Self::Text(text) => SqlValue::Text(text.map(|text| text.into_owned().into())),
             Self::Blob(bytes) => SqlValue::Blob(bytes.map(|bytes| bytes.into_owned().into())),
             Self::TooLarge => SqlValue::TooLarge,
+            Self::Integers(list) => SqlValue::Integers(list),
+            Self::Texts(list) => SqlValue::Texts(list),
+            Self::IntegerColumn(list) => SqlValue::IntegerColumn(list),
+            Self::TextColumn(list) => SqlValue::TextColumn(list),
+            Self::BlobColumn(list) => SqlValue::BlobColumn(list),
         }
     }
 
@@ -91,18 +103,64 @@ impl SqlValue<'_> {
             Self::Integer(_) | Self::TooLarge => Type::INT8,
             Self::Text(_) => Type::TEXT,
             Self::Blob(_) => Type::BYTEA,
+            Self::Integers(_) | Self::IntegerColumn(_) => Type::INT8_ARRAY,
+            Self::Texts(_) | Self::TextColumn(_) => Type::TEXT_ARRAY,
+            Self::BlobColumn(_) => Type::BYTEA_ARRAY,
+        }
+    }
+
+    /// For `IN (SELECT value FROM json_each(?))`.
+    pub(super) fn integers(list: impl IntoIterator<Item = u64>) -> Self {
+        let list: Result<_, _> = list.into_iter().map(i64::try_from).collect();
+        list.map_or(Self::TooLarge, Self::Integers)
+    }
+
+    /// For `IN (SELECT value FROM json_each(?))`.
+    pub(super) fn texts(list: impl IntoIterator<Item = String>) -> Self {
+        Self::Texts(list.into_iter().collect())
+    }
+
+    /// The values of one column in several rows. A column of mixed kinds is none.
+    pub(super) fn column(values: Vec<SqlValue<'_>>) -> SqlValue<'static> {
+        let strange = SqlValue::TooLarge;
+        match values.first() {
+            Some(SqlValue::Integer(_)) => {
+                let list = values.into_iter().map(|value| match value {
+                    SqlValue::Integer(number) => Some(number),
+                    _ => None,
+                });
+                list.collect::<Option<_>>().map_or(strange, SqlValue::IntegerColumn)
+            }
+            Some(SqlValue::Text(_)) => {
+                let list = values.into_iter().map(|value| match value {
+                    SqlValue::Text(text) => Some(text.map(Cow::into_owned)),
+                    _ => None,
+                });
+                list.collect::<Option<_>>().map_or(strange, SqlValue::TextColumn)
+            }
+            Some(SqlValue::Blob(_)) => {
+                let list = values.into_iter().map(|value| match value {
+                    SqlValue::Blob(bytes) => Some(bytes.map(Cow::into_owned)),
+                    _ => None,
+                });
+                list.collect::<Option<_>>().map_or(strange, SqlValue::BlobColumn)
+            }
+            _ => strange,
         }
     }
 }
 
 impl rusqlite::ToSql for SqlValue<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        let json = |list: serde_json::Value| Ok(ToSqlOutput::from(list.to_string()));
         let value = match self {
+            Self::Integers(list) => return json(list.as_slice().into()),
+            Self::Texts(list) => return json(list.as_slice().into()),
             Self::Integer(Some(number)) => ValueRef::Integer(*number),
             Self::Text(Some(text)) => ValueRef::Text(text.as_bytes()),
             Self::Blob(Some(bytes)) => ValueRef::Blob(bytes),
             Self::Integer(None) | Self::Text(None) | Self::Blob(None) => ValueRef::Null,
-            Self::TooLarge => {
+            Self::TooLarge | Self::IntegerColumn(_) | Self::TextColumn(_) | Self::BlobColumn(_) => {
                 let what = "a number is too large for a column";
                 return Err(rusqlite::Error::ToSqlConversionFailure(what.into()));
             }
@@ -188,16 +246,6 @@ impl<'a, T: ToValue<'a>> ToValue<'a> for Option<T> {
 }
 
 // === impl Params ===
-
-impl<'a> BoundValues<'a> {
-    /// With the names of `more` as well. What has no names has none afterwards either.
-    pub(super) fn and(mut self, more: Self) -> Self {
-        if let (Self::Named(values), Self::Named(more)) = (&mut self, more) {
-            values.extend(more);
-        }
-        self
-    }
-}
 
 impl<'a> Params<'a> for BoundValues<'a> {
     fn bound(self) -> BoundValues<'a> {

@@ -1,5 +1,5 @@
-//! The one thread that writes. It gathers changes into a transaction, each under a savepoint: one
-//! flush of the disk serves all of them, and one that fails takes nothing from the others.
+//! The one thread that writes. It gathers changes into a transaction: one flush of the disk serves all of
+//! them, and one that fails takes nothing from the others.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,46 +32,71 @@ pub(super) enum Work<T> {
 
 /// A piece of work with somebody who waits for it.
 pub(super) trait Job: Send {
-    /// Under a savepoint. Whether what it wrote is to be kept.
+    /// Whether what it wrote is to be kept.
     fn run(&mut self, store: &StoreConnection) -> bool;
+    /// It changes a key, and can be run anew after a transaction that was taken back.
+    fn is_change(&self) -> bool;
     /// What it sent was refused after it had ended.
     fn fail(&mut self, why: StoreError);
     /// Tells the waiting caller. `lost`: the transaction was not committed.
     fn end(self: Box<Self>, lost: Option<&StoreError>);
 }
 
-pub(super) struct Task<F, T> {
-    work: Option<F>,
+type TaskResult<T> = Result<Work<T>, StoreError>;
+
+type WorkOnce<T> = Box<dyn FnOnce(&StoreConnection) -> TaskResult<T> + Send>;
+type RepeatedWork<T> = Box<dyn FnMut(&StoreConnection) -> TaskResult<T> + Send>;
+
+/// How often a piece of work can be run.
+enum TaskWork<T> {
+    Once(Option<WorkOnce<T>>),
+    Change(RepeatedWork<T>),
+}
+
+pub(super) struct Task<T> {
+    work: TaskWork<T>,
     outcome: Option<Result<T, StoreError>>,
     answer: oneshot::Sender<Result<T, StoreError>>,
 }
 
 // === impl Task ===
 
-impl<F, T> Task<F, T>
-where
-    F: FnOnce(&StoreConnection) -> Result<Work<T>, StoreError> + Send,
-    T: Send,
-{
-    pub(super) fn new(work: F, answer: oneshot::Sender<Result<T, StoreError>>) -> Self {
-        Self { work: Some(work), outcome: None, answer }
+impl<T: Send> Task<T> {
+    pub(super) fn once(
+        work: impl FnOnce(&StoreConnection) -> TaskResult<T> + Send + 'static,
+        answer: oneshot::Sender<Result<T, StoreError>>,
+    ) -> Self {
+        Self { work: TaskWork::Once(Some(Box::new(work))), outcome: None, answer }
+    }
+
+    pub(super) fn change(
+        work: impl FnMut(&StoreConnection) -> TaskResult<T> + Send + 'static,
+        answer: oneshot::Sender<Result<T, StoreError>>,
+    ) -> Self {
+        Self { work: TaskWork::Change(Box::new(work)), outcome: None, answer }
     }
 }
 
-impl<F, T> Job for Task<F, T>
-where
-    F: FnOnce(&StoreConnection) -> Result<Work<T>, StoreError> + Send,
-    T: Send,
-{
+impl<T: Send> Job for Task<T> {
     fn run(&mut self, store: &StoreConnection) -> bool {
-        let Some(work) = self.work.take() else { return false };
-        let (outcome, keep) = match work(store) {
+        let done = match &mut self.work {
+            TaskWork::Once(work) => match work.take() {
+                Some(work) => work(store),
+                None => return false,
+            },
+            TaskWork::Change(work) => work(store),
+        };
+        let (outcome, keep) = match done {
             Ok(Work::Keep(done)) => (Ok(done), true),
             Ok(Work::Undo(done)) => (Ok(done), false),
             Err(e) => (Err(e), false),
         };
         self.outcome = Some(outcome);
         keep
+    }
+
+    fn is_change(&self) -> bool {
+        matches!(self.work, TaskWork::Change(_))
     }
 
     fn fail(&mut self, why: StoreError) {
@@ -121,9 +146,7 @@ impl StoreWriter {
 
     fn transaction(&mut self, first: Box<dyn Job>) {
         let connection = &self.store.connection;
-        self.store.raised.borrow_mut().clear();
-        if let Err(e) = connection.begin_writing() {
-            let e = StoreError::from(e);
+        if let Err(e) = begin(&self.store) {
             first.end(Some(&e));
             // They would wait as long, one after the other.
             let waiting = std::iter::from_fn(|| self.queue.try_recv().ok()).take(MOST);
@@ -131,13 +154,12 @@ impl StoreWriter {
             return;
         }
         let begun = self.clock.now().mono_ns;
-        let mut jobs = Vec::new();
+        let mut batch = Batch::new(&self.store);
         let mut next = Some(first);
         let mut lost = None;
-        while let Some(mut job) = next.take() {
-            lost = under_savepoint(&self.store, &mut *job).err();
-            jobs.push(job);
-            if lost.is_some() || jobs.len() >= MOST {
+        while let Some(job) = next.take() {
+            lost = batch.run(job).err();
+            if lost.is_some() || batch.jobs.len() >= MOST {
                 break;
             }
             let passed = Duration::from_nanos(self.clock.now().mono_ns.saturating_sub(begun));
@@ -148,6 +170,10 @@ impl StoreWriter {
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
             };
         }
+        if lost.is_none() {
+            lost = batch.settle().err();
+        }
+        let jobs = batch.jobs;
         super::crash::point("before commit");
         if lost.is_none() {
             lost = self.commit().err().map(StoreError::from);
@@ -165,6 +191,7 @@ impl StoreWriter {
     /// With it other instances on the same server learn that there is something to publish.
     fn commit(&self) -> Result<(), SqlError> {
         let connection = &self.store.connection;
+        self.store.known.write(connection)?;
         if connection.is_server() {
             let raised = self.store.raised.borrow();
             let newest: BTreeMap<_, _> = raised.iter().map(|r| (&r.audience, r.serial)).collect();
@@ -189,24 +216,122 @@ impl StoreWriter {
     }
 }
 
+/// The jobs of one transaction.
+struct Batch<'s> {
+    store: &'s StoreConnection,
+    jobs: Vec<Box<dyn Job>>,
+    /// Changes go without a savepoint each, and nobody waits for what they write: hardly one fails after
+    /// it has written something. If one does, all are taken back and done anew.
+    is_trusting: bool,
+}
+
+// === impl Batch ===
+
+impl<'s> Batch<'s> {
+    const fn new(store: &'s StoreConnection) -> Self {
+        Self { store, jobs: Vec::new(), is_trusting: true }
+    }
+
+    /// Runs one more. An error means that the whole transaction is gone or of no use.
+    fn run(&mut self, mut job: Box<dyn Job>) -> Result<(), StoreError> {
+        let trusted = self.is_trusting && job.is_change();
+        if self.is_trusting && !trusted {
+            // It cannot be done twice.
+            if let Err(e) = self.settle() {
+                self.jobs.push(job);
+                return Err(e);
+            }
+            self.is_trusting = false;
+        }
+        let done = match trusted {
+            true => trusting(self.store, &mut *job),
+            false => under_savepoint(self.store, &mut *job).map(|()| Trust::Justified),
+        };
+        self.jobs.push(job);
+        match done? {
+            Trust::Justified => Ok(()),
+            Trust::Abused => self.repeat(),
+        }
+    }
+
+    /// Whether all that was done so far is there.
+    fn settle(&mut self) -> Result<(), StoreError> {
+        if !self.is_trusting {
+            return Ok(());
+        }
+        match self.store.connection.settle() {
+            Ok(()) => Ok(()),
+            Err(e) => match self.store.connection.lost() {
+                Some(_) => Err(e.into()),
+                None => self.repeat(),
+            },
+        }
+    }
+
+    /// From the beginning, one after the other.
+    fn repeat(&mut self) -> Result<(), StoreError> {
+        self.is_trusting = false;
+        self.store.connection.roll_back();
+        begin(self.store)?;
+        self.jobs.iter_mut().try_for_each(|job| under_savepoint(self.store, &mut **job))
+    }
+}
+
+/// Whether a change that went without a savepoint has left nothing that is to be undone.
+enum Trust {
+    Justified,
+    Abused,
+}
+
+fn begin(store: &StoreConnection) -> Result<(), StoreError> {
+    store.raised.borrow_mut().clear();
+    store.known.forget();
+    Ok(store.connection.begin_writing()?)
+}
+
+/// Runs a change whose failures come before it has written anything.
+fn trusting(store: &StoreConnection, job: &mut dyn Job) -> Result<Trust, StoreError> {
+    let connection = &store.connection;
+    let (raised, written) = (store.raised.borrow().len(), connection.written());
+    let before = store.known.begin_change();
+    let keep = job.run(store);
+    store.known.end_change(Some(before).filter(|_| !keep));
+    if let Some(lost) = connection.lost() {
+        return Err(lost);
+    }
+    if connection.has_failed() || !keep && connection.written() != written {
+        return Ok(Trust::Abused);
+    }
+    if !keep {
+        store.raised.borrow_mut().truncate(raised);
+    }
+    Ok(Trust::Justified)
+}
+
 /// Runs one piece of work. An error means that the whole transaction is gone or of no use.
 fn under_savepoint(store: &StoreConnection, job: &mut dyn Job) -> Result<(), StoreError> {
     let connection = &store.connection;
+    if !job.is_change() {
+        store.known.write(connection)?;
+        store.known.forget();
+    }
     connection.set_savepoint()?;
-    let before = store.raised.borrow().len();
+    let raised = store.raised.borrow().len();
+    let before = job.is_change().then(|| store.known.begin_change());
     let mut keep = job.run(store);
     // What it did not wait for is its own, and nobody else's.
     if keep && let Err(e) = connection.settle() {
         job.fail(e.into());
         keep = false;
     }
+    store.known.end_change(before.filter(|_| !keep));
     if let Some(lost) = connection.lost() {
         return Err(lost);
     }
     if keep {
         connection.release_savepoint()?;
     } else {
-        store.raised.borrow_mut().truncate(before);
+        store.raised.borrow_mut().truncate(raised);
         connection.undo_to_savepoint()?;
     }
     Ok(())

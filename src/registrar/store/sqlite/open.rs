@@ -98,7 +98,7 @@ pub(super) fn connect(
         | OpenFlags::SQLITE_OPEN_EXRESCODE;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(busy_timeout)?;
-    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_prepared_statement_cache_capacity(128);
     let owner: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let empty = owner == 0
         && connection

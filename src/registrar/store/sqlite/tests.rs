@@ -187,6 +187,17 @@ fn a_full_disk_refuses_changes_and_leaves_nothing_half_done() {
 }
 
 #[test]
+fn what_the_database_refuses_takes_nothing_from_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory.path().join("keys.db"), 5000).unwrap();
+    let trigger = "CREATE TRIGGER poison BEFORE INSERT ON audit WHEN new.detail LIKE '%poison%' \
+                   BEGIN SELECT RAISE(ABORT, 'poison'); END";
+    harm(&store, trigger);
+    let others = suite::changes::what_the_database_refuses_takes_nothing_from_the_others;
+    suite::run(others(Arc::new(store)));
+}
+
+#[test]
 fn a_read_only_disk_refuses_changes_and_shows_keys() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(&directory.path().join("keys.db"), 5000).unwrap();

@@ -11,7 +11,7 @@ use crate::manage::registry::entry::tests::full;
 use crate::manage::registry::plans::PlanName;
 use crate::manage::registry::settings::{RawSettings, VERSION};
 use crate::registrar::store::{
-    AuditQuery, IdempotencyKey, ImportBatch, OrgChange, OrgRules, Replay,
+    AuditQuery, IdempotencyKey, ImportBatch, KeyQuery, OrgChange, OrgRules, Replay,
 };
 
 pub(crate) async fn a_key_lives_from_creation_to_revocation(store: Arc<dyn Store>) {
@@ -95,6 +95,51 @@ pub(crate) async fn a_change_that_fails_takes_nothing_from_the_others(store: Arc
         .collect();
     assert_eq!(fields, BTreeSet::from(["plan".to_owned()]));
     assert_eq!(store.audit_head().await.unwrap().seq, 32);
+}
+
+/// With a database that refuses what has `poison` in it, after the rest of the change was written.
+pub(crate) async fn what_the_database_refuses_takes_nothing_from_the_others(store: Arc<dyn Store>) {
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..64 {
+        let store = Arc::clone(&store);
+        callers.spawn(async move {
+            let name = if caller % 8 == 7 { "poison" } else { "key" };
+            let wanted = new_key(&format!("{name} {caller}"));
+            store.change(request(admin("kim"), KeyChange::Create(Box::new(wanted)))).await
+        });
+    }
+    let done = callers.join_all().await;
+    let serials: BTreeSet<u64> = done.iter().flatten().map(|made| made.serial).collect();
+    assert_eq!(serials, (1..=56).collect());
+    assert_eq!(store.audit_head().await.unwrap().seq, 56);
+    assert_eq!(store.publication(&audience()).await.unwrap().serial, 56);
+    assert_eq!(store.verify_audit(Vec::new()).await.unwrap(), []);
+    assert_eq!(store.unlogged_keys(9).await.unwrap(), []);
+    let all = KeyQuery { limit: 200, ..KeyQuery::all(audience(), Some(org("acme")), NOW) };
+    let names: Vec<_> =
+        store.keys(all).await.unwrap().keys.into_iter().map(|key| key.entry.name).collect();
+    assert_eq!(names.len(), 56);
+    assert!(names.iter().all(|name| !name.contains("poison")), "{names:?}");
+}
+
+/// A key that takes its own rights away does nothing more, not even in the same moment.
+pub(crate) async fn of_what_a_key_holds_the_changes_before_count(store: Arc<dyn Store>) {
+    let mut wanted = new_key("caller");
+    wanted.permissions = words(&["keys:read", "keys:write", "keys:revoke", "read"]);
+    let made = store.change(request(host(), KeyChange::Create(Box::new(wanted)))).await.unwrap();
+    let id = made.key.entry.id;
+    let asks = |change| store.change(request(StoreActor::Key(id), change));
+    let status = StatusChange::Revoke;
+    let key = KeyRef::Id(id);
+    // All wait for the writer when the first of them begins.
+    let (before, revoked, after) = tokio::join!(
+        asks(KeyChange::Create(Box::new(new_key("before")))),
+        asks(KeyChange::SetStatus { key, if_match: None, status }),
+        asks(KeyChange::Create(Box::new(new_key("after")))),
+    );
+    assert!(before.is_ok(), "{before:?}");
+    assert!(revoked.is_ok(), "{revoked:?}");
+    assert!(matches!(after, Err(StoreError::Forbidden { .. })), "{after:?}");
 }
 
 pub(crate) async fn of_two_editors_the_second_learns_of_the_first(store: Arc<dyn Store>) {

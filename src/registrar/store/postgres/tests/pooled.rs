@@ -29,6 +29,28 @@ impl StoreFixture for PooledFixture {
 
 store_suite!(PooledFixture);
 
+/// Nobody has said that there is a pooler: statements that were prepared for another session are not used.
+#[test]
+fn a_pooler_that_nobody_told_of_mixes_nothing_up() {
+    let database = server().database();
+    let url = pooler().url(&database);
+    let open = || -> Arc<dyn Store> { Arc::new(PostgresStore::open(options(&url)).unwrap()) };
+    let stores = [open(), open()];
+    for n in 0..30 {
+        let store = &stores[n % 2];
+        // A session that turns out to be another's costs a try at most.
+        let made = (0..5).find_map(|_| try_create(store, &format!("key {n}")).ok());
+        assert_eq!(made, Some(n as u64 + 1));
+        for store in &stores {
+            let read = |store: &Arc<dyn Store>| suite::run(store.publication(&audience())).ok();
+            let found = (0..5).find_map(|_| read(store));
+            assert_eq!(found.map(|found| found.serial), Some(n as u64 + 1));
+        }
+    }
+    assert_eq!(suite::run(stores[0].verify_audit(Vec::new())).unwrap(), []);
+    assert_eq!(suite::run(stores[0].unlogged_keys(9)).unwrap(), []);
+}
+
 /// No setting, prepared statement or subscription stays behind.
 #[test]
 fn nothing_stays_in_a_session() {

@@ -1,0 +1,174 @@
+//! What a transaction knows. While one writes nobody else does, so that the changes of many
+//! callers need not each read the same rows. Serials and the end of the audit log are counted here and
+//! written before the commit.
+//!
+//! Of what writes it serves changes of keys alone: before anything else is done, what was counted is
+//! written, and all of it is forgotten. Short readings that share a transaction have it too.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::super::audit::AuditHead;
+use super::super::names::AudienceName;
+use super::super::people::OrgRow;
+use super::driver::SqlConnection;
+use super::fault::SqlError;
+use super::rows::{AudienceSettings, NumberedKey};
+use crate::core::{KeyId, OrgId};
+
+/// Of one connection.
+#[derive(Debug, Default)]
+pub(super) struct KnownRows {
+    /// A key is being changed, or short readings share a transaction.
+    serves: Cell<bool>,
+    counted: RefCell<Counted>,
+    settings: RefCell<BTreeMap<AudienceName, Arc<AudienceSettings>>>,
+    orgs: RefCell<BTreeMap<OrgId, Arc<OrgRow>>>,
+    /// Those that ask for changes.
+    keys: RefCell<BTreeMap<(AudienceName, KeyId), Arc<NumberedKey>>>,
+}
+
+/// What goes on with each change.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counted {
+    serials: BTreeMap<AudienceName, CountedSerial>,
+    head: Option<AuditHead>,
+    /// The head has gone on since it was read.
+    appended: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct CountedSerial {
+    serial: u64,
+    raised: bool,
+}
+
+// === impl KnownRows ===
+
+impl KnownRows {
+    pub(super) const fn serves(&self) -> bool {
+        self.serves.get()
+    }
+
+    /// A change of a key begins. What its failure is to go back to.
+    pub(super) fn begin_change(&self) -> Counted {
+        self.serves.set(true);
+        self.counted.borrow().clone()
+    }
+
+    /// It has ended. `undo`: nothing of it stays.
+    pub(super) fn end_change(&self, undo: Option<Counted>) {
+        self.serves.set(false);
+        if let Some(before) = undo {
+            self.counted.replace(before);
+            self.keys.borrow_mut().clear();
+        }
+    }
+
+    /// Several readings have one transaction, which sees one state.
+    pub(super) fn begin_sharing(&self) {
+        self.serves.set(true);
+    }
+
+    pub(super) fn end_sharing(&self) {
+        self.serves.set(false);
+        self.forget();
+    }
+
+    pub(super) fn forget(&self) {
+        self.counted.take();
+        self.settings.borrow_mut().clear();
+        self.orgs.borrow_mut().clear();
+        self.keys.borrow_mut().clear();
+    }
+
+    /// Writes what was counted.
+    pub(super) fn write(&self, connection: &SqlConnection) -> Result<(), SqlError> {
+        let mut counted = self.counted.borrow_mut();
+        for (audience, counted) in &mut counted.serials {
+            if std::mem::take(&mut counted.raised) {
+                connection
+                    .prepare_cached("UPDATE audience SET serial = ?2 WHERE name = ?1")?
+                    .execute_later((audience.as_str(), counted.serial))?;
+            }
+        }
+        if let Some(head) = counted.head
+            && std::mem::take(&mut counted.appended)
+        {
+            connection
+                .prepare_cached("UPDATE audit_head SET seq = ?1, hash = ?2 WHERE one = 1")?
+                .execute_later((head.seq, head.hash.0))?;
+        }
+        Ok(())
+    }
+
+    /// The next serial of an audience whose serial is known.
+    pub(super) fn raise(&self, audience: &AudienceName) -> Option<u64> {
+        let mut counted = self.counted.borrow_mut();
+        let known = counted.serials.get_mut(audience).filter(|_| self.serves.get())?;
+        known.serial += 1;
+        known.raised = true;
+        Some(known.serial)
+    }
+
+    pub(super) fn settings(&self, audience: &AudienceName) -> Option<Arc<AudienceSettings>> {
+        let known = self.settings.borrow().get(audience).map(Arc::clone);
+        known.filter(|_| self.serves.get())
+    }
+
+    pub(super) fn put_settings(
+        &self,
+        audience: &AudienceName,
+        serial: u64,
+        settings: &Arc<AudienceSettings>,
+    ) {
+        if self.serves.get() {
+            let counted = CountedSerial { serial, raised: false };
+            self.counted.borrow_mut().serials.entry(audience.clone()).or_insert(counted);
+            self.settings.borrow_mut().insert(audience.clone(), Arc::clone(settings));
+        }
+    }
+
+    pub(super) fn head(&self) -> Option<AuditHead> {
+        self.counted.borrow().head.filter(|_| self.serves.get())
+    }
+
+    /// Whether the head's row can wait.
+    pub(super) fn append(&self, head: AuditHead) -> bool {
+        if self.serves.get() {
+            let mut counted = self.counted.borrow_mut();
+            counted.head = Some(head);
+            counted.appended = true;
+        }
+        self.serves.get()
+    }
+
+    pub(super) fn org(&self, org: &OrgId) -> Option<Arc<OrgRow>> {
+        let known = self.orgs.borrow().get(org).map(Arc::clone);
+        known.filter(|_| self.serves.get())
+    }
+
+    pub(super) fn put_org(&self, row: &Arc<OrgRow>) {
+        if self.serves.get() {
+            self.orgs.borrow_mut().insert(row.id.clone(), Arc::clone(row));
+        }
+    }
+
+    pub(super) fn key(&self, audience: &AudienceName, id: KeyId) -> Option<Arc<NumberedKey>> {
+        let known = self.keys.borrow().get(&(audience.clone(), id)).map(Arc::clone);
+        known.filter(|_| self.serves.get())
+    }
+
+    pub(super) fn put_key(&self, audience: &AudienceName, found: &Arc<NumberedKey>) {
+        if self.serves.get() {
+            let name = (audience.clone(), found.key.entry.id);
+            self.keys.borrow_mut().insert(name, Arc::clone(found));
+        }
+    }
+
+    /// The key is another one from now on.
+    pub(super) fn forget_key(&self, audience: &AudienceName, id: KeyId) {
+        self.keys.borrow_mut().remove(&(audience.clone(), id));
+    }
+}
