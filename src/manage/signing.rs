@@ -16,6 +16,7 @@ pub mod keeper;
 pub mod ledger;
 pub mod meant;
 pub mod numbers;
+pub mod opened;
 pub mod rules;
 pub mod serve;
 pub mod settings;

@@ -44,7 +44,8 @@ impl<'t> KeyLife<'t> {
         self.found.active_span().unwrap_or(0..0)
     }
 
-    /// Whether no request can meet what both records ask for.
+    /// Whether requests that the other record admits can be refused by this one whatever they ask for: it is
+    /// of another kind, names another environment, or its networks are others.
     pub fn excludes(&self, other: &KeyLife<'_>) -> bool {
         let (ours, theirs) = (&self.found, &other.found);
         ours.is_other_kind(theirs)

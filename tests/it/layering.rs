@@ -186,6 +186,7 @@ const PURE: &[&str] = &[
     "manage/signing/held",
     "manage/signing/meant",
     "manage/signing/numbers",
+    "manage/signing/opened",
     "manage/signing/rules",
     "manage/signing/wire",
     "proxy/http1",

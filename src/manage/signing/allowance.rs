@@ -1,5 +1,5 @@
 //! Words of somebody on the signer's host: what the brake would refuse may pass once, until a moment.
-//! A file each, which is gone before the signature leaves. Imports files, time and errors.
+//! A file each, which is gone before the signature leaves. Imports the rules, files, time and errors.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
@@ -13,6 +13,8 @@ use super::super::error::{Error, Result};
 use super::super::files;
 use super::super::operation::RandomSource as _;
 use super::super::session::SystemRandomness;
+use super::numbers::MOST_AT_ONCE;
+use super::rules::AllowedPart;
 
 /// Directory of the files, in the signer's state directory.
 const DIRECTORY: &str = "allowed";
@@ -46,6 +48,20 @@ pub struct Allowance {
 // === impl AllowedPass ===
 
 impl AllowedPass {
+    /// Whether it lets this of a table or patch for `audience` pass.
+    pub fn lets(&self, audience: &str, part: AllowedPart) -> bool {
+        match (part, self) {
+            (AllowedPart::Fall { active }, Self::Fall { audience: of, least }) => {
+                **of == *audience && *least <= active
+            }
+            (AllowedPart::Serial { serial }, Self::Serial { audience: of, from }) => {
+                let most = from.saturating_add(MOST_AT_ONCE);
+                **of == *audience && (*from..=most).contains(&serial)
+            }
+            _ => false,
+        }
+    }
+
     /// `None`: it is about the audit log.
     pub fn audience(&self) -> Option<&str> {
         match self {

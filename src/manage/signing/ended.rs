@@ -17,10 +17,14 @@ const DAY_MS: u64 = 86_400_000;
 /// How long an end counts, in whole days after that of the signature.
 const DAYS: u64 = 7;
 
-/// Keys whose ends are kept apart, of some 100 bytes in memory. Of more only the number counts.
+/// Keys whose ends are kept whole, of some 100 bytes in memory. Of more it is known that they ended.
 const MOST: usize = 1 << 19;
 
-/// Lines of a day's journal that are about one key each. Of more only the number counts.
+/// Keys of which it is known that they ended, of some 20 bytes in memory.
+const MOST_KNOWN: usize = 8 * MOST;
+
+/// Lines of a day's journal that are about one key each. Of more only the number counts, and a key
+/// counts with each file anew.
 const MOST_LINES: usize = 4 * MOST;
 
 /// An end that comes later does not matter while the signature counts, nor a day after: seconds.
@@ -38,6 +42,8 @@ pub struct KeyEnd {
 #[derive(Debug, Default)]
 pub struct EndedKeys {
     keys: HashMap<Digest, Vec<DayEnd>>,
+    /// By the first bytes of a digest the last day.
+    known: HashMap<[u8; 8], u64>,
     days: HashMap<u64, DayCount>,
 }
 
@@ -45,7 +51,7 @@ pub struct EndedKeys {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct DayCount {
     lines: usize,
-    /// How many ends there were that are not kept apart.
+    /// How many ends there were of which nothing else is kept.
     more: u64,
 }
 
@@ -106,11 +112,11 @@ impl EndedKeys {
         for line in journal.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
             match line.strip_prefix("more ").map(str::parse::<u64>) {
                 Some(more) => self.count(day, more.unwrap_or_default()),
-                None => {
-                    if let Some(end) = KeyEnd::read(line) {
-                        self.take(day, &end);
-                    }
-                }
+                None => match (KeyEnd::read(line), read_first(line)) {
+                    (Some(end), _) => drop(self.take(day, &end)),
+                    (None, Some(first)) => drop(self.know(day, first)),
+                    (None, None) => {}
+                },
             }
         }
     }
@@ -127,6 +133,9 @@ impl EndedKeys {
                     let ActiveSpan { start, end: until } = end.left;
                     let _ = writeln!(lines, "{digest} {start} {until}");
                 }
+                TakenEnd::Short(first) => {
+                    let _ = writeln!(lines, "{}", BASE64_URL_SAFE_NO_PAD.encode(first));
+                }
                 TakenEnd::TooMany => more += 1,
             }
         }
@@ -142,6 +151,7 @@ impl EndedKeys {
         if self.days.keys().all(|day| is_kept(*day, today)) {
             return;
         }
+        self.known.retain(|_, day| is_kept(*day, today));
         self.days.retain(|day, _| is_kept(*day, today));
         self.keys.retain(|_, ends| {
             ends.retain(|end| is_kept(end.day, today));
@@ -151,8 +161,9 @@ impl EndedKeys {
 
     /// How many ends count beside those of [`Self::digests`].
     pub fn uncounted(&self, today: u64) -> u64 {
+        let known = self.known.values().filter(|day| is_kept(**day, today)).count() as u64;
         let days = self.days.iter().filter(|(day, _)| is_kept(**day, today));
-        days.map(|(_, count)| count.more).fold(0, u64::saturating_add)
+        days.map(|(_, count)| count.more).fold(known, u64::saturating_add)
     }
 
     pub fn has(&self, digest: &Digest) -> bool {
@@ -182,7 +193,10 @@ impl EndedKeys {
         let known = match self.keys.entry(end.digest) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) if has_room => place.insert(Vec::new()),
-            Entry::Vacant(_) => return TakenEnd::TooMany,
+            Entry::Vacant(_) => {
+                let first = end.digest.0.first_chunk().copied().unwrap_or_default();
+                return self.know(day, first);
+            }
         };
         match known.iter_mut().find(|known| known.day == day) {
             Some(known) if meet(&known.left, &end.left) == known.left => return TakenEnd::Known,
@@ -193,6 +207,25 @@ impl EndedKeys {
         count.lines += 1;
         TakenEnd::New
     }
+
+    /// Of an end for which there is no room. Whoever makes up digests that begin alike takes nothing away:
+    /// each of them counts.
+    fn know(&mut self, day: u64, first: [u8; 8]) -> TakenEnd {
+        let count = self.days.entry(day).or_default();
+        let has_room = count.lines < MOST_LINES && self.known.len() < MOST_KNOWN;
+        match self.known.entry(first) {
+            Entry::Occupied(last) if *last.get() >= day => return TakenEnd::Known,
+            Entry::Occupied(mut last) if count.lines < MOST_LINES => drop(last.insert(day)),
+            Entry::Vacant(place) if has_room => drop(place.insert(day)),
+            Entry::Occupied(_) | Entry::Vacant(_) => return TakenEnd::TooMany,
+        }
+        count.lines += 1;
+        TakenEnd::Short(first)
+    }
+}
+
+fn read_first(line: &str) -> Option<[u8; 8]> {
+    BASE64_URL_SAFE_NO_PAD.decode(line).ok()?.try_into().ok()
 }
 
 /// Whether what was signed on `day` counts today. A day that is ahead, since the clock was set back,
@@ -205,6 +238,8 @@ pub const fn is_kept(day: u64, today: u64) -> bool {
 enum TakenEnd {
     Known,
     New,
+    /// Only the first bytes of the digest are kept.
+    Short([u8; 8]),
     TooMany,
 }
 
@@ -272,18 +307,23 @@ mod tests {
         }
     }
 
+    /// A key counts once, with however many patches it is told again.
     #[test]
-    fn more_than_are_kept_apart_are_counted() {
+    fn more_than_are_kept_whole_are_counted() {
         let mut ended = EndedKeys::default();
         let many: Vec<_> = (0..MOST as u32 + 7).map(|n| end(n, 0..0)).collect();
-        let JournalLines(lines) = ended.note(100, &many);
-        assert!(lines.ends_with("\nmore 7\n"));
+        let JournalLines(mut lines) = ended.note(100, &many);
+        for _ in 0..3 {
+            lines.push_str(&ended.note(100, &many[MOST - 2..]).0);
+        }
         let mut read = EndedKeys::default();
         read.read(100, &lines);
         for mut ended in [ended, read] {
             let week = 100 + DAYS;
             assert_eq!((ended.uncounted(week), ended.uncounted(week + 1)), (7, 0));
-            ended.forget(week + 1);
+            ended.note(101, &many[MOST + 5..]);
+            assert_eq!((ended.uncounted(week), ended.uncounted(week + 1)), (7, 2));
+            ended.forget(week + 2);
             assert_eq!((ended.uncounted(week), ended.digests().count()), (0, 0));
         }
     }

@@ -2,7 +2,6 @@
 //! thing at a time. Imports the rules, the ledger, signers and table.
 
 use std::collections::HashMap;
-use std::io::Cursor;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,18 +12,16 @@ use super::allowance::{Allowance, AllowedPass};
 use super::checkpoint::checkpoint_message;
 use super::ended::{JournalLines, day_of};
 use super::ends::{IndexedTable, KeysBefore};
-use super::held::HeldWords;
 use super::ledger::SignerLedger;
 use super::meant::{MeantKeys, SignedLately};
-use super::numbers::MOST_AT_ONCE;
+use super::opened::{OpenedFile, opened};
 use super::rules::{
-    AllowedPart, CheckpointVerdict, CountedFile, NeededWord, RECOVERY_REMEDY, SignedMark,
-    SigningRules, SigningVerdict,
+    CheckpointVerdict, CountedFile, NeededWord, RECOVERY_REMEDY, SignedMark, SigningRules,
+    SigningVerdict,
 };
 use super::wire::AskedCheckpoint;
 use crate::manage::error::{Error, Result};
-use crate::table::write::Draft;
-use crate::table::{Base, Bounds, Buffer, FileKind, Manifest, Patch, PublicKey, Table, Trust};
+use crate::table::{Base, Bounds, Buffer, Manifest, Patch, PublicKey, Table};
 
 /// What a signer works with.
 #[derive(Debug)]
@@ -75,12 +72,6 @@ struct AskedFile {
     leads_back: bool,
 }
 
-/// A file whose body was read.
-enum OpenedFile {
-    Table(Arc<Table>),
-    Patch(Arc<Patch>),
-}
-
 // === impl SigningKeeper ===
 
 impl SigningKeeper {
@@ -126,16 +117,20 @@ impl SigningKeeper {
         let lately = self.lately(&audience, &mark, now_ms).map_err(unavailable)?;
         let leads_back = mark.leads_back(manifest);
         // If somebody allows that, nothing that was signed before counts any more.
-        let mut lately = if leads_back { SignedLately::default() } else { lately };
+        let (mut lately, before) = match leads_back {
+            true => (SignedLately::default(), Some(lately)),
+            false => (lately, None),
+        };
         let asked = AskedFile { message, file, mark, leads_back };
         let made = self.judge_and_sign(asked, &rules, &mut lately, now_ms);
-        let is_kept = match &made {
-            Ok(_) => true,
+        let kept = match &made {
+            Ok(_) => Some(lately),
             // What could not be written is read again from the disk.
-            Err(refusal) => !leads_back && refusal.reason != SigningReason::Unavailable,
+            Err(refusal) if refusal.reason == SigningReason::Unavailable => None,
+            Err(_) => before.or(Some(lately)),
         };
-        if is_kept {
-            self.lately.insert(audience, lately);
+        if let Some(kept) = kept {
+            self.lately.insert(audience, kept);
         }
         made
     }
@@ -155,22 +150,18 @@ impl SigningKeeper {
         };
         let (course, active) = (meant.counted.course(), meant.counted.now());
         let today = day_of(now_ms);
-        let lasting = meant.lasting(&lately.ended, today);
+        let lasting = meant.lasting(lately, today);
         let counted = CountedFile { manifest, meant: &course, lasting: &lasting };
-        let mut by = String::new();
-        let mut mark = match mark.judge(rules, counted, self.public.id(), now_ms)? {
+        let (mut mark, needed) = match mark.judge(rules, counted, self.public.id(), now_ms)? {
             SigningVerdict::Again => {
                 return self.signed(&message, told(manifest, active, " again"));
             }
-            SigningVerdict::New(mark) => mark,
-            SigningVerdict::IfAllowed { mark, needed } => {
-                by = self.allowed(&rules.audience, needed, now_ms)?;
-                mark
-            }
+            SigningVerdict::New(mark) => (mark, Vec::new()),
+            SigningVerdict::IfAllowed { mark, needed } => (mark, needed),
         };
         let audience = &*rules.audience;
-        lately.ended.forget(today);
-        let JournalLines(lines) = lately.ended.note(today, &meant.ends);
+        self.refuse_unallowed(audience, &needed, now_ms)?;
+        let JournalLines(lines) = lately.note_ends(&meant, today);
         if leads_back {
             self.ledger.forget_ends(audience);
         }
@@ -188,6 +179,8 @@ impl SigningKeeper {
         .map_err(unavailable)?;
         lately.forget_patches(|base| mark.knows(base));
         mark.patches = lately.patches.iter().map(|patch| patch.serial()).collect();
+        // On a disk that takes nothing no word is lost.
+        let by = self.take_words(audience, &needed, now_ms)?;
         self.ledger.note(audience, mark).map_err(unavailable)?;
         let made = self.signed(&message, told(manifest, active, &by));
         if let OpenedFile::Table(table) = file {
@@ -198,29 +191,43 @@ impl SigningKeeper {
         made
     }
 
-    /// Takes a word for each; who has said them, for the log.
-    fn allowed(
+    /// Refuses what somebody has to allow and nobody has. Words stay.
+    fn refuse_unallowed(
         &self,
         audience: &str,
-        mut needed: Vec<NeededWord>,
+        needed: &[NeededWord],
+        now_ms: u64,
+    ) -> std::result::Result<(), SigningRefusal> {
+        let is_allowed = |word: &&NeededWord| {
+            let state = &self.terms.state;
+            Allowance::is_given(state, now_ms, |pass| pass.lets(audience, word.what))
+        };
+        match needed.iter().find(|word| !is_allowed(word)) {
+            Some(word) => Err(word.refusal.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes a word for each; who has said them, for the log.
+    fn take_words(
+        &self,
+        audience: &str,
+        needed: &[NeededWord],
         now_ms: u64,
     ) -> std::result::Result<String, SigningRefusal> {
-        let parts: Vec<_> = needed.iter().map(|word| word.what).collect();
-        let lets = |part: usize, pass: &AllowedPass| match (parts.get(part), pass) {
-            (Some(AllowedPart::Fall { active }), AllowedPass::Fall { audience: of, least }) => {
-                **of == *audience && least <= active
-            }
-            (Some(AllowedPart::Serial { serial }), AllowedPass::Serial { audience: of, from }) => {
-                let most = from.saturating_add(MOST_AT_ONCE);
-                **of == *audience && (*from..=most).contains(serial)
-            }
-            _ => false,
+        if needed.is_empty() {
+            return Ok(String::new());
+        }
+        let lets = |part: usize, pass: &AllowedPass| {
+            needed.get(part).is_some_and(|word| pass.lets(audience, word.what))
         };
-        let state = &self.terms.state;
-        match Allowance::take(state, now_ms, parts.len(), lets).map_err(unavailable)? {
+        match Allowance::take(&self.terms.state, now_ms, needed.len(), lets).map_err(unavailable)? {
             Ok(words) => Ok(as_allowed(&words)),
-            // The first that nobody has said.
-            Err(missing) => Err(needed.swap_remove(missing).refusal),
+            // Somebody has withdrawn it in this moment: what was noted is read again from the disk.
+            Err(_) => {
+                let why = "what was allowed was withdrawn meanwhile";
+                Err(SigningRefusal::new(SigningReason::Unavailable, why))
+            }
         }
     }
 
@@ -229,8 +236,7 @@ impl SigningKeeper {
         if let Some(lately) = self.lately.remove(audience) {
             return Ok(lately);
         }
-        let held = HeldWords::since(mark.serial());
-        let mut lately = SignedLately { held, ..SignedLately::default() };
+        let mut lately = SignedLately::since(mark.serial());
         let bounds = Bounds { max_bytes: self.terms.max_bytes };
         for serial in &mark.patches {
             match self.ledger.patch(audience, *serial, &bounds) {
@@ -263,15 +269,19 @@ impl SigningKeeper {
             return Err(SigningRefusal::new(SigningReason::Stale, why));
         }
         let counted = CountedSpans::of(table.active_spans(), now_ms);
-        let mut ends = Vec::new();
-        if !mark.leads_back(manifest) {
-            if let Some(newest) = mark.table() {
-                self.reopen(&manifest.audience, newest, now_ms);
-            }
-            let before = self.in_force(&manifest.audience, mark.table(), lately, now_ms);
-            ends = before.ends_of_table(table);
-            ends.extend(lately.held.ends_of(table, now_ms));
-        }
+        let audience = &manifest.audience;
+        let is_known = |keeper: &mut Self| {
+            mark.table().is_none_or(|newest| keeper.reopen(audience, newest, now_ms))
+        };
+        let ends = match mark.leads_back(manifest) {
+            true => Some(Vec::new()),
+            false => is_known(self).then(|| {
+                let before = self.in_force(audience, mark.table(), lately, now_ms);
+                let mut ends = before.ends_of_table(table);
+                ends.extend(lately.held.ends_of(table, now_ms));
+                ends
+            }),
+        };
         Ok(MeantKeys { counted, table: Arc::clone(table), patch: None, ends })
     }
 
@@ -313,7 +323,7 @@ impl SigningKeeper {
             None => counted,
         };
         let before = self.in_force(audience, [base, newest], lately, now_ms);
-        let ends = before.ends_of_patch(patch, &over);
+        let ends = Some(before.ends_of_patch(patch, &over));
         Ok(MeantKeys { counted, table, patch: in_force.cloned(), ends })
     }
 
@@ -437,42 +447,6 @@ impl HeldTable {
         let manifest = self.indexed.table.manifest();
         *manifest.audience == *audience && manifest.as_base() == base
     }
-}
-
-// === impl OpenedFile ===
-
-impl OpenedFile {
-    fn manifest(&self) -> &Manifest {
-        match self {
-            Self::Table(table) => table.manifest(),
-            Self::Patch(patch) => patch.manifest(),
-        }
-    }
-}
-
-/// Reads the whole file, and the bytes of it that are signed. Every count of the manifest was held
-/// against the body.
-fn opened(
-    file: Buffer,
-    max_bytes: u64,
-) -> std::result::Result<(Vec<u8>, OpenedFile), SigningRefusal> {
-    // One line: what follows is a remedy for whoever published it.
-    let odd = |why: String| {
-        SigningRefusal::new(SigningReason::File, why.lines().next().unwrap_or_default())
-    };
-    let stated = Manifest::unverified(&file).map_err(|e| odd(e.to_string()))?;
-    let draft = Draft::read(Cursor::new(&*file)).map_err(|e| odd(e.to_string()))?;
-    let message = draft.message().to_vec();
-    let (trust, bounds) = (Trust::for_inspection(), Bounds { max_bytes });
-    let opened = match stated.kind {
-        FileKind::Table => {
-            Table::open(file, &trust, &bounds).map(|table| OpenedFile::Table(Arc::new(table)))
-        }
-        FileKind::Patch => {
-            Patch::open(file, &trust, &bounds).map(|patch| OpenedFile::Patch(Arc::new(patch)))
-        }
-    };
-    Ok((message, opened.map_err(|e| odd(e.to_string()))?))
 }
 
 fn is_recovery(_: usize, pass: &AllowedPass) -> bool {

@@ -5,15 +5,11 @@ use super::{FoundRecord, RawGrant};
 // === impl FoundRecord ===
 
 impl FoundRecord<'_> {
-    /// Whether it is of another kind of key, or of another environment where both name one.
+    /// Whether it is of another kind of key, or names an environment that the other does not.
     pub(crate) fn is_other_kind(&self, other: &FoundRecord<'_>) -> bool {
         let (Some(ours), Some(theirs)) = (self.raw_grant(), other.raw_grant()) else { return true };
-        let ours_in = ours.environment().flatten();
-        let is_elsewhere = theirs
-            .environment()
-            .flatten()
-            .is_some_and(|theirs| ours_in.is_some_and(|ours| ours != theirs));
-        ours.kind() != theirs.kind() || is_elsewhere
+        let named = ours.environment().flatten();
+        ours.kind() != theirs.kind() || named.is_some() && named != theirs.environment().flatten()
     }
 
     /// Whether it takes requests from some networks alone.

@@ -331,3 +331,84 @@ fn after_a_word_ordinary_changes_go_on() {
         assert!(refused.is_empty(), "{least} {refused:?}");
     }
 }
+
+/// Keys of one environment; a table that names none, which nobody gets; a patch over it that names
+/// the other environment. Held over the first table it leaves nothing.
+#[test]
+fn environments_that_meet_over_a_table_that_nobody_gets() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    let of = |environment| specs(0..100, move |spec| spec.grant.environment = environment);
+    let live = of(Some(Environment::Live));
+    let mut first = table_of(&house, 1, 1, &live);
+    let first = sign(&house, &mut keeper, &mut first, NOW).unwrap();
+    let mut sidecar = Sidecar::new(&house);
+    sidecar.offer(&first, NOW);
+    let before = sidecar.count(&live, NOW);
+    let mut second = table_of(&house, 2, 2, &of(None));
+    let Ok(_withheld) = sign(&house, &mut keeper, &mut second, NOW) else { return };
+    let second = second.opened();
+    let mut patch = patch_of(&house, 3, &second, |draft| {
+        of(Some(Environment::Test)).into_iter().for_each(|spec| draft.put(spec));
+    });
+    let Ok(patch) = sign(&house, &mut keeper, &mut patch, NOW) else { return };
+    sidecar.offer(&patch, NOW);
+    most_stay("another environment", before, sidecar.count(&live, NOW));
+}
+
+/// Keys without an environment get one that the sidecar (`environment = "live"`) is not in.
+#[test]
+fn an_environment_for_keys_that_had_none() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    let of = |environment| specs(0..100, move |spec| spec.grant.environment = environment);
+    let any = of(None);
+    let first = sign(&house, &mut keeper, &mut table_of(&house, 1, 1, &any), NOW).unwrap();
+    let mut sidecar = Sidecar { environment: Some(Environment::Live), ..Sidecar::new(&house) };
+    sidecar.offer(&first, NOW);
+    let before = sidecar.count(&any, NOW);
+    let mut second = table_of(&house, 2, 2, &of(Some(Environment::Test)));
+    let Ok(second) = sign(&house, &mut keeper, &mut second, NOW) else { return };
+    sidecar.offer(&second, NOW);
+    most_stay("an environment", before, sidecar.count(&any, NOW));
+}
+
+/// Nobody knows what the next table ends where the file of the one before is lost.
+#[test]
+fn a_lost_table_needs_a_word() {
+    let house = House::new();
+    house.table(1, 0..100).by(&mut house.keeper()).unwrap();
+    for entry in fs::read_dir(house.root.path()).unwrap().flatten() {
+        if entry.path().extension().is_some_and(|end| end == "kgt") {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    let mut keeper = house.keeper();
+    assert_eq!(house.table(2, 0..100).by(&mut keeper), Err(SigningReason::Brake));
+    house.allow(fall(0), NOW);
+    let mut table = house.table(2, 0..100);
+    table.by(&mut keeper).unwrap();
+    assert_eq!(house.patch(3, &mut table, 0..40).by(&mut keeper), Err(SigningReason::Brake));
+    house.patch(3, &mut table, 0..60).by(&mut keeper).unwrap();
+}
+
+/// What was allowed is still allowed where the disk did not take what was to be signed.
+#[test]
+fn a_word_outlives_a_full_disk() {
+    let house = House::new();
+    let mut keeper = house.keeper();
+    let mut table = house.table(1, 0..100);
+    table.by(&mut keeper).unwrap();
+    house.allow(fall(10), NOW);
+    let names = fs::read_dir(house.root.path()).unwrap().flatten().map(|entry| entry.file_name());
+    let names = names.map(|name| name.into_string().unwrap());
+    let of_table = names.into_iter().find(|name| name.ends_with(".kgt")).unwrap();
+    let audience = of_table.split('-').nth(1).unwrap();
+    let in_the_way = house.path(&format!("patch-{audience}-2.kgp"));
+    fs::create_dir(&in_the_way).unwrap();
+    let mut patch = house.patch(2, &mut table, 0..10);
+    assert_eq!(patch.by(&mut keeper), Err(SigningReason::Unavailable));
+    fs::remove_dir(&in_the_way).unwrap();
+    patch.by(&mut keeper).unwrap();
+    assert_eq!(house.patch(3, &mut table, 0..4).by(&mut keeper), Err(SigningReason::Brake));
+}
