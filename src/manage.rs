@@ -86,6 +86,21 @@ pub struct AddedCommand {
     pub run: fn(&ArgMatches, &mut Session) -> error::Result<()>,
 }
 
+// === impl AddedCommand ===
+
+impl AddedCommand {
+    /// With the options of `A`.
+    pub fn of<A: clap::Args>(
+        name: &'static str,
+        about: &'static str,
+        run: fn(&ArgMatches, &mut Session) -> error::Result<()>,
+    ) -> Self {
+        let command = A::augment_args(clap::Command::new(name));
+        // What the options' type says of itself is for readers of the code.
+        Self { definition: command.about(about).long_about(None), run }
+    }
+}
+
 /// The whole program with the commands that other rooms add. Returns its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>, added: &[AddedCommand]) -> u8 {
     let given: Vec<OsString> = arguments.into_iter().collect();

@@ -60,9 +60,7 @@ struct PokeReport {
 /// For the binary.
 pub fn added() -> AddedCommand {
     let about = "Let injected pods read a changed ConfigMap or Secret at once";
-    let command = clap::Command::new("poke");
-    // What the options say of themselves comes first otherwise.
-    AddedCommand { definition: PokeOptions::augment_args(command).about(about), run }
+    AddedCommand::of::<PokeOptions>("poke", about, run)
 }
 
 fn run(matches: &ArgMatches, session: &mut Session) -> Result<()> {

@@ -106,6 +106,16 @@ fn source(section: &ConfigSection<'_>) -> Option<TableSource> {
     path.map(TableSource::Path).or(from)
 }
 
+/// Of less than a second nothing could be asked: `Prefer: wait` has whole ones.
+fn long_poll(text: &str) -> Result<Duration, ConfigProblem> {
+    let wait = units::duration(text)?;
+    if !wait.is_zero() && wait < Duration::from_secs(1) {
+        let hint = "servers are asked to wait for whole seconds; 0s: the URL is polled";
+        return Err(ConfigProblem::new("must be 0s, or at least 1s").hint(hint));
+    }
+    Ok(wait)
+}
+
 fn is_url(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
@@ -238,7 +248,7 @@ fn url_options(section: &ConfigSection<'_>) -> UrlOptions {
         ca: section.file("ca"),
         bearer_file: secret_path(section, "bearer_file"),
         basic_file: secret_path(section, "basic_file"),
-        long_poll: section.pause("long_poll", Duration::ZERO),
+        long_poll: section.parse("long_poll", long_poll).unwrap_or_default(),
     };
     if options.bearer_file.is_some() && options.basic_file.is_some() {
         let problem =

@@ -18,13 +18,20 @@ const SIZES: [(&str, u64); 9] = [
     ("TiB", 1 << 40),
 ];
 
-/// `30s`, `250ms`, `1h 30m`, `90d`.
+/// Longest duration that is taken: a hundred years. Every clock can count on from now by that.
+const LONGEST: Duration = Duration::from_secs(36_525 * 24 * 3600);
+
+/// `30s`, `250ms`, `1h 30m`, `90d`; a hundred years at most.
 pub(crate) fn duration(text: &str) -> Result<Duration, ConfigProblem> {
-    humantime::parse_duration(text).map_err(|_| {
+    let duration = humantime::parse_duration(text).map_err(|_| {
         let bare = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let hint = if bare { format!("write \"{text}s\" for seconds") } else { examples() };
         ConfigProblem::new("is not a duration").hint(hint)
-    })
+    })?;
+    if duration > LONGEST {
+        return Err(ConfigProblem::new("is longer than \"36525d\"").hint(examples()));
+    }
+    Ok(duration)
 }
 
 fn examples() -> String {
@@ -89,6 +96,10 @@ mod tests {
         assert_eq!(duration("1h 30m").ok(), Some(Duration::from_secs(5_400)));
         assert_eq!(duration("30").unwrap_err().hint.unwrap(), "write \"30s\" for seconds");
         assert!(duration("soon").is_err());
+        assert_eq!(duration("36525d").ok(), Some(LONGEST));
+        for long in ["36526d", "18446744073709551615s"] {
+            assert!(duration(long).unwrap_err().message.contains("is longer than"), "{long}");
+        }
         assert_eq!(share("50%").ok(), Some(0.5));
         assert!(share("101%").is_err() && share("0.5").is_err() && share("NaN%").is_err());
     }

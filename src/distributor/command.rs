@@ -1,6 +1,6 @@
 //! `keygatectl distributor`. `added` joins it to the commands of `manage`, which do not know it.
 
-use clap::{ArgMatches, Args as _, FromArgMatches as _};
+use clap::{ArgMatches, FromArgMatches as _};
 
 use super::arguments::DistributorArguments;
 use super::options::DistributorOptions;
@@ -14,8 +14,7 @@ use crate::manage::session::Session;
 pub fn added() -> AddedCommand {
     let about =
         "Pass tables and patches of an origin on to thousands of sidecars that wait for them";
-    let command = clap::Command::new("distributor").about(about);
-    AddedCommand { definition: DistributorArguments::augment_args(command), run: begin }
+    AddedCommand::of::<DistributorArguments>("distributor", about, begin)
 }
 
 fn begin(matches: &ArgMatches, session: &mut Session) -> Result<()> {

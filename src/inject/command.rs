@@ -63,15 +63,13 @@ struct UninjectArgs {
 /// `keygatectl inject`.
 pub fn added_inject() -> AddedCommand {
     let about = "Put keygate in front of workloads on Kubernetes";
-    let command = clap::Command::new("inject").about(about);
-    AddedCommand { definition: InjectArgs::augment_args(command), run: run_inject }
+    AddedCommand::of::<InjectArgs>("inject", about, run_inject)
 }
 
 /// `keygatectl uninject`.
 pub fn added_uninject() -> AddedCommand {
     let about = "Take keygate out of workloads again";
-    let command = clap::Command::new("uninject").about(about);
-    AddedCommand { definition: UninjectArgs::augment_args(command), run: run_uninject }
+    AddedCommand::of::<UninjectArgs>("uninject", about, run_uninject)
 }
 
 fn run_inject(matches: &ArgMatches, session: &mut Session) -> Result<()> {

@@ -5,6 +5,9 @@ use std::time::{Duration, UNIX_EPOCH};
 /// The last second that a table's record can hold (2106-02-07T06:28:15Z).
 const LAST: u64 = u32::MAX as u64;
 
+/// Longest duration that is taken: a hundred years. Every clock can count on from now by that.
+const LONGEST: Duration = Duration::from_secs(36_525 * 24 * 3600);
+
 /// A point in time as an option gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
@@ -17,6 +20,8 @@ pub enum When {
 pub enum TimeError {
     #[error("must look like `90d`, `12h` or `1h30m`")]
     Duration,
+    #[error("must be at most `36525d`")]
+    Long,
     #[error("must look like `2027-01-31T00:00:00Z` (RFC 3339, with a zone)")]
     Instant,
     #[error("must be between 1970-01-01 and 2106-02-06")]
@@ -52,7 +57,8 @@ impl When {
         if text == "never" {
             return Ok(Self::Never);
         }
-        if let Ok(duration) = duration(text) {
+        // However long: an end beyond what a record holds is refused by [`Self::resolve`].
+        if let Ok(duration) = humantime::parse_duration(text) {
             return Ok(Self::In(duration));
         }
         match instant(text) {
@@ -104,8 +110,12 @@ pub fn show(seconds: u64) -> String {
         .to_string()
 }
 
+/// As people write it; a hundred years at most.
 pub fn duration(text: &str) -> Result<Duration, TimeError> {
-    humantime::parse_duration(text).map_err(|_| TimeError::Duration)
+    match humantime::parse_duration(text).map_err(|_| TimeError::Duration)? {
+        long if long > LONGEST => Err(TimeError::Long),
+        duration => Ok(duration),
+    }
 }
 
 /// The text before the zone, and the zone's offset from UTC in seconds.
@@ -130,6 +140,20 @@ fn split_zone(text: &str) -> Option<(&str, i64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_can_be_counted_on_from_now() {
+        assert_eq!(duration("36525d"), Ok(LONGEST));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        for long in ["36526d", "18446744073709551615s", "999999999w"] {
+            assert_eq!(duration(long), Err(TimeError::Long), "{long}");
+            let ends = When::parse(long).unwrap().resolve(0);
+            assert_eq!(ends, Err(TimeError::Range), "{long}");
+        }
+        for bad in ["", "soon", "99999999999999999999s"] {
+            assert_eq!(duration(bad), Err(TimeError::Duration), "{bad}");
+        }
+    }
 
     #[test]
     fn instants() {

@@ -111,8 +111,7 @@ struct OpenState {
 /// For the binary.
 pub fn added() -> AddedCommand {
     let about = "Run and look after the management service";
-    let command = clap::Command::new("admin").about(about);
-    AddedCommand { definition: Admin::augment_args(command), run }
+    AddedCommand::of::<Admin>("admin", about, run)
 }
 
 fn run(matches: &ArgMatches, session: &mut Session) -> Result<()> {

@@ -110,9 +110,7 @@ struct RunningWebhook {
 /// For the binary.
 pub fn added() -> AddedCommand {
     let about = "Put sidecars into pods on their way into a cluster, until SIGTERM or SIGINT";
-    let command = clap::Command::new("webhook");
-    // What the options say of themselves comes first otherwise.
-    AddedCommand { definition: WebhookOptions::augment_args(command).about(about), run }
+    AddedCommand::of::<WebhookOptions>("webhook", about, run)
 }
 
 fn run(matches: &ArgMatches, session: &mut Session) -> Result<()> {

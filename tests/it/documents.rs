@@ -131,6 +131,30 @@ fn every_command_and_option_of_keygatectl_is_described() {
     assert!(gone.is_empty(), "docs/keygatectl.md tells of options that are not there: {gone:?}");
 }
 
+/// The help of a command says what it does. A comment on the type that holds its options would take the
+/// place of that, unseen by whoever writes it.
+#[test]
+fn the_help_of_every_command_says_what_it_does() {
+    let added = keygate::added::commands();
+    let mut commands = vec![keygate::manage::definition(&added), keygate::cli::definition()];
+    let mut seen = 0;
+    while let Some(command) = commands.pop() {
+        seen += 1;
+        let name = command.get_name();
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        let first = about.split(' ').next().unwrap_or_default();
+        let says_what = first.starts_with(|c: char| c.is_ascii_uppercase())
+            && !["A", "An", "Arguments", "As", "For", "Of", "Options", "The", "What"]
+                .contains(&first);
+        assert!(says_what && !about.contains("command line"), "{name}: {about:?}");
+        let long = command.get_long_about().map(ToString::to_string).unwrap_or_default();
+        assert!(long.is_empty() || long.starts_with(&about), "{name}: {long:?}");
+        let below = command.get_subcommands().filter(|below| below.get_name() != "help");
+        commands.extend(below.cloned());
+    }
+    assert!(seen > 40, "{seen} commands");
+}
+
 /// Links between documents lead somewhere.
 #[test]
 fn links_resolve() {
