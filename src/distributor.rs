@@ -19,4 +19,5 @@ mod options;
 mod probes;
 mod run;
 mod serve;
+mod strangers;
 mod tokens;

@@ -126,8 +126,9 @@ impl RemoteFileError {
             (io::ErrorKind::InvalidData, RemoteFilePurpose::Credential) => {
                 "it has to hold the credential alone, in one line"
             }
-            (io::ErrorKind::NotFound, _) => {
-                "put the file there; keygate reads it anew whenever it asks"
+            (io::ErrorKind::NotFound, RemoteFilePurpose::Authorities) => "put the file there",
+            (io::ErrorKind::NotFound, RemoteFilePurpose::Credential) => {
+                "put the file there; it is read anew whenever the server is asked"
             }
             (io::ErrorKind::PermissionDenied, _) => {
                 "the user that runs keygate needs to read it, and to enter every directory above it"

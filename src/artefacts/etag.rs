@@ -8,6 +8,10 @@ use crate::core::Digest;
 /// Digits of the hash in a tag: 128 bits.
 const DIGITS: usize = 32;
 
+/// Most tags of a request that count: a caller has one file in force, and each tag is kept for as long
+/// as the request waits.
+const MOST: usize = 8;
+
 /// What an artefact is recognised by: `"SERIAL-HASH"`, strong (RFC 9110 section 8.8.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArtefactTag {
@@ -30,16 +34,6 @@ impl ArtefactTag {
     pub fn to_field(&self) -> String {
         format!("\"{}-{}\"", self.serial, self.hash)
     }
-
-    /// Without its quotes. `None`: it is another server's.
-    fn parse(opaque: &str) -> Option<Self> {
-        let (serial, hash) = opaque.split_once('-')?;
-        let is_hash = hash.len() == DIGITS
-            && hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        let is_serial = serial.bytes().all(|b| b.is_ascii_digit());
-        (is_hash && is_serial).then_some(())?;
-        Some(Self { serial: serial.parse().ok()?, hash: hash.into() })
-    }
 }
 
 /// What `If-None-Match` says.
@@ -47,7 +41,38 @@ impl ArtefactTag {
 pub(super) struct KnownTags {
     /// `*`
     any: bool,
-    tags: Vec<ArtefactTag>,
+    tags: Box<[KnownTag]>,
+}
+
+/// An [`ArtefactTag`] in the room that a request may take while it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct KnownTag {
+    serial: u64,
+    hash: [u8; DIGITS / 2],
+}
+
+// === impl KnownTag ===
+
+impl KnownTag {
+    /// Without its quotes. `None`: it is another server's.
+    fn parse(opaque: &str) -> Option<Self> {
+        let (serial, digits) = opaque.split_once('-')?;
+        let is_serial = serial.bytes().all(|b| b.is_ascii_digit());
+        is_serial.then_some(())?;
+        Some(Self { serial: serial.parse().ok()?, hash: hash_of(digits)? })
+    }
+
+    fn is(&self, tag: &ArtefactTag) -> bool {
+        self.serial == tag.serial && hash_of(&tag.hash) == Some(self.hash)
+    }
+}
+
+/// Of its digits.
+fn hash_of(digits: &str) -> Option<[u8; DIGITS / 2]> {
+    let is_hash = digits.len() == DIGITS
+        && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    is_hash.then_some(())?;
+    u128::from_str_radix(digits, 16).ok().map(u128::to_be_bytes)
 }
 
 // === impl KnownTags ===
@@ -55,24 +80,25 @@ pub(super) struct KnownTags {
 impl KnownTags {
     /// Compared weakly, as RFC 9110 section 13.1.2 has it: `W/` counts for nothing.
     pub(super) fn of(fields: &HeaderMap) -> Self {
-        let mut known = Self::default();
+        let (mut any, mut tags) = (false, Vec::new());
         for value in fields.get_all(header::IF_NONE_MATCH) {
             let Ok(text) = value.to_str() else { continue };
-            known.any |= text.trim() == "*";
+            any |= text.trim() == "*";
             // Our tags hold neither comma nor quote.
             let opaque = text.split(',').filter_map(|one| {
                 let one = one.trim();
                 let one = one.strip_prefix("W/").unwrap_or(one);
                 one.strip_prefix('"')?.strip_suffix('"')
             });
-            known.tags.extend(opaque.filter_map(ArtefactTag::parse));
+            let room = MOST.saturating_sub(tags.len());
+            tags.extend(opaque.filter_map(KnownTag::parse).take(room));
         }
-        known
+        Self { any, tags: tags.into() }
     }
 
     /// Whether the caller has this one already.
     pub(super) fn has(&self, tag: &ArtefactTag) -> bool {
-        self.any || self.tags.contains(tag)
+        self.any || self.tags.iter().any(|known| known.is(tag))
     }
 
     /// Whether the caller says that it has something newer.
@@ -81,8 +107,10 @@ impl KnownTags {
     }
 
     /// The newest that the caller says it has.
-    pub(super) fn newest(self) -> Option<ArtefactTag> {
-        self.tags.into_iter().max_by_key(|tag| tag.serial)
+    pub(super) fn newest(&self) -> Option<ArtefactTag> {
+        let newest = self.tags.iter().max_by_key(|tag| tag.serial)?;
+        let hash = format!("{:032x}", u128::from_be_bytes(newest.hash));
+        Some(ArtefactTag { serial: newest.serial, hash: hash.into() })
     }
 }
 
@@ -130,5 +158,9 @@ mod tests {
         assert!(!known(&["*"]).is_beyond(&tag));
         assert_eq!(known(&[&both]).newest(), Some(other));
         assert_eq!(known(&["*"]).newest(), None, "says nothing of what it is");
+        // However many there are, a request that waits keeps a few.
+        let many = vec![&*both; 400].join(", ");
+        assert_eq!(known(&[&many, &many]).tags.len(), MOST);
+        assert!(size_of::<KnownTag>() <= 24);
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// The golden ratio as a share of 2^32: its multiples spread evenly, however many there are.
 const STRIDE: u32 = 2_654_435_769;
@@ -14,31 +15,38 @@ const STRIDE: u32 = 2_654_435_769;
 /// Whether those who wait are to leave. Clones are one and the same.
 #[derive(Clone, Debug)]
 pub(super) struct WaitersLeave {
-    within: watch::Sender<Option<Duration>>,
+    told: watch::Sender<Option<LeaveTerms>>,
     places: Arc<AtomicU32>,
+}
+
+/// From when to when they leave.
+#[derive(Clone, Copy, Debug)]
+struct LeaveTerms {
+    began: Instant,
+    within: Duration,
 }
 
 // === impl WaitersLeave ===
 
 impl WaitersLeave {
     pub(super) fn new() -> Self {
-        Self { within: watch::Sender::new(None), places: Arc::default() }
+        Self { told: watch::Sender::new(None), places: Arc::default() }
     }
 
     /// From now on: whoever waits, or comes, leaves within this time.
     pub(super) fn begin(&self, within: Duration) {
-        self.within.send_replace(Some(within));
+        self.told.send_replace(Some(LeaveTerms { began: Instant::now(), within }));
     }
 
     /// Until it is this one's turn.
     pub(super) async fn turn(&self) {
-        let mut told = self.within.subscribe();
+        let mut told = self.told.subscribe();
         let comes_late = told.borrow().is_some();
-        let within = match told.wait_for(Option::is_some).await {
-            Ok(within) => within.unwrap_or_default(),
-            Err(_) => return,
+        let Ok(Some(terms)) = told.wait_for(Option::is_some).await.map(|terms| *terms) else {
+            return;
         };
-        // Whoever comes back here must not take us for a server that holds nothing.
+        // Whoever comes back here must not take us for a server that holds nothing; at the end of the
+        // time all have to be gone.
         let share = match comes_late {
             true => 1.0,
             false => {
@@ -46,13 +54,36 @@ impl WaitersLeave {
                 f64::from(place) / f64::from(u32::MAX)
             }
         };
-        tokio::time::sleep(within.mul_f64(share)).await;
+        tokio::time::sleep(terms.rest(share, terms.began.elapsed())).await;
+    }
+}
+
+// === impl LeaveTerms ===
+
+impl LeaveTerms {
+    /// How long the one with this share of the time waits on, so much after the beginning.
+    fn rest(&self, share: f64, elapsed: Duration) -> Duration {
+        self.within.mul_f64(share).saturating_sub(elapsed)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_comes_late_leaves_with_the_last() {
+        let seconds = Duration::from_secs;
+        let terms = LeaveTerms { began: Instant::now(), within: seconds(40) };
+        for (share, elapsed, rest) in [
+            (0.5, seconds(0), seconds(20)),
+            (1.0, seconds(0), seconds(40)),
+            (1.0, seconds(15), seconds(25)),
+            (1.0, seconds(60), Duration::ZERO),
+        ] {
+            assert_eq!(terms.rest(share, elapsed), rest, "{share} after {elapsed:?}");
+        }
+    }
 
     #[test]
     fn turns_are_spread_evenly() {

@@ -1,6 +1,7 @@
 //! How many polls wait, of each caller, of each fleet and in all. Imports nothing of the crate.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How many polls may wait at a time.
@@ -31,8 +32,11 @@ struct WaitCounts {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PollCaller {
     pub(super) fleet: Box<str>,
-    /// Its own name, or else its address.
-    pub(super) name: Box<str>,
+    /// What it calls itself, which anybody may: another address that says the same is another caller,
+    /// and cannot take its places.
+    pub(super) instance: Option<Box<str>>,
+    /// `None`: it came over a Unix socket.
+    pub(super) address: Option<IpAddr>,
 }
 
 /// The right to wait; given back when dropped.
@@ -52,6 +56,15 @@ pub(super) enum NoPlace {
 }
 
 // === impl WaitLimits ===
+
+impl WaitLimits {
+    /// For callers that may each wait for so many files: once for each, and once more for each that it
+    /// asks for again before the end of the former request was noticed.
+    #[must_use]
+    pub fn for_files(self, files: usize) -> Self {
+        Self { of_a_caller: self.of_a_caller.max(files * 2), ..self }
+    }
+}
 
 impl Default for WaitLimits {
     fn default() -> Self {
@@ -120,7 +133,8 @@ mod tests {
     use super::*;
 
     fn caller(fleet: &str, name: impl ToString) -> PollCaller {
-        PollCaller { fleet: fleet.into(), name: name.to_string().into() }
+        let instance = Some(name.to_string().into());
+        PollCaller { fleet: fleet.into(), instance, address: None }
     }
 
     #[test]
@@ -134,6 +148,8 @@ mod tests {
             (of_a_caller..of_a_fleet).map(|n| take(caller("web", n)).unwrap()).collect();
         assert_eq!(take(caller("web", "z")).unwrap_err(), NoPlace::All);
         assert!(take(caller("mobile", "a")).is_ok(), "another fleet");
+        assert_eq!(WaitLimits::default().for_files(8), WaitLimits::default());
+        assert_eq!(WaitLimits::default().for_files(512).of_a_caller, 1024);
         drop(own);
         assert!(take(caller("web", "a")).is_ok());
         drop(rest);

@@ -35,7 +35,7 @@ const HEAD: &str = "keygate-head";
 const INSTANCE_MAX: usize = 128;
 
 /// Sidecars that share a bearer token.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArtefactFleet {
     pub name: Box<str>,
     /// Whose artefacts it sees. Of all others it cannot tell whether they are there.
@@ -151,6 +151,11 @@ impl ArtefactService {
         self.0.fleets.store(Arc::new(fleets));
     }
 
+    /// Whether a request with these fields is a fleet's.
+    pub fn is_of_fleet(&self, fields: &HeaderMap) -> bool {
+        fleet(&self.0.fleets.load(), fields).is_some()
+    }
+
     /// How many requests wait now.
     pub fn waiting(&self) -> usize {
         self.0.polls.waiting()
@@ -205,13 +210,13 @@ impl ArtefactService {
             return Err(NoArtefact::Method);
         }
         let instance = instance(request.headers());
-        let address = peer.map(|peer| peer.to_canonical().to_string()).unwrap_or_default();
         let caller = PollCaller {
             fleet: fleet.name.clone(),
-            name: instance.clone().unwrap_or_else(|| address.into()),
+            instance: instance.clone(),
+            address: peer.map(|peer| peer.to_canonical()),
         };
         let known = KnownTags::of(request.headers());
-        let has = KnownTags::of(request.headers()).newest();
+        let has = known.newest();
         let audience: Box<str> = audience.into();
         (self.0.told)(ArtefactPoll {
             fleet: fleet.name.clone(),

@@ -227,6 +227,11 @@ fn a_caller_has_so_many_waits_and_no_more() {
         assert_eq!(field(&refused, header::RETRY_AFTER.as_str()), "1");
         assert_eq!(peer.get(PATCH, &[("keygate-instance", "a")]).await.status(), 404, "at once");
         assert_eq!(more("b").await.status(), StatusCode::NOT_FOUND, "has waited");
+        // Anybody can say another's name: it is only who comes from there as well.
+        let same = Request::get(PATCH).header("authorization", WEB).header("prefer", "wait=1");
+        let same = same.header("keygate-instance", "a").body(()).unwrap();
+        let elsewhere = peer.service.answer(same, Some("192.0.2.2".parse().unwrap())).await;
+        assert_eq!(field(&elsewhere, "preference-applied"), "wait=1", "has waited");
         // Whoever hangs up gives the place back.
         let mut held = held;
         held.pop().unwrap().abort();

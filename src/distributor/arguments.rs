@@ -9,7 +9,7 @@ use clap::Args;
 use crate::config::size;
 use crate::manage::time;
 
-/// As the command line has it.
+/// Options of `keygatectl distributor`.
 #[derive(Debug, Args)]
 pub(super) struct DistributorArguments {
     /// Where tables and patches come from: URL/AUDIENCE/table.kgt and URL/AUDIENCE/patch.kgp, as
@@ -34,7 +34,7 @@ pub(super) struct DistributorArguments {
     /// Certificate authorities of the origin, PEM [default: public ones]
     #[arg(long, value_name = "FILE")]
     pub(super) origin_ca: Option<PathBuf>,
-    /// How long the origin is asked to hold an answer until there is news; 0s: it is polled
+    /// How long the origin is asked to hold an answer until there is news, 1s to 60s; 0s: it is polled
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = time::duration)]
     pub(super) long_poll: Duration,
     /// From one request to the next, to an origin that holds nothing back
@@ -76,7 +76,7 @@ pub(super) struct DistributorArguments {
     /// distributors; a quarter more or less
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = time::duration)]
     pub(super) connection_age: Duration,
-    /// After SIGTERM: within this time those who wait are let go, evenly spread; 0s: at once
+    /// After SIGTERM or SIGHUP: within this time those who wait are let go, evenly spread; 0s: at once
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = time::duration)]
     pub(super) drain: Duration,
     /// What it calls itself at the origin [default: the host's name]

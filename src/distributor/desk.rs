@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::Full;
 use metrics::Histogram;
@@ -21,8 +21,9 @@ use crate::clock::Clock;
 use crate::table::Buffer;
 use crate::tls::{Certificate, Reloadable as _, ServerTls};
 
-/// Requests of one sidecar that may wait at a time: a table and a patch of each audience.
-const OF_A_CALLER: usize = 16;
+/// How long after its start an audience of which the origin says nothing keeps it unready. From then
+/// on the others count: their sidecars must not be without a distributor for its sake.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// All of it. Clones are one and the same.
 #[derive(Clone)]
@@ -46,6 +47,8 @@ struct DeskParts {
     access_log: AccessLines,
     tls: Option<Arc<ServerTls>>,
     clock: Clock,
+    /// By the process's clock.
+    began_ns: u64,
     connections: AtomicUsize,
     is_leaving: AtomicBool,
 }
@@ -104,9 +107,9 @@ impl DistributorDesk {
             })
             .collect();
         let limits = WaitLimits {
-            of_a_caller: OF_A_CALLER.max(kept.len() * 2),
             of_a_fleet: most_waiting,
             in_all: most_waiting,
+            ..WaitLimits::default().for_files(kept.len())
         };
         let service = ArtefactService::with_terms(
             shelf.clone(),
@@ -122,6 +125,7 @@ impl DistributorDesk {
             metrics,
             access_log,
             tls,
+            began_ns: clock.now().mono_ns,
             clock,
             connections: AtomicUsize::new(0),
             is_leaving: AtomicBool::new(false),
@@ -150,6 +154,11 @@ impl DistributorDesk {
     /// Serial of what is served; 0: nothing.
     pub(super) fn serial(&self, at: usize) -> u64 {
         self.0.kept.get(at).map_or(0, |kept| kept.serial.load(Ordering::Relaxed))
+    }
+
+    /// The origin has said something about it.
+    pub(super) fn is_known(&self, at: usize) -> bool {
+        self.0.kept.get(at).is_some_and(|kept| kept.is_known.load(Ordering::Relaxed))
     }
 
     /// What is served.
@@ -200,6 +209,11 @@ impl DistributorDesk {
 
     // --- what sidecars ask
 
+    /// Whether a request with these fields is a fleet's.
+    pub(super) fn knows(&self, fields: &HeaderMap) -> bool {
+        self.0.service.is_of_fleet(fields)
+    }
+
     /// Answers one request; its body is not read.
     pub(super) async fn answer<B>(
         &self,
@@ -210,10 +224,14 @@ impl DistributorDesk {
             AccessLines::On => Some(AccessedBy::of(&request)),
             AccessLines::Off => None,
         };
+        let is_head = request.method() == Method::HEAD;
         let began = self.0.clock.now().mono_ns;
         let mut response = self.0.service.answer(request, Some(peer)).await;
         let now = self.0.clock.now().mono_ns;
-        let bytes = response.body().size_hint().exact().unwrap_or_default();
+        let bytes = match is_head {
+            true => 0,
+            false => response.body().size_hint().exact().unwrap_or_default(),
+        };
         let answered = response.extensions_mut().remove::<ArtefactAnswered>();
         let status = response.status();
         match answered.as_ref().and_then(|answered| self.kept(answered)) {
@@ -233,7 +251,8 @@ impl DistributorDesk {
             }
             None => self.0.metrics.refused(status),
         }
-        if self.is_leaving() {
+        // Who has no token does not keep a place.
+        if self.is_leaving() || status == StatusCode::UNAUTHORIZED {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
@@ -275,6 +294,19 @@ impl DistributorDesk {
     pub(super) fn awaited(&self) -> Option<&OriginArtefact> {
         let awaited = self.0.kept.iter().find(|kept| !kept.is_known.load(Ordering::Relaxed));
         awaited.map(|kept| &kept.place)
+    }
+
+    /// Whether it is of use as it is: the origin has spoken of every file, or of all of one audience
+    /// and had time enough for the others. What is not known of those is 503 in any case.
+    pub(super) fn is_ready(&self) -> bool {
+        let age = self.0.clock.now().mono_ns.saturating_sub(self.0.began_ns);
+        let mut awaited: Vec<_> = self.0.kept.iter().collect();
+        awaited.retain(|kept| !kept.is_known.load(Ordering::Relaxed));
+        let is_whole = |kept: &KeptArtefact| {
+            awaited.iter().all(|awaited| awaited.place.audience != kept.place.audience)
+        };
+        awaited.is_empty()
+            || Duration::from_nanos(age) >= PATIENCE && self.0.kept.iter().any(is_whole)
     }
 
     /// All metrics, as they are now.

@@ -13,7 +13,11 @@ use crate::reload::{
     Fetch, FetchAnswer, FetchEnd, FetchFault, NextFetch, SourceError, TransferDeadline, UrlSource,
     WaitClaim, random_share,
 };
-use crate::table::{Buffer, SignedHead};
+use crate::table::{Buffer, Refusal, SignedHead};
+
+/// Longest pause after a file that is of no use, unless polling is slower still: all sidecars are
+/// behind for as long, and nobody but this process asks.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// One file, and how its origin is asked.
 pub(super) struct OriginFollower {
@@ -33,7 +37,7 @@ pub(super) struct OriginFollower {
 impl OriginFollower {
     /// Until nobody can send to `stopped` any more.
     pub(super) fn run(mut self, stopped: &Receiver<()>) {
-        let mut pace = self.source.pace();
+        let mut pace = self.source.pace().at_most(LONGEST_PAUSE);
         let mut patience = TransferDeadline::AtOnce;
         loop {
             let began = self.desk.clock().now().mono_ns;
@@ -41,7 +45,12 @@ impl OriginFollower {
             let took = self.since(began);
             let (end, claim) = self.hear(fetched, took);
             let is_first = patience == TransferDeadline::AtOnce;
-            patience = TransferDeadline::Wait;
+            // As long as nothing is known of it, nobody is served: an origin that has nothing there
+            // must say so at once.
+            patience = match self.desk.is_known(self.at) {
+                true => TransferDeadline::Wait,
+                false => TransferDeadline::AtOnce,
+            };
             let is_answer = !matches!(end, FetchEnd::Away { .. } | FetchEnd::Failed { .. });
             let next = match is_first && is_answer && self.source.waits() {
                 true => NextFetch::AtOnce,
@@ -88,16 +97,9 @@ impl OriginFollower {
                 };
                 (end, claim)
             }
-            Err(FetchFault { error, is_away }) => {
-                let retry_after = match &error {
-                    SourceError::Status { retry_after, .. } => *retry_after,
-                    _ => None,
-                };
-                self.told(OriginResult::Failed, Some(error.to_string()));
-                let end = match is_away {
-                    true => FetchEnd::Away { retry_after },
-                    false => FetchEnd::Failed { retry_after },
-                };
+            Err(fault) => {
+                let end = end_of(&fault);
+                self.told(OriginResult::Failed, Some(told_of_fault(&fault.error)));
                 (end, WaitClaim::NotAsked)
             }
         }
@@ -127,7 +129,7 @@ impl OriginFollower {
                 FetchEnd::New
             }
             Err(refusal) => {
-                self.told(OriginResult::Refused, Some(refusal.to_string()));
+                self.told(OriginResult::Refused, Some(told_of_refusal(&refusal)));
                 FetchEnd::Failed { retry_after: None }
             }
         }
@@ -150,5 +152,89 @@ impl OriginFollower {
 
     fn since(&self, began_ns: u64) -> Duration {
         Duration::from_nanos(self.desk.clock().now().mono_ns.saturating_sub(began_ns))
+    }
+}
+
+/// What a fault says of the next request. An answer without a file costs nobody much, and is over as
+/// soon as somebody has mended a token or a rule of an ingress: it is asked again as one that is away.
+fn end_of(FetchFault { error, is_away }: &FetchFault) -> FetchEnd {
+    let retry_after = match error {
+        SourceError::Status { retry_after, .. } => *retry_after,
+        _ => None,
+    };
+    let is_small = matches!(
+        error,
+        SourceError::Status { .. } | SourceError::Credential(_) | SourceError::Redirect
+    );
+    match *is_away || is_small {
+        true => FetchEnd::Away { retry_after },
+        false => FetchEnd::Failed { retry_after },
+    }
+}
+
+/// In the words of this command's options; a sidecar has settings for the same.
+fn told_of_fault(error: &SourceError) -> String {
+    match error {
+        SourceError::TooLarge { bytes, limit } => {
+            format!("{bytes} bytes, at most {limit} are allowed\nhint: raise --max-bytes")
+        }
+        other => other.to_string(),
+    }
+}
+
+fn told_of_refusal(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Audience { stated, wanted } => format!(
+            "made for another audience: {stated:?}, wanted: {wanted:?}\n\
+             hint: --audience, --table and --patch say which URL is whose"
+        ),
+        Refusal::UnknownSigner { signers } => format!(
+            "none of its signers is trusted here: {signers}\n\
+             hint: publish with a trusted signer; if the sidecars trust this one, give its public key \
+             with --trusted-signer as well"
+        ),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every setting that a message names has to be one of this command.
+    #[test]
+    fn hints_name_options_of_this_command() {
+        let told = [
+            told_of_fault(&SourceError::TooLarge { bytes: 2, limit: 1 }),
+            told_of_refusal(&Refusal::Audience { stated: "a".into(), wanted: "b".into() }),
+            told_of_refusal(&Refusal::UnknownSigner { signers: "s".into() }),
+        ];
+        for told in told {
+            assert!(told.contains("hint: ") && told.contains(" --"), "{told}");
+            for setting in ["max_bytes", "trusted_signers", "configuration"] {
+                assert!(!told.contains(setting), "{told}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_soon_mended_is_soon_asked_again() {
+        let status = |status| SourceError::Status { status, retry_after: None };
+        for (error, is_away) in [
+            (status(401), true),
+            (status(403), true),
+            (status(418), true),
+            (SourceError::Redirect, true),
+            (SourceError::Network("cut".to_owned()), false),
+            (SourceError::TooLarge { bytes: 2, limit: 1 }, false),
+        ] {
+            let word = error.to_string();
+            let end = end_of(&FetchFault { error, is_away: false });
+            assert_eq!(matches!(end, FetchEnd::Away { .. }), is_away, "{word}");
+        }
+        let told = Some(Duration::from_secs(7));
+        let error = SourceError::Status { status: 401, retry_after: told };
+        let end = end_of(&FetchFault { error, is_away: false });
+        assert_eq!(end, FetchEnd::Away { retry_after: told });
     }
 }

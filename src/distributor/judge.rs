@@ -55,9 +55,12 @@ impl ArtefactJudge {
         if served.is_some_and(|served| *served.bytes == *file) {
             return Ok(ArtefactVerdict::Served);
         }
-        let serial = Manifest::stated(file, self.kind, &self.audience)?.serial;
+        // Nothing but the frame is looked at before the signatures hold.
         if let Some(trust) = &self.trust {
             SignedHead::open(file, self.kind, trust)?;
+        }
+        let serial = Manifest::stated(file, self.kind, &self.audience)?.serial;
+        if self.trust.is_some() {
             match served.map_or(0, |served| served.tag.serial) {
                 floor if serial < floor => return Err(Refusal::Rollback { serial, floor }),
                 same if serial == same => return Err(Refusal::EqualSerial { serial }),
@@ -110,6 +113,19 @@ mod tests {
         let newer = served(900, &forged);
         assert_eq!(strict.judge(&good, Some(&newer)).unwrap_err().reason(), "rollback");
         assert_eq!(plain.judge(&good, Some(&newer)).unwrap(), ArtefactVerdict::New { serial: 7 });
+        // Text that nobody vouches for begins no line of the log, and is not even read where it matters
+        // who signed it.
+        let manifest = b"{\"evil\\n2027-01-31 INFO all is well \\u001b[31m\": 1}";
+        let mut odd = b"keygate\x01".to_vec();
+        odd.extend((manifest.len() as u32).to_le_bytes());
+        odd.extend(manifest);
+        odd.extend([0; 4]);
+        odd.resize(odd.len().next_multiple_of(64), 0);
+        let told = plain.judge(&odd, None).unwrap_err();
+        assert_eq!(told.reason(), "manifest");
+        let told = told.to_string();
+        assert!(!told.contains(['\n', '\u{1b}']) && told.contains("all is well"), "{told:?}");
+        assert_eq!(strict.judge(&odd, None).unwrap_err().reason(), "unsigned");
         let twin = table_file(&[spec(2)], issue(7, &[&own]), &[&own]);
         let first = served(7, &good);
         assert_eq!(strict.judge(&twin, Some(&first)).unwrap_err().reason(), "equal_serial");

@@ -23,6 +23,11 @@ const MOST_AUDIENCES: usize = 256;
 /// Longest name of an audience, and of a distributor.
 const LONGEST_NAME: usize = 128;
 
+/// How long an origin can be asked to hold an answer: whole seconds can be asked for, and proxies end
+/// requests that stay silent for longer than a minute.
+const LONG_POLL: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(60);
+
 /// What stays as it is in a part of a path.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -88,6 +93,11 @@ impl DistributorOptions {
             if duration.is_zero() {
                 return Err(Error::argument(option, "must be more than 0s"));
             }
+        }
+        if !given.long_poll.is_zero() && !LONG_POLL.contains(&given.long_poll) {
+            let why = "must be 1s to 60s, or 0s\nhint: with 0s the origin is polled, as often as \
+                       --poll says";
+            return Err(Error::argument("--long-poll", why));
         }
         let tls = match (given.tls_certificate, given.tls_key) {
             (Some(certificate), Some(key)) => Some(TlsServer {
@@ -329,6 +339,11 @@ mod tests {
             (format!("{good} --open --trusted-signer /nowhere"), "/nowhere"),
             (format!("{good} --open --trusted-signer ed25519:AAAA"), "signer"),
             (format!("{good} --open --poll 0s"), "--poll: must be more than 0s"),
+            (format!("{good} --open --long-poll 900ms"), "--long-poll: must be 1s to 60s, or 0s"),
+            (format!("{good} --open --long-poll 1h"), "with 0s the origin is polled"),
+            (format!("{good} --open --long-poll 18446744073709551615s"), "must be at most"),
+            (format!("{good} --open --poll 18446744073709551615s"), "must be at most"),
+            (format!("{good} --open --drain 18446744073709551615s"), "must be at most"),
             (format!("{good} --open --max-bytes 0B"), "--max-bytes"),
             (format!("{good} --open --max-bytes 3"), "must look like"),
             (format!("{good} --open --tls-key k"), "--tls-certificate"),
@@ -340,5 +355,9 @@ mod tests {
             assert!(!error.contains("hunter2") && !error.contains("0123"), "{error}");
         }
         assert!(options(&format!("{good} --fleet web:shop={token}")).is_ok());
+        for long_poll in ["0s", "1s", "60s"] {
+            let options = options(&format!("{good} --open --long-poll {long_poll}"));
+            assert!(options.is_ok(), "{long_poll}");
+        }
     }
 }

@@ -74,7 +74,10 @@ fn page(desk: &DistributorDesk, method: &Method, path: &str) -> Response<Full<By
             (false, Some(awaited)) => {
                 let (audience, what) = (&awaited.audience, word(awaited.name));
                 let why = format!("the origin has said nothing yet of the {what} of {audience}\n");
-                text(StatusCode::SERVICE_UNAVAILABLE, why)
+                let is_ready = desk.is_ready();
+                let status =
+                    if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                text(status, why)
             }
             (false, None) => text(StatusCode::OK, "ok\n".to_owned()),
         },
@@ -90,4 +93,49 @@ fn text(status: StatusCode, text: String) -> Response<Full<Bytes>> {
     fields.insert(header::CONTENT_TYPE, form);
     fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artefacts::ArtefactName;
+    use crate::clock::Clock;
+    use crate::distributor::desk::DeskOptions;
+    use crate::distributor::judge::ArtefactJudge;
+    use crate::distributor::options::{AccessLines, OriginArtefact};
+
+    /// An audience that the origin does not give must not take the others' sidecars with it.
+    #[test]
+    fn one_audience_does_not_keep_it_unready_for_ever() {
+        let clock = Clock::manual(1_000);
+        let names = [ArtefactName::Table, ArtefactName::Patch];
+        let files = ["shop", "billing"].into_iter().flat_map(|a| names.map(|name| (a, name)));
+        let artefacts = files.map(|(audience, name)| OriginArtefact {
+            audience: audience.into(),
+            name,
+            url: "http://a".into(),
+            judge: ArtefactJudge::new(audience, name, None).unwrap(),
+        });
+        let desk = DistributorDesk::new(DeskOptions {
+            artefacts: artefacts.collect(),
+            fleets: Vec::new(),
+            most_waiting: 1,
+            access_log: AccessLines::Off,
+            tls: None,
+            clock: clock.clone(),
+        });
+        let ready = || page(&desk, &Method::GET, "/readyz").status().as_u16();
+        let minute = Duration::from_secs(60);
+        desk.missing(0);
+        clock.advance(minute);
+        assert_eq!(ready(), 503, "of no audience everything is known");
+        desk.missing(2);
+        assert_eq!(ready(), 503, "a table each");
+        desk.missing(1);
+        assert_eq!(ready(), 200, "all of one, and there was time for the other");
+        desk.missing(3);
+        assert_eq!(ready(), 200);
+        desk.leave(Duration::ZERO);
+        assert_eq!(ready(), 503);
+    }
 }

@@ -1,6 +1,5 @@
 //! The running distributor: its threads, from the start to the last answer.
 
-use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -9,7 +8,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing_subscriber::EnvFilter;
 
 use super::desk::{DeskOptions, DistributorDesk};
@@ -24,6 +23,7 @@ use crate::manage::error::{Error, Result};
 use crate::manage::session::Session;
 use crate::reload::UrlSource;
 use crate::tls::{Reloadable, ServerTls, Watcher};
+use crate::wording::visible::Visible;
 
 /// Between two looks at token files and certificate.
 const LOOK: Duration = Duration::from_secs(2);
@@ -40,9 +40,13 @@ pub(super) fn run(options: DistributorOptions, session: &mut Session) -> Result<
     // A log that nobody reads must not hold up a fleet.
     let (log, _log) = tracing_appender::non_blocking(std::io::stderr());
     let filter = EnvFilter::new("info,hyper=warn");
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log);
+    // Text of the origin steers no terminal.
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(move || Visible(log.clone()));
     // A second one in the same process is a test's, and the first one serves both.
-    let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
+    let _ = log.try_init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("distributor")
         .enable_all()
@@ -79,7 +83,8 @@ pub(super) fn run(options: DistributorOptions, session: &mut Session) -> Result<
         }
         session.output.flush()?;
         // Nobody is served before the addresses are ours.
-        let stop = follow(followers)?;
+        let fell = Arc::new(Notify::new());
+        let stop = follow(followers, &fell)?;
         let (close, told) = watch::channel(false);
         // Probes are answered to the end.
         let (_end, ended) = watch::channel(false);
@@ -87,7 +92,14 @@ pub(super) fn run(options: DistributorOptions, session: &mut Session) -> Result<
         let serving = tokio::spawn(serve(listener, desk.clone(), bounds, told));
         let probing = tokio::spawn(probes::serve(probes, desk.clone(), ended));
         let caring = tokio::spawn(care(desk.clone(), options.fleets, certificates));
-        signals.wait().await;
+        tokio::select! {
+            () = signals.wait() => {}
+            // Sidecars would be served what gets older and older, and nobody would know.
+            () = fell.notified() => {
+                let message = "a thread that follows the origin has panicked, see above";
+                return Err(Error::Added { message: message.to_owned(), exit: Exit::Internal });
+            }
+        }
         tracing::info!(within = ?options.drain, "draining");
         desk.leave(options.drain);
         tokio::select! {
@@ -109,10 +121,11 @@ pub(super) fn run(options: DistributorOptions, session: &mut Session) -> Result<
     })
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM, SIGINT and SIGHUP: of files that change nobody has to be told.
 struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
 }
 
 // === impl StopSignals ===
@@ -120,13 +133,15 @@ struct StopSignals {
 impl StopSignals {
     fn new() -> std::io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
-        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self { terminate, interrupt, hang_up: signal(SignalKind::hangup())? })
     }
 
     async fn wait(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.hang_up.recv() => {}
         }
     }
 }
@@ -157,18 +172,37 @@ fn followers(options: &DistributorOptions, desk: &DistributorDesk) -> Result<Vec
 }
 
 /// A thread for each file, until what is returned is dropped. One that waits at the origin then ends
-/// with the process.
-fn follow(followers: Vec<OriginFollower>) -> Result<Vec<Sender<()>>> {
+/// with the process; `fell` hears of one that panics.
+fn follow(followers: Vec<OriginFollower>, fell: &Arc<Notify>) -> Result<Vec<Sender<()>>> {
     let mut stops = Vec::new();
     for follower in followers {
         let (stop, stopped) = channel();
-        std::thread::Builder::new()
-            .name("fetch-origin".to_owned())
-            .spawn(move || follower.run(&stopped))
-            .map_err(internal)?;
+        watched(fell, move || follower.run(&stopped)).map_err(internal)?;
         stops.push(stop);
     }
     Ok(stops)
+}
+
+/// Says so when its thread panics.
+struct Fall(Arc<Notify>);
+
+impl Drop for Fall {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.notify_one();
+        }
+    }
+}
+
+/// Works on a thread of its own.
+fn watched(fell: &Arc<Notify>, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    let fall = Fall(Arc::clone(fell));
+    let thread = std::thread::Builder::new().name("fetch-origin".to_owned());
+    thread.spawn(move || {
+        let _fall = fall;
+        work();
+    })?;
+    Ok(())
 }
 
 /// Looks after what changes beside: token files, certificate, metrics.
@@ -205,4 +239,19 @@ fn fit_descriptors(connections: usize, files: u64) -> usize {
          hint: raise the limit (LimitNOFILE, ulimit -n) or lower --max-connections"
     );
     fits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_does_not_do_so_in_silence() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let fell = Arc::new(Notify::new());
+        watched(&fell, || {}).unwrap();
+        watched(&fell, || panic!("of this test")).unwrap();
+        let heard = async { tokio::time::timeout(Duration::from_secs(60), fell.notified()).await };
+        runtime.block_on(heard).expect("it fell");
+    }
 }

@@ -17,16 +17,26 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use super::desk::DistributorDesk;
+use super::strangers::{Stranger, Strangers};
 use crate::config::Sharing;
 use crate::reload::random_share;
 use crate::serving::{accept_until, told_to_stop};
 
-/// For a handshake, and until the head of a request is there: of the first, or of the next on an idle
-/// connection.
+/// For a handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Until the head of the first request is there.
+const FIRST_HEAD: Duration = Duration::from_secs(5);
+
+/// The same of the next, on an idle connection.
 const HEAD: Duration = Duration::from_secs(30);
+
+/// For the place of a connection that was told to give way.
+const GIVES_WAY: Duration = Duration::from_secs(1);
 
 /// Longest head of a request: sidecars send the head of what they have in one of its fields. A
 /// connection's buffer begins with 8 KiB.
@@ -77,7 +87,8 @@ pub(super) async fn serve(
     stop: watch::Receiver<bool>,
 ) {
     let places = Arc::new(Semaphore::new(bounds.most));
-    let accept = || accept(&listener, &desk, &places, bounds, &stop);
+    let strangers = Strangers::default();
+    let accept = || accept(&listener, &desk, &places, &strangers, bounds, &stop);
     accept_until(stop.clone(), accept).await;
     drop(listener);
     let all = u32::try_from(bounds.most).unwrap_or(u32::MAX);
@@ -90,18 +101,42 @@ async fn accept(
     listener: &TcpListener,
     desk: &DistributorDesk,
     places: &Arc<Semaphore>,
+    strangers: &Strangers,
     bounds: ConnectionBounds,
     stop: &watch::Receiver<bool>,
 ) -> io::Result<()> {
     let (stream, address) = listener.accept().await?;
-    let Ok(place) = Arc::clone(places).try_acquire_owned() else {
-        // Closed at once: another distributor may have a place.
-        desk.turned_away();
-        return Ok(());
+    let free = match Arc::clone(places).try_acquire_owned() {
+        Ok(place) => Some(place),
+        Err(_) => {
+            // Either this one is closed at once, since another distributor may have a place, or one
+            // that has shown no token yet.
+            desk.turned_away();
+            if !strangers.give_way() {
+                return Ok(());
+            }
+            None
+        }
     };
     let peer = address.ip().to_canonical();
-    let parts = ConnectionParts { desk: desk.clone(), peer, bounds, place };
-    tokio::spawn(arrive(stream, parts, stop.clone()));
+    let (desk, places, strangers) = (desk.clone(), Arc::clone(places), strangers.clone());
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        let place = match free {
+            Some(place) => place,
+            None => match tokio::time::timeout(GIVES_WAY, places.acquire_owned()).await {
+                Ok(Ok(place)) => place,
+                Ok(Err(_)) | Err(_) => return,
+            },
+        };
+        let (stranger, end) = strangers.arrives();
+        let stranger = Arc::new(stranger);
+        let parts = ConnectionParts { desk, peer, bounds, stranger, place };
+        tokio::select! {
+            () = arrive(stream, parts, stop) => {}
+            () = end.comes() => {}
+        }
+    });
     Ok(())
 }
 
@@ -110,6 +145,7 @@ struct ConnectionParts {
     desk: DistributorDesk,
     peer: IpAddr,
     bounds: ConnectionBounds,
+    stranger: Arc<Stranger>,
     place: OwnedSemaphorePermit,
 }
 
@@ -121,7 +157,7 @@ async fn arrive(stream: TcpStream, parts: ConnectionParts, stop: watch::Receiver
         return connection(stream, parts, stop).await;
     };
     // Whose handshake fails is told by TLS. Boxed: its state is larger than a connection's.
-    let shaking = Box::pin(tokio::time::timeout(HEAD, tls.accept(stream)));
+    let shaking = Box::pin(tokio::time::timeout(HANDSHAKE, tls.accept(stream)));
     if let Ok(Ok(stream)) = shaking.await {
         connection(stream, parts, stop).await;
     }
@@ -131,9 +167,11 @@ async fn connection<S>(stream: S, parts: ConnectionParts, mut stop: watch::Recei
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let ConnectionParts { desk, peer, bounds, place } = parts;
+    let ConnectionParts { desk, peer, bounds, stranger, place } = parts;
     let _connected = desk.connected();
+    let who = Arc::clone(&stranger);
     let service = service_fn(move |request: Request<Incoming>| {
+        who.asks(|| desk.knows(request.headers()));
         let desk = desk.clone();
         async move { Ok::<_, Infallible>(desk.answer(request, peer).await) }
     });
@@ -144,11 +182,19 @@ where
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let age = bounds.age.mul_f64(0.75 + random_share() / 2.0);
-    let is_over = tokio::select! {
-        // How it ends concerns the client alone.
-        _ = connection.as_mut() => true,
-        () = tokio::time::sleep(age) => false,
-        () = told_to_stop(&mut stop) => false,
+    let ends_at = Instant::now() + age;
+    let mut timer = pin!(tokio::time::sleep(FIRST_HEAD.min(age)));
+    let is_over = loop {
+        tokio::select! {
+            // How it ends concerns the client alone.
+            _ = connection.as_mut() => break true,
+            () = timer.as_mut() => match (stranger.has_asked(), timer.deadline() < ends_at) {
+                (false, _) => return,
+                (true, true) => timer.as_mut().reset(ends_at),
+                (true, false) => break false,
+            },
+            () = told_to_stop(&mut stop) => break false,
+        }
     };
     if !is_over {
         connection.as_mut().graceful_shutdown();

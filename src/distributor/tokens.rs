@@ -60,9 +60,8 @@ impl FleetTokens {
         match read(&self.files, self.open_to.as_deref()) {
             Ok(fleets) => {
                 self.said = None;
-                let is_same = self.fleets.len() == fleets.len()
-                    && self.fleets.iter().zip(&fleets).all(|(old, new)| old.bearer == new.bearer);
-                if is_same {
+                // A token that moved to another fleet's file has that fleet's rights from now on.
+                if self.fleets == fleets {
                     return None;
                 }
                 tracing::info!("tokens of fleets have changed");
@@ -158,6 +157,25 @@ mod tests {
         let fleets = tokens.look().unwrap();
         assert_eq!(fleets[0].bearer, Some(Digest::of(b"fedcba9876543210")));
         assert!(!format!("{fleets:?}").contains("fedc"));
+        // A token that moves from one file to the other, past the same others.
+        let other = FleetFile {
+            name: "app".into(),
+            audiences: vec!["billing".into()],
+            path: folder.path().join("app"),
+        };
+        write("0123456789abcdef\nfedcba9876543210\n");
+        std::fs::write(&other.path, "third-0123456789").unwrap();
+        let mut both = FleetTokens::load(vec![file.clone(), other.clone()], None).unwrap();
+        write("0123456789abcdef\n");
+        std::fs::write(&other.path, "fedcba9876543210\nthird-0123456789").unwrap();
+        let moved = both.look().expect("other rights");
+        let of = |token: &[u8]| {
+            let is_it = |fleet: &&ArtefactFleet| fleet.bearer == Some(Digest::of(token));
+            moved.iter().find(is_it).map(|fleet| (&*fleet.name, &*fleet.audiences[0]))
+        };
+        assert_eq!(of(b"fedcba9876543210"), Some(("app", "billing")));
+        assert_eq!(of(b"0123456789abcdef"), Some(("web", "shop")));
+        write("fedcba9876543210");
         // Without a token, beside those that have one.
         let open = FleetTokens::load(vec![file], Some(vec!["shop".into()])).unwrap();
         assert_eq!(open.fleets().iter().filter(|fleet| fleet.bearer.is_none()).count(), 1);

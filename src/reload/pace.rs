@@ -32,7 +32,8 @@ const HASTY: u32 = 2;
 /// What became of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FetchEnd {
-    /// Nobody answered, or the server said that it cannot (5xx). Asking costs it little.
+    /// Nobody answered, or the server said that it cannot (5xx), or not now (429 with a pause of its
+    /// own). Asking costs it little.
     Away {
         /// What the server asks for in `Retry-After`.
         retry_after: Option<Duration>,
@@ -70,6 +71,8 @@ pub struct Pace {
     hasty: u32,
     /// The server holds answers back, though it may not say so.
     holds: bool,
+    /// Longest pause after a failure, unless polling is slower still.
+    longest: Duration,
 }
 
 /// From an answer to the next request.
@@ -108,7 +111,13 @@ impl Pace {
 
     /// Of one that is not.
     pub fn polling() -> Self {
-        Self { waits: false, failures: 0, hasty: 0, holds: false }
+        Self { waits: false, failures: 0, hasty: 0, holds: false, longest: MAX_PAUSE }
+    }
+
+    /// Never rests for longer after a failure, unless the server asks for it, or polling is slower.
+    #[must_use]
+    pub fn at_most(self, longest: Duration) -> Self {
+        Self { longest, ..self }
     }
 
     /// After a request that took this long. `poll`: the pause between two requests to a server that
@@ -128,7 +137,7 @@ impl Pace {
             }
             FetchEnd::Failed { retry_after } => {
                 self.failures = self.failures.saturating_add(1);
-                let pause = back_off(poll, self.failures, retry_after);
+                let pause = back_off(poll, self.failures, retry_after, self.longest);
                 return match retry_after {
                     Some(_) => NextFetch::NotBefore(pause),
                     None => NextFetch::After(pause),
@@ -193,10 +202,14 @@ impl NextFetch {
 }
 
 /// Doubles with each failure. A server's own word counts, within reason.
-fn back_off(poll: Duration, failures: u32, retry_after: Option<Duration>) -> Duration {
-    let longest = MAX_PAUSE.max(poll);
-    let doubled = poll.max(MIN_PAUSE).saturating_mul(1 << failures.min(16));
-    doubled.max(retry_after.unwrap_or_default()).min(longest)
+fn back_off(
+    poll: Duration,
+    failures: u32,
+    retry_after: Option<Duration>,
+    longest: Duration,
+) -> Duration {
+    let doubled = poll.max(MIN_PAUSE).saturating_mul(1 << failures.min(16)).min(longest.max(poll));
+    doubled.max(retry_after.unwrap_or_default()).min(MAX_PAUSE.max(poll))
 }
 
 /// Random, 0 to 1. Without randomness a fleet asks together; that is all.
@@ -272,6 +285,7 @@ mod tests {
         assert_eq!(pace.after(failed, Claimed, LONG, POLL), After(POLL * 4), "held or not");
         assert_eq!(pace.after(Nothing, Silent, QUICK, POLL), After(POLL));
         assert_eq!(pace.after(failed, Silent, QUICK, POLL), After(POLL * 2), "from the beginning");
+        let back_off = |poll, failures, told| super::back_off(poll, failures, told, MAX_PAUSE);
         assert_eq!(back_off(POLL, 3, None), Duration::from_secs(80));
         assert_eq!(back_off(POLL, 99, None), MAX_PAUSE);
         assert_eq!(back_off(POLL, 1, Some(Duration::from_secs(60))), Duration::from_secs(60));
@@ -279,6 +293,15 @@ mod tests {
         assert_eq!(back_off(Duration::ZERO, 1, None), MIN_PAUSE * 2);
         let hour = Duration::from_secs(3600);
         assert_eq!(back_off(hour, 5, None), hour, "never asks more often than when all is well");
+        // Whoever stands between a server and many others does not rest for as long.
+        let mut pace = Pace::waiting().at_most(POLL * 3);
+        for _ in 0..99 {
+            pace.after(failed, Silent, QUICK, POLL);
+        }
+        assert_eq!(pace.after(failed, Silent, QUICK, POLL), After(POLL * 3));
+        assert_eq!(pace.after(failed, Silent, QUICK, hour), After(hour));
+        let told = Failed { retry_after: Some(POLL * 6) };
+        assert_eq!(pace.after(told, Silent, QUICK, POLL), NotBefore(POLL * 6), "its own word");
     }
 
     #[test]

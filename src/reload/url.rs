@@ -1,5 +1,5 @@
 //! Fetching a table or patch from an http(s) URL. Trust comes from the signature, not from here;
-//! what is guarded here is memory, time and the credential. Imports `config`, `remote` and
+//! what is guarded here is memory, time and the credential. Imports `config`, `remote`, `wording` and
 //! `reload::{pace, source}`.
 
 use std::path::Path;
@@ -16,6 +16,7 @@ use super::source::SourceError;
 use crate::config::UrlOptions;
 use crate::remote::{self, RemoteFileError};
 use crate::table::Buffer;
+use crate::wording::visible::one_line;
 
 /// Redirects that are followed; never from https to http.
 const MAX_REDIRECTS: u32 = 5;
@@ -87,8 +88,8 @@ pub enum FetchAnswer {
 #[derive(Debug)]
 pub struct FetchFault {
     pub error: SourceError,
-    /// Nobody answered, or the server said that it cannot. What was wrong with an answer, or cut it
-    /// short, is another matter: the next one may be as large.
+    /// Nobody answered, or the server said that it cannot, or when it can. What was wrong with an
+    /// answer, or cut it short, is another matter: the next one may be as large.
     pub is_away: bool,
 }
 
@@ -205,8 +206,9 @@ impl UrlSource {
                 return Ok(Fetch { answer, claim, max_age });
             }
             status => {
+                let is_away = says_when(status, retry_after);
                 let error = SourceError::Status { status, retry_after };
-                return Err(FetchFault { error, is_away: status >= 500 });
+                return Err(FetchFault { error, is_away });
             }
         }
         if let Some(coding) = response.headers().get(header::CONTENT_ENCODING)
@@ -289,6 +291,12 @@ fn agent(url: &str, options: &UrlOptions) -> Result<ConfigBuilder<AgentScope>, S
         .timeout_send_request(Some(CONNECT)))
 }
 
+/// Whether the server says that it cannot answer now. Who is told 429 and a time is not to double it:
+/// the server has named the pause that suits it.
+fn says_when(status: u16, retry_after: Option<Duration>) -> bool {
+    status >= 500 || status == 429 && retry_after.is_some()
+}
+
 /// `max-age` of `Cache-Control` (RFC 9111 section 5.2.2.1).
 fn max_age(fields: &HeaderMap) -> Option<Duration> {
     let directives = fields.get_all(header::CACHE_CONTROL).iter().filter_map(|v| v.to_str().ok());
@@ -336,7 +344,7 @@ fn read_body(body: &mut ureq::Body, limit: u64) -> Result<Buffer, SourceError> {
 }
 
 impl SourceError {
-    /// The library's messages name hosts and addresses, never a header.
+    /// The library's messages name hosts and addresses, never a credential.
     fn of_ureq(error: ureq::Error) -> Self {
         match error {
             ureq::Error::TooManyRedirects
@@ -347,7 +355,8 @@ impl SourceError {
                 Self::Timeout(e.to_string())
             }
             ureq::Error::BodyStalled => Self::Timeout("the body stalled".to_owned()),
-            other => Self::Network(other.to_string()),
+            // It may quote the answer, such as the place of a redirect.
+            other => Self::Network(one_line(&other.to_string()).into_owned()),
         }
     }
 }
@@ -355,6 +364,29 @@ impl SourceError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pause_that_the_server_names_is_not_doubled() {
+        let second = Some(Duration::from_secs(1));
+        for (status, retry_after, wanted) in [
+            (503, None, true),
+            (500, second, true),
+            (429, second, true),
+            (429, None, false),
+            (401, second, false),
+            (403, None, false),
+        ] {
+            assert_eq!(says_when(status, retry_after), wanted, "{status} {retry_after:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_quoted_makes_no_line_of_its_own() {
+        let error =
+            ureq::Error::BadUri("http://a\n2027-01-31 INFO all is well\u{1b}[31m".to_owned());
+        let told = SourceError::of_ureq(error).to_string();
+        assert!(!told.contains(['\n', '\u{1b}']) && told.contains("all is well"), "{told:?}");
+    }
 
     #[test]
     fn a_retry_is_after_seconds_or_at_a_date() {

@@ -1,4 +1,4 @@
-//! The manifest: what a file says of itself, inside the signed bytes. Imports core only.
+//! The manifest: what a file says of itself, inside the signed bytes. Imports core and wording only.
 
 use std::fmt;
 
@@ -8,6 +8,7 @@ use super::envelope::Envelope;
 use super::file_kind::FileKind;
 use super::refusal::Refusal;
 use super::signer_id::SignerId;
+use crate::wording::visible::one_line;
 
 /// Highest serial: what every JSON reader can hold exactly.
 pub const MAX_SERIAL: u64 = (1 << 53) - 1;
@@ -99,8 +100,9 @@ impl Manifest {
 
     pub(crate) fn parse(envelope: &Envelope<'_>) -> Result<Self, Refusal> {
         let bad = |why: &str| Refusal::Manifest { why: why.into() };
-        let manifest: Self =
-            serde_json::from_slice(envelope.manifest).map_err(|e| bad(&e.to_string()))?;
+        // What serde says quotes what is there, and nobody may have vouched for that.
+        let manifest: Self = serde_json::from_slice(envelope.manifest)
+            .map_err(|e| bad(&one_line(&e.to_string())))?;
         if manifest.format != envelope.format.number() {
             return Err(bad("its format is not the version byte's"));
         }

@@ -184,7 +184,8 @@ fn what_is_not_known_is_not_said_to_be_missing() {
     let house = House::new();
     house.put(house.serial(), None);
     house.origin.goes();
-    let distributor = house.distributor(&FLEET);
+    // What is not there is held back for as long, once it is known.
+    let distributor = house.distributor(&[&FLEET[..], &["--long-poll", "60s"]].concat());
     for name in [ArtefactName::Table, ArtefactName::Patch] {
         let answer = get(&distributor, name, "");
         assert_eq!(answer.status(), 503, "{name:?}");
@@ -197,7 +198,7 @@ fn what_is_not_known_is_not_said_to_be_missing() {
     house.origin.is_back();
     // It asks again within 10 s.
     let is_ready = || distributor.probe("/readyz").status() == 200;
-    assert!(distributor.process.soon(Duration::from_secs(60), is_ready));
+    assert!(distributor.process.soon(Duration::from_secs(40), is_ready));
     assert_eq!(get(&distributor, ArtefactName::Table, "").status(), 200);
     assert_eq!(get(&distributor, ArtefactName::Patch, "").status(), 404);
 }
@@ -344,6 +345,80 @@ fn token_and_certificate_change_without_a_restart() {
     house.folder.write_secret("fleet.token", next);
     distributor.process.eventually("the first is out", || get(FLEET_TOKEN).starts_with("401 "));
     assert!(!distributor.process.output().contains("a-token"));
+}
+
+/// Whoever reaches the listener without a token keeps nobody out who has one.
+#[test]
+fn strangers_give_way() {
+    let house = House::new();
+    house.put(house.serial(), None);
+    let more = ["--max-connections", "3", "--drain", "0s"];
+    let distributor = house.distributor(&[&FLEET[..], &more].concat());
+    distributor.wait_ready();
+    let refused = exchange(distributor.address, request(ArtefactName::Table, "not-a-token", ""));
+    assert_eq!(refused.status(), 401);
+    assert_eq!(refused.one("connection").as_deref(), Some("close"));
+    let mut waiting = Client::connect(distributor.address);
+    waiting.send(request(ArtefactName::Patch, FLEET_TOKEN, "prefer: wait=50\r\n"));
+    let count = |name: &str| distributor.metric(name, &[]);
+    let waits = || count("keygate_distributor_waiting") == 1.0;
+    distributor.process.eventually("one waits", waits);
+    let mut silent: Vec<_> = (0..2).map(|_| Client::connect(distributor.address)).collect();
+    let connections = || count("keygate_distributor_connections") == 3.0;
+    distributor.process.eventually("all places are taken", connections);
+    let head = request(ArtefactName::Table, FLEET_TOKEN, "connection: close\r\n");
+    let answer = exchange(distributor.address, head.replacen("GET", "HEAD", 1));
+    assert_eq!(answer.status(), 200);
+    assert_eq!(count("keygate_distributor_connections_turned_away_total"), 1.0);
+    assert!(silent.remove(0).is_closed(), "the oldest");
+    assert!(waits(), "who has a token stays");
+    assert_eq!(count("keygate_distributor_sent_bytes_total"), 0.0, "a head is no table");
+    distributor.process.signal("HUP");
+    assert_eq!(waiting.response().status(), 404);
+    let ended = distributor.process.wait(Duration::from_secs(30)).expect("an end");
+    assert_eq!(ended.code(), Some(0));
+}
+
+/// A distributor asks for all files of its fleet under one name.
+#[cfg(feature = "admin")]
+#[test]
+fn a_distributor_of_many_audiences_waits_for_all_of_them() {
+    const MANY: usize = 12;
+    let folder = Folder::empty();
+    folder.signer("signer");
+    folder.write_secret("origin.token", ORIGIN_TOKEN);
+    let names: Vec<_> = (0..MANY).map(|n| format!("audience-{n}")).collect();
+    let audiences = names
+        .iter()
+        .map(|name| format!("[[audiences]]\nname = \"{name}\"\nsigner = \"signer.pem\"\n"))
+        .collect::<String>();
+    folder.write(
+        "admin.toml",
+        &format!(
+            "state = \"state\"\n[listen]\naddress = \"127.0.0.1:0\"\n{audiences}[[fleets]]\n\
+             name = \"distributors\"\naudiences = {names:?}\nbearer_file = \"origin.token\"\n"
+        ),
+    );
+    folder.ctl(&["admin", "migrate"]);
+    let service = Process::start(keygatectl(folder.path()).args(["admin", "serve"]));
+    let line = service.wait_for_line("listening on http://");
+    let address: std::net::SocketAddr = line.rsplit('/').next().unwrap().trim().parse().unwrap();
+    let waiting: Vec<_> = names
+        .iter()
+        .flat_map(|name| [(name, "table.kgt"), (name, "patch.kgp")])
+        .map(|(name, file)| {
+            let mut client = Client::connect(address);
+            client.send(format!(
+                "GET /artefacts/{name}/{file} HTTP/1.1\r\nhost: a\r\nprefer: wait=5\r\n\
+                 authorization: Bearer {ORIGIN_TOKEN}\r\nkeygate-instance: distributor-1\r\n\r\n"
+            ));
+            client
+        })
+        .collect();
+    for mut client in waiting {
+        let answer = client.response();
+        assert_eq!(answer.one("preference-applied").as_deref(), Some("wait=5"), "{answer:?}");
+    }
 }
 
 /// The whole way: a change in the management service, a distributor, a sidecar, a refusal.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::fault::of_store;
 use super::{OpenState, open_as_it_is, process};
-use crate::artefacts::{ArtefactFleet, ArtefactService, ArtefactShelf};
+use crate::artefacts::{ArtefactFleet, ArtefactService, ArtefactShelf, BehindCaller, WaitLimits};
 use crate::config::Bind;
 use crate::core::OrgId;
 use crate::exit::Exit;
@@ -241,8 +241,12 @@ fn artefacts(app: &App, shelf: ArtefactShelf, book: SidecarBook) -> ArtefactServ
         audiences: fleet.audiences.iter().map(|name| name.as_str().into()).collect(),
         bearer: Some(fleet.bearer),
     });
+    let fleets: Vec<_> = fleets.collect();
+    // A distributor waits for all files of its fleet, under one name.
+    let files = fleets.iter().map(|fleet| fleet.audiences.len() * 2).max().unwrap_or(0);
+    let limits = WaitLimits::default().for_files(files);
     let clock = app.clock.clone();
-    ArtefactService::new(shelf, fleets.collect(), move |poll| {
+    ArtefactService::with_terms(shelf, fleets, limits, BehindCaller::Sent, move |poll| {
         book.heard(&poll, clock.now().unix_ms);
     })
 }
