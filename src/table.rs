@@ -49,6 +49,6 @@ pub use self::keyset::KeySet;
 pub use self::manifest::{Acknowledge, Base, BodyHash, Issue, Manifest};
 pub use self::refusal::Refusal;
 pub use self::signer_id::SignerId;
-pub use self::spans::{ActiveSpan, IdIndex, KeyLife, PatchedIds};
+pub use self::spans::{ActiveSpan, IdIndex, KeyLife, KeyTerms, PatchedIds};
 pub use self::trust::{PublicKey, PublicKeyError, Trust, TrustError};
 pub use self::use_block::{UseBlock, UsedKey};

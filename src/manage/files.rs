@@ -138,10 +138,14 @@ pub fn replace(target: &Path, content: &[u8]) -> Result<()> {
 /// Appends a line, or several, and flushes them to the disk. A torn last line, left by a crash, is ended first.
 pub fn append_line(path: &Path, line: &str) -> Result<()> {
     let write = Error::write(path);
-    let attempt = || -> io::Result<bool> {
-        let mut file =
-            OpenOptions::new().read(true).append(true).create(true).mode(0o644).open(path)?;
-        let length = file.seek(io::SeekFrom::End(0))?;
+    let open = || OpenOptions::new().read(true).append(true).create(true).mode(0o644).open(path);
+    let mut file = open().map_err(&write)?;
+    let length = file.seek(io::SeekFrom::End(0)).map_err(&write)?;
+    if length == 0 {
+        // Before anything is in it: a later call would take the name for one that lasts.
+        sync_directory(path)?;
+    }
+    let mut attempt = || -> io::Result<()> {
         let mut bytes = Vec::with_capacity(line.len() + 2);
         if length > 0 {
             let mut last = [0u8];
@@ -154,13 +158,9 @@ pub fn append_line(path: &Path, line: &str) -> Result<()> {
         bytes.extend_from_slice(line.as_bytes());
         bytes.push(b'\n');
         file.write_all(&bytes)?;
-        file.sync_data()?;
-        Ok(length == 0)
+        file.sync_data()
     };
-    match attempt().map_err(write)? {
-        true => sync_directory(path),
-        false => Ok(()),
-    }
+    attempt().map_err(write)
 }
 
 /// Takes the rights of others away from a lock file of an earlier version. Where it is not ours, its

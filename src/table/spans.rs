@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::body::{FoundRecord, TableBody};
 use super::file::{Patch, Table};
 use super::hold::have_common_networks;
-use crate::core::{Digest, KeyId};
+use crate::core::{Digest, Environment, KeyId, KeyKind, NetworkSet};
 
 /// Unix seconds; the end is [`u64::MAX`] for a key that does not expire.
 pub type ActiveSpan = Range<u64>;
@@ -17,6 +17,14 @@ pub type ActiveSpan = Range<u64>;
 #[derive(Clone, Copy)]
 pub struct KeyLife<'t> {
     found: FoundRecord<'t>,
+}
+
+/// What a record asks of requests beside secret and time, for whoever keeps that without the record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyTerms {
+    kind: KeyKind,
+    environment: Option<Environment>,
+    networks: NetworkSet,
 }
 
 /// Where the records of a key are in a table: a record is found by its secret, and a patch speaks of the
@@ -54,6 +62,15 @@ impl<'t> KeyLife<'t> {
                 && !have_common_networks(&ours.view().grant.networks, &theirs.view().grant.networks)
     }
 
+    pub fn terms(&self) -> KeyTerms {
+        let grant = self.found.view().grant;
+        KeyTerms {
+            kind: grant.kind,
+            environment: grant.environment,
+            networks: grant.networks.clone(),
+        }
+    }
+
     /// Whether both are of one key, which callers name alike.
     pub fn is_same_key(&self, other: &KeyLife<'_>) -> bool {
         self.id() == other.id() && self.found.public_id() == other.found.public_id()
@@ -71,6 +88,23 @@ impl<'t> KeyLife<'t> {
 impl std::fmt::Debug for KeyLife<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("KeyLife").field("id", &self.id()).field("active", &self.active()).finish()
+    }
+}
+
+// === impl KeyTerms ===
+
+impl KeyTerms {
+    /// As [`KeyLife::excludes`].
+    pub fn excludes(&self, other: &KeyLife<'_>) -> bool {
+        let theirs = other.found.view().grant;
+        self.kind != theirs.kind
+            || self.environment.is_some() && self.environment != theirs.environment
+            || !have_common_networks(&self.networks, &theirs.networks)
+    }
+
+    /// How many networks it names.
+    pub fn networks(&self) -> usize {
+        self.networks.iter().count()
     }
 }
 

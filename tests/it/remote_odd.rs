@@ -365,3 +365,35 @@ fn a_change_that_is_not_published_ends_with_75() {
         assert!(said.out.contains(KEY), "{said:?}");
     }
 }
+
+/// The same where nobody can say so, whatever the command: of a new secret, and of what is so already.
+#[test]
+fn what_may_not_be_published_ends_with_75_whatever_the_command() {
+    let no = json!({"code": "not_found", "title": "no"}).to_string();
+    let made = change(key(KEY), json!(SECRET)).to_string();
+    let rotated = change(with(key(OTHER), "replaces", json!(KEY)), json!(SECRET)).to_string();
+    let revoked = with(key(KEY), "state", json!("revoked"));
+    for (arguments, known) in [
+        (&CREATE[..], key(KEY)),
+        (&["keys", "rotate", KEY], key(KEY)),
+        (&["keys", "edit", KEY, "--name", "CRM"], key(KEY)),
+        (&["keys", "revoke", KEY], revoked),
+    ] {
+        let (no, made, rotated) = (no.clone(), made.clone(), rotated.clone());
+        let list = json!({"keys": [known.clone()], "next": null}).to_string();
+        let service = OddService::start(move |asked: &str| match asked.split_once(' ').unwrap() {
+            ("POST", path) if path.ends_with("/keys") => Some((201, made.clone())),
+            ("POST", path) if path.ends_with("/rotate") => Some((201, rotated.clone())),
+            (_, path) if path.ends_with("/publications") => Some((404, no.clone())),
+            ("GET", path) if path.contains("/keys?") => Some((200, list.clone())),
+            ("GET", path) if path.contains("/keys/") => Some((200, known.to_string())),
+            _ => None,
+        });
+        let said = service.run(arguments);
+        assert_eq!(said.code, Some(75), "{arguments:?}: {said:?}");
+        let why = "whether it is published cannot be asked";
+        assert!(said.error.contains(why), "{arguments:?}: {said:?}");
+        let is_issued = ["create", "rotate"].contains(&arguments[1]);
+        assert_eq!(said.out.contains(SECRET), is_issued, "{arguments:?}: {said:?}");
+    }
+}

@@ -6,17 +6,23 @@ use std::hash::Hash;
 
 use super::ended::{KeyEnd, less_of, meet};
 use crate::core::{Digest, KeyId};
-use crate::table::{ActiveSpan, Patch, Table};
+use crate::table::{ActiveSpan, KeyTerms, Patch, Table};
 
-/// Secrets and keys of which something is kept, of some 100 bytes each.
-const MOST: usize = 1 << 19;
+/// Words that are kept, of some 160 bytes each.
+const MOST: usize = 1 << 18;
+
+/// Words of one key or secret: whoever signs more looks for each of them among all others.
+const MOST_OF_ONE: usize = 1 << 10;
+
+/// Networks of a key that take the room of a word.
+const NETWORKS: usize = 8;
 
 /// Of the patches that were signed since the changes that the newest table has.
 #[derive(Debug, Default)]
 pub struct HeldWords {
     secrets: HashMap<Digest, Vec<HeldWord<SecretWord>>>,
-    /// What is left of every secret of a key.
-    keys: HashMap<KeyId, Vec<HeldWord<ActiveSpan>>>,
+    keys: HashMap<KeyId, Vec<HeldWord<KeyWord>>>,
+    kept: KeptWords,
     /// Not everything is known of patches up to this serial.
     unknown: u64,
 }
@@ -32,6 +38,22 @@ struct HeldWord<W> {
 enum SecretWord {
     Removed,
     StatedOf(KeyId),
+}
+
+/// Of every secret of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct KeyWord {
+    /// What is left of it.
+    left: ActiveSpan,
+    /// `None`: nothing is left.
+    terms: Option<KeyTerms>,
+}
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug, Default)]
+struct KeptWords {
+    all: usize,
+    most_of_one: usize,
 }
 
 // === impl HeldWords ===
@@ -51,26 +73,43 @@ impl HeldWords {
     pub fn take(&mut self, patch: &Patch) {
         let serial = patch.serial();
         for (digest, id, is_whole) in patch.removals() {
-            put(&mut self.secrets, digest, SecretWord::Removed, serial);
+            self.take_secret(digest, SecretWord::Removed, serial);
             if is_whole {
-                put(&mut self.keys, id, 0..0, serial);
+                self.take_key(id, KeyWord { left: 0..0, terms: None }, serial);
             }
         }
         for stated in patch.lives() {
-            put(&mut self.secrets, stated.digest(), SecretWord::StatedOf(stated.id()), serial);
-            if stated.active() != (0..u64::MAX) {
-                put(&mut self.keys, stated.id(), stated.active(), serial);
+            self.take_secret(stated.digest(), SecretWord::StatedOf(stated.id()), serial);
+            let word = KeyWord { left: stated.active(), terms: Some(stated.terms()) };
+            self.take_key(stated.id(), word, serial);
+            if self.kept.are_too_many() {
+                break;
             }
         }
-        if self.secrets.len() + self.keys.len() > MOST {
+        if self.kept.are_too_many() {
+            // Of a table that does not have this patch nothing is known any more.
             *self = Self::since(serial);
         }
+    }
+
+    fn take_secret(&mut self, digest: Digest, word: SecretWord, serial: u64) {
+        put(&mut self.secrets, &mut self.kept, digest, HeldWord { word, serial }, 1);
+    }
+
+    fn take_key(&mut self, id: KeyId, word: KeyWord, serial: u64) {
+        let room = word.room();
+        put(&mut self.keys, &mut self.kept, id, HeldWord { word, serial }, room);
     }
 
     /// Forgets what the newest table has: every change through a serial.
     pub fn forget(&mut self, includes: u64) {
         forget(&mut self.secrets, includes);
         forget(&mut self.keys, includes);
+        self.kept = KeptWords::default();
+        self.secrets.values().for_each(|words| self.kept.add(words.len(), words.len()));
+        for words in self.keys.values() {
+            self.kept.add(words.len(), words.iter().map(|held| held.word.room()).sum());
+        }
     }
 
     /// What they end of a table that does not include them.
@@ -83,8 +122,11 @@ impl HeldWords {
             if held(&self.secrets, digest, includes).any(is_other) {
                 left = 0..0;
             }
-            for span in held(&self.keys, id, includes) {
-                left = meet(&left, span);
+            for word in held(&self.keys, id, includes) {
+                left = match &word.terms {
+                    Some(terms) if !terms.excludes(&life) => meet(&left, &word.left),
+                    _ => 0..0,
+                };
             }
             less_of(&all, &left, now_ms).map(|left| KeyEnd { digest, left })
         });
@@ -92,16 +134,46 @@ impl HeldWords {
     }
 }
 
+// === impl KeyWord ===
+
+impl KeyWord {
+    /// As how many words it counts.
+    fn room(&self) -> usize {
+        1 + self.terms.as_ref().map_or(0, |terms| terms.networks() / NETWORKS)
+    }
+}
+
+// === impl KeptWords ===
+
+impl KeptWords {
+    /// `of_one`: how many of one key or secret there are now.
+    fn add(&mut self, of_one: usize, room: usize) {
+        self.all += room;
+        self.most_of_one = self.most_of_one.max(of_one);
+    }
+
+    const fn are_too_many(self) -> bool {
+        self.all > MOST || self.most_of_one > MOST_OF_ONE
+    }
+}
+
+/// `room`: as how many words it counts.
 fn put<K: Hash + Eq, W: PartialEq>(
     words: &mut HashMap<K, Vec<HeldWord<W>>>,
+    kept: &mut KeptWords,
     key: K,
-    word: W,
-    serial: u64,
+    held: HeldWord<W>,
+    room: usize,
 ) {
     let known = words.entry(key).or_default();
-    match known.iter_mut().find(|known| known.word == word) {
-        Some(known) => known.serial = serial,
-        None => known.push(HeldWord { word, serial }),
+    match known.iter_mut().find(|known| known.word == held.word) {
+        Some(known) => known.serial = held.serial,
+        None => {
+            // One, as a rule.
+            known.reserve_exact(usize::from(known.is_empty()));
+            known.push(held);
+            kept.add(known.len(), room);
+        }
     }
 }
 
@@ -119,4 +191,63 @@ fn held<K: Hash + Eq, W>(
 ) -> impl Iterator<Item = &W> {
     let words = words.get(&key).into_iter().flatten();
     words.filter(move |word| word.serial > includes).map(|word| &word.word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::KeySpec;
+    use crate::table::testkit::{body, issue, spec};
+    use crate::table::write::{Draft, PatchDraft};
+    use crate::table::{Bounds, Buffer, Trust};
+
+    fn bytes(mut draft: Draft<std::io::Cursor<Vec<u8>>>) -> Buffer {
+        use crate::manage::signer::signs::UnsignedFile as _;
+        let mut bytes = Vec::new();
+        draft.write_to(&mut bytes).unwrap();
+        Buffer::from(bytes)
+    }
+
+    fn table(serial: u64, specs: &[KeySpec]) -> Table {
+        let draft = body(specs).into_table(issue(serial, &[])).unwrap();
+        Table::open(bytes(draft), &Trust::for_inspection(), &Bounds::default()).unwrap()
+    }
+
+    fn states(serial: u64, over: &Table, specs: impl IntoIterator<Item = KeySpec>) -> Patch {
+        let mut draft = PatchDraft::over(over);
+        specs.into_iter().for_each(|spec| draft.put(spec));
+        let draft = draft.build(issue(serial, &[])).unwrap();
+        Patch::open(bytes(draft), &Trust::for_inspection(), &Bounds::default()).unwrap()
+    }
+
+    /// One key with another end in each patch: nobody looks for it among ever more words.
+    #[test]
+    fn words_of_one_key_are_not_kept_without_end() {
+        let base = table(1, &[spec(1)]);
+        let mut words = HeldWords::default();
+        let until = |n: u64| KeySpec { expires: Some(4_000_000_000 - n), ..spec(1) };
+        for n in 2..MOST_OF_ONE as u64 + 9 {
+            words.take(&states(n, &base, [until(n)]));
+            let of_key = words.keys.values().map(Vec::len).max().unwrap_or(0);
+            assert!(of_key <= MOST_OF_ONE, "{n}: {of_key}");
+        }
+        assert!(words.unknown() > 1000, "{}", words.unknown());
+    }
+
+    /// The same words again take no room, and those that the newest table has take none.
+    #[test]
+    fn words_are_counted() {
+        let base = table(1, &[spec(1)]);
+        let mut words = HeldWords::default();
+        for serial in 2..9 {
+            words.take(&states(serial, &base, (1..50).map(spec)));
+            assert_eq!(words.kept.all, 2 * 49);
+        }
+        words.take(&states(9, &base, [KeySpec { expires: Some(4_000_000_000), ..spec(1) }]));
+        assert_eq!((words.kept.all, words.kept.most_of_one), (2 * 49 + 1, 2));
+        words.forget(8);
+        assert_eq!((words.kept.all, words.kept.most_of_one), (2, 1));
+        words.forget(9);
+        assert_eq!((words.kept.all, words.unknown()), (0, 0));
+    }
 }

@@ -13,7 +13,7 @@ use super::checkpoint::checkpoint_message;
 use super::ended::{JournalLines, day_of};
 use super::ends::{IndexedTable, KeysBefore};
 use super::ledger::SignerLedger;
-use super::meant::{MeantKeys, SignedLately};
+use super::meant::{FileEnds, MeantKeys, SignedLately};
 use super::opened::{OpenedFile, opened};
 use super::rules::{
     CheckpointVerdict, CountedFile, NeededWord, RECOVERY_REMEDY, SignedMark, SigningRules,
@@ -41,8 +41,7 @@ pub struct SigningKeeper {
     terms: KeeperTerms,
     public: PublicKey,
     ledger: SignerLedger,
-    /// The tables that the last patches were over: of each audience one, and one more while another
-    /// takes its place.
+    /// Of each audience the newest table, and the one that the last patch was over.
     open: Vec<HeldTable>,
     /// By audience.
     lately: HashMap<Box<str>, SignedLately>,
@@ -93,6 +92,12 @@ impl SigningKeeper {
         self.ledger.mark(audience).serial()
     }
 
+    /// How many tables are in memory.
+    #[cfg(test)]
+    pub(super) fn open_tables(&self) -> usize {
+        self.open.len()
+    }
+
     // --- tables and patches
 
     /// Signs a table or patch.
@@ -114,6 +119,9 @@ impl SigningKeeper {
             SigningRefusal::new(SigningReason::Audience, why)
         })?;
         let mark = self.ledger.mark(&audience);
+        if mark.is_again(&rules, manifest, self.public.id(), now_ms)? {
+            return self.signed(&message, told(manifest, " again"));
+        }
         let lately = self.lately(&audience, &mark, now_ms).map_err(unavailable)?;
         let leads_back = mark.leads_back(manifest);
         // If somebody allows that, nothing that was signed before counts any more.
@@ -148,23 +156,22 @@ impl SigningKeeper {
             OpenedFile::Table(table) => self.meant_by_table(&mark, lately, table, now_ms)?,
             OpenedFile::Patch(patch) => self.meant_by_patch(&mark, lately, patch, now_ms)?,
         };
-        let (course, active) = (meant.counted.course(), meant.counted.now());
-        let today = day_of(now_ms);
+        let (counted, today) = (meant.meant(), day_of(now_ms));
         let lasting = meant.lasting(lately, today);
-        let counted = CountedFile { manifest, meant: &course, lasting: &lasting };
-        let (mut mark, needed) = match mark.judge(rules, counted, self.public.id(), now_ms)? {
-            SigningVerdict::Again => {
-                return self.signed(&message, told(manifest, active, " again"));
-            }
+        let file_counted = CountedFile {
+            manifest,
+            meant: &counted.course(),
+            lasting: &lasting.all,
+            unheld: &lasting.unheld,
+            lost: mark.table().filter(|_| matches!(meant.ends, FileEnds::Unknown)),
+        };
+        let (mut mark, needed) = match mark.judge(rules, file_counted, now_ms)? {
             SigningVerdict::New(mark) => (mark, Vec::new()),
             SigningVerdict::IfAllowed { mark, needed } => (mark, needed),
         };
         let audience = &*rules.audience;
         self.refuse_unallowed(audience, &needed, now_ms)?;
         let JournalLines(lines) = lately.note_ends(&meant, today);
-        if leads_back {
-            self.ledger.forget_ends(audience);
-        }
         self.ledger.keep_ends(audience, today, &lines).map_err(unavailable)?;
         match &file {
             OpenedFile::Table(table) => {
@@ -182,7 +189,12 @@ impl SigningKeeper {
         // On a disk that takes nothing no word is lost.
         let by = self.take_words(audience, &needed, now_ms)?;
         self.ledger.note(audience, mark).map_err(unavailable)?;
-        let made = self.signed(&message, told(manifest, active, &by));
+        if leads_back {
+            // Not before: what was ended counts for as long as what ended it may be in force.
+            self.ledger.only_ends(audience, today, &lines).map_err(unavailable)?;
+        }
+        let active = counted.now();
+        let made = self.signed(&message, told(manifest, &format!(", {active} keys active{by}")));
         if let OpenedFile::Table(table) = file {
             self.open.retain(|held| *held.indexed.table.manifest().audience != *audience);
             self.hold(table, now_ms);
@@ -244,9 +256,8 @@ impl SigningKeeper {
                 None => lately.lost = lately.lost.max(*serial),
             }
         }
-        for (day, journal) in self.ledger.ends(audience, day_of(now_ms))? {
-            lately.ended.read(day, &journal);
-        }
+        let SignedLately { ended, .. } = &mut lately;
+        self.ledger.ends(audience, day_of(now_ms), |day, line| ended.read(day, line))?;
         Ok(lately)
     }
 
@@ -270,19 +281,27 @@ impl SigningKeeper {
         }
         let counted = CountedSpans::of(table.active_spans(), now_ms);
         let audience = &manifest.audience;
-        let is_known = |keeper: &mut Self| {
-            mark.table().is_none_or(|newest| keeper.reopen(audience, newest, now_ms))
+        let held = lately.held.ends_of(table, now_ms);
+        self.keep_open(audience, mark.table().as_slice());
+        let ends = match mark.table() {
+            _ if mark.leads_back(manifest) => FileEnds::Known(Vec::new()),
+            Some(newest) if !self.reopen(audience, newest, now_ms) => {
+                let path = self.ledger.table_path(audience, newest);
+                let text = format!(
+                    "{}: is not there, or not the table of serial {} that was signed for {audience}: what \
+                     the next one ends cannot be told",
+                    path.display(),
+                    newest.serial
+                );
+                super::super::output::warn(&text);
+                FileEnds::Unknown
+            }
+            newest => {
+                let before = self.in_force(audience, newest, lately, now_ms);
+                FileEnds::Known(before.ends_of_table(table))
+            }
         };
-        let ends = match mark.leads_back(manifest) {
-            true => Some(Vec::new()),
-            false => is_known(self).then(|| {
-                let before = self.in_force(audience, mark.table(), lately, now_ms);
-                let mut ends = before.ends_of_table(table);
-                ends.extend(lately.held.ends_of(table, now_ms));
-                ends
-            }),
-        };
-        Ok(MeantKeys { counted, table: Arc::clone(table), patch: None, ends })
+        Ok(MeantKeys { counted, table: Arc::clone(table), patch: None, ends, held })
     }
 
     /// What a patch that is in force everywhere would come to.
@@ -306,6 +325,7 @@ impl SigningKeeper {
         let base = manifest.base.unwrap_or_else(|| manifest.as_base());
         let newest = mark.table().filter(|_| mark.knows(base) && lately.lost == 0);
         let newest = newest.ok_or_else(|| unknown(base))?;
+        self.keep_open(audience, &[base, newest]);
         for table in [base, newest] {
             if !self.reopen(audience, table, now_ms) {
                 return Err(unknown(table));
@@ -323,8 +343,10 @@ impl SigningKeeper {
             None => counted,
         };
         let before = self.in_force(audience, [base, newest], lately, now_ms);
-        let ends = Some(before.ends_of_patch(patch, &over));
-        Ok(MeantKeys { counted, table, patch: in_force.cloned(), ends })
+        let ends = FileEnds::Known(before.ends_of_patch(patch, &over));
+        // It has every change that was signed.
+        let held = Vec::new();
+        Ok(MeantKeys { counted, table, patch: in_force.cloned(), ends, held })
     }
 
     /// What sidecars may have of open tables and of patches.
@@ -344,6 +366,14 @@ impl SigningKeeper {
 
     fn held(&self, audience: &str, base: Base) -> Option<&HeldTable> {
         self.open.iter().find(|held| held.is(audience, base))
+    }
+
+    /// Of an audience no other tables stay in memory than these.
+    fn keep_open(&mut self, audience: &str, tables: &[Base]) {
+        self.open.retain(|held| {
+            let manifest = held.indexed.table.manifest();
+            *manifest.audience != *audience || tables.contains(&manifest.as_base())
+        });
     }
 
     /// Whether a table that was signed is open now.
@@ -459,9 +489,9 @@ fn as_allowed(words: &[Allowance]) -> String {
     format!(", as {} has allowed", by.join(" and "))
 }
 
-fn told(manifest: &Manifest, active: u64, how: &str) -> String {
+fn told(manifest: &Manifest, how: &str) -> String {
     let Manifest { kind, serial, audience, .. } = manifest;
-    format!("signed the {kind} of serial {serial} for {audience}, {active} keys active{how}")
+    format!("signed the {kind} of serial {serial} for {audience}{how}")
 }
 
 /// What is wrong with the host is for its own log: whoever asks learns no paths.

@@ -2,8 +2,8 @@
 //! lower than before. With it the tables that patches are over. Imports the rules, table and files.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ const TABLE: (&str, &str) = ("table", ".kgt");
 const PATCH: (&str, &str) = ("patch", ".kgp");
 const ENDS: (&str, &str) = ("ends", ".txt");
 
-/// What the files of a day end is shorter: two million lines of some 70 bytes.
+/// What the files of a day end is shorter: two million lines of some 70 bytes. More is another file.
 const MAX_JOURNAL: u64 = 512 << 20;
 
 /// The file with what it says, for one process at a time.
@@ -197,21 +197,21 @@ impl SignerLedger {
         }
     }
 
-    /// What the files of each day end.
+    /// What the files of each day end, line by line: a day may have more than anybody wants in memory.
     ///
     /// # Errors
     ///
-    /// A file of a day that counts today and cannot be read: without it keys that were ended would count.
-    pub fn ends(&self, audience: &str, today: u64) -> Result<Vec<(u64, String)>> {
-        let mut journals = Vec::new();
-        for (day, path) in self.journals(audience) {
-            match files::read(&path, MAX_JOURNAL) {
-                Ok(journal) => journals.push((day, String::from_utf8_lossy(&journal).into_owned())),
-                Err(_) if !is_kept(day, today) => {}
-                Err(error) => return Err(error),
+    /// A file of a day that counts today and cannot be read, or a directory: without it keys that were
+    /// ended would count.
+    pub fn ends(&self, audience: &str, today: u64, mut take: impl FnMut(u64, &str)) -> Result<()> {
+        let journals = self.journals(audience).map_err(Error::read(&self.directory))?;
+        for (day, path) in journals {
+            match read_lines(&path, |line| take(day, line)) {
+                Err(error) if is_kept(day, today) => return Err(error),
+                _ => {}
             }
         }
-        Ok(journals)
+        Ok(())
     }
 
     /// Removes tables of an audience that no patch can be over any more, patches of those, and what
@@ -222,40 +222,57 @@ impl SignerLedger {
         let patches = mark.patches.iter().map(|serial| self.patch_path(audience, *serial));
         let kept: Vec<_> = tables.chain(patches).collect();
         let files = [TABLE, PATCH].into_iter().flat_map(|kind| self.files(audience, kind));
-        let files = files.filter(|path| !kept.contains(path));
-        let journals = self.journals(audience).into_iter().filter(|(day, _)| !is_kept(*day, today));
+        let files = files.flatten().filter(|path| !kept.contains(path));
+        let journals = self.journals(audience).into_iter().flatten();
+        let journals = journals.filter(|(day, _)| !is_kept(*day, today));
         for path in files.chain(journals.map(|(_, path)| path)) {
             // What stays takes room and does no harm.
-            fs::remove_file(&path).ok();
+            fs::remove_file(path).ok();
         }
     }
 
-    /// Removes all of what was ended.
-    pub fn forget_ends(&self, audience: &str) {
-        for (_, path) in self.journals(audience) {
-            fs::remove_file(&path).ok();
+    /// Has `lines` be all of what was ended: those of today, and no others. `lines`: whole ones, or none.
+    ///
+    /// # Errors
+    ///
+    /// A disk that takes nothing: more counts as ended then than has to.
+    pub fn only_ends(&self, audience: &str, today: u64, lines: &str) -> Result<()> {
+        let of_today = self.ends_path(audience, today);
+        let journals = self.journals(audience).map_err(Error::read(&self.directory))?;
+        if !lines.is_empty() {
+            files::replace(&of_today, lines.as_bytes())?;
         }
+        for (_, path) in journals {
+            if lines.is_empty() || path != of_today {
+                fs::remove_file(&path).map_err(Error::write(&path))?;
+            }
+        }
+        Ok(())
     }
 
     /// What was ended, by day.
-    fn journals(&self, audience: &str) -> Vec<(u64, PathBuf)> {
+    fn journals(&self, audience: &str) -> io::Result<Vec<(u64, PathBuf)>> {
         let day = |path: &Path| path.file_stem()?.to_str()?.rsplit('-').next()?.parse().ok();
-        let files = self.files(audience, ENDS).into_iter();
-        files.filter_map(|path| Some((day(&path)?, path))).collect()
+        let files = self.files(audience, ENDS)?.into_iter();
+        Ok(files.filter_map(|path| Some((day(&path)?, path))).collect())
     }
 
     /// Those of a kind.
-    fn files(&self, audience: &str, (kind, end): (&str, &str)) -> Vec<PathBuf> {
+    fn files(&self, audience: &str, (kind, end): (&str, &str)) -> io::Result<Vec<PathBuf>> {
         let begins = file_prefix(kind, audience);
-        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
-        let paths = entries.map(|entry| entry.path()).filter(|path| {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            name.starts_with(&begins) && name.ends_with(end)
-        });
-        paths.collect()
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name.to_str().is_some_and(|name| name.starts_with(&begins) && name.ends_with(end)) {
+                found.push(entry.path());
+            }
+        }
+        Ok(found)
     }
 
-    fn table_path(&self, audience: &str, base: Base) -> PathBuf {
+    /// Where a table is kept.
+    pub fn table_path(&self, audience: &str, base: Base) -> PathBuf {
         let hash = base.body_sha256.to_string();
         let hash = hash.get(..16).unwrap_or(&hash);
         self.path(audience, TABLE, &format!("{}-{hash}", base.serial))
@@ -279,6 +296,21 @@ fn file_prefix(kind: &str, audience: &str) -> String {
     let digest = Digest::of(audience.as_bytes());
     let digits: String = digest.0.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("{kind}-{digits}-")
+}
+
+/// The lines of a journal with their ends. The last one may have none.
+fn read_lines(path: &Path, mut take: impl FnMut(&str)) -> Result<()> {
+    let file = File::open(path).map_err(Error::read(path))?;
+    if file.metadata().map_err(Error::read(path))?.len() > MAX_JOURNAL {
+        return Err(Error::TooLarge { path: path.to_owned(), max: MAX_JOURNAL });
+    }
+    let mut lines = BufReader::new(file.take(MAX_JOURNAL));
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line).map_err(Error::read(path))? > 0 {
+        take(&String::from_utf8_lossy(&line));
+        line.clear();
+    }
+    Ok(())
 }
 
 fn read(path: &Path, bytes: &[u8]) -> Result<SignedMarks> {
@@ -343,6 +375,30 @@ mod tests {
         assert_eq!(error.exit(), Exit::TryAgain.code());
         assert!(error.to_string().contains("another signer (process "), "{error}");
         assert_eq!(held.mark("shop"), SignedMark::default());
+    }
+
+    /// A directory that nobody can look into is none without journals.
+    #[test]
+    fn what_cannot_be_looked_for_is_not_taken_for_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        fs::create_dir(&state).unwrap();
+        let ledger = SignerLedger::open(&state).unwrap();
+        ledger.keep_ends("shop", 100, "a\nb\n").unwrap();
+        ledger.keep_ends("shop", 101, "c\n").unwrap();
+        let mut found = Vec::new();
+        ledger.ends("shop", 101, |day, line| found.push((day, line.to_owned()))).unwrap();
+        found.sort();
+        let line = |day, text: &str| (day, text.to_owned());
+        assert_eq!(found, [line(100, "a\n"), line(100, "b\n"), line(101, "c\n")]);
+        ledger.only_ends("shop", 101, "d\n").unwrap();
+        found.clear();
+        ledger.ends("shop", 101, |day, line| found.push((day, line.to_owned()))).unwrap();
+        assert_eq!(found, [line(101, "d\n")]);
+        fs::rename(&state, dir.path().join("elsewhere")).unwrap();
+        assert!(ledger.ends("shop", 101, |_, _| ()).is_err());
+        assert!(ledger.only_ends("shop", 101, "").is_err());
+        ledger.forget_files("shop", 101);
     }
 
     /// As where a predecessor was just told to stop.

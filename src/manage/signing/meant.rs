@@ -8,7 +8,7 @@ use super::active::{ActiveCourse, CountedSpans};
 use super::ended::{EndedKeys, JournalLines, KeyEnd, meet};
 use super::held::HeldWords;
 use crate::core::Digest;
-use crate::table::{Base, KeyLife, Patch, Table};
+use crate::table::{ActiveSpan, Base, KeyLife, Patch, Table};
 
 /// What sidecars of an audience may have beside tables.
 #[derive(Debug, Default)]
@@ -33,13 +33,31 @@ struct EndedThere {
 /// What a file comes to where everything that was signed is in force.
 #[derive(Debug)]
 pub struct MeantKeys {
+    /// By the file itself.
     pub counted: CountedSpans,
     pub table: Arc<Table>,
     /// Over the table.
     pub patch: Option<Arc<Patch>>,
-    /// What the file ends of the keys that were active before; `None`: nobody knows, because the table
-    /// before is lost.
-    pub ends: Option<Vec<KeyEnd>>,
+    /// What the file ends of the keys that were active before.
+    pub ends: FileEnds,
+    /// What patches end of its keys that were signed before it and that it does not have.
+    pub held: Vec<KeyEnd>,
+}
+
+/// What a file ends.
+#[derive(Debug)]
+pub enum FileEnds {
+    Known(Vec<KeyEnd>),
+    /// Nobody knows: the table before is lost.
+    Unknown,
+}
+
+/// Of some keys those that every sidecar takes, whatever it was given of what was signed in the last days.
+#[derive(Debug)]
+pub struct LastingKeys {
+    /// Where nothing is held over them.
+    pub unheld: ActiveCourse,
+    pub all: ActiveCourse,
 }
 
 // === impl SignedLately ===
@@ -65,12 +83,12 @@ impl SignedLately {
 
     /// Notes what a file ends that is signed today: lines for the journal.
     pub fn note_ends(&mut self, meant: &MeantKeys, today: u64) -> JournalLines {
-        let ends = meant.ends.as_deref().unwrap_or_default();
+        let ends = || meant.ends.known().iter().chain(&meant.held);
         if let Some(there) = self.there.as_mut().filter(|there| there.is_of(&meant.table, today)) {
-            there.take(&meant.table, ends.iter().map(|end| &end.digest));
+            there.take(&meant.table, ends().map(|end| &end.digest));
         }
         self.ended.forget(today);
-        self.ended.note(today, ends)
+        self.ended.note(today, ends())
     }
 
     /// Forgets those of tables that no patch may be over any more. What is lost is in what was signed now.
@@ -101,30 +119,55 @@ impl EndedThere {
     }
 }
 
+// === impl FileEnds ===
+
+impl FileEnds {
+    fn known(&self) -> &[KeyEnd] {
+        match self {
+            Self::Known(ends) => ends,
+            Self::Unknown => &[],
+        }
+    }
+}
+
 // === impl MeantKeys ===
 
 impl MeantKeys {
-    /// Of these keys, what every sidecar takes, whatever it was given of what was signed in the last days.
-    pub fn lasting(&self, lately: &mut SignedLately, today: u64) -> ActiveCourse {
-        let mut now = HashMap::new();
-        for end in self.ends.iter().flatten() {
-            let known = now.entry(end.digest).or_insert_with(|| end.left.clone());
-            *known = meet(known, &end.left);
-        }
-        let mut counted = self.counted.clone();
-        for digest in self.ended(lately, today).union(&now.keys().copied().collect()) {
-            let Some(active) = self.life(digest).map(|life| life.active()) else { continue };
-            let left = lately.ended.left(digest, &active, today);
-            let left = now.get(digest).map_or(left.clone(), |now| meet(&left, now));
-            if left != active {
-                counted.add(&active, -1);
-                counted.add(&left, 1);
+    /// Those that should be active where what is held over the file is in force as well: whoever has signed
+    /// that has counted it.
+    pub fn meant(&self) -> CountedSpans {
+        let mut meant = self.counted.clone();
+        for (digest, held) in &strictest(&self.held) {
+            if let Some(active) = self.life(digest).map(|life| life.active()) {
+                shorten(&mut meant, &active, &meet(&active, held));
             }
         }
-        match &self.ends {
-            Some(_) => counted.course().less(lately.ended.uncounted(today)),
-            None => counted.course().less(u64::MAX),
+        meant
+    }
+
+    /// Of these keys, what every sidecar takes.
+    pub fn lasting(&self, lately: &mut SignedLately, today: u64) -> LastingKeys {
+        let (now, held) = (strictest(self.ends.known()), strictest(&self.held));
+        let mut digests = self.ended(lately, today);
+        digests.extend(now.keys().chain(held.keys()).copied());
+        let (mut unheld, mut all) = (self.counted.clone(), self.counted.clone());
+        for digest in &digests {
+            let Some(active) = self.life(digest).map(|life| life.active()) else { continue };
+            let mut left = lately.ended.left(digest, &active, today);
+            let both = |left: &ActiveSpan, end: Option<&ActiveSpan>| match end {
+                Some(end) => meet(left, end),
+                None => left.clone(),
+            };
+            left = both(&left, now.get(digest));
+            shorten(&mut unheld, &active, &left);
+            shorten(&mut all, &active, &both(&left, held.get(digest)));
         }
+        let uncounted = match self.ends {
+            FileEnds::Known(_) => lately.ended.uncounted(today),
+            FileEnds::Unknown => u64::MAX,
+        };
+        let course = |counted: CountedSpans| counted.course().less(uncounted);
+        LastingKeys { unheld: course(unheld), all: course(all) }
     }
 
     /// Those that were ended before. A walk over all of them once for a table and a day.
@@ -145,4 +188,22 @@ impl MeantKeys {
             None => self.table.life(digest),
         }
     }
+}
+
+/// Has a key that was counted count for less.
+fn shorten(counted: &mut CountedSpans, active: &ActiveSpan, left: &ActiveSpan) {
+    if left != active {
+        counted.add(active, -1);
+        counted.add(left, 1);
+    }
+}
+
+/// By digest.
+fn strictest(ends: &[KeyEnd]) -> HashMap<Digest, ActiveSpan> {
+    let mut found = HashMap::new();
+    for end in ends {
+        let known = found.entry(end.digest).or_insert_with(|| end.left.clone());
+        *known = meet(known, &end.left);
+    }
+    found
 }

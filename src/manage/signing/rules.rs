@@ -1,17 +1,20 @@
 //! Whether a signer signs: a function of what it has signed before, of what is asked, and of the time.
-//! Pure. Imports table, and the words of the wire.
+//! Pure. Imports table, words for a shell, and the words of the wire.
 //!
 //! Whoever asks may be broken into. It can issue keys; the rules keep it from going back to an older
 //! serial, from giving one serial two contents, from using serials up, and from ending most keys at
 //! once.
 
+mod audit;
+
 use serde::{Deserialize, Serialize};
 
+pub use self::audit::{AuditMark, CheckpointVerdict, RECOVERY_REMEDY};
 use super::super::signer::signs::{SigningReason, SigningRefusal};
 use super::active::{ActiveCourse, ActivePeaks, JudgedStep};
 use super::numbers::{HIGHEST, UsedNumbers};
-use super::wire::AskedCheckpoint;
 use crate::table::{AcceptRules, Base, BodyHash, FileKind, Manifest, SignerId, TableFormat};
+use crate::wording::shell::quoted;
 
 /// A manifest may be so far ahead of the signer's clock, in milliseconds.
 const AHEAD_MS: u64 = 5 * 60_000;
@@ -20,10 +23,6 @@ const AHEAD_MS: u64 = 5 * 60_000;
 /// over lately and may be signed over again, because their publisher has died between its new table and
 /// the patch over it.
 const MOST_BASES: usize = 2;
-
-/// What lets a restored audit log pass.
-pub const RECOVERY_REMEDY: &str =
-    "`keygatectl signer allow --recovery` on the signer's host allows it once";
 
 /// Why fewer count than a page shows.
 const BACK_LATELY: &str = " (keys that something signed within a week has ended and that are back do not \
@@ -80,20 +79,6 @@ struct SignedContent {
     base: Option<Base>,
 }
 
-/// The end of the audit log that was signed last.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct AuditMark {
-    seq: u64,
-    /// Of that line, in hexadecimal digits.
-    hash: String,
-    /// After a restore: the last line that the backup had.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    recovered_from: Option<u64>,
-    #[serde(default)]
-    lines: UsedNumbers,
-}
-
 /// A file that was opened and counted.
 #[derive(Clone, Copy, Debug)]
 pub struct CountedFile<'f> {
@@ -102,13 +87,15 @@ pub struct CountedFile<'f> {
     pub meant: &'f ActiveCourse,
     /// Of these, what is left by everything that was signed lately.
     pub lasting: &'f ActiveCourse,
+    /// What is left before patches that it does not have are held over it.
+    pub unheld: &'f ActiveCourse,
+    /// Nobody knows what it ends: the table before it, which is lost.
+    pub lost: Option<Base>,
 }
 
-/// What is to become of a file.
+/// What is to become of a file that was not signed before.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SigningVerdict {
-    /// It was signed before, with this content.
-    Again,
     /// It may be signed once this is noted.
     New(SignedMark),
     /// So, if somebody on the signer's host has allowed each of these. At least one.
@@ -131,17 +118,6 @@ pub enum AllowedPart {
     Serial { serial: u64 },
 }
 
-/// What is to become of an end of the audit log.
-#[derive(Clone, Debug, PartialEq)]
-pub enum CheckpointVerdict {
-    /// It was signed before.
-    Again,
-    /// It may be signed once this is noted.
-    New(AuditMark),
-    /// So, if somebody on the signer's host has allowed that.
-    IfAllowed { mark: AuditMark, refusal: SigningRefusal },
-}
-
 // === impl SignedMark ===
 
 impl SignedMark {
@@ -160,9 +136,27 @@ impl SignedMark {
         self.table.into_iter().chain(others)
     }
 
-    /// Whether somebody on the signer's host has to allow that it leads back.
+    /// Whether somebody on the signer's host has to allow that serials go back. Whatever was signed before
+    /// is in force nowhere then. A table that is further and has less is none: sidecars hold it all over it.
     pub fn leads_back(&self, manifest: &Manifest) -> bool {
-        manifest.serial < self.serial() || manifest.includes_through < self.includes
+        manifest.serial < self.serial()
+    }
+
+    /// Whether a signer with key `signer` has signed a file last: an answer that got lost is given again,
+    /// whatever is known by then of what else was signed.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not sign it, whatever it has signed and anybody allows.
+    pub fn is_again(
+        &self,
+        rules: &SigningRules,
+        manifest: &Manifest,
+        signer: SignerId,
+        now_ms: u64,
+    ) -> Result<bool, SigningRefusal> {
+        refuse_odd(rules, manifest, signer, now_ms)?;
+        Ok(self.last.as_ref() == Some(&SignedContent::of(manifest)))
     }
 
     /// Whether `table` may be the base of a patch.
@@ -170,24 +164,19 @@ impl SignedMark {
         self.tables().any(|kept| kept == table)
     }
 
-    /// What a signer with key `signer` does with a file.
+    /// What becomes of a file that is none [again](Self::is_again).
     ///
     /// # Errors
     ///
-    /// Why it does not sign it, whatever anybody allows.
+    /// Why it is not signed, whatever anybody allows.
     pub fn judge(
         &self,
         rules: &SigningRules,
         file: CountedFile<'_>,
-        signer: SignerId,
         now_ms: u64,
     ) -> Result<SigningVerdict, SigningRefusal> {
-        let CountedFile { manifest, meant, lasting } = file;
-        refuse_odd(rules, manifest, signer, now_ms)?;
+        let CountedFile { manifest, meant, lasting, unheld, .. } = file;
         let content = SignedContent::of(manifest);
-        if self.last.as_ref() == Some(&content) {
-            return Ok(SigningVerdict::Again);
-        }
         self.refuse_content(rules, &content)?;
         let mut needed = Vec::new();
         let mut before = self.clone();
@@ -203,8 +192,10 @@ impl SignedMark {
                 before.patches.clear();
             }
         }
-        if let Some(word) = self.fall(rules, file) {
-            needed.push(word);
+        // A sidecar may have all of it in force before it gets what is held over it.
+        before.lasting_peaks.note(unheld.clone());
+        if let Some(fall) = before.fall(rules, file) {
+            needed.push(self.allowed_fall(rules, file, fall)?);
             // From then on these counts are what a fall is measured against.
             before.peaks = ActivePeaks::default();
             before.lasting_peaks = ActivePeaks::default();
@@ -219,27 +210,64 @@ impl SignedMark {
         })
     }
 
-    /// The word that it needs because it leaves few keys.
-    fn fall(&self, rules: &SigningRules, file: CountedFile<'_>) -> Option<NeededWord> {
-        let CountedFile { manifest, meant, lasting } = file;
+    /// Where it leaves few keys, and why fewer count than a page shows.
+    fn fall(
+        &self,
+        rules: &SigningRules,
+        file: CountedFile<'_>,
+    ) -> Option<(JudgedStep, &'static str)> {
+        let CountedFile { manifest, meant, lasting, .. } = file;
         let falls = [
             (rules.brake(manifest, self.peaks.judged(meant)), ""),
             (rules.brake(manifest, self.lasting_peaks.judged(lasting)), BACK_LATELY),
         ];
         let falls = falls.into_iter().filter_map(|(fall, note)| Some((fall?, note)));
-        let (JudgedStep { before, after }, note) = falls.min_by_key(|(fall, _)| fall.after)?;
+        falls.min_by_key(|(fall, _)| fall.after)
+    }
+
+    /// The word that a fall needs.
+    ///
+    /// # Errors
+    ///
+    /// A table that lags behind what was signed: one that has it may be no fall, and is made without a word.
+    fn allowed_fall(
+        &self,
+        rules: &SigningRules,
+        file: CountedFile<'_>,
+        (JudgedStep { before, after }, note): (JudgedStep, &str),
+    ) -> Result<NeededWord, SigningRefusal> {
+        let (manifest, floor) = (file.manifest, self.serial());
         let what = match after {
             0 => "no key would be active".to_owned(),
             1 => "1 key would be active".to_owned(),
             _ => format!("{after} keys would be active"),
         };
-        let why = format!(
-            "{what} within a day, and {before} were{note}; `keygatectl signer allow --audience {} \
-             --least {after}` on the signer's host allows it once",
-            rules.audience
+        let is_table = manifest.kind == FileKind::Table && !self.leads_back(manifest);
+        if is_table && manifest.includes_through < floor {
+            let why = format!(
+                "the table has every change through {}, and {floor} was signed: with both, {what} within \
+                 a day, and {before} were{note}; a table that is made now has both",
+                manifest.includes_through
+            );
+            return Err(SigningRefusal::new(SigningReason::Stale, why));
+        }
+        let command = format!(
+            "`keygatectl signer allow --audience {} --least {after}` on the signer's host",
+            quoted(&rules.audience)
         );
+        let why = match file.lost {
+            Some(table) => format!(
+                "the signer has lost the table of serial {}, which it signed last, and cannot tell what \
+                 this one ends: its log names the file, which a backup may have; {command} allows this one \
+                 without",
+                table.serial
+            ),
+            None => {
+                format!("{what} within a day, and {before} were{note}; {command} allows it once")
+            }
+        };
         let refusal = SigningRefusal::new(SigningReason::Brake, why);
-        Some(NeededWord { what: AllowedPart::Fall { active: after }, refusal })
+        Ok(NeededWord { what: AllowedPart::Fall { active: after }, refusal })
     }
 
     /// What nobody can allow.
@@ -286,10 +314,13 @@ impl SignedMark {
         let remedy = format!(
             "`keygatectl signer allow --audience {} --serial {serial}` on the signer's host allows \
              it once",
-            rules.audience
+            quoted(&rules.audience)
         );
         let (reason, why) = if serial < floor {
-            let why = format!("serial {serial} is below {floor}, which was signed; {remedy}");
+            let why = format!(
+                "serial {serial} is below {floor}, which was signed: `keygatectl admin recover` has the \
+                 service go on above it; where serials have to go back, {remedy}"
+            );
             (SigningReason::Serial, why)
         } else if content.includes_through < self.includes {
             let why = format!(
@@ -429,53 +460,6 @@ fn refuse_odd(
             life(format!("it expires sooner than {shortest} s from now"))
         }
         _ => Ok(()),
-    }
-}
-
-// === impl AuditMark ===
-
-impl AuditMark {
-    /// What a signer does with an end of the log.
-    ///
-    /// # Errors
-    ///
-    /// One that no log has.
-    pub fn judge(
-        &self,
-        asked: AskedCheckpoint,
-        now_ms: u64,
-    ) -> Result<CheckpointVerdict, SigningRefusal> {
-        let hash: String = asked.hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        let refusal = |why: String| SigningRefusal::new(SigningReason::Checkpoint, why);
-        let AskedCheckpoint { seq, recovered_from, .. } = asked;
-        if !(1..=HIGHEST).contains(&seq) {
-            return Err(refusal(format!("an audit log has no line {seq}")));
-        }
-        let is_it = seq == self.seq && hash == self.hash && recovered_from == self.recovered_from;
-        if is_it {
-            return Ok(CheckpointVerdict::Again);
-        }
-        let (last, left) = (self.seq, self.lines.left(now_ms));
-        let lines = self.lines.with(seq.saturating_sub(last), now_ms);
-        let mut mark = Self { seq, hash, recovered_from, lines };
-        let why = match recovered_from {
-            Some(from) => format!("the audit log would go on from line {from} of a backup"),
-            None if seq < last => format!("line {seq} is before line {last}, which was signed"),
-            None if seq == last && mark.hash == self.hash => {
-                return Ok(CheckpointVerdict::New(mark));
-            }
-            None if seq == last => format!("line {last} was signed with another hash"),
-            None if seq - last > left => format!("line {seq} is more than {left} behind {last}"),
-            None => return Ok(CheckpointVerdict::New(mark)),
-        };
-        let refusal = refusal(format!("{why}; {RECOVERY_REMEDY}"));
-        // From then on it goes on from there.
-        mark.lines = UsedNumbers::default();
-        Ok(CheckpointVerdict::IfAllowed { mark, refusal })
-    }
-
-    pub fn seq(&self) -> u64 {
-        self.seq
     }
 }
 

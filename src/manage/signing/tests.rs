@@ -4,6 +4,8 @@
 mod attacks;
 mod chance;
 mod given;
+mod kept;
+mod later;
 mod words;
 
 use std::fs;
@@ -184,8 +186,13 @@ fn a_power_cut_before_the_answer_loses_nothing() {
     let house = House::new();
     let mut table = house.table(3, 0..10);
     let mut other = house.table(3, 0..11);
-    // Nobody has seen this signature.
-    let _lost = table.by(&mut house.keeper()).unwrap();
+    // As a service makes them: it has every change through the last serial that is not its own.
+    let mut behind = given::table_of(&house, 2, 1, &(0..10).map(spec).collect::<Vec<_>>());
+    // Nobody has seen these signatures.
+    for paper in [&mut behind, &mut table] {
+        let lost = paper.by(&mut house.keeper()).unwrap();
+        assert_eq!(paper.by(&mut house.keeper()), Ok(lost), "asked again");
+    }
     let mut keeper = house.keeper();
     assert_eq!(other.by(&mut keeper), Err(SigningReason::OtherContent));
     let signature = table.by(&mut keeper).unwrap();

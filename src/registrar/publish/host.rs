@@ -115,13 +115,21 @@ pub async fn publish_change(
                 return Err(only_the_service());
             }
         }
-        let hindrance = noted(state).remove(audience.as_str());
+        let hindrance = noted_by_service(state, audience)?;
         if waited >= PUBLISHED_WITHIN || (hindrance.is_some() && waited >= STILL_NOTED) {
             return Err(not_published(hindrance));
         }
         tokio::time::sleep(LOOK).await;
         waited += LOOK;
     }
+}
+
+/// What keeps the service that runs from publishing. One that was killed has left what it had noted.
+fn noted_by_service(state: &Path, audience: &AudienceName) -> Result<Option<NotedHindrance>> {
+    Ok(match is_served(state)? {
+        true => noted(state).remove(audience.as_str()),
+        false => None,
+    })
 }
 
 /// Whether the database says so, and every directory has it: the database is told first.
@@ -280,6 +288,21 @@ mod tests {
             drop(taken);
             assert!(!is_served(state).unwrap());
         });
+    }
+
+    /// It was killed, and the reason may be gone.
+    #[test]
+    fn what_a_dead_service_has_noted_is_no_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path();
+        let text = "{\"shop\": {\"reason\": \"target\", \"why\": \"full\", \"since_ms\": 7}}";
+        std::fs::write(state.join("unpublished.json"), text).unwrap();
+        let shop = AudienceName::parse("shop").unwrap();
+        assert_eq!(noted_by_service(state, &shop).unwrap(), None);
+        let serves = fast(ServiceLock::take(state, LOOKED_AT)).unwrap();
+        let noted = noted_by_service(state, &shop).unwrap().unwrap();
+        assert_eq!(&*noted.why, "full");
+        drop(serves);
     }
 
     /// Whoever looks takes nothing away from others who look, and makes no file.

@@ -263,16 +263,12 @@ impl Outbox {
         if self.current.is_none() {
             let Some(folded) = self.build(&terms, &settings).await? else { return self.waits_on() };
             let folded = self.holding(folded).await?.ok_or(PublishFault::Overtaken)??;
-            return self.publish_table(folded, began).await;
+            return self.publish_folded(folded, began).await;
         }
         if (terms.required > 1 || self.waiting.is_some())
             && let Some(folded) = self.folded_first(&terms, &settings).await?
         {
-            let published = self.publish_table(folded, began).await;
-            if let Err(fault) = &published {
-                self.heed(fault, &terms, &settings).await?;
-            }
-            return published;
+            return self.publish_folded(folded, began).await;
         }
         if self.waiting.is_some() {
             // The table in its place is still to come, and no patch may.

@@ -73,7 +73,7 @@ impl RemoteKeys {
                 if new == old.entry {
                     let id = new.id;
                     session.output.note(&format!("{id} is so already; nothing was changed"));
-                    return self.judge_publication(old.serial).map(drop);
+                    return self.judge_publication(old.serial);
                 }
             }
             let body = patch(&request, &edit.details, &old, now)?;
@@ -137,7 +137,7 @@ impl RemoteKeys {
         }
         if let (true, Some(serial)) = (wanted.is_empty(), newest) {
             // Whoever tries again wants to know whether it is published by now.
-            return self.judge_publication(serial).map(drop);
+            return self.judge_publication(serial);
         }
         let mut last = None;
         for key in wanted {
@@ -179,21 +179,32 @@ impl RemoteKeys {
     ///
     /// It is not, or nobody knows.
     fn end_told(&self, told: &ToldChange) -> Result<()> {
-        match self.judge_publication(told.serial)? {
-            None => Ok(()),
+        match self.publication_of(told.serial)? {
             // The change was answered once it was published.
             Some(_) if told.in_force.as_ref().is_some_and(|force| force.published) => Ok(()),
-            Some(unknown) => {
-                let message = format!(
-                    "{}: the change is kept with serial {}, and whether it is published cannot be \
-                     asked: {}\nhint: {LOOK_AGAIN}",
-                    self.server(),
-                    told.serial,
-                    unknown.to_string().lines().next().unwrap_or_default()
-                );
-                Err(Error::Added { message, exit: Exit::TryAgain })
-            }
+            unknown => self.refuse_unknown(told.serial, unknown),
         }
+    }
+
+    /// Waits until the serial is published.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not published, or not wherever it should be; or nobody knows.
+    pub(super) fn judge_publication(&self, serial: u64) -> Result<()> {
+        let unknown = self.publication_of(serial)?;
+        self.refuse_unknown(serial, unknown)
+    }
+
+    fn refuse_unknown(&self, serial: u64, unknown: Option<Error>) -> Result<()> {
+        let Some(unknown) = unknown else { return Ok(()) };
+        let message = format!(
+            "{}: the change is kept with serial {serial}, and whether it is published cannot be asked: \
+             {}\nhint: {LOOK_AGAIN}",
+            self.server(),
+            unknown.to_string().lines().next().unwrap_or_default()
+        );
+        Err(Error::Added { message, exit: Exit::TryAgain })
     }
 
     /// Waits until the serial is published. What cannot be asked now is no fault of the change: why.
@@ -201,7 +212,7 @@ impl RemoteKeys {
     /// # Errors
     ///
     /// Why it is not published, or not wherever it should be.
-    pub(super) fn judge_publication(&self, serial: u64) -> Result<Option<Error>> {
+    fn publication_of(&self, serial: u64) -> Result<Option<Error>> {
         let mut waited = Duration::ZERO;
         let (why, then) = loop {
             let told = match self.publication() {

@@ -47,7 +47,7 @@ impl RemoteKeys {
         };
         let (told, _) =
             self.issue(&change, SecretWish::Key { org: &org, name: &create.name }, session)?;
-        self.judge_publication(told.serial).map(drop)
+        self.judge_publication(told.serial)
     }
 
     pub(super) fn rotate(&self, rotate: Rotate, session: &mut Session) -> Result<()> {
@@ -75,7 +75,7 @@ impl RemoteKeys {
         session.output.note(&format!("the old secret is valid until {ends}"));
         let advice = KeyAdvice::of(Some(&old.entry), &new.entry);
         advice.iter().for_each(|advice| session.output.warn(&warning(advice)));
-        self.judge_publication(told.serial).map(drop)
+        self.judge_publication(told.serial)
     }
 
     /// Has a secret made and shows it once, or takes the key back that nobody has the secret of.

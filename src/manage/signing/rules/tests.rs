@@ -2,6 +2,7 @@
 
 use super::super::active::CountedSpans;
 use super::super::numbers::MOST_AT_ONCE;
+use super::super::wire::AskedCheckpoint;
 use super::*;
 use crate::table::Acknowledge;
 
@@ -47,6 +48,11 @@ fn forever(keys: u64, at_ms: u64) -> ActiveCourse {
     counted.course()
 }
 
+/// Nothing else says anything of its keys.
+fn counted<'f>(manifest: &'f Manifest, active: &'f ActiveCourse) -> CountedFile<'f> {
+    CountedFile { manifest, meant: active, lasting: active, unheld: active, lost: None }
+}
+
 /// A signer that signs or says why not; nobody allows a fall.
 struct Hand(SignedMark);
 
@@ -63,9 +69,11 @@ impl Hand {
         at: u64,
     ) -> Result<(), SigningReason> {
         let active = forever(active, at);
-        let counted = CountedFile { manifest: file, meant: &active, lasting: &active };
-        match self.0.judge(rules, counted, us(), at).map_err(|refusal| refusal.reason)? {
-            SigningVerdict::Again => Ok(()),
+        let reason = |refusal: SigningRefusal| refusal.reason;
+        if self.0.is_again(rules, file, us(), at).map_err(reason)? {
+            return Ok(());
+        }
+        match self.0.judge(rules, counted(file, &active), at).map_err(reason)? {
             SigningVerdict::New(mark) => {
                 self.0 = mark;
                 Ok(())
@@ -158,8 +166,7 @@ fn what_was_allowed_is_the_new_measure() {
     hand.sign(&table(1, 1), 100, NOW).unwrap();
     let fall = table(2, 2);
     let active = forever(10, NOW);
-    let counted = CountedFile { manifest: &fall, meant: &active, lasting: &active };
-    let verdict = hand.0.judge(&rules(), counted, us(), NOW).unwrap();
+    let verdict = hand.0.judge(&rules(), counted(&fall, &active), NOW).unwrap();
     let SigningVerdict::IfAllowed { mark, needed } = verdict else { panic!("{verdict:?}") };
     let [NeededWord { what: AllowedPart::Fall { active: 10 }, refusal }] = needed.as_slice() else {
         panic!("{needed:?}")
@@ -269,12 +276,7 @@ fn serials_rise_by_a_step_and_to_an_end() {
 fn a_word_lets_serials_go_on() {
     let judged = |mark: &SignedMark, file: &Manifest| {
         let active = forever(9, NOW);
-        mark.judge(
-            &rules(),
-            CountedFile { manifest: file, meant: &active, lasting: &active },
-            us(),
-            NOW,
-        )
+        mark.judge(&rules(), counted(file, &active), NOW)
     };
     let allowed = |mark: &SignedMark, file: &Manifest| match judged(mark, file).unwrap() {
         SigningVerdict::IfAllowed { mark, needed } => {
@@ -282,7 +284,10 @@ fn a_word_lets_serials_go_on() {
             assert_eq!(needed.len(), 1);
             assert_eq!(needed[0].what, AllowedPart::Serial { serial });
             let why = &needed[0].refusal.why;
-            assert!(why.contains(&format!("--audience shop --serial {serial}")), "{why}");
+            assert!(why.contains(&format!("--audience shop --serial {serial}`")), "{why}");
+            if serial < mark.serial() {
+                assert!(why.find("admin recover") < why.find("signer allow"), "{why}");
+            }
             mark
         }
         other => panic!("{other:?}"),
@@ -300,14 +305,30 @@ fn a_word_lets_serials_go_on() {
     assert_eq!(judged(&hand.0, &table(HIGHEST + 1, 7)).unwrap_err().reason, SigningReason::Leap);
     let floor = SigningRules { min_serial: 100, ..rules() };
     let (low, active) = (table(99, 8), forever(9, NOW));
-    let counted = CountedFile { manifest: &low, meant: &active, lasting: &active };
-    assert!(hand.0.judge(&floor, counted, us(), NOW).is_err());
+    assert!(hand.0.judge(&floor, counted(&low, &active), NOW).is_err());
     // A leap and a fall need a word each.
     let mut hand = Hand(SignedMark::default());
     hand.sign(&table(5, 1), 100, NOW).unwrap();
     match judged(&hand.0, &table(4, 2)).unwrap() {
         SigningVerdict::IfAllowed { needed, .. } => assert_eq!(needed.len(), 2, "{needed:?}"),
         other => panic!("{other:?}"),
+    }
+}
+
+/// A name that a shell would not take as one word.
+#[test]
+fn what_a_refusal_says_can_be_typed() {
+    let name = "a shop; $(x)";
+    let rules = SigningRules::standard(name.into());
+    let of = |file: Manifest| Manifest { audience: name.into(), ..file };
+    let mut hand = Hand(SignedMark::default());
+    hand.sign_by(&rules, &of(table(5, 1)), 100, NOW).unwrap();
+    let active = forever(1, NOW);
+    let verdict = hand.0.judge(&rules, counted(&of(table(4, 2)), &active), NOW).unwrap();
+    let SigningVerdict::IfAllowed { needed, .. } = verdict else { panic!("{verdict:?}") };
+    assert_eq!(needed.len(), 2);
+    for NeededWord { refusal, .. } in needed {
+        assert!(refusal.why.contains("--audience 'a shop; $(x)' --"), "{refusal}");
     }
 }
 

@@ -243,7 +243,7 @@ fn halves_do_not_add_up() {
     assert_eq!(other.by(&mut keeper), Err(SigningReason::Stale));
     let rest: Vec<_> = (0..5).map(spec).collect();
     let half = || Paper(body(&rest).into_table(lagging(30)).unwrap());
-    assert_eq!(half().by(&mut keeper), Err(SigningReason::Brake));
+    assert_eq!(half().by(&mut keeper), Err(SigningReason::Stale), "with the patch it leaves none");
     drop(keeper);
     let mut keeper = house.keeper();
     assert_eq!(half().by(&mut keeper), Err(SigningReason::Stale), "it has not read all patches");

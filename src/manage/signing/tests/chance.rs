@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::given::{Sidecar, Signed, sign, table_of};
 use super::*;
-use crate::core::{Digest, KeyKind};
+use crate::core::{Digest, Environment, KeyKind};
 use crate::table::write::RemovalOf;
 
 /// Whether second secrets of pairs come and go.
@@ -46,7 +46,7 @@ fn second(n: u32) -> KeySpec {
 fn changed(dice: &mut Dice, n: u32, now_ms: u64) -> Vec<KeySpec> {
     let mut key = original(n);
     let now = now_ms / 1000;
-    match dice.roll(9) {
+    match dice.roll(11) {
         0 | 1 => return Vec::new(),
         2 => key.grant.status = KeyStatus::Disabled,
         3 => key.grant.status = KeyStatus::Revoked,
@@ -55,6 +55,8 @@ fn changed(dice: &mut Dice, n: u32, now_ms: u64) -> Vec<KeySpec> {
         6 => key.grant.not_before = Some(now + 3600 * (1 + dice.roll(20))),
         7 => key.grant.kind = KeyKind::Single,
         8 => key.id = spec(n + 100).id,
+        9 => key.grant.environment = Some(Environment::Live),
+        10 => key.grant.environment = Some(Environment::Test),
         _ => {}
     }
     if key.grant.kind == KeyKind::Single {
@@ -145,21 +147,34 @@ fn taken_by(sidecar: &Sidecar, now: u64) -> HashSet<(u32, Digest)> {
     taken.map(|(n, key)| (n, key.digest)).collect()
 }
 
+/// What came of a history: a test that no file reaches shows nothing.
+#[derive(Clone, Copy, Debug, Default)]
+struct Played {
+    /// Files that were signed after the first table.
+    signed: usize,
+    /// Sidecars that took keys, and that refused some of them later.
+    took: usize,
+    refused: usize,
+}
+
 /// Gives sidecars some of the files of a history in any order; what was given to one that refuses most of
 /// what it took.
-fn harmed(seed: u64, rotates: Rotates) -> Option<String> {
+fn harmed(seed: u64, rotates: Rotates, played: &mut Played) -> Option<String> {
     let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) + 1);
     for _ in 0..20 {
         dice.roll(2);
     }
     let (files, house, now) = signed(&mut dice, rotates);
-    for _ in 0..150 {
-        let mut sidecar = Sidecar::new(&house);
+    played.signed += files.len() - 1;
+    for n in 0..150 {
+        let environment = [None, Some(Environment::Live), Some(Environment::Test)][n % 3];
+        let mut sidecar = Sidecar::of(&house, environment);
         let (mut taken, mut told) = (HashSet::new(), Vec::new());
+        let mut takes = HashSet::new();
         for _ in 0..7 {
             let (what, file) = &files[usize::try_from(dice.roll(files.len() as u64)).unwrap()];
             told.push(format!("{what} -> {}", sidecar.offer(file, now)));
-            let takes = taken_by(&sidecar, now);
+            takes = taken_by(&sidecar, now);
             taken.extend(takes.iter().copied());
             let keys =
                 |of: &HashSet<(u32, Digest)>| of.iter().map(|(n, _)| *n).collect::<HashSet<_>>();
@@ -172,18 +187,21 @@ fn harmed(seed: u64, rotates: Rotates) -> Option<String> {
             if is_harmed {
                 let takes = takes.len();
                 return Some(format!(
-                    "{seed}: {} were taken, {takes} are\n{}",
+                    "{seed}: {} were taken, {takes} are, {environment:?}\n{}",
                     taken.len(),
                     told.join("\n")
                 ));
             }
         }
+        played.took += usize::from(!taken.is_empty());
+        played.refused += usize::from(taken.len() > takes.len());
     }
     None
 }
 
 fn nobody_is_harmed(rotates: Rotates) {
-    let harmed: Vec<_> = WORLDS.filter_map(|seed| harmed(seed, rotates)).collect();
+    let mut played = Played::default();
+    let harmed: Vec<_> = WORLDS.filter_map(|seed| harmed(seed, rotates, &mut played)).collect();
     let shortest = harmed.iter().min_by_key(|told| told.len());
     assert!(
         harmed.is_empty(),
@@ -191,9 +209,12 @@ fn nobody_is_harmed(rotates: Rotates) {
         harmed.len(),
         shortest.unwrap()
     );
+    let worlds = WORLDS.count();
+    assert!(played.signed > 2 * worlds, "{played:?}");
+    assert!(played.took > 100 * worlds && played.refused > 20 * worlds, "{played:?}");
 }
 
-/// Status, spans, ids and kinds.
+/// Status, spans, ids, kinds and environments.
 #[test]
 fn no_order_ends_most_keys() {
     nobody_is_harmed(Rotates::Nothing);

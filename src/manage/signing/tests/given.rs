@@ -21,6 +21,10 @@ impl Sidecar {
         Self { acceptance: Acceptance::new(AcceptRules::default()), trust, environment: None }
     }
 
+    pub(super) fn of(house: &House, environment: Option<Environment>) -> Self {
+        Self { environment, ..Self::new(house) }
+    }
+
     pub(super) fn offer(&mut self, file: &Signed, now_ms: u64) -> String {
         let now = Now { unix_ms: now_ms, mono_ns: 0 };
         let (trust, bounds) = (&self.trust, Bounds::default());
@@ -80,7 +84,7 @@ pub(super) fn table_of(house: &House, serial: u64, includes: u64, specs: &[KeySp
     Paper(body(specs).into_table(issue).unwrap())
 }
 
-fn patch_of(
+pub(super) fn patch_of(
     house: &House,
     serial: u64,
     over: &Table,
@@ -91,7 +95,7 @@ fn patch_of(
     Paper(patch.build(house.issue(serial)).unwrap())
 }
 
-fn specs(keys: std::ops::Range<u32>, change: impl Fn(&mut KeySpec)) -> Vec<KeySpec> {
+pub(super) fn specs(keys: std::ops::Range<u32>, change: impl Fn(&mut KeySpec)) -> Vec<KeySpec> {
     keys.map(|n| {
         let mut spec = spec(n);
         change(&mut spec);
@@ -100,8 +104,20 @@ fn specs(keys: std::ops::Range<u32>, change: impl Fn(&mut KeySpec)) -> Vec<KeySp
     .collect()
 }
 
+/// What was signed; `None`: it was refused, for this reason and no other.
+pub(super) fn unless(
+    meant: SigningReason,
+    signed: Result<Signed, SigningRefusal>,
+) -> Option<Signed> {
+    match signed {
+        Ok(signed) => Some(signed),
+        Err(refusal) if refusal.reason == meant => None,
+        Err(refusal) => panic!("{}: {refusal}", refusal.reason.as_str()),
+    }
+}
+
 /// The end of an attack: how many keys a sidecar took and takes now. Fails if most are refused.
-fn most_stay(what: &str, before: usize, after: usize) {
+pub(super) fn most_stay(what: &str, before: usize, after: usize) {
     assert!(after * 2 >= before, "{what}: {before} keys were taken, and {after} are");
 }
 
@@ -120,7 +136,8 @@ fn public_ids_that_callers_do_not_know_count() {
         .map(|n| KeySpec { public_id: Some(format!("x-{n}").into()), ..pair_spec(n) })
         .collect();
     let mut second = table_of(&house, 2, 2, &renamed);
-    let Ok(second) = sign(&house, &mut keeper, &mut second, NOW) else { return };
+    let signed = sign(&house, &mut keeper, &mut second, NOW);
+    let Some(second) = unless(SigningReason::Brake, signed) else { return };
     sidecar.offer(&second, NOW);
     most_stay("other public ids", before, sidecar.count(&pairs, NOW));
 }
@@ -151,7 +168,8 @@ fn a_table_that_lags_behind_a_rotation() {
     let before = sidecar.count(&successors, at(2));
     // What the keys are by then: the successors alone. It says that it knows of nothing after the first.
     let mut lagging = table_of(&house, 3, 1, &successors);
-    let Ok(lagging) = sign(&house, &mut keeper, &mut lagging, at(2)) else { return };
+    let signed = sign(&house, &mut keeper, &mut lagging, at(2));
+    let Some(lagging) = unless(SigningReason::Stale, signed) else { return };
     sidecar.offer(&lagging, at(2));
     most_stay("a rotation", before, sidecar.count(&successors, at(2)));
 }
@@ -177,7 +195,8 @@ fn an_end_that_is_signed_before_the_key_is_there() {
     sidecar.offer(&made, NOW);
     let before = sidecar.count(&all, NOW);
     let mut lagging = table_of(&house, 4, 1, &all);
-    let Ok(lagging) = sign(&house, &mut keeper, &mut lagging, NOW) else { return };
+    let signed = sign(&house, &mut keeper, &mut lagging, NOW);
+    let Some(lagging) = unless(SigningReason::Stale, signed) else { return };
     sidecar.offer(&lagging, NOW);
     sidecar.offer(&before_all, NOW);
     most_stay("keys that were not there yet", before, sidecar.count(&all, NOW));
@@ -208,7 +227,8 @@ fn a_renewal_that_an_older_patch_takes_back() {
     sidecar.offer(&renews, later);
     let before = sidecar.count(&until(90), later);
     let mut lagging = table_of(&house, 4, 1, &until(90));
-    let Ok(lagging) = sign(&house, &mut keeper, &mut lagging, later) else { return };
+    let signed = sign(&house, &mut keeper, &mut lagging, later);
+    let Some(lagging) = unless(SigningReason::Stale, signed) else { return };
     sidecar.offer(&lagging, later);
     sidecar.offer(&states, later);
     most_stay("renewed keys", before, sidecar.count(&until(90), later));
@@ -245,7 +265,8 @@ fn what_restricts_a_suspended_key_counts_once_it_is_resumed() {
     sidecar.offer(&resumes, NOW + 2 * day);
     let before = sidecar.count(&on, NOW + 2 * day);
     let mut lagging = table_of(&house, 4, 1, &on);
-    let Ok(lagging) = sign(&house, &mut keeper, &mut lagging, NOW + 2 * day) else { return };
+    let signed = sign(&house, &mut keeper, &mut lagging, NOW + 2 * day);
+    let Some(lagging) = unless(SigningReason::Stale, signed) else { return };
     sidecar.offer(&lagging, NOW + 2 * day);
     sidecar.offer(&restricts, NOW + 2 * day);
     most_stay("resumed keys", before, sidecar.count(&on, NOW + 2 * day));
@@ -298,8 +319,10 @@ fn a_new_sidecar_is_given_two_halves() {
     let all: Vec<_> = (0..100).map(spec).collect();
     let mut first = house.table(1, 0..100);
     sign(&house, &mut keeper, &mut first, NOW).unwrap();
-    let Ok(half) = sign(&house, &mut keeper, &mut house.table(2, 0..50), NOW) else { return };
-    let Ok(other) = sign(&house, &mut keeper, &mut house.table(3, 50..100), NOW) else { return };
+    let signed = sign(&house, &mut keeper, &mut house.table(2, 0..50), NOW);
+    let Some(half) = unless(SigningReason::Brake, signed) else { return };
+    let signed = sign(&house, &mut keeper, &mut house.table(3, 50..100), NOW);
+    let Some(other) = unless(SigningReason::Brake, signed) else { return };
     let mut sidecar = Sidecar::new(&house);
     sidecar.offer(&half, NOW);
     let took: Vec<_> = all.iter().filter(|key| sidecar.takes(key, NOW)).cloned().collect();
@@ -346,12 +369,14 @@ fn environments_that_meet_over_a_table_that_nobody_gets() {
     sidecar.offer(&first, NOW);
     let before = sidecar.count(&live, NOW);
     let mut second = table_of(&house, 2, 2, &of(None));
-    let Ok(_withheld) = sign(&house, &mut keeper, &mut second, NOW) else { return };
+    let signed = sign(&house, &mut keeper, &mut second, NOW);
+    let Some(_withheld) = unless(SigningReason::Brake, signed) else { return };
     let second = second.opened();
     let mut patch = patch_of(&house, 3, &second, |draft| {
         of(Some(Environment::Test)).into_iter().for_each(|spec| draft.put(spec));
     });
-    let Ok(patch) = sign(&house, &mut keeper, &mut patch, NOW) else { return };
+    let signed = sign(&house, &mut keeper, &mut patch, NOW);
+    let Some(patch) = unless(SigningReason::Brake, signed) else { return };
     sidecar.offer(&patch, NOW);
     most_stay("another environment", before, sidecar.count(&live, NOW));
 }
@@ -364,11 +389,12 @@ fn an_environment_for_keys_that_had_none() {
     let of = |environment| specs(0..100, move |spec| spec.grant.environment = environment);
     let any = of(None);
     let first = sign(&house, &mut keeper, &mut table_of(&house, 1, 1, &any), NOW).unwrap();
-    let mut sidecar = Sidecar { environment: Some(Environment::Live), ..Sidecar::new(&house) };
+    let mut sidecar = Sidecar::of(&house, Some(Environment::Live));
     sidecar.offer(&first, NOW);
     let before = sidecar.count(&any, NOW);
     let mut second = table_of(&house, 2, 2, &of(Some(Environment::Test)));
-    let Ok(second) = sign(&house, &mut keeper, &mut second, NOW) else { return };
+    let signed = sign(&house, &mut keeper, &mut second, NOW);
+    let Some(second) = unless(SigningReason::Brake, signed) else { return };
     sidecar.offer(&second, NOW);
     most_stay("an environment", before, sidecar.count(&any, NOW));
 }
@@ -384,9 +410,13 @@ fn a_lost_table_needs_a_word() {
         }
     }
     let mut keeper = house.keeper();
-    assert_eq!(house.table(2, 0..100).by(&mut keeper), Err(SigningReason::Brake));
-    house.allow(fall(0), NOW);
     let mut table = house.table(2, 0..100);
+    let refusal = sign(&house, &mut keeper, &mut table, NOW).unwrap_err();
+    assert_eq!(refusal.reason, SigningReason::Brake);
+    let why = &refusal.why;
+    assert!(why.contains("lost the table of serial 1") && !why.contains("no key"), "{why}");
+    assert!(why.contains("signer allow --audience test --least 0"), "{why}");
+    house.allow(fall(0), NOW);
     table.by(&mut keeper).unwrap();
     assert_eq!(house.patch(3, &mut table, 0..40).by(&mut keeper), Err(SigningReason::Brake));
     house.patch(3, &mut table, 0..60).by(&mut keeper).unwrap();

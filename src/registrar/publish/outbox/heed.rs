@@ -72,13 +72,20 @@ impl Outbox {
             // It knows no table of ours, or not this one any more, or of a table not what was signed
             // since: a new one is made for it.
             Some(SigningReason::Base | SigningReason::Stale) => {
+                // What was signed and not kept is in no change: one of the same changes would lack it again.
+                if self.pass_over_signed().await? {
+                    self.fold_not_before_ms = 0;
+                }
                 if let Some(current) = &mut self.current {
                     current.settings.clear();
                 }
                 self.fold_if_due(terms, settings).await
             }
             Some(SigningReason::Serial | SigningReason::OtherContent) => {
-                Ok(self.heed_serial().await?)
+                if self.heed_serial().await? {
+                    self.fold_not_before_ms = 0;
+                }
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -87,20 +94,14 @@ impl Outbox {
     /// A signer that judges has refused a serial, because it has signed that one or a later one. Where
     /// the database says that something was about to be signed and it was not kept, or another instance
     /// has kept it, serials go on above it. Otherwise the database is an older one: it knows nothing of
-    /// what was signed, and nobody may change it before it does.
-    async fn heed_serial(&self) -> Result<(), StoreError> {
+    /// what was signed, and nobody may change it before it does. Whether serials go on now.
+    async fn heed_serial(&self) -> Result<bool, StoreError> {
         let tried = self.tried;
-        let noted = self.store.noted_signing(&self.name).await?;
-        if noted >= tried {
-            let newest = self.store.publication(&self.name).await?.serial;
-            if noted >= newest {
-                // One more: a patch of a table's own serial would be another content.
-                self.store.claim_serials(&self.name, noted - newest + 1).await?;
-            }
-            return Ok(());
+        if self.store.noted_signing(&self.name).await? >= tried {
+            return self.pass_over_signed().await;
         }
         if self.others_keep(tried).await? {
-            return Ok(());
+            return Ok(false);
         }
         let evidence = Evidence { serial: tried + 1, source: EvidenceSource::Signer };
         self.remember_evidence(&evidence);
@@ -108,7 +109,20 @@ impl Outbox {
         if let Some(evidence) = newer(&publication, &[evidence]) {
             self.tell_behind(Behind::Serial { has: publication.serial, evidence });
         }
-        Ok(())
+        Ok(false)
+    }
+
+    /// Has serials go on above what was about to be signed, where nothing of that serial was kept. Whether
+    /// there was such a thing.
+    async fn pass_over_signed(&self) -> Result<bool, StoreError> {
+        let noted = self.store.noted_signing(&self.name).await?;
+        let newest = self.store.publication(&self.name).await?.serial;
+        if noted < newest || noted == 0 {
+            return Ok(false);
+        }
+        // One more: a patch of a table's own serial would be another content.
+        self.store.claim_serials(&self.name, noted - newest + 1).await?;
+        Ok(true)
     }
 
     /// Asks a signer that remembers how far it has signed, until it has said so once: an older database is
@@ -127,6 +141,15 @@ impl Outbox {
             // One question at a time: a signer that is busy gets no more of them.
             Err(_) => {
                 self.asked_signer = Some(asked);
+                return Ok(());
+            }
+            // It is from before the question. An answer that is no is one.
+            Ok(Ok(Err(SignFault::Refused(SigningRefusal { reason, why }))))
+                if !matches!(reason, SigningReason::Busy | SigningReason::Unavailable) =>
+            {
+                let audience = &self.name;
+                tracing::info!(%audience, %why, "the signer does not say how far it has signed");
+                self.heard_signer = true;
                 return Ok(());
             }
             Ok(answer) => {

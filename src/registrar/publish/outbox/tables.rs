@@ -127,20 +127,31 @@ impl Outbox {
         let began = self.clock.now().mono_ns;
         // The thread has ended without a word: a panic, which the hook has reported.
         let Some(folded) = folded else { return Ok(()) };
-        self.publish_table(folded?, began).await?;
+        self.publish_folded(folded?, began).await?;
         self.fold_not_before_ms = 0;
         Ok(())
+    }
+
+    /// Publishes a table. What a signer that judges says against it may have another one pass, which is made
+    /// whether anything else changes or not.
+    pub(super) async fn publish_folded(
+        &mut self,
+        folded: FoldedTable,
+        began: u64,
+    ) -> Result<(), PublishFault> {
+        let published = self.publish_table(folded, began).await;
+        if let (Err(fault), Some(terms)) = (&published, self.terms.clone()) {
+            let settings = self.store.settings(&self.name).await?;
+            self.heed(fault, &terms, &settings).await?;
+        }
+        published
     }
 
     /// Publishes a table, and with it the patch over it: changes made while it was built are in the
     /// latter. The table's serial is above all that was published for the former one, and stays so: the
     /// store takes it in one transaction, and no patch over the former table afterwards. While others
     /// publish, a serial ahead of theirs is chosen.
-    pub(super) async fn publish_table(
-        &mut self,
-        folded: FoldedTable,
-        began: u64,
-    ) -> Result<(), PublishFault> {
+    async fn publish_table(&mut self, folded: FoldedTable, began: u64) -> Result<(), PublishFault> {
         let terms = self.terms.clone().ok_or(PublishFault::NoSigner)?;
         let settings = self.store.settings(&self.name).await?;
         let (includes, after, mark) = (folded.includes, folded.after, folded.settings.clone());

@@ -1,10 +1,70 @@
 //! Who signs is another process, which judges.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
+use crate::manage::signer::signs::{SigningReason, SigningRefusal};
 use crate::manage::signing::allowance::{Allowance, AllowedPass};
 use crate::manage::signing::testkit;
+use crate::manage::signing::wire::{QUESTION_HEAD, QuestionHead, SigningQuestion, answer_bytes};
 use crate::registrar::publish::high_water::HighWaterFile;
+use crate::registrar::publish::outbox::{Outbox, OutboxParts};
 use crate::registrar::store::KeyChange;
+
+/// A signer from before the question up to where it has signed: how often it was asked that.
+fn an_older_signer(house: &House) -> Arc<AtomicUsize> {
+    let socket = house.root.join("signer.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let signer = format!("signer = \"unix:{}\"\nsigner_public = \"signer.pem\"", socket.display());
+    configure(house, "signer = \"signer.pem\"", &signer);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = [0; QUESTION_HEAD];
+            stream.read_exact(&mut head).unwrap();
+            let QuestionHead { question, .. } = QuestionHead::parse(&head).unwrap();
+            count.fetch_add(usize::from(question == SigningQuestion::Serial), Ordering::SeqCst);
+            let refusal = SigningRefusal::new(SigningReason::File, "not a question to a signer");
+            stream.write_all(&answer_bytes(&Err(refusal))).ok();
+        }
+    });
+    asked
+}
+
+/// It is not asked again each second, by a thread each time.
+#[test]
+fn a_signer_that_does_not_know_the_question_is_asked_once() {
+    let house = House::new();
+    let asked = an_older_signer(&house);
+    run(async {
+        let (store, settings) = (house.store(), house.settings());
+        let options = PublisherOptions {
+            store,
+            settings: Arc::clone(&settings),
+            shelf: ArtefactShelf::default(),
+            book: SidecarBook::default(),
+            clock: Clock::system(),
+        };
+        let high_water = HighWaterFile::open(&house.root.join("state")).unwrap();
+        let high_water = Arc::new(std::sync::Mutex::new(high_water));
+        let (state, _shown) = tokio::sync::watch::channel(PublicationState::default());
+        let parts = OutboxParts {
+            options: &options,
+            audience: &settings.audiences[0],
+            state,
+            high_water: &high_water,
+        };
+        let mut outbox = Outbox::new(parts);
+        for _ in 0..3 {
+            outbox.begin().await.unwrap();
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+    });
+}
 
 /// Puts a signer with the house's key behind a socket, and has the service ask it.
 pub(super) fn behind_a_socket(house: &House) {
@@ -13,6 +73,20 @@ pub(super) fn behind_a_socket(house: &House) {
     let socket = testkit::desk(terms, house.root.join("signer.sock"), vec![testkit::us()]);
     let signer = format!("signer = \"unix:{}\"\nsigner_public = \"signer.pem\"", socket.display());
     configure(house, "signer = \"signer.pem\"", &signer);
+}
+
+/// The signer as it is after a restart: another one, which has nothing but its files.
+fn start_signer_again(house: &House) {
+    let (state, after) = (house.root.join("signer"), house.root.join("signer-after"));
+    let key = house.root.join("signer.pem");
+    let terms = testkit::keeper_terms(&key, &after, "shop");
+    for file in fs::read_dir(&state).unwrap().flatten() {
+        if file.file_type().unwrap().is_file() {
+            fs::copy(file.path(), after.join(file.file_name())).unwrap();
+        }
+    }
+    testkit::desk(terms, house.root.join("after.sock"), vec![testkit::us()]);
+    configure(house, "signer.sock", "after.sock");
 }
 
 pub(super) fn configure(house: &House, from: &str, to: &str) {
@@ -183,6 +257,31 @@ fn a_table_that_was_signed_and_not_kept_is_passed_over() {
         assert_eq!(sidecar.status(&made.key.entry.digest), Some(KeyStatus::Revoked));
         service.publisher.stop();
     });
+}
+
+/// The same, where a table is due and nobody changes anything; and where the signer has started again since. No
+/// clock moves: nothing waits for a minute.
+#[test]
+fn a_table_that_was_not_kept_is_passed_over_without_a_change() {
+    for restarted in [false, true] {
+        let house = House::new();
+        behind_a_socket(&house);
+        run(async {
+            let (_, signed) = put_back(&house, 900).await;
+            house.store().note_signing(&audience(), signed).await.unwrap();
+            if restarted {
+                start_signer_again(&house);
+            }
+            // Half of the life of the table in force is over.
+            configure(&house, "name = \"shop\"", "name = \"shop\"\ntable_life = \"2m\"");
+            let later = Clock::system().now().unix_ms / 1000 + 100;
+            let service = house.serve_at(Clock::manual(later)).await;
+            assert!(service.state().behind.is_none(), "{restarted}");
+            service.until(|state| state.base > signed).await;
+            service.until(|state| state.unpublished.is_none()).await;
+            service.publisher.stop();
+        });
+    }
 }
 
 #[test]
