@@ -244,7 +244,7 @@ fn painted(place: &Place<'_>, service: &Service) -> Result<(), Failed> {
     Ok(())
 }
 
-/// A minute's record of `used` keys, and that of the next minute.
+/// A minute's record of `used` keys, each from a network of its own, and that of the next minute.
 fn usage(service: &Service, used: u64) -> Result<(), Failed> {
     let mut client = Client::new(&service.address, &[&format!("authorization: Bearer {TOKEN}")])?;
     let minute = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() / 60;
@@ -265,10 +265,12 @@ fn usage(service: &Service, used: u64) -> Result<(), Failed> {
                 writeln!(
                     body,
                     "{{\"key\":\"{}\",\"last\":{},\"admitted\":{admitted},\
-                     \"refused\":{{\"rate_limited\":{}}},\"nets\":[\"203.0.113.0/24\"]}}",
+                     \"refused\":{{\"rate_limited\":{}}},\"nets\":[\"10.{}.{}.0/24\"]}}",
                     id(n * 2),
                     minute - 1 + round as u64,
-                    round + 1
+                    round + 1,
+                    n / 256 % 256,
+                    n % 256
                 )?;
             }
             let taken = client.post("/v1/usage", "application/x-ndjson", &body)?.must_be(200)?;

@@ -20,7 +20,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream as RustlsStream;
 
 use super::super::sql::fault::ServerError;
-use super::super::sql::server::DialServer;
+use super::super::sql::server::{DialServer, DialledServer};
 use super::url::{Encryption, PostgresUrl, ServerPassword};
 
 /// To one host, unless the URL says another time.
@@ -79,18 +79,18 @@ impl ServerAddress {
     async fn connect(
         &self,
         told: Option<mpsc::UnboundedSender<Notification>>,
-    ) -> Result<Client, ServerError> {
+    ) -> Result<DialledServer, ServerError> {
         match self.encryption {
             Encryption::None => {
                 let (client, connection) = self.config.connect(NoTls).await?;
-                tokio::spawn(drive(connection, told));
-                Ok(client)
+                let drive = tokio::spawn(drive(connection, told)).abort_handle();
+                Ok(DialledServer { client, drive })
             }
             Encryption::VerifyFull => {
                 let roots = roots(self.ca_file.as_deref())?;
                 let (client, connection) = self.config.connect(MakeRustls(roots)).await?;
-                tokio::spawn(drive(connection, told));
-                Ok(client)
+                let drive = tokio::spawn(drive(connection, told)).abort_handle();
+                Ok(DialledServer { client, drive })
             }
         }
     }
@@ -101,7 +101,7 @@ impl ServerAddress {
         channel: &str,
     ) -> Result<(Client, mpsc::UnboundedReceiver<Notification>), ServerError> {
         let (tell, told) = mpsc::unbounded_channel();
-        let client = self.connect(Some(tell)).await?;
+        let DialledServer { client, .. } = self.connect(Some(tell)).await?;
         client.batch_execute(&format!("LISTEN {channel}")).await?;
         Ok((client, told))
     }
@@ -109,7 +109,7 @@ impl ServerAddress {
 
 #[async_trait]
 impl DialServer for ServerAddress {
-    async fn dial(&self) -> Result<Client, ServerError> {
+    async fn dial(&self) -> Result<DialledServer, ServerError> {
         self.connect(None).await
     }
 }

@@ -1,5 +1,6 @@
-//! Versions of the schema on PostgreSQL: the same numbers as SQLite's, a file each. Each is put in
-//! force in one transaction together with the row that says so, while nobody else does the same.
+//! Versions of the schema on PostgreSQL, a file each. Each is put in force in one transaction together
+//! with the row that says so, while nobody else does the same. A step that concerns one database alone is
+//! no step of the other, so the numbers are not SQLite's.
 
 use super::super::error::StoreError;
 use super::super::sql::driver::{SearchIndex, SqlConnection};
@@ -13,10 +14,12 @@ const OLDEST: u64 = 130_000;
 const LOCK: u32 = 0x6b67_7267;
 
 const SEARCH: &str = include_str!("002.sql");
+const SEARCH_ORDER: &str = include_str!("003.sql");
 
 pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, serves: 1, sql: include_str!("001.sql") },
     Migration { version: 2, serves: 2, sql: SEARCH },
+    Migration { version: 3, serves: 2, sql: SEARCH_ORDER },
 ];
 
 fn server(connection: &SqlConnection) -> Result<&ServerConnection, StoreError> {
@@ -108,7 +111,9 @@ pub(super) fn search(connection: &SqlConnection) -> Result<SearchIndex, StoreErr
 pub(super) fn add_search(connection: &SqlConnection) -> Result<SearchIndex, StoreError> {
     step(connection, |connection| {
         if search(connection)? == SearchIndex::Prefixes {
-            server(connection)?.batch(SEARCH)?;
+            let server = server(connection)?;
+            server.batch(SEARCH)?;
+            server.batch(SEARCH_ORDER)?;
         }
         search(connection)
     })

@@ -1,8 +1,10 @@
 //! Statements are written once, as SQLite reads them; here they become what PostgreSQL reads. PURE.
 //!
 //! What differs: places (`?1`, `?`, `:name` are `$1`), the largest and the smallest of two (`max(a, b)`
-//! is `greatest(a, b)`), and the order of joins, which a planner with statistics finds itself
-//! (`CROSS JOIN … ON` is `JOIN … ON`), and lists (`IN (SELECT value FROM json_each(?))` is `= ANY (?)`).
+//! is `greatest(a, b)`), the order of joins, which a planner with statistics finds itself
+//! (`CROSS JOIN … ON` is `JOIN … ON`), and lists (`IN (SELECT value FROM json_each(?))` is
+//! `IN (SELECT unnest(?))`: for `= ANY (?)` a planner may take the index of searches, and go through what
+//! that has not put in order yet once for each element).
 
 use super::value::SqlValue;
 
@@ -24,7 +26,7 @@ pub(super) struct ServerStatement {
 
 impl ServerStatement {
     pub(super) fn of(sql: &str) -> Self {
-        let sql = sql.replace("CROSS JOIN", "JOIN").replace(LIST, "= ANY ((");
+        let sql = sql.replace("CROSS JOIN", "JOIN").replace(LIST, "IN (SELECT unnest(");
         let (mut text, mut names) = (String::with_capacity(sql.len()), Vec::<String>::new());
         let mut counted = 0_usize;
         let mut rest = sql.as_str();
@@ -136,7 +138,7 @@ mod tests {
     #[test]
     fn statements_become_those_of_a_server() {
         let cases: [(&str, &str, &[&str]); 9] = [
-            ("a IN (SELECT value FROM json_each(?2))", "a = ANY (($2))", &[]),
+            ("a IN (SELECT value FROM json_each(?2))", "a IN (SELECT unnest($2))", &[]),
             (
                 "SELECT a FROM b WHERE c = ?1 AND d > ?2",
                 "SELECT a FROM b WHERE c = $1 AND d > $2",

@@ -3,6 +3,7 @@
 
 use rusqlite::params_from_iter;
 
+use super::super::audit::AuditHead;
 use super::super::error::StoreError;
 use super::dialect;
 use super::fault::SqlError;
@@ -119,6 +120,11 @@ impl SqlConnection {
                     .try_for_each(|row| statement.execute(params_from_iter(row)).map(drop))?;
                 Ok(())
             }
+            // As it is written: a server has less to do than for columns of one row.
+            Self::Server(connection) if rows.len() == 1 => {
+                let values = rows.into_iter().flatten().collect();
+                connection.execute_later(sql, BoundValues::Ordered(values))
+            }
             Self::Server(connection) => {
                 let mut columns: [_; N] = std::array::from_fn(|_| Vec::with_capacity(rows.len()));
                 for row in rows {
@@ -192,7 +198,7 @@ impl SqlConnection {
         match self {
             // Each statement sees the last commit; those that need more take a view.
             Self::Sqlite(_) => Ok(()),
-            Self::Server(connection) => connection.begin(TransactionKind::Read),
+            Self::Server(connection) => connection.begin(TransactionKind::Read).map(drop),
         }
     }
 
@@ -208,7 +214,7 @@ impl SqlConnection {
     pub(in super::super) fn begin_sharing(&self) -> Result<(), SqlError> {
         match self {
             Self::Sqlite(connection) => Ok(control(connection, "BEGIN")?),
-            Self::Server(connection) => connection.begin(TransactionKind::Read),
+            Self::Server(connection) => connection.begin(TransactionKind::Read).map(drop),
         }
     }
 
@@ -223,10 +229,13 @@ impl SqlConnection {
         }
     }
 
-    /// Begins a transaction during which nobody else writes.
-    pub(in super::super) fn begin_writing(&self) -> Result<(), SqlError> {
+    /// Begins a transaction during which nobody else writes. Says where the log ends, if that came along.
+    pub(in super::super) fn begin_writing(&self) -> Result<Option<AuditHead>, SqlError> {
         match self {
-            Self::Sqlite(connection) => Ok(control(connection, "BEGIN IMMEDIATE")?),
+            Self::Sqlite(connection) => {
+                control(connection, "BEGIN IMMEDIATE")?;
+                Ok(None)
+            }
             Self::Server(connection) => connection.begin(TransactionKind::Write),
         }
     }

@@ -94,16 +94,24 @@ impl From<tokio_postgres::Error> for ServerError {
 // === impl ServerError ===
 
 impl ServerError {
-    /// The server ends the connection with it, or takes no new one for the time being.
+    /// The server ends the connection with it, or takes no new one for the time being. 25P03: a
+    /// transaction was idle for too long.
     pub(super) fn is_away(&self) -> bool {
         match self {
             Self::Away { .. } => true,
             Self::Said { state, .. } => {
                 let code = state.code();
-                code.starts_with("08") || code.starts_with("57P") || code == "53300"
+                code.starts_with("08")
+                    || code.starts_with("57P")
+                    || ["53300", "25P03"].contains(&code)
             }
             Self::Strange { .. } => false,
         }
+    }
+
+    /// The server has said what became of the statement: nothing.
+    pub(super) fn is_certain(&self) -> bool {
+        matches!(self, Self::Said { .. }) && !self.is_away()
     }
 
     /// A prepared statement is not there, or another one with its name is: a pooler gives transactions

@@ -40,6 +40,8 @@ pub(super) struct Counted {
 
 #[derive(Clone, Copy, Debug)]
 struct CountedSerial {
+    /// As the transaction has found it.
+    found: u64,
     serial: u64,
     raised: bool,
 }
@@ -57,13 +59,23 @@ impl KnownRows {
         self.counted.borrow().clone()
     }
 
-    /// It has ended. `undo`: nothing of it stays.
+    /// It has ended. `undo`: nothing of it stays but what it has read.
     pub(super) fn end_change(&self, undo: Option<Counted>) {
         self.serves.set(false);
         if let Some(before) = undo {
-            self.counted.replace(before);
+            let counted = self.counted.replace(before);
+            let mut before = self.counted.borrow_mut();
+            for (audience, CountedSerial { found, .. }) in counted.serials {
+                let unraised = CountedSerial { found, serial: found, raised: false };
+                before.serials.entry(audience).or_insert(unraised);
+            }
             self.keys.borrow_mut().clear();
         }
+    }
+
+    /// Where the log ended when the transaction began.
+    pub(super) fn found_head(&self, head: AuditHead) {
+        self.counted.borrow_mut().head = Some(head);
     }
 
     /// Several readings have one transaction, which sees one state.
@@ -124,7 +136,7 @@ impl KnownRows {
         settings: &Arc<AudienceSettings>,
     ) {
         if self.serves.get() {
-            let counted = CountedSerial { serial, raised: false };
+            let counted = CountedSerial { found: serial, serial, raised: false };
             self.counted.borrow_mut().serials.entry(audience.clone()).or_insert(counted);
             self.settings.borrow_mut().insert(audience.clone(), Arc::clone(settings));
         }
@@ -170,5 +182,39 @@ impl KnownRows {
     /// The key is another one from now on.
     pub(super) fn forget_key(&self, audience: &AudienceName, id: KeyId) {
         self.keys.borrow_mut().remove(&(audience.clone(), id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::manage::registry::settings::{RawSettings, RegistrySettings, VERSION};
+    use crate::registrar::store::suite::audience;
+
+    /// The next one need not ask the database again.
+    #[test]
+    fn a_refused_change_leaves_what_it_has_read() {
+        let (known, audience) = (KnownRows::default(), audience());
+        let raw = RawSettings { registry: VERSION, ..RawSettings::default() };
+        let registry = RegistrySettings::from_raw(raw, Path::new("settings"), &|_| 0).unwrap();
+        let settings = Arc::new(AudienceSettings { registry, access: None });
+        let head = AuditHead { seq: 3, ..AuditHead::default() };
+        known.found_head(head);
+        for keep in [false, false, true, false] {
+            let before = known.begin_change();
+            if known.settings(&audience).is_none() {
+                known.put_settings(&audience, 5, &settings);
+            }
+            let raised = known.raise(&audience);
+            let first = known.head().map(|head| head.seq);
+            known.append(AuditHead { seq: first.unwrap_or_default() + 1, ..head });
+            known.end_change(Some(before).filter(|_| !keep));
+            assert!(raised.is_some());
+        }
+        known.begin_change();
+        assert_eq!(known.raise(&audience), Some(7), "one was kept");
+        assert_eq!(known.head().map(|head| head.seq), Some(4));
     }
 }

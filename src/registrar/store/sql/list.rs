@@ -11,7 +11,7 @@ use super::driver::SearchIndex;
 use super::fault::OptionalExtension as _;
 use super::keys::{COLUMNS, JOINS, decode, folded};
 use super::rows::NumberedKey;
-use super::value::SqlValue;
+use super::value::{SqlValue, ToValue as _};
 use crate::core::OrgId;
 
 /// Fewer characters than an index of three of them can find.
@@ -57,12 +57,15 @@ fn statement(
         KeySort::Newest => "k.since DESC, k.row DESC",
         KeySort::Oldest => "k.since, k.row",
     };
+    // What is shown is read of the page's keys alone, and not of all that a search has found.
     let sql = format!(
-        "SELECT {COLUMNS} FROM {} key k {JOINS} WHERE {} ORDER BY {order} LIMIT {}",
+        "SELECT {COLUMNS} FROM (SELECT k.row AS found FROM {} key k {} WHERE {} ORDER BY {order} \
+         LIMIT ?) AS f CROSS JOIN key k ON k.row = f.found {JOINS} ORDER BY {order}",
         conditions.from,
+        last_use(query),
         conditions.texts.join(" AND "),
-        limit + 1
     );
+    conditions.values.push((limit as u64 + 1).to_value());
     Ok(ListStatement { sql, values: conditions.values })
 }
 
@@ -85,20 +88,24 @@ pub(super) fn page(store: &StoreConnection, query: &KeyQuery) -> Result<KeyPage,
 pub(super) fn count(store: &StoreConnection, query: &KeyQuery) -> Result<KeyCount, StoreError> {
     store.settings(&query.audience)?;
     let conditions = Conditions::of(store, query)?;
-    // The last use is the only condition on another table.
-    let joins = match query.unused_since_ms {
-        Some(_) => "LEFT JOIN usage_last u ON u.key = k.row",
-        None => "",
-    };
     let sql = format!(
-        "SELECT count(*) FROM (SELECT 1 FROM {} key k {joins} WHERE {} LIMIT {}) AS c",
+        "SELECT count(*) FROM (SELECT 1 FROM {} key k {} WHERE {} LIMIT {}) AS c",
         conditions.from,
+        last_use(query),
         conditions.texts.join(" AND "),
         KeyCount::MOST + 1
     );
     let mut statement = store.connection.prepare_planned(&sql)?;
     let number: u64 = statement.query_row(conditions.values, |row| row.get(0))?;
     Ok(if number > KeyCount::MOST { KeyCount::More } else { KeyCount::Exactly(number) })
+}
+
+/// The only condition on another table.
+fn last_use(query: &KeyQuery) -> &'static str {
+    match query.unused_since_ms {
+        Some(_) => "LEFT JOIN usage_last u ON u.key = k.row",
+        None => "",
+    }
 }
 
 fn place(sort: KeySort, last: &NumberedKey) -> CursorPlace {

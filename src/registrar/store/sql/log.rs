@@ -140,9 +140,9 @@ pub(super) fn page(
         true => String::new(),
         false => format!("WHERE {}", conditions.join(" AND ")),
     };
-    let sql =
-        format!("SELECT {COLUMNS} FROM audit {conditions} ORDER BY seq DESC LIMIT {}", limit + 1);
-    let mut statement = connection.prepare_cached(&sql)?;
+    let sql = format!("SELECT {COLUMNS} FROM audit {conditions} ORDER BY seq DESC LIMIT ?");
+    values.push((limit as u64 + 1).to_value());
+    let mut statement = connection.prepare_planned(&sql)?;
     let mut lines: Vec<AuditLine> = statement.query_all(values, line)?;
     let more = lines.len() > limit;
     lines.truncate(limit);

@@ -18,10 +18,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::runtime::Runtime;
+use tokio::task::AbortHandle;
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use self::asked::{AskedStatement, ordered};
 use self::texts::{KnownStatement, ServerTexts};
+use super::super::audit::{AuditHead, ChainHash};
 use super::fault::{ServerError, SqlError};
 use super::value::{BoundValues, SqlValue};
 use crate::clock::Clock;
@@ -37,10 +39,23 @@ const ASKED: u32 = 8;
 /// Rows that a cursor gives at a time.
 const FETCHED: usize = 512;
 
+const BROKEN: &str = "the connection broke";
+
+/// After a transaction that writes has asked nothing for so long the server ends it: its program may be
+/// gone with its host, and everybody else waits for the lock.
+const IDLE: Duration = Duration::from_secs(60);
+
 /// Makes connections.
 #[async_trait]
 pub(in super::super) trait DialServer: fmt::Debug + Send + Sync {
-    async fn dial(&self) -> Result<Client, ServerError>;
+    async fn dial(&self) -> Result<DialledServer, ServerError>;
+}
+
+/// A connection, and the task that moves its bytes.
+#[derive(Debug)]
+pub(in super::super) struct DialledServer {
+    pub(in super::super) client: Client,
+    pub(in super::super) drive: AbortHandle,
 }
 
 /// How transactions are made.
@@ -60,14 +75,14 @@ pub(in super::super) struct ServerTerms {
 pub(in super::super) struct ServerConnection {
     terms: ServerTerms,
     runtime: Runtime,
-    session: RefCell<Option<Arc<Client>>>,
+    session: RefCell<Option<Arc<DialledServer>>>,
     texts: ServerTexts,
     /// What was sent and not waited for.
     later: RefCell<VecDeque<SentStatement>>,
     /// Of the transaction that writes: by which the server tells later what became of it.
     transaction: RefCell<Option<Box<str>>>,
-    /// Names of cursors; each is used once.
-    cursors: RefCell<u64>,
+    /// Cursors that are open, and named by their number.
+    cursors: Cell<u32>,
     /// How long an answer is waited for.
     limit: Cell<Duration>,
     /// Statements that were sent which may have written something.
@@ -125,17 +140,22 @@ impl ServerConnection {
             texts,
             later: RefCell::default(),
             transaction: RefCell::default(),
-            cursors: RefCell::default(),
+            cursors: Cell::default(),
             sent: Cell::default(),
             has_failed: Cell::default(),
             failed_ns: RefCell::default(),
         })
     }
 
-    /// Begins a transaction, over a new connection if there is none.
-    pub(in super::super) fn begin(&self, kind: TransactionKind) -> Result<(), SqlError> {
+    /// Begins a transaction, over a new connection if there is none. One that writes has locked the head
+    /// of the log, and says where that is.
+    pub(in super::super) fn begin(
+        &self,
+        kind: TransactionKind,
+    ) -> Result<Option<AuditHead>, SqlError> {
         self.later.borrow_mut().clear();
         self.has_failed.set(false);
+        self.cursors.set(0);
         self.transaction.replace(None);
         let (statement, lock) =
             (self.terms.statement_timeout.as_millis(), self.terms.lock_timeout.as_millis());
@@ -149,10 +169,12 @@ impl ServerConnection {
             // wait for each other.
             TransactionKind::Write => format!(
                 "BEGIN; SET LOCAL lock_timeout = {lock}; SET LOCAL statement_timeout = {}; \
-                 SELECT pg_backend_pid() AS session, txid_current() AS number FROM audit_head \
-                 WHERE one = 1 FOR UPDATE; \
+                 SET LOCAL idle_in_transaction_session_timeout = {}; \
+                 SELECT pg_backend_pid() AS session, txid_current() AS number, seq, \
+                 encode(hash, 'hex') AS hash FROM audit_head WHERE one = 1 FOR UPDATE; \
                  SET LOCAL statement_timeout = {statement}",
-                lock + statement
+                lock + statement,
+                IDLE.as_millis()
             ),
             TransactionKind::Migrate => format!("BEGIN; SET LOCAL lock_timeout = {lock}"),
         };
@@ -163,22 +185,23 @@ impl ServerConnection {
         });
         // What was idle may have been cut meanwhile, unnoticed.
         let kept = self.session.borrow().is_some();
-        let begun = match self.simple(&sql) {
-            Err(e) if kept && e.is_away() => self.simple(&sql),
+        let begun = match self.simple_anew(&sql) {
+            Err(e) if kept && e.is_away() => self.simple_anew(&sql),
             begun => begun,
         };
         match begun {
             Ok(answers) => {
                 let of = |name: &str| {
-                    let value = answers.iter().find_map(|answer| match answer {
+                    answers.iter().find_map(|answer| match answer {
                         SimpleQueryMessage::Row(row) => row.try_get(name).ok().flatten(),
                         _ => None,
-                    });
-                    value.map(Box::from)
+                    })
                 };
-                self.texts.is_in(of("session"));
-                self.transaction.replace(of("number"));
-                Ok(())
+                self.texts.is_in(of("session").map(Box::from));
+                self.transaction.replace(of("number").map(Box::from));
+                Ok(of("seq").zip(of("hash")).and_then(|(seq, hash)| {
+                    Some(AuditHead { seq: seq.parse().ok()?, hash: ChainHash::of_hex(hash)? })
+                }))
             }
             Err(e) => {
                 self.roll_back();
@@ -189,12 +212,16 @@ impl ServerConnection {
 
     /// Ends the transaction, and says whether all of it is there.
     pub(in super::super) fn commit(&self) -> Result<(), SqlError> {
-        self.settle()?;
+        // Behind what was sent before, without waiting for it: of a transaction in which a statement has
+        // failed a commit is a rollback, and the failure is told.
+        self.batch_later("COMMIT")?;
         let number = self.transaction.replace(None);
-        match (self.simple("COMMIT"), number) {
-            (Ok(_), _) => Ok(()),
-            (Err(e), Some(number)) if e.is_away() => self.outcome(&number),
-            (Err(e), _) => Err(e.into()),
+        match (self.settle(), number) {
+            (Err(SqlError::Server(e)), Some(number)) if !e.is_certain() => {
+                self.drop_session();
+                self.outcome(&number)
+            }
+            (done, _) => done,
         }
     }
 
@@ -203,7 +230,7 @@ impl ServerConnection {
         self.later.borrow_mut().clear();
         self.transaction.replace(None);
         if self.session.borrow().is_some() && self.simple("ROLLBACK").is_err() {
-            self.session.replace(None);
+            self.drop_session();
         }
     }
 
@@ -212,7 +239,7 @@ impl ServerConnection {
         let sql = format!("SELECT pg_xact_status('{number}'::xid8)");
         let mut last = ServerError::Away { why: String::new() };
         for _ in 0..ASKED {
-            match self.simple(&sql) {
+            match self.simple_anew(&sql) {
                 Ok(answers) => {
                     let said = answers.iter().find_map(|answer| match answer {
                         SimpleQueryMessage::Row(row) => row.get(0),
@@ -240,7 +267,7 @@ impl ServerConnection {
     pub(in super::super) fn lost(&self) -> Option<ServerError> {
         match self.session.borrow().is_some() {
             true => None,
-            false => Some(ServerError::Away { why: "the connection broke".to_owned() }),
+            false => Some(ServerError::Away { why: BROKEN.to_owned() }),
         }
     }
 
@@ -255,7 +282,7 @@ impl ServerConnection {
     /// What was sent since the savepoint is gone, and with it whatever failed.
     pub(in super::super) fn undo(&self, sql: &str) -> Result<(), SqlError> {
         // What went wrong before it has been told already.
-        let _ = self.settle();
+        self.settle().ok();
         self.simple(sql)?;
         self.has_failed.set(false);
         Ok(())
@@ -270,22 +297,22 @@ impl ServerConnection {
 
     /// Sends statements without values, and does not wait.
     pub(in super::super) fn batch_later(&self, sql: &'static str) -> Result<(), SqlError> {
-        let client = self.open()?;
-        self.send(Box::pin(async move { client.batch_execute(sql).await.map(|()| 0) }));
+        let session = self.session()?;
+        self.send(Box::pin(async move { session.client.batch_execute(sql).await.map(|()| 0) }));
         Ok(())
     }
 
     /// The rows of a statement.
     pub(super) fn query(&self, sql: &str, values: BoundValues<'_>) -> Result<Vec<Row>, SqlError> {
-        if sql.contains(" RETURNING ") {
+        if !sql.starts_with("SELECT ") {
             self.sent.set(self.sent.get() + 1);
         }
         let asked = self.ask(sql, values, PlanKind::Kept)?;
-        let client = self.open()?;
+        let session = self.session()?;
         // Sent before the others are waited for: one way there and back for all of them.
         match &asked.prepared {
-            Some(statement) => self.in_turn(client.query(statement, &asked.values())),
-            None => self.in_turn(client.query_typed(&asked.text.text, &asked.typed())),
+            Some(statement) => self.in_turn(session.client.query(statement, &asked.values())),
+            None => self.in_turn(session.client.query_typed(&asked.text.text, &asked.typed())),
         }
     }
 
@@ -296,17 +323,17 @@ impl ServerConnection {
         values: BoundValues<'_>,
     ) -> Result<Vec<Row>, SqlError> {
         let asked = self.ask(sql, values, PlanKind::OfValues)?;
-        let client = self.open()?;
-        self.in_turn(client.query_typed(&asked.text.text, &asked.typed()))
+        let session = self.session()?;
+        self.in_turn(session.client.query_typed(&asked.text.text, &asked.typed()))
     }
 
     pub(super) fn execute(&self, sql: &str, values: BoundValues<'_>) -> Result<u64, SqlError> {
         self.sent.set(self.sent.get() + 1);
         let asked = self.ask(sql, values, PlanKind::Kept)?;
-        let client = self.open()?;
+        let session = self.session()?;
         match &asked.prepared {
-            Some(statement) => self.in_turn(client.execute(statement, &asked.values())),
-            None => self.in_turn(client.execute_typed(&asked.text.text, &asked.typed())),
+            Some(statement) => self.in_turn(session.client.execute(statement, &asked.values())),
+            None => self.in_turn(session.client.execute_typed(&asked.text.text, &asked.typed())),
         }
     }
 
@@ -314,8 +341,9 @@ impl ServerConnection {
     pub(super) fn execute_later(&self, sql: &str, values: BoundValues<'_>) -> Result<(), SqlError> {
         self.sent.set(self.sent.get() + 1);
         let asked = self.ask(sql, values, PlanKind::Kept)?.into_owned();
-        let client = self.open()?;
+        let session = self.session()?;
         self.send(Box::pin(async move {
+            let client = &session.client;
             match &asked.prepared {
                 Some(statement) => client.execute(statement, &asked.values()).await,
                 None => client.execute_typed(&asked.text.text, &asked.typed()).await,
@@ -343,8 +371,8 @@ impl ServerConnection {
             }
             KnownStatement::Unprepared(text) => {
                 let types: Vec<_> = types().collect();
-                let client = self.open()?;
-                let statement = self.in_turn(client.prepare_typed(&text.text, &types))?;
+                let session = self.session()?;
+                let statement = self.in_turn(session.client.prepare_typed(&text.text, &types))?;
                 self.texts.put(sql, statement.clone());
                 (text, Some(statement))
             }
@@ -363,24 +391,24 @@ impl ServerConnection {
         values: BoundValues<'_>,
         each: &mut dyn FnMut(&Row) -> Result<bool, SqlError>,
     ) -> Result<(), SqlError> {
-        let cursor = {
-            let mut known = self.cursors.borrow_mut();
-            *known += 1;
-            format!("keygate_{known}")
-        };
+        let open = self.cursors.get();
+        self.cursors.set(open + 1);
+        let cursor = format!("keygate_{open}");
         self.execute(&format!("DECLARE {cursor} NO SCROLL CURSOR FOR {sql}"), values)?;
         let fetch = format!("FETCH FORWARD {FETCHED} FROM {cursor}");
         loop {
             let rows = self.query_planned(&fetch, BoundValues::Ordered(Vec::new()))?;
-            let is_last = rows.len() < FETCHED;
+            let mut goes_on = rows.len() == FETCHED;
             for row in &rows {
                 if !each(row)? {
-                    return Ok(());
+                    goes_on = false;
+                    break;
                 }
             }
-            if is_last {
-                // It ends with the transaction; what follows in this one has no use for it.
-                return self.batch(&format!("CLOSE {cursor}"));
+            if !goes_on {
+                self.batch(&format!("CLOSE {cursor}"))?;
+                self.cursors.set(open);
+                return Ok(());
             }
         }
     }
@@ -420,26 +448,24 @@ impl ServerConnection {
                 std::task::Poll::Ready(())
             })
             .await;
-            tokio::time::timeout(limit, async {
-                let mut failed = None;
-                for statement in before {
-                    if let Err(e) = statement.await
-                        && failed.is_none()
-                    {
-                        failed = Some(e);
-                    }
+            // Each statement has the server's time for itself.
+            let mut failed = None;
+            for statement in before {
+                if let Err(e) = tokio::time::timeout(limit, statement).await?
+                    && failed.is_none()
+                {
+                    failed = Some(e);
                 }
-                let done = match early {
-                    Some(done) => done,
-                    None => asked.await,
-                };
-                // What came behind one that failed was refused because of it.
-                match failed {
-                    Some(e) => Err(e),
-                    None => done,
-                }
+            }
+            let done = match early {
+                Some(done) => done,
+                None => tokio::time::timeout(limit, asked).await?,
+            };
+            // What came behind one that failed was refused because of it.
+            Ok(match failed {
+                Some(e) => Err(e),
+                None => done,
             })
-            .await
         });
         self.heard(waited).map_err(SqlError::Server)
     }
@@ -455,7 +481,7 @@ impl ServerConnection {
         };
         self.has_failed.set(true);
         if error.is_away() {
-            self.session.replace(None);
+            self.drop_session();
         }
         if error.names_another_session() {
             self.texts.prepare_none();
@@ -464,18 +490,40 @@ impl ServerConnection {
     }
 
     fn simple(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, ServerError> {
-        let client = self.open()?;
+        let session = self.session()?;
         let limit = self.limit.get();
-        let waited = self
-            .runtime
-            .block_on(async { tokio::time::timeout(limit, client.simple_query(sql)).await });
+        let waited = self.runtime.block_on(async {
+            tokio::time::timeout(limit, session.client.simple_query(sql)).await
+        });
         self.heard(waited)
     }
 
-    /// The session, or a new one where a transaction begins.
-    fn open(&self) -> Result<Arc<Client>, ServerError> {
-        if let Some(session) = &*self.session.borrow() {
-            return Ok(Arc::clone(session));
+    /// Outside of a transaction: over a new connection if there is none.
+    fn simple_anew(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, ServerError> {
+        self.open()?;
+        self.simple(sql)
+    }
+
+    /// The session of the transaction. What belongs to one must never go to another.
+    fn session(&self) -> Result<Arc<DialledServer>, ServerError> {
+        let session = self.session.borrow().as_ref().map(Arc::clone);
+        session.ok_or_else(|| ServerError::Away { why: BROKEN.to_owned() })
+    }
+
+    /// Closes the connection now: the server is to take back what it holds.
+    fn drop_session(&self) {
+        self.later.borrow_mut().clear();
+        if let Some(session) = self.session.replace(None) {
+            session.drive.abort();
+            // The task ends, and with it the socket, when the runtime next has a turn.
+            self.runtime.block_on(tokio::task::yield_now());
+        }
+    }
+
+    /// Sees to it that there is a session.
+    fn open(&self) -> Result<(), ServerError> {
+        if self.session.borrow().is_some() {
+            return Ok(());
         }
         let now = self.terms.clock.now().mono_ns;
         let rested = |failed: u64| now.saturating_sub(failed) >= REST.as_nanos() as u64;
@@ -485,12 +533,11 @@ impl ServerConnection {
         }
         let dialled = self.runtime.block_on(self.terms.dial.dial());
         match dialled {
-            Ok(client) => {
-                let client = Arc::new(client);
+            Ok(session) => {
                 self.failed_ns.replace(None);
                 self.texts.begin();
-                self.session.replace(Some(Arc::clone(&client)));
-                Ok(client)
+                self.session.replace(Some(Arc::new(session)));
+                Ok(())
             }
             Err(e) => {
                 self.failed_ns.replace(Some(self.terms.clock.now().mono_ns));

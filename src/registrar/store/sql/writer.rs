@@ -16,8 +16,10 @@ use crate::clock::Clock;
 
 /// Most changes of one transaction.
 const MOST: usize = 64;
-/// How long a transaction stays open for more of them.
+/// How long a transaction waits for more of them.
 const GATHER: Duration = Duration::from_millis(2);
+/// How long it takes in those that wait already. To each of them a transaction of its own would cost more.
+const OPEN: Duration = Duration::from_millis(40);
 
 /// Where PostgreSQL tells of changes: `AUDIENCE SERIAL`.
 pub(in super::super) const NOTIFIED: &str = "keygate_serial";
@@ -145,7 +147,6 @@ impl StoreWriter {
     }
 
     fn transaction(&mut self, first: Box<dyn Job>) {
-        let connection = &self.store.connection;
         if let Err(e) = begin(&self.store) {
             first.end(Some(&e));
             // They would wait as long, one after the other.
@@ -163,45 +164,30 @@ impl StoreWriter {
                 break;
             }
             let passed = Duration::from_nanos(self.clock.now().mono_ns.saturating_sub(begun));
-            let Some(left) = GATHER.checked_sub(passed) else { break };
-            next = match self.queue.try_recv() {
-                Ok(job) => Some(job),
-                Err(TryRecvError::Empty) if self.crowded => self.queue.recv_timeout(left).ok(),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+            if passed > OPEN {
+                break;
+            }
+            next = match (self.queue.try_recv(), GATHER.checked_sub(passed)) {
+                (Ok(job), _) => Some(job),
+                (Err(TryRecvError::Empty), Some(left)) if self.crowded => {
+                    self.queue.recv_timeout(left).ok()
+                }
+                (Err(TryRecvError::Empty | TryRecvError::Disconnected), _) => None,
             };
         }
-        if lost.is_none() {
-            lost = batch.settle().err();
-        }
-        let jobs = batch.jobs;
         super::crash::point("before commit");
         if lost.is_none() {
-            lost = self.commit().err().map(StoreError::from);
+            lost = batch.commit().err();
         }
         super::crash::point("after commit");
+        let jobs = batch.jobs;
         match lost {
             // The database may have taken it back already; then there is none.
-            Some(_) => connection.roll_back(),
+            Some(_) => self.store.connection.roll_back(),
             None => self.tell_serials(),
         }
         self.crowded = jobs.len() > 1;
         jobs.into_iter().for_each(|job| job.end(lost.as_ref()));
-    }
-
-    /// With it other instances on the same server learn that there is something to publish.
-    fn commit(&self) -> Result<(), SqlError> {
-        let connection = &self.store.connection;
-        self.store.known.write(connection)?;
-        if connection.is_server() {
-            let raised = self.store.raised.borrow();
-            let newest: BTreeMap<_, _> = raised.iter().map(|r| (&r.audience, r.serial)).collect();
-            for (audience, serial) in newest {
-                connection
-                    .prepare_cached("SELECT pg_notify(?1, ?2)")?
-                    .execute_later((NOTIFIED, format!("{audience} {serial}")))?;
-            }
-        }
-        connection.commit()
     }
 
     fn tell_serials(&self) {
@@ -268,6 +254,18 @@ impl<'s> Batch<'s> {
         }
     }
 
+    /// What was sent and not waited for is told of here, with the commit: one way there and back for all.
+    fn commit(&mut self) -> Result<(), StoreError> {
+        match commit(self.store) {
+            // The server has refused a statement, and the commit with it.
+            Err(SqlError::Server(e)) if self.is_trusting && e.is_certain() => {
+                self.repeat()?;
+                Ok(commit(self.store)?)
+            }
+            done => Ok(done?),
+        }
+    }
+
     /// From the beginning, one after the other.
     fn repeat(&mut self) -> Result<(), StoreError> {
         self.is_trusting = false;
@@ -286,7 +284,26 @@ enum Trust {
 fn begin(store: &StoreConnection) -> Result<(), StoreError> {
     store.raised.borrow_mut().clear();
     store.known.forget();
-    Ok(store.connection.begin_writing()?)
+    if let Some(head) = store.connection.begin_writing()? {
+        store.known.found_head(head);
+    }
+    Ok(())
+}
+
+/// With it other instances on the same server learn that there is something to publish.
+fn commit(store: &StoreConnection) -> Result<(), SqlError> {
+    let connection = &store.connection;
+    store.known.write(connection)?;
+    if connection.is_server() {
+        let raised = store.raised.borrow();
+        let newest: BTreeMap<_, _> = raised.iter().map(|r| (&r.audience, r.serial)).collect();
+        for (audience, serial) in newest {
+            connection
+                .prepare_cached("SELECT pg_notify(?1, ?2)")?
+                .execute_later((NOTIFIED, format!("{audience} {serial}")))?;
+        }
+    }
+    connection.commit()
 }
 
 /// Runs a change whose failures come before it has written anything.

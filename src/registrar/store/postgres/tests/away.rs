@@ -84,31 +84,39 @@ fn a_change_waits_for_others_that_write_and_not_for_ever() {
     assert_eq!(try_create(&hasty, "after").unwrap(), 2);
 }
 
-/// What is between the store and its server, and loses the answer to one commit.
+/// What is between the store and its server.
 struct Between {
     port: u16,
+    /// The answer to the next commit, and with it the connection.
     loses: Arc<AtomicBool>,
+    /// All answers from the next lock on; the connection stays.
+    withholds: Arc<AtomicBool>,
 }
 
 impl Between {
     fn start(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let loses = Arc::new(AtomicBool::new(false));
-        let asked = Arc::clone(&loses);
+        let (loses, withholds) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+        let asked = (Arc::clone(&loses), Arc::clone(&withholds));
         // Ends with the process.
         std::thread::spawn(move || {
             while let Ok((client, _)) = listener.accept() {
                 let server = TcpStream::connect(("127.0.0.1", server)).unwrap();
                 let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                let lost = Arc::new(AtomicBool::new(false));
-                let (asked, is_lost) = (Arc::clone(&asked), Arc::clone(&lost));
+                let (lost, withheld) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+                let (loses, withholds) = asked.clone();
+                let (is_lost, is_withheld) = (Arc::clone(&lost), Arc::clone(&withheld));
                 std::thread::spawn(move || {
                     let mut piece = [0; 1 << 16];
                     while let Ok(read @ 1..) = from.read(&mut piece) {
-                        let commits = memchr::memmem::find(&piece[..read], b"COMMIT\0").is_some();
-                        if commits && asked.swap(false, Ordering::SeqCst) {
+                        let has =
+                            |text: &[u8]| memchr::memmem::find(&piece[..read], text).is_some();
+                        if has(b"COMMIT\0") && loses.swap(false, Ordering::SeqCst) {
                             is_lost.store(true, Ordering::SeqCst);
+                        }
+                        if has(b"FOR UPDATE") && withholds.swap(false, Ordering::SeqCst) {
+                            is_withheld.store(true, Ordering::SeqCst);
                         }
                         if to.write_all(&piece[..read]).is_err() {
                             break;
@@ -120,6 +128,9 @@ impl Between {
                     let (mut from, mut to) = (server, client);
                     let mut piece = [0; 1 << 16];
                     while let Ok(read @ 1..) = from.read(&mut piece) {
+                        if withheld.load(Ordering::SeqCst) {
+                            continue;
+                        }
                         // The server has said it, and nobody hears it.
                         if lost.load(Ordering::SeqCst) || to.write_all(&piece[..read]).is_err() {
                             break;
@@ -129,8 +140,24 @@ impl Between {
                 });
             }
         });
-        Self { port, loses }
+        Self { port, loses, withholds }
     }
+}
+
+/// Its lock goes with its connection, which nobody uses any more.
+#[test]
+fn a_transaction_without_an_answer_holds_nobody_up() {
+    let between = Between::start(server().port());
+    let database = server().database();
+    let url = format!("postgres://postgres@127.0.0.1:{}/{database}", between.port);
+    let mut options = options(&url);
+    options.server.statement_timeout = Duration::from_millis(500);
+    options.server.busy_timeout = Duration::from_secs(1);
+    let store: Arc<dyn Store> = Arc::new(PostgresStore::open(options).unwrap());
+    assert_eq!(try_create(&store, "before").unwrap(), 1);
+    between.withholds.store(true, Ordering::SeqCst);
+    assert_eq!(try_create(&store, "after").unwrap(), 2, "over another connection");
+    assert!(!between.withholds.load(Ordering::SeqCst), "an answer was withheld");
 }
 
 #[test]

@@ -64,11 +64,12 @@ fn nothing_stays_in_a_session() {
     }
     let left = "SELECT (SELECT count(*) FROM pg_prepared_statements), \
                 (SELECT count(*) FROM pg_cursors), (SELECT count(*) FROM pg_listening_channels()), \
-                current_setting('lock_timeout'), current_setting('statement_timeout')";
+                current_setting('lock_timeout'), current_setting('statement_timeout'), \
+                current_setting('idle_in_transaction_session_timeout')";
     for _ in 0..8 {
         // One session of the pool after the other.
         let found = pooler().execute(&database, left);
-        assert_eq!(found, [["0", "0", "0", "0", "0"]]);
+        assert_eq!(found, [["0", "0", "0", "0", "0", "0"]]);
     }
     let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()";
     let sessions = &server().execute(&database, sessions)[0][0];

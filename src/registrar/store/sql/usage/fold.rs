@@ -79,8 +79,6 @@ impl KnownUse {
         lines: &[(u64, &ReportedUse)],
     ) -> Result<Self, StoreError> {
         let keys = SqlValue::integers(lines.iter().map(|(key, _)| *key));
-        let named: BTreeSet<String> =
-            lines.iter().flat_map(|(_, line)| &line.nets).map(ToString::to_string).collect();
         let mut told = BTreeMap::new();
         let mut statement = connection.prepare_cached(
             "SELECT key, admitted, refused FROM usage_told \
@@ -92,14 +90,14 @@ impl KnownUse {
             let refused = serde_json::from_str(&refused).map_err(StoreError::broken)?;
             told.insert(row.get(0)?, ToldCounts { admitted: row.get(1)?, refused });
         }
+        // All of a key's, which are few: to ask for those of the record alone would be a search for
+        // each key with each network.
         let mut statement = connection.prepare_cached(
             "SELECT key, network, last FROM usage_network WHERE key IN (SELECT value FROM \
-             json_each(?1)) AND network IN (SELECT value FROM json_each(?2))",
+             json_each(?1))",
         )?;
         let networks = statement
-            .query_all(vec![keys.clone(), SqlValue::texts(named)], |row| {
-                Ok(((row.get(0)?, row.get(1)?), row.get(2)?))
-            })?
+            .query_all(vec![keys.clone()], |row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?)))?
             .into_iter()
             .collect();
         let mut statement = connection.prepare_cached(
@@ -258,7 +256,7 @@ fn forget_networks(connection: &SqlConnection, keys: BTreeSet<u64>) -> Result<()
                 "DELETE FROM usage_network WHERE key = ?1 AND network NOT IN (SELECT network FROM \
                  usage_network WHERE key = ?1 ORDER BY last DESC, network LIMIT ?2)",
             )?
-            .execute((key, NETWORKS))?;
+            .execute_later((key, NETWORKS))?;
     }
     Ok(())
 }
