@@ -88,7 +88,7 @@ pub fn anonymous_field(names: &IdentityFields) -> Option<(&HeaderName, &'static 
 const KEY_ID: usize = KeyId::PREFIX.len() + 16;
 
 fn key_id_text(id: KeyId, text: &mut [u8; KEY_ID]) -> &str {
-    let suffix = id.suffix().as_bytes();
+    let suffix = id.suffix_bytes();
     let (prefix, rest) = text.split_at_mut(KeyId::PREFIX.len());
     prefix.copy_from_slice(KeyId::PREFIX.as_bytes());
     if let Some(to) = rest.get_mut(..suffix.len()) {

@@ -106,9 +106,15 @@ impl KeyId {
 
     /// The part behind `key_`.
     pub fn suffix(&self) -> &str {
-        let used = self.0.iter().take_while(|b| **b != 0).count();
         // Only ASCII gets in, so this cannot fail; an empty suffix would merely look odd.
-        self.0.get(..used).and_then(|b| std::str::from_utf8(b).ok()).unwrap_or_default()
+        std::str::from_utf8(self.suffix_bytes()).unwrap_or_default()
+    }
+
+    /// The same, for those who write bytes: nothing is checked once more.
+    pub fn suffix_bytes(&self) -> &[u8] {
+        // There are no zeros but behind it.
+        let unused = u128::from_le_bytes(self.0).leading_zeros() as usize / 8;
+        self.0.get(..self.0.len() - unused).unwrap_or_default()
     }
 }
 

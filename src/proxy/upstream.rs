@@ -253,8 +253,12 @@ impl Lease {
     }
 
     /// What was read into may be used again.
-    pub(crate) fn recycle(&self, head: AnswerHead) {
-        self.pool.resources.buffers.give_back(head.into_bytes());
+    pub(crate) fn recycle(&mut self, head: AnswerHead) {
+        let (bytes, room) = head.recycle();
+        self.pool.resources.buffers.give_back(bytes);
+        if let (Held::Http1(conn), Some(room)) = (&mut self.conn, room) {
+            conn.recycle(room);
+        }
     }
 
     /// Drives the connection: reads what has arrived, writes what waits. Whether more of the answer may

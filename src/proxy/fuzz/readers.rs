@@ -16,7 +16,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::proxy::http1::answer_body::AnswerBody;
-use crate::proxy::http1::answer_read::{LONGEST_HEAD, MOST_FIELDS, RequestMethod, find_head};
+use crate::proxy::http1::answer_read::{
+    FieldRoom, LONGEST_HEAD, MOST_FIELDS, RequestMethod, find_head,
+};
 use crate::proxy::http1::chunks::{BODY_END, ChunkForm};
 use crate::proxy::http1::length::BodyLength;
 use crate::proxy::http1::request_read::{Parsed, parse};
@@ -61,7 +63,7 @@ fn list(map: &http::HeaderMap) -> Vec<(Vec<u8>, Vec<u8>)> {
 pub fn our_answer(bytes: &[u8], cut: usize) -> Option<ReadAnswer> {
     let mut rest = bytes;
     let (found, head) = loop {
-        let found = find_head(rest, RequestMethod::Other).ok()??;
+        let found = find_head(rest, RequestMethod::Other, &mut FieldRoom::default()).ok()??;
         let (head, behind) = rest.split_at_checked(found.length)?;
         rest = behind;
         if found.status == http::StatusCode::SWITCHING_PROTOCOLS {

@@ -8,7 +8,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, response};
 
 use super::length::{AnswerTo, BodyLength, LengthFields};
-use super::text_span::TextSpan;
+use super::text_span::{LineRun, TextSpan};
 
 /// The head of an answer: its lines, and where names and values are in them.
 #[derive(Debug)]
@@ -63,12 +63,9 @@ pub(crate) struct AnswerField<'h> {
     pub(crate) line: Option<LineRun>,
 }
 
-/// Lines of a head that follow one another.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct LineRun {
-    begin: usize,
-    end: usize,
-}
+/// Room for the fields of a head, which the next one on the connection need not allocate.
+#[derive(Debug, Default)]
+pub(crate) struct FieldRoom(Vec<FieldLine>);
 
 /// What was sent is no answer that has one reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,12 +85,18 @@ const ADDED_FIELDS: usize = 4;
 ///
 /// # Errors
 /// [`BadAnswer`]: not HTTP/1.0 or 1.1, too many fields, or a length that is stated in two ways.
-pub(crate) fn find_head(read: &[u8], asked: RequestMethod) -> Result<Option<FoundHead>, BadAnswer> {
+pub(crate) fn find_head(
+    read: &[u8],
+    asked: RequestMethod,
+    room: &mut FieldRoom,
+) -> Result<Option<FoundHead>, BadAnswer> {
     let mut fields = [const { std::mem::MaybeUninit::uninit() }; USUAL_FIELDS];
     let mut head = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     match config.parse_response_with_uninit_headers(&mut head, read, &mut fields) {
-        Ok(httparse::Status::Complete(length)) => describe(read, length, &head, asked).map(Some),
+        Ok(httparse::Status::Complete(length)) => {
+            describe(read, length, &head, asked, room).map(Some)
+        }
         Ok(httparse::Status::Partial) if read.len() < LONGEST_HEAD => Ok(None),
         Ok(httparse::Status::Partial) => Err(BadAnswer),
         Err(httparse::Error::TooManyHeaders) => find_large_head(read, asked),
@@ -105,7 +108,9 @@ fn find_large_head(read: &[u8], asked: RequestMethod) -> Result<Option<FoundHead
     let mut fields = vec![httparse::EMPTY_HEADER; MOST_FIELDS];
     let mut head = httparse::Response::new(&mut fields);
     match head.parse(read) {
-        Ok(httparse::Status::Complete(length)) => describe(read, length, &head, asked).map(Some),
+        Ok(httparse::Status::Complete(length)) => {
+            describe(read, length, &head, asked, &mut FieldRoom::default()).map(Some)
+        }
         Ok(httparse::Status::Partial) if read.len() < LONGEST_HEAD => Ok(None),
         Ok(httparse::Status::Partial) | Err(_) => Err(BadAnswer),
     }
@@ -116,6 +121,7 @@ fn describe(
     length: usize,
     head: &httparse::Response<'_, '_>,
     asked: RequestMethod,
+    room: &mut FieldRoom,
 ) -> Result<FoundHead, BadAnswer> {
     let part = |of: &[u8]| {
         let begin = (of.as_ptr() as usize).checked_sub(read.as_ptr() as usize)?;
@@ -128,7 +134,9 @@ fn describe(
     let mut keeps_alive = !is_http10;
     let mut names_fields = false;
     let mut lengths = LengthFields::default();
-    let mut fields = Vec::with_capacity(head.headers.len());
+    let mut fields = std::mem::take(&mut room.0);
+    fields.clear();
+    fields.reserve(head.headers.len());
     for field in &*head.headers {
         let name = field.name.as_bytes();
         match name.len() {
@@ -145,10 +153,7 @@ fn describe(
             _ => {}
         }
         let (name, value) = part(name).zip(part(field.value)).ok_or(BadAnswer)?;
-        let line = LineRun::of(name, value);
-        let between = read.get(line.begin + field.name.len()..value.begin as usize);
-        let behind = read.get(line.end - 2..line.end);
-        let is_tidy = between == Some(b": ") && behind == Some(b"\r\n");
+        let is_tidy = LineRun::tidy(read, name, value).is_some();
         fields.push(FieldLine { name, value, is_tidy });
     }
     let to = AnswerTo { is_head: asked == RequestMethod::Head, is_http10 };
@@ -180,24 +185,6 @@ impl FoundHead {
     }
 }
 
-// === impl LineRun ===
-
-impl LineRun {
-    /// The line of a field that is tidy.
-    fn of(name: TextSpan, value: TextSpan) -> Self {
-        Self { begin: name.range().start, end: value.range().end + 2 }
-    }
-
-    /// Takes in the line behind the last one; false if `line` is another.
-    pub(crate) fn goes_on(&mut self, line: Self) -> bool {
-        let follows = self.end == line.begin;
-        if follows {
-            self.end = line.end;
-        }
-        follows
-    }
-}
-
 // === impl AnswerHead ===
 
 impl AnswerHead {
@@ -211,7 +198,7 @@ impl AnswerHead {
 
     /// The text of some lines.
     pub(crate) fn text(&self, run: LineRun) -> &[u8] {
-        self.bytes.get(run.begin..run.end).unwrap_or_default()
+        run.of_text(&self.bytes)
     }
 
     /// The phrase behind the status, where it is not the usual one.
@@ -234,8 +221,10 @@ impl AnswerHead {
         self.bytes.len()
     }
 
-    pub(crate) fn into_bytes(self) -> Vec<u8> {
-        self.bytes
+    /// What the next head can be read into: its bytes, and its fields if they need no unusual room.
+    pub(crate) fn recycle(self) -> (Vec<u8>, Option<FieldRoom>) {
+        let room = (self.fields.capacity() <= USUAL_FIELDS).then_some(FieldRoom(self.fields));
+        (self.bytes, room)
     }
 
     /// For hyper, which writes it to the client.

@@ -6,9 +6,10 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
-use super::answer_read::{AnswerField, AnswerHead, LineRun};
+use super::answer_read::{AnswerField, AnswerHead};
 use super::location::{OwnAddress, is_location};
 use super::request_write::put_line;
+use super::text_span::LineRun;
 use crate::core::headers::{FieldClass, FieldTable};
 
 /// Who writes the answer.

@@ -8,7 +8,7 @@ use hyper::ext::Protocol;
 
 use super::length::{BadLength, FramedOnce};
 use super::target::{BadTarget, RequestTarget};
-use super::text_span::TextSpan;
+use super::text_span::{LineRun, TextSpan};
 
 /// A request's head, of either reader. Not `Debug`: a target and values may hold a key.
 pub(crate) struct RequestHead {
@@ -120,7 +120,19 @@ impl Fields {
         self.list.iter().map(|f| (self.part(f.name), self.part(f.value)))
     }
 
-    /// The same with the place of each.
+    /// The same with the whole line of each, where that is as it is to be written.
+    pub(super) fn lines(&self) -> impl Iterator<Item = (&[u8], &[u8], Option<LineRun>)> {
+        self.list.iter().map(|f| {
+            (self.part(f.name), self.part(f.value), LineRun::tidy(&self.text, f.name, f.value))
+        })
+    }
+
+    /// The text of some lines.
+    pub(super) fn text(&self, run: LineRun) -> &[u8] {
+        run.of_text(&self.text)
+    }
+
+    /// The same as [`Fields::iter`] with the place of each.
     pub(crate) fn places(&self) -> impl Iterator<Item = (At, &[u8], &[u8])> {
         self.iter().enumerate().map(|(at, (name, value))| (At(at as u32), name, value))
     }

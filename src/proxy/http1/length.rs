@@ -59,10 +59,13 @@ pub(crate) enum BadLength {
 /// A sign, a list or a larger number is `None`: other readers wrap around (HAProxy took 2^64 for 0)
 /// or take the first element of the list.
 pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+    if value.is_empty() {
         return None;
     }
-    let length: u64 = std::str::from_utf8(value).ok()?.parse().ok()?;
+    let length = value.iter().try_fold(0_u64, |length, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        length.checked_mul(10)?.checked_add(digit.into())
+    })?;
     (length <= i64::MAX as u64).then_some(length)
 }
 

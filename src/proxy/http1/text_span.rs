@@ -9,6 +9,13 @@ pub(super) struct TextSpan {
     pub(super) length: u32,
 }
 
+/// Lines of a head that follow one another.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LineRun {
+    begin: usize,
+    end: usize,
+}
+
 // === impl TextSpan ===
 
 impl TextSpan {
@@ -28,5 +35,36 @@ impl TextSpan {
     /// Empty if `text` is not the one that the place is in.
     pub(super) fn of(self, text: &[u8]) -> &[u8] {
         text.get(self.range()).unwrap_or_default()
+    }
+}
+
+// === impl LineRun ===
+
+impl LineRun {
+    /// The line of a field, where it stands in `text` as keygate would write it. `None`: there is more
+    /// than `: ` between name and value, or than the end of the line behind them.
+    pub(super) fn tidy(text: &[u8], name: TextSpan, value: TextSpan) -> Option<Self> {
+        let line = Self::of(name, value);
+        let is_tidy = text.get(name.range().end..value.range().start) == Some(b": ")
+            && text.get(value.range().end..line.end) == Some(b"\r\n");
+        is_tidy.then_some(line)
+    }
+
+    /// The line of a field that is tidy.
+    pub(super) fn of(name: TextSpan, value: TextSpan) -> Self {
+        Self { begin: name.range().start, end: value.range().end + 2 }
+    }
+
+    /// Takes in the line behind the last one; false if `line` is another.
+    pub(crate) fn goes_on(&mut self, line: Self) -> bool {
+        let follows = self.end == line.begin;
+        if follows {
+            self.end = line.end;
+        }
+        follows
+    }
+
+    pub(super) fn of_text(self, text: &[u8]) -> &[u8] {
+        text.get(self.begin..self.end).unwrap_or_default()
     }
 }

@@ -239,7 +239,8 @@ impl<'s> Admission<'s> {
             }
         };
         record.set_client(reading.client());
-        if let Some(id) = &reading.changes.request_id {
+        let told = reading.changes.told.as_ref();
+        if let Some(id) = told.and_then(|told| told.request_id.as_ref()) {
             record.request_id = id.clone();
         }
         Ok(reading)

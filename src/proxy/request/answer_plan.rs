@@ -29,7 +29,7 @@ pub(super) struct AnswerPlan {
     /// The service judges a credential of keygate, not of the caller.
     pub(super) has_credential: bool,
     /// The upgrade that was passed on.
-    pub(super) upgrade: Option<UpgradeRequest>,
+    pub(super) upgrade: Option<Box<UpgradeRequest>>,
     /// Say that the connection is about to close.
     pub(super) close: bool,
     pub(super) trailers: Trailers,

@@ -51,13 +51,19 @@ pub(crate) struct HeadChanges {
     /// `Connection` asks for an upgrade.
     pub(crate) upgrade: bool,
     pub(crate) te_trailers: bool,
-    /// From a trusted proxy: `X-Request-Id`, `X-Forwarded-For`, `-Proto` and `-Host` of the client.
+    /// From a trusted proxy.
+    pub(crate) told: Option<Box<ToldByProxy>>,
+    /// What stays of `Sec-WebSocket-Protocol` without the credential.
+    pub(crate) subprotocols: Option<Box<Option<HeaderValue>>>,
+}
+
+/// What a trusted proxy says of the client: `X-Request-Id`, `X-Forwarded-For`, `-Proto` and `-Host`.
+#[derive(Debug)]
+pub(crate) struct ToldByProxy {
     pub(crate) request_id: Option<RequestId>,
     pub(crate) forwarded_for: Vec<HeaderValue>,
     pub(crate) forwarded_proto: Option<HeaderValue>,
     pub(crate) forwarded_host: Option<HeaderValue>,
-    /// What stays of `Sec-WebSocket-Protocol` without the credential.
-    pub(crate) subprotocols: Option<Option<HeaderValue>>,
 }
 
 /// How the head of a request that may be observed changes.
@@ -550,13 +556,15 @@ fn through_proxies(
         named("x-forwarded-for").flat_map(|v| text_of(v).unwrap_or("?").split(',')).collect();
     let is_filled = |value: &&[u8]| value.iter().any(|b| !matches!(b, b',' | b' ' | b'\t'));
     let lists = named("x-forwarded-for").filter(is_filled);
-    changes.forwarded_for.extend(lists.filter_map(value_of));
     let last = |name| named(name).next_back();
-    changes.forwarded_proto =
-        last("x-forwarded-proto").filter(|v| matches!(*v, b"http" | b"https")).and_then(value_of);
-    changes.forwarded_host =
-        last("x-forwarded-host").filter(|v| is_authority(v)).and_then(value_of);
-    changes.request_id = head.fields.get(&settings.identity.request_id).and_then(RequestId::given);
+    let proto = last("x-forwarded-proto").filter(|v| matches!(*v, b"http" | b"https"));
+    let host = last("x-forwarded-host").filter(|v| is_authority(v));
+    changes.told = Some(Box::new(ToldByProxy {
+        request_id: head.fields.get(&settings.identity.request_id).and_then(RequestId::given),
+        forwarded_for: lists.filter_map(value_of).collect(),
+        forwarded_proto: proto.and_then(value_of),
+        forwarded_host: host.and_then(value_of),
+    }));
     address::client_address(peer, entries.into_iter(), &settings.trusted_proxies)
 }
 

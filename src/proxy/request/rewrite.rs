@@ -49,7 +49,7 @@ pub(crate) struct RewriteContext<'a> {
     /// The upstream needs field names as the client wrote them.
     pub(crate) preserve_case: bool,
     /// `Upgrade` to pass on, allowed by the route.
-    pub(crate) upgrade: Option<UpgradeRequest>,
+    pub(crate) upgrade: Option<Box<UpgradeRequest>>,
     /// Subject of the verified client certificate.
     pub(crate) subject: Option<&'a HeaderValue>,
     pub(crate) credentials: CredentialPassage,
@@ -155,7 +155,7 @@ pub(crate) fn rewrite(
             }
         }
         added.put(&header::UPGRADE, asked.protocol.as_bytes());
-        if let Some(Some(rest)) = &changes.subprotocols {
+        if let Some(Some(rest)) = changes.subprotocols.as_deref() {
             added.put(&header::SEC_WEBSOCKET_PROTOCOL, rest.as_bytes());
         }
     }
@@ -251,19 +251,20 @@ fn forwarding(
     context: &RewriteContext<'_>,
 ) {
     let RewriteContext { client, https, .. } = *context;
+    let told = changes.told.as_deref();
     let mut list = SmallVec::<[u8; 64]>::new();
-    for before in &changes.forwarded_for {
+    for before in told.into_iter().flat_map(|told| &told.forwarded_for) {
         list.extend_from_slice(before.as_bytes());
         list.extend_from_slice(b", ");
     }
     list.extend_from_slice(AddressText::of(client.ip()).as_bytes());
     added.put(&X_FORWARDED_FOR, &list);
-    match &changes.forwarded_proto {
+    match told.and_then(|told| told.forwarded_proto.as_ref()) {
         Some(proto) => added.put(&X_FORWARDED_PROTO, proto.as_bytes()),
         None => added.put(&X_FORWARDED_PROTO, if https { b"https" } else { b"http" }),
     }
-    let forwarded = changes.forwarded_host.as_ref().map(HeaderValue::as_bytes);
-    if let Some(host) = forwarded.or(named) {
+    let forwarded = told.and_then(|told| told.forwarded_host.as_ref());
+    if let Some(host) = forwarded.map(HeaderValue::as_bytes).or(named) {
         added.put(&X_FORWARDED_HOST, host);
     }
 }

@@ -393,7 +393,7 @@ impl Answering<'_> {
         self,
         answer: AnswerHeadSource,
         content: AnswerContent,
-        lease: Lease,
+        mut lease: Lease,
         stream: Stream,
         upload: Option<RunningUpload>,
         record: RequestRecord,

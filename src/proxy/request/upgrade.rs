@@ -54,7 +54,7 @@ pub(crate) fn accept(
     mut head: response::Parts,
     lease: Lease,
     stream: Stream,
-    asked: Option<UpgradeRequest>,
+    asked: Option<Box<UpgradeRequest>>,
     settings: &Settings,
 ) -> Result<(Response<ResponseBody>, Upgraded), Reason> {
     let bad = Reason::UpstreamBadResponse;

@@ -42,7 +42,7 @@ pub(crate) fn read(
     changes: &mut HeadChanges,
     asked: &UpgradeAsked<'_>,
     settings: &Settings,
-) -> Option<UpgradeRequest> {
+) -> Option<Box<UpgradeRequest>> {
     let UpgradeAsked { route, carried, conduct, credentials } = *asked;
     let token = facts::read_upgrade(head, changes)?;
     // A body and a switch in one request is how bytes get past a gate (Pingora CVE-2026-2833).
@@ -74,10 +74,10 @@ pub(crate) fn read(
         let values: Vec<_> = values.filter_map(|v| HeaderValue::from_bytes(v).ok()).collect();
         offer = Offer::new(&values, &markers).ok()?;
         if carried.in_subprotocol {
-            changes.subprotocols = Some(offer.forward.clone());
+            changes.subprotocols = Some(Box::new(offer.forward.clone()));
         }
     }
-    Some(UpgradeRequest { protocol, key, offer, close_code: settings.close_code })
+    Some(Box::new(UpgradeRequest { protocol, key, offer, close_code: settings.close_code }))
 }
 
 /// What opens the tunnel of an extended CONNECT. Its head is judged as the GET of an HTTP/1.1

@@ -22,6 +22,7 @@ use crate::core::Reason;
 use crate::proxy::answer_deadline::{AnswerDeadline, go_on};
 use crate::proxy::body::{BodyError, RequestBody, UploadProgress};
 use crate::proxy::http1::answer_body::AnswerBody;
+use crate::proxy::http1::answer_read::FieldRoom;
 use crate::proxy::http1::answer_read::{LONGEST_HEAD, MOST_FIELDS};
 use crate::proxy::net::io::{ClientAddr, Io};
 use crate::proxy::outbound::{ConnectionNeeds, Sendable, UpstreamRequest};
@@ -170,6 +171,11 @@ impl Http1 {
             }
             Reader::Nobody => false,
         }
+    }
+
+    /// What the next answer can be read into.
+    pub(super) fn recycle(&mut self, room: FieldRoom) {
+        self.learnt.fields = room;
     }
 
     pub(super) fn is_sending(&self) -> bool {

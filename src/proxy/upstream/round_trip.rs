@@ -20,7 +20,7 @@ use crate::proxy::answer_deadline::{AnswerDeadline, go_on};
 use crate::proxy::body::BodyError;
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::answer_read::{
-    AnswerHead, FoundHead, LONGEST_HEAD, RequestMethod, find_head,
+    AnswerHead, FieldRoom, FoundHead, LONGEST_HEAD, RequestMethod, find_head,
 };
 use crate::proxy::http1::chunks::{ChunkForm, KeptBody};
 use crate::proxy::net::buffers::{BUFFER, Buffers};
@@ -42,6 +42,8 @@ pub(super) struct Learnt {
     room: usize,
     /// Bytes of the next read of a body whose length nobody knows.
     piece: usize,
+    /// For the fields of the next answer.
+    pub(super) fields: FieldRoom,
     /// Another request may follow: the upstream keeps the connection open, and has said nothing
     /// that nobody asked for.
     pub(super) keeps_alive: bool,
@@ -166,7 +168,7 @@ impl HeadReader {
     fn poll_head(
         &mut self,
         io: &mut Io,
-        learnt: &Learnt,
+        learnt: &mut Learnt,
         buffers: &Buffers,
         cx: &mut Context<'_>,
     ) -> Poll<Result<FinalHead, HeadError>> {
@@ -192,7 +194,7 @@ impl HeadReader {
             // again and again.
             let mut begin = 0;
             while let Some(unread) = self.read.get(begin..).filter(|unread| !unread.is_empty()) {
-                match find_head(unread, self.asked) {
+                match find_head(unread, self.asked, &mut learnt.fields) {
                     Ok(None) => break,
                     // Nobody asked for another protocol here.
                     Ok(Some(found)) if found.status == StatusCode::SWITCHING_PROTOCOLS => {
@@ -326,7 +328,7 @@ pub(super) fn poll_noise(io: &mut Io, cx: &mut Context<'_>) -> Poll<()> {
 // === impl Learnt ===
 
 impl Learnt {
-    pub(super) const fn new() -> Self {
-        Self { room: 0, piece: FIRST_READ, keeps_alive: false }
+    pub(super) fn new() -> Self {
+        Self { room: 0, piece: FIRST_READ, fields: FieldRoom::default(), keeps_alive: false }
     }
 }

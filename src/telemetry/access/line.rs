@@ -45,7 +45,7 @@ impl LineBuffer {
         }
         if let Some(id) = line.key_id {
             self.put(",\"key_id\":\"key_");
-            self.bytes(id.suffix().as_bytes());
+            self.bytes(id.suffix_bytes());
             self.put("\"");
         }
         self.word(",\"org\":\"", line.org);
@@ -86,7 +86,7 @@ impl LineBuffer {
         }
         if let Some(id) = line.key_id {
             self.put(" key_id=key_");
-            self.bytes(id.suffix().as_bytes());
+            self.bytes(id.suffix_bytes());
         }
         self.word(" org=\"", line.org);
         self.word(" issuer=\"", line.issuer);

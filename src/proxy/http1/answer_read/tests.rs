@@ -4,7 +4,7 @@ use super::*;
 use BodyLength::{Chunked, Counted, None as Bodiless, UntilClose};
 
 fn found(head: &str) -> FoundHead {
-    find_head(head.as_bytes(), RequestMethod::Other).unwrap().unwrap()
+    find_head(head.as_bytes(), RequestMethod::Other, &mut FieldRoom::default()).unwrap().unwrap()
 }
 
 #[test]
@@ -65,7 +65,9 @@ fn heads_and_what_follows_them() {
 fn an_answer_to_head_has_no_body() {
     for fields in ["Content-Length: 5", "Transfer-Encoding: chunked", "x: y"] {
         let head = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
-        let found = find_head(head.as_bytes(), RequestMethod::Head).unwrap().unwrap();
+        let found = find_head(head.as_bytes(), RequestMethod::Head, &mut FieldRoom::default())
+            .unwrap()
+            .unwrap();
         assert_eq!((found.body, found.keeps_alive), (Bodiless, true), "{fields}");
     }
 }
@@ -93,7 +95,10 @@ fn what_is_no_answer() {
         ("too long", &long),
     ];
     for (name, head) in rows {
-        assert!(find_head(head.as_bytes(), RequestMethod::Other).is_err(), "{name}");
+        assert!(
+            find_head(head.as_bytes(), RequestMethod::Other, &mut FieldRoom::default()).is_err(),
+            "{name}"
+        );
     }
 }
 
@@ -106,7 +111,9 @@ fn a_head_is_found_with_its_last_byte() {
     for at in 0..head.len() {
         let (come, _) = head.split_at(at);
         assert!(
-            find_head(come.as_bytes(), RequestMethod::Other).unwrap().is_none(),
+            find_head(come.as_bytes(), RequestMethod::Other, &mut FieldRoom::default())
+                .unwrap()
+                .is_none(),
             "after {at} bytes"
         );
     }

@@ -32,7 +32,7 @@ use crate::proxy::request::upgrade_request::{self, UpgradeAsked, UpgradeRequest}
 pub(super) struct HeadExtras<'s> {
     client_ip: IpAddr,
     carried: Carried,
-    upgrade: Option<UpgradeRequest>,
+    upgrade: Option<Box<UpgradeRequest>>,
     trace: Option<Trace>,
     sent: SentTokens<'s>,
 }
@@ -191,7 +191,7 @@ impl<'s> Admission<'s> {
         changes: &mut HeadChanges,
         carried: Carried,
         record: &mut RequestRecord,
-    ) -> Result<Option<UpgradeRequest>, Reply> {
+    ) -> Result<Option<Box<UpgradeRequest>>, Reply> {
         let (settings, route) = (&self.snapshot.settings, passage.route);
         let asked = UpgradeAsked {
             route,

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::{Trailers, to_client};
 use crate::config::Settings;
-use crate::proxy::http1::answer_read::{RequestMethod, find_head};
+use crate::proxy::http1::answer_read::{FieldRoom, RequestMethod, find_head};
 use crate::proxy::http1::answer_write::{AddField, AnswerLines};
 use crate::proxy::tests::settings;
 
@@ -21,8 +21,9 @@ type Pairs = Vec<(String, String)>;
 
 /// The client's fields by the lines, and by the map. Lengths are the writer's.
 fn both(head: &str, settings: &Settings) -> Option<(Pairs, Pairs)> {
-    let raw =
-        find_head(head.as_bytes(), RequestMethod::Other).ok()??.with(head.as_bytes().to_vec());
+    let raw = find_head(head.as_bytes(), RequestMethod::Other, &mut FieldRoom::default())
+        .ok()??
+        .with(head.as_bytes().to_vec());
     let mut lines = AnswerLines::new(raw.status, None, 0);
     add(&mut lines);
     lines.copy_end_to_end(&raw, &settings.fields, None);
