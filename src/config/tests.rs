@@ -496,6 +496,18 @@ fn what_is_refused() {
             "limits.memory: must be at least 8MiB",
         ),
         ("zero", "[listen]", "[timeouts]\nidle = \"0s\"\n[listen]", "must be at least 1ms"),
+        (
+            "endless",
+            "[listen]",
+            "[timeouts]\nidle = \"18446744073709551615s\"\n[listen]",
+            "is longer than \"36525d\"",
+        ),
+        (
+            "no long poll",
+            "path = \"keys.kgt\"",
+            "url = \"https://a/keys.kgt\"\nhttp = { long_poll = \"900ms\" }",
+            "table.http.long_poll: must be 0s, or at least 1s",
+        ),
         ("range", "[listen]", "[workers]\ncount = 0\n[listen]", "must be 1 to 1024, got 0"),
         ("unknown table", "[listen]", "[services]\n[listen]", "services: unknown key"),
         (

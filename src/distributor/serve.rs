@@ -26,8 +26,8 @@ use crate::config::Sharing;
 use crate::reload::random_share;
 use crate::serving::{accept_until, told_to_stop};
 
-/// For a handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// For a handshake: those of a fleet that comes back wait for one another.
+const HANDSHAKE: Duration = Duration::from_secs(30);
 
 /// Until the head of the first request is there.
 const FIRST_HEAD: Duration = Duration::from_secs(5);
@@ -186,6 +186,8 @@ where
     let mut timer = pin!(tokio::time::sleep(FIRST_HEAD.min(age)));
     let is_over = loop {
         tokio::select! {
+            // What came in time counts, however late this task has its turn.
+            biased;
             // How it ends concerns the client alone.
             _ = connection.as_mut() => break true,
             () = timer.as_mut() => match (stranger.has_asked(), timer.deadline() < ends_at) {

@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
         for long in ["36526d", "18446744073709551615s", "999999999w"] {
             assert_eq!(duration(long), Err(TimeError::Long), "{long}");
-            let ends = When::parse(long).unwrap().resolve(0);
+            let ends = When::parse(long).unwrap().resolve(LAST);
             assert_eq!(ends, Err(TimeError::Range), "{long}");
         }
         for bad in ["", "soon", "99999999999999999999s"] {
