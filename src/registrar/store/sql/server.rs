@@ -6,6 +6,7 @@
 //! another session. A connection that broke is made anew with the next transaction.
 
 mod asked;
+mod terms;
 mod texts;
 
 use std::cell::{Cell, RefCell};
@@ -16,17 +17,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use tokio::runtime::Runtime;
-use tokio::task::AbortHandle;
-use tokio_postgres::{Client, Row, SimpleQueryMessage};
+use tokio_postgres::{Row, SimpleQueryMessage};
 
 use self::asked::{AskedStatement, ordered};
+pub(in super::super) use self::terms::{DialServer, DialledServer, ServerTerms, TransactionKind};
 use self::texts::{KnownStatement, ServerTexts};
 use super::super::audit::{AuditHead, ChainHash};
 use super::fault::{ServerError, SqlError};
 use super::value::{BoundValues, SqlValue};
-use crate::clock::Clock;
 
 /// How much longer than the server's own limit an answer is waited for: the network may be gone.
 const BEYOND: Duration = Duration::from_secs(5);
@@ -40,36 +39,6 @@ const ASKED: u32 = 8;
 const FETCHED: usize = 512;
 
 const BROKEN: &str = "the connection broke";
-
-/// After a transaction that writes has asked nothing for so long the server ends it: its program may be
-/// gone with its host, and everybody else waits for the lock.
-const IDLE: Duration = Duration::from_secs(60);
-
-/// Makes connections.
-#[async_trait]
-pub(in super::super) trait DialServer: fmt::Debug + Send + Sync {
-    async fn dial(&self) -> Result<DialledServer, ServerError>;
-}
-
-/// A connection, and the task that moves its bytes.
-#[derive(Debug)]
-pub(in super::super) struct DialledServer {
-    pub(in super::super) client: Client,
-    pub(in super::super) drive: AbortHandle,
-}
-
-/// How transactions are made.
-#[derive(Clone, Debug)]
-pub(in super::super) struct ServerTerms {
-    pub(in super::super) dial: Arc<dyn DialServer>,
-    /// Of one statement.
-    pub(in super::super) statement_timeout: Duration,
-    /// How long a change waits while others write.
-    pub(in super::super) lock_timeout: Duration,
-    /// A connection has one session as long as it lives, and statements stay prepared in it.
-    pub(in super::super) prepares: bool,
-    pub(in super::super) clock: Clock,
-}
 
 /// One thread's.
 pub(in super::super) struct ServerConnection {
@@ -100,17 +69,6 @@ type SentStatement = Pin<Box<dyn Future<Output = Result<u64, tokio_postgres::Err
 enum PlanKind {
     Kept,
     OfValues,
-}
-
-/// What becomes of a transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum TransactionKind {
-    /// Sees one state of the database and changes nothing.
-    Read,
-    /// Nobody else writes meanwhile.
-    Write,
-    /// Without the lock of those that write: it makes the tables that they need.
-    Migrate,
 }
 
 // === impl ServerConnection ===
@@ -157,27 +115,7 @@ impl ServerConnection {
         self.has_failed.set(false);
         self.cursors.set(0);
         self.transaction.replace(None);
-        let (statement, lock) =
-            (self.terms.statement_timeout.as_millis(), self.terms.lock_timeout.as_millis());
-        let sql = match kind {
-            TransactionKind::Read => format!(
-                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
-                 SET LOCAL statement_timeout = {statement}; SELECT pg_backend_pid() AS session"
-            ),
-            // The head of the log is locked by every change in any case. To take it first of all makes
-            // an order of those that write, as a file has it: none sees half of another, and no two
-            // wait for each other.
-            TransactionKind::Write => format!(
-                "BEGIN; SET LOCAL lock_timeout = {lock}; SET LOCAL statement_timeout = {}; \
-                 SET LOCAL idle_in_transaction_session_timeout = {}; \
-                 SELECT pg_backend_pid() AS session, txid_current() AS number, seq, \
-                 encode(hash, 'hex') AS hash FROM audit_head WHERE one = 1 FOR UPDATE; \
-                 SET LOCAL statement_timeout = {statement}",
-                lock + statement,
-                IDLE.as_millis()
-            ),
-            TransactionKind::Migrate => format!("BEGIN; SET LOCAL lock_timeout = {lock}"),
-        };
+        let sql = self.terms.beginning(kind);
         self.limit.set(match kind {
             // Indexes of large tables take their time.
             TransactionKind::Migrate => MIGRATION,
