@@ -44,10 +44,12 @@ impl ArtefactOrigin {
         self.until(|connected| connected);
     }
 
-    /// Whether somebody can connect.
+    /// Whether somebody can connect. A listener that closes may leave a connection half made, which the
+    /// system would try to finish for two minutes.
     fn until(&self, wanted: fn(bool) -> bool) {
+        let patience = Duration::from_millis(500);
         for _ in 0..2000 {
-            if wanted(std::net::TcpStream::connect(self.address).is_ok()) {
+            if wanted(std::net::TcpStream::connect_timeout(&self.address, patience).is_ok()) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));
