@@ -11,6 +11,7 @@ pub(crate) mod download;
 pub(crate) mod exchange;
 pub(crate) mod facts;
 pub(crate) mod grpc;
+mod head_changes;
 pub(crate) mod record;
 pub(crate) mod reply;
 mod response_body;

@@ -239,8 +239,8 @@ impl<'s> Admission<'s> {
             }
         };
         record.set_client(reading.client());
-        let told = reading.changes.told.as_ref();
-        if let Some(id) = told.and_then(|told| told.request_id.as_ref()) {
+        let of_proxy = reading.changes.of_proxy.as_ref();
+        if let Some(id) = of_proxy.and_then(|fields| fields.request_id.as_ref()) {
             record.request_id = id.clone();
         }
         Ok(reading)

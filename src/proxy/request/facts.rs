@@ -6,16 +6,16 @@ use std::net::IpAddr;
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Version};
-use smallvec::SmallVec;
 
 use super::credentials::{self, Candidates, Carriers};
+use super::head_changes::{DroppedName, HeadChanges, KeptWith, MisspeltCredential, ProxyFields};
 use crate::config::{Caps, Settings, Underscores};
 use crate::core::decision::KeyCandidates;
 use crate::core::headers::FieldClass;
 use crate::core::path::{self, Traits};
 use crate::core::{Facts, Now, Reason, Rejection, address};
 use crate::observe::HeadNotice;
-use crate::proxy::http1::head::{At, RequestHead, is_extended_connect, text_of};
+use crate::proxy::http1::head::{RequestHead, is_extended_connect, text_of};
 use crate::proxy::ids::RequestId;
 
 /// What was read of one request. Borrows from its head.
@@ -33,72 +33,6 @@ pub(crate) struct RequestReading<'r> {
     pub(crate) carriers: Carriers<'r>,
     /// What to remove before keygate inserts its own fields.
     pub(crate) changes: HeadChanges,
-}
-
-/// How the head changes on its way out, for any caller. Owns its text.
-#[derive(Debug, Default)]
-pub(crate) struct HeadChanges {
-    /// Fields to remove, in order: hop-by-hop, owned, forwarding.
-    pub(crate) remove: SmallVec<[At; 8]>,
-    /// Names of fields to remove, which `Connection` has named.
-    pub(crate) remove_named: Vec<HeaderName>,
-    /// Fields among them go for an underscore in their name, unless the request keeps them.
-    may_drop: Option<DroppedName>,
-    /// What `[observe]` wants to know; `None`: it is not configured, and costs nothing.
-    pub(crate) watched: Option<Box<WatchedChanges>>,
-    /// Among those to remove is one that only we may set.
-    pub(crate) claims_identity: bool,
-    /// `Connection` asks for an upgrade.
-    pub(crate) upgrade: bool,
-    pub(crate) te_trailers: bool,
-    /// From a trusted proxy.
-    pub(crate) told: Option<Box<ToldByProxy>>,
-    /// What stays of `Sec-WebSocket-Protocol` without the credential.
-    pub(crate) subprotocols: Option<Box<Option<HeaderValue>>>,
-}
-
-/// What a trusted proxy says of the client: `X-Request-Id`, `X-Forwarded-For`, `-Proto` and `-Host`.
-#[derive(Debug)]
-pub(crate) struct ToldByProxy {
-    pub(crate) request_id: Option<RequestId>,
-    pub(crate) forwarded_for: Vec<HeaderValue>,
-    pub(crate) forwarded_proto: Option<HeaderValue>,
-    pub(crate) forwarded_host: Option<HeaderValue>,
-}
-
-/// How the head of a request that may be observed changes.
-#[derive(Debug, Default)]
-pub(crate) struct WatchedChanges {
-    /// Fields among those to remove that some requests keep.
-    kept: SmallVec<[KeptField; 2]>,
-    /// A field that carries a credential is misspelt.
-    misspelt: Option<MisspeltCredential>,
-    /// What differs from what the client sent.
-    pub(crate) told: SmallVec<[HeadNotice; 1]>,
-}
-
-/// A field that goes, unless the request is let through as it came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct KeptField {
-    at: At,
-    with: KeptWith,
-}
-
-/// Proof that one was there.
-#[derive(Clone, Copy, Debug)]
-struct MisspeltCredential;
-
-/// Proof that there was at least one.
-#[derive(Clone, Copy, Debug)]
-struct DroppedName;
-
-/// When a field that goes is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum KeptWith {
-    /// Credentials reach the service.
-    Credentials,
-    /// The caller is only observed.
-    Observed,
 }
 
 /// Reads and checks the head. The order of checks is the order of RFC 9112: target, Host, framing,
@@ -427,73 +361,6 @@ fn fields(
     Ok(())
 }
 
-// === impl HeadChanges ===
-
-impl HeadChanges {
-    fn removes(&mut self, at: At, kept: KeptWith) {
-        self.remove.push(at);
-        if let Some(watched) = &mut self.watched {
-            watched.kept.push(KeptField { at, with: kept });
-        }
-    }
-
-    /// Leaves in the head what requests of this kind keep.
-    pub(crate) fn keep(&mut self, with: KeptWith) {
-        let Self { remove, watched, .. } = self;
-        if let Some(watched) = watched {
-            let keeps = |at| watched.kept.iter().any(|f| f.at == at && f.with == with);
-            remove.retain(|at| !keeps(*at));
-        }
-    }
-
-    /// Names of the fields that go for an underscore in them. Credentials are not among them.
-    pub(crate) fn dropped<'h>(
-        &self,
-        head: &'h RequestHead,
-        settings: &Settings,
-    ) -> impl Iterator<Item = &'h [u8]> {
-        let places = self.may_drop.map(|DroppedName| head.fields.places()).into_iter().flatten();
-        places
-            .filter(|(at, name, _)| name.contains(&b'_') && self.remove.contains(at))
-            .map(|(_, name, _)| name)
-            .filter(|name| {
-                let field = settings.fields.classify(name);
-                !matches!(field, FieldClass::Credential | FieldClass::Subprotocol)
-            })
-    }
-
-    fn tell(&mut self, notice: HeadNotice) {
-        if let Some(WatchedChanges { told, .. }) = self.watched.as_deref_mut()
-            && told.len() < MOST_TOLD
-            && !told.contains(&notice)
-        {
-            told.push(notice);
-        }
-    }
-
-    /// Tells of a field of this class that does not reach the service as it came.
-    fn tell_class(&mut self, field: FieldClass, name: &[u8], settings: &Settings) {
-        match field {
-            FieldClass::Identity if self.watched.is_some() => {
-                // The spelling of the configuration: that of a client is not bounded.
-                if let Some(known) = settings.fields.known(name) {
-                    let is_request_id = settings.identity.request_id.as_str() == known;
-                    self.tell(match is_request_id {
-                        true => HeadNotice::RequestId(known.into()),
-                        false => HeadNotice::Owned(known.into()),
-                    });
-                }
-            }
-            FieldClass::Forwarding => self.tell(HeadNotice::Forwarding),
-            FieldClass::Override => self.tell(HeadNotice::Override),
-            _ => {}
-        }
-    }
-}
-
-/// Notices of one request.
-const MOST_TOLD: usize = 8;
-
 fn misspelt(why: &'static str) -> Rejection {
     Rejection::why(Reason::BadHeader, why)
 }
@@ -559,7 +426,7 @@ fn through_proxies(
     let last = |name| named(name).next_back();
     let proto = last("x-forwarded-proto").filter(|v| matches!(*v, b"http" | b"https"));
     let host = last("x-forwarded-host").filter(|v| is_authority(v));
-    changes.told = Some(Box::new(ToldByProxy {
+    changes.of_proxy = Some(Box::new(ProxyFields {
         request_id: head.fields.get(&settings.identity.request_id).and_then(RequestId::given),
         forwarded_for: lists.filter_map(value_of).collect(),
         forwarded_proto: proto.and_then(value_of),

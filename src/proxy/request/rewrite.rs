@@ -13,7 +13,7 @@ use http::uri::{Authority, Scheme};
 use smallvec::SmallVec;
 
 use super::credentials::{self, Carried, StripScope};
-use super::facts::HeadChanges;
+use super::head_changes::HeadChanges;
 use super::sent_tokens::SentCredential;
 use super::upgrade_request::UpgradeRequest;
 use crate::config::Settings;
@@ -251,19 +251,19 @@ fn forwarding(
     context: &RewriteContext<'_>,
 ) {
     let RewriteContext { client, https, .. } = *context;
-    let told = changes.told.as_deref();
+    let of_proxy = changes.of_proxy.as_deref();
     let mut list = SmallVec::<[u8; 64]>::new();
-    for before in told.into_iter().flat_map(|told| &told.forwarded_for) {
+    for before in of_proxy.into_iter().flat_map(|fields| &fields.forwarded_for) {
         list.extend_from_slice(before.as_bytes());
         list.extend_from_slice(b", ");
     }
     list.extend_from_slice(AddressText::of(client.ip()).as_bytes());
     added.put(&X_FORWARDED_FOR, &list);
-    match told.and_then(|told| told.forwarded_proto.as_ref()) {
+    match of_proxy.and_then(|fields| fields.forwarded_proto.as_ref()) {
         Some(proto) => added.put(&X_FORWARDED_PROTO, proto.as_bytes()),
         None => added.put(&X_FORWARDED_PROTO, if https { b"https" } else { b"http" }),
     }
-    let forwarded = told.and_then(|told| told.forwarded_host.as_ref());
+    let forwarded = of_proxy.and_then(|fields| fields.forwarded_host.as_ref());
     if let Some(host) = forwarded.map(HeaderValue::as_bytes).or(named) {
         added.put(&X_FORWARDED_HOST, host);
     }

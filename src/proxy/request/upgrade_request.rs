@@ -9,7 +9,8 @@ use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 
 use super::credentials::Carried;
-use super::facts::{self, HeadChanges};
+use super::facts;
+use super::head_changes::HeadChanges;
 use super::subprotocol::Offer;
 use crate::config::Settings;
 use crate::core::observe::{Conduct, CredentialPassage};
