@@ -71,6 +71,12 @@ enum PlanKind {
     OfValues,
 }
 
+/// What became of a transaction.
+enum CommitOutcome {
+    Committed,
+    TakenBack,
+}
+
 // === impl ServerConnection ===
 
 impl fmt::Debug for ServerConnection {
@@ -154,12 +160,20 @@ impl ServerConnection {
         // failed a commit is a rollback, and the failure is told.
         self.batch_later("COMMIT")?;
         let number = self.transaction.replace(None);
-        match (self.settle(), number) {
-            (Err(SqlError::Server(e)), Some(number)) if !e.is_certain() => {
-                self.drop_session();
-                self.outcome(&number)
+        let (error, number) = match (self.settle(), number) {
+            (Err(SqlError::Server(error)), Some(number)) => (error, number),
+            (done, _) => return done,
+        };
+        if !error.is_certain() {
+            self.drop_session();
+        }
+        // Whoever stands in between may refuse what the server has done, so it is asked in any case.
+        match self.outcome(&number)? {
+            CommitOutcome::Committed => Ok(()),
+            CommitOutcome::TakenBack if error.is_certain() => Err(error.into()),
+            CommitOutcome::TakenBack => {
+                Err(ServerError::Away { why: "the transaction was taken back".to_owned() }.into())
             }
-            (done, _) => done,
         }
     }
 
@@ -172,10 +186,10 @@ impl ServerConnection {
         }
     }
 
-    /// The answer to a commit was lost: the server knows what came of it.
-    fn outcome(&self, number: &str) -> Result<(), SqlError> {
+    /// What the server knows of a transaction whose commit was not confirmed.
+    fn outcome(&self, number: &str) -> Result<CommitOutcome, ServerError> {
         let sql = format!("SELECT pg_xact_status('{number}'::xid8)");
-        let mut last = ServerError::Away { why: String::new() };
+        let mut last = String::new();
         for _ in 0..ASKED {
             match self.simple_anew(&sql) {
                 Ok(answers) => {
@@ -184,21 +198,18 @@ impl ServerConnection {
                         _ => None,
                     });
                     match said {
-                        Some("committed") => return Ok(()),
+                        Some("committed") => return Ok(CommitOutcome::Committed),
+                        Some("aborted") => return Ok(CommitOutcome::TakenBack),
                         // Its session ends as soon as the server sees that nobody is there.
-                        Some("in progress") => {}
-                        _ => break,
+                        _ => "the server has not said what became of it".clone_into(&mut last),
                     }
                 }
-                Err(e) => last = e,
+                Err(ServerError::Away { why } | ServerError::Strange { what: why }) => last = why,
+                Err(ServerError::Said { sentence, .. }) => last = sentence,
             }
             self.runtime.block_on(tokio::time::sleep(REST));
         }
-        let why = match last {
-            ServerError::Away { why } if !why.is_empty() => why,
-            _ => "the transaction was taken back".to_owned(),
-        };
-        Err(SqlError::Server(ServerError::Away { why }))
+        Err(ServerError::Away { why: last })
     }
 
     /// Why the transaction cannot go on; `None`: it can.
@@ -236,8 +247,7 @@ impl ServerConnection {
     /// Sends statements without values, and does not wait.
     pub(in super::super) fn batch_later(&self, sql: &'static str) -> Result<(), SqlError> {
         let session = self.session()?;
-        self.send(Box::pin(async move { session.client.batch_execute(sql).await.map(|()| 0) }));
-        Ok(())
+        self.send(Box::pin(async move { session.client.batch_execute(sql).await.map(|()| 0) }))
     }
 
     /// The rows of a statement.
@@ -286,8 +296,7 @@ impl ServerConnection {
                 Some(statement) => client.execute(statement, &asked.values()).await,
                 None => client.execute_typed(&asked.text.text, &asked.typed()).await,
             }
-        }));
-        Ok(())
+        }))
     }
 
     /// A statement with its values in their order, prepared where it is used often.
@@ -356,16 +365,19 @@ impl ServerConnection {
         self.in_turn(std::future::ready(Ok(())))
     }
 
-    fn send(&self, mut statement: SentStatement) {
-        // Sent with the first look at it, and answered later.
+    fn send(&self, mut statement: SentStatement) -> Result<(), SqlError> {
+        // Handed over with the first look at it, and answered later.
         let first = self.runtime.block_on(std::future::poll_fn(|context| {
             std::task::Poll::Ready(statement.as_mut().poll(context))
         }));
-        let statement = match first {
-            std::task::Poll::Ready(done) => Box::pin(std::future::ready(done)),
-            std::task::Poll::Pending => statement,
-        };
-        self.later.borrow_mut().push_back(statement);
+        match first {
+            // It cannot be sent, and what follows must not be carried out without it.
+            std::task::Poll::Ready(done) => Ok(self.heard(Ok(done)).map(drop)?),
+            std::task::Poll::Pending => {
+                self.later.borrow_mut().push_back(statement);
+                Ok(())
+            }
+        }
     }
 
     /// Waits for what was sent before, and then for this.

@@ -84,11 +84,16 @@ fn a_change_waits_for_others_that_write_and_not_for_ever() {
     assert_eq!(try_create(&hasty, "after").unwrap(), 2);
 }
 
+/// An error of somebody in between, in a class of its own, and that the session is ready.
+const REFUSED: &[u8] = b"E\0\0\0\x26SFATAL\0VFATAL\0C58000\0Mit is gone\0\0Z\0\0\0\x05I";
+
 /// What is between the store and its server.
 struct Between {
     port: u16,
     /// The answer to the next commit, and with it the connection.
     loses: Arc<AtomicBool>,
+    /// The same, and says that the commit was refused.
+    refuses: Arc<AtomicBool>,
     /// All answers from the next lock on; the connection stays.
     withholds: Arc<AtomicBool>,
 }
@@ -97,25 +102,21 @@ impl Between {
     fn start(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (loses, withholds) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
-        let asked = (Arc::clone(&loses), Arc::clone(&withholds));
+        let [loses, refuses, withholds] = <[Arc<AtomicBool>; 3]>::default();
+        let asked = [&loses, &refuses, &withholds].map(Arc::clone);
         // Ends with the process.
         std::thread::spawn(move || {
             while let Ok((client, _)) = listener.accept() {
                 let server = TcpStream::connect(("127.0.0.1", server)).unwrap();
                 let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                let (lost, withheld) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
-                let (loses, withholds) = asked.clone();
-                let (is_lost, is_withheld) = (Arc::clone(&lost), Arc::clone(&withheld));
+                let withheld = Arc::new(AtomicBool::new(false));
+                let [loses, refuses, withholds] = asked.clone();
+                let is_withheld = Arc::clone(&withheld);
                 std::thread::spawn(move || {
                     let mut piece = [0; 1 << 16];
                     while let Ok(read @ 1..) = from.read(&mut piece) {
-                        let has =
-                            |text: &[u8]| memchr::memmem::find(&piece[..read], text).is_some();
-                        if has(b"COMMIT\0") && loses.swap(false, Ordering::SeqCst) {
-                            is_lost.store(true, Ordering::SeqCst);
-                        }
-                        if has(b"FOR UPDATE") && withholds.swap(false, Ordering::SeqCst) {
+                        let locks = memchr::memmem::find(&piece[..read], b"FOR UPDATE").is_some();
+                        if locks && withholds.swap(false, Ordering::SeqCst) {
                             is_withheld.store(true, Ordering::SeqCst);
                         }
                         if to.write_all(&piece[..read]).is_err() {
@@ -131,8 +132,22 @@ impl Between {
                         if withheld.load(Ordering::SeqCst) {
                             continue;
                         }
-                        // The server has said it, and nobody hears it.
-                        if lost.load(Ordering::SeqCst) || to.write_all(&piece[..read]).is_err() {
+                        // The server has said it, and nobody hears it. What it says before that is of
+                        // the statements that went out together with the commit.
+                        let Some(tag) = memchr::memmem::find(&piece[..read], b"COMMIT\0") else {
+                            if to.write_all(&piece[..read]).is_err() {
+                                break;
+                            }
+                            continue;
+                        };
+                        if loses.swap(false, Ordering::SeqCst) {
+                            break;
+                        }
+                        let told = match refuses.swap(false, Ordering::SeqCst) {
+                            true => [&piece[..tag - 5], REFUSED].concat(),
+                            false => piece[..read].to_vec(),
+                        };
+                        if to.write_all(&told).is_err() {
                             break;
                         }
                     }
@@ -140,7 +155,7 @@ impl Between {
                 });
             }
         });
-        Self { port, loses, withholds }
+        Self { port, loses, refuses, withholds }
     }
 }
 
@@ -174,4 +189,20 @@ fn a_commit_whose_answer_is_lost_is_asked_for() {
         assert!(!between.loses.load(Ordering::SeqCst), "the answer was lost");
     }
     assert_eq!(suite::run(store.verify_audit(Vec::new())).unwrap(), []);
+}
+
+/// Done anew, it would be done twice.
+#[test]
+fn a_commit_that_somebody_in_between_refuses_is_asked_for() {
+    let between = Between::start(server().port());
+    let database = server().database();
+    let url = format!("postgres://postgres@127.0.0.1:{}/{database}", between.port);
+    let store: Arc<dyn Store> = Arc::new(PostgresStore::open(options(&url)).unwrap());
+    for n in 1..=4 {
+        between.refuses.store(n % 2 == 0, Ordering::SeqCst);
+        assert_eq!(try_create(&store, "key").unwrap(), n, "it is there, and is told so");
+        assert!(!between.refuses.load(Ordering::SeqCst), "the answer was replaced");
+    }
+    let all = KeyQuery::all(audience(), Some(org("acme")), NOW);
+    assert_eq!(suite::run(store.keys(all)).unwrap().keys.len(), 4, "each is there once");
 }

@@ -66,7 +66,7 @@ fn both_databases_have_the_same_columns() {
 const RELEASED: &[(u32, &str)] = &[
     (1, "f5fe3de68d3e5129796beb9c5d388f324154efa87170aab73774d0b881d909a0"),
     (2, "722127a9a13612e7a597443f28180e9cdd89168dfde345d4d35c63c1f6229ea1"),
-    (3, "0a40379df482f9fb35ee5cb024ee66d32a9ceb6f2d94f95ee4bd290f86623d46"),
+    (3, "eca4043071a108d3d1f207285cbecf2e3a3b792c87f9e159d84e0f5cc78539c5"),
 ];
 
 #[test]
