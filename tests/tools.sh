@@ -23,10 +23,10 @@ needs=(
     redis-server:redis-server
     runc:runc
 )
-# Packages from PyPI: the documented Python examples, the public HTTP/2, gRPC and WebSocket clients,
+# Packages from PyPI: the documented Python examples, public HTTP/2, gRPC and WebSocket clients and services,
 # the schemas of Compose files and of SBOMs, and a reader of JSON Web Tokens.
 wheels=(
-    'requests' 'websockets' 'grpcio' 'httpx[http2]' 'h2'
+    'requests' 'websockets' 'grpcio' 'grpcio-health-checking' 'httpx[http2]' 'h2'
     'compose-spec' 'cyclonedx-python-lib[json-validation]' 'pyjwt[crypto]'
 )
 venv=target/tools/venv

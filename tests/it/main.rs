@@ -80,6 +80,7 @@ mod poke;
 #[path = "../support/postgres.rs"]
 #[allow(dead_code, reason = "a vocabulary; not every word is in use here")]
 mod postgres;
+mod probes;
 mod products;
 mod proto_answers;
 mod proto_bodies;
