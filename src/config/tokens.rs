@@ -11,8 +11,9 @@ use http::{Uri, header};
 use super::fault::ConfigProblem;
 use super::routes::Rule;
 use super::section::ConfigSection;
-use super::usage::is_this_host;
-use crate::core::{ClaimReading, CredentialSource, KnownOrgs, Limit, Permission, TokenOnward};
+use crate::core::{
+    ClaimReading, CredentialSource, KnownOrgs, Limit, Permission, TokenOnward, address,
+};
 use crate::token::{IssuerRules, TokenAlgorithm};
 
 const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -232,7 +233,7 @@ fn url(text: &str) -> Result<Box<str>, ConfigProblem> {
     }
     match uri.scheme_str() {
         Some("https") => Ok(text.into()),
-        Some("http") if is_this_host(&uri) => Ok(text.into()),
+        Some("http") if uri.host().is_some_and(address::is_this_host) => Ok(text.into()),
         Some("http") => Err(ConfigProblem::new("must be https:// beyond this host")
             .hint("whoever changes the keys on the way signs as every user")),
         _ => Err(ConfigProblem::new("must begin with https://")),

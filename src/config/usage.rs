@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use http::Uri;
-
 use super::delivery::remote_url;
 use super::fault::ConfigProblem;
 use super::section::ConfigSection;
+use crate::core::address;
 
 const TOP_ORGS: u64 = 50;
 /// More series than this are more than a scrape should have.
@@ -73,19 +72,12 @@ fn instance(text: &str) -> Result<Option<Box<str>>, ConfigProblem> {
 fn post_url(text: &str) -> Result<Box<str>, ConfigProblem> {
     let uri = remote_url(text)?;
     match uri.scheme_str() {
-        Some("http") if !is_this_host(&uri) => {
+        Some("http") if !uri.host().is_some_and(address::is_this_host) => {
             Err(ConfigProblem::new("must be https:// beyond this host")
                 .hint("it carries a credential, and which key is used from where"))
         }
         _ => Ok(text.into()),
     }
-}
-
-/// Whether a URL's host is this one by its name alone: nobody else hears what is sent there.
-pub(super) fn is_this_host(uri: &Uri) -> bool {
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost"
-        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 #[cfg(test)]

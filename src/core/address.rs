@@ -32,6 +32,14 @@ pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
+/// Whether the host of a URL is this machine by its name alone: `localhost` or a loopback address, with or
+/// without the brackets of IPv6. Nobody else hears what is sent there in clear.
+pub fn is_this_host(host: &str) -> bool {
+    let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    host.eq_ignore_ascii_case("localhost")
+        || inner.unwrap_or(host).parse::<IpAddr>().is_ok_and(|ip| canonical(ip).is_loopback())
+}
+
 /// A network, or an address as the network of that one address. Host bits are cleared.
 pub fn parse_network(text: &str) -> Result<IpNet, NetworkError> {
     let net = match text.parse::<IpNet>() {
@@ -194,6 +202,28 @@ mod tests {
         for address in octets.chain(v6) {
             let text = AddressText::of(address);
             assert_eq!(std::str::from_utf8(text.as_bytes()).unwrap(), address.to_string());
+        }
+    }
+
+    #[test]
+    fn this_host() {
+        for (host, is_here) in [
+            ("localhost", true),
+            ("LOCALHOST", true),
+            ("127.0.0.1", true),
+            ("127.8.0.1", true),
+            ("::1", true),
+            ("[::1]", true),
+            ("[::ffff:127.0.0.1]", true),
+            ("", false),
+            ("localhost.", false),
+            ("localhost.example.com", false),
+            ("127.0.0.1.example.com", false),
+            ("[127.0.0.1", false),
+            ("192.0.2.1", false),
+            ("[2001:db8::1]", false),
+        ] {
+            assert_eq!(is_this_host(host), is_here, "{host}");
         }
     }
 

@@ -3,7 +3,6 @@
 //! wording, the configuration's host and errors.
 
 use std::io::Read as _;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -14,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::error::{Error, Result};
 use crate::config::{FileAccess, Host as _, ThisHost, UrlOptions};
+use crate::core::address;
 use crate::exit::Exit;
 use crate::remote;
 use crate::wording::shell::{quoted, quoted_path};
@@ -133,7 +133,7 @@ impl ServiceArgs {
         })?;
         match uri.scheme_str() {
             Some("https") => {}
-            Some("http") if uri.host().is_some_and(is_this_host) => {}
+            Some("http") if uri.host().is_some_and(address::is_this_host) => {}
             _ => {
                 let why = "must begin with https://; http:// is for this host: a credential goes \
                            over it";
@@ -169,13 +169,6 @@ impl ServiceArgs {
         let base = server.trim_end_matches('/').to_owned();
         Ok(ServiceClient { agent, base, authorization })
     }
-}
-
-/// Whether plaintext to this name stays on this host.
-fn is_this_host(host: &str) -> bool {
-    let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let address = inner.unwrap_or(host).parse::<IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn refuse_open(file: &Path) -> Result<()> {
@@ -403,22 +396,6 @@ pub fn path_segment(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn plaintext_is_for_this_host() {
-        for (host, is_here) in [
-            ("localhost", true),
-            ("127.0.0.1", true),
-            ("127.8.0.1", true),
-            ("[::1]", true),
-            ("localhost.example.com", false),
-            ("127.0.0.1.example.com", false),
-            ("192.0.2.1", false),
-            ("[2001:db8::1]", false),
-        ] {
-            assert_eq!(is_this_host(host), is_here, "{host}");
-        }
-    }
 
     #[test]
     fn a_service_cannot_write_lines_of_ours() {

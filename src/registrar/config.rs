@@ -43,7 +43,7 @@ use crate::config::{
     Bind, CertificateFiles, ClientAuth, ConfigError, ConfigFault, Host, LogFormat, LogLevel,
     SocketFile, TlsServer, WatchedFile,
 };
-use crate::core::address::parse_network;
+use crate::core::address::{self, parse_network};
 use crate::core::{Digest, NetworkSet};
 use crate::manage::signing::source::SignerSource;
 
@@ -338,10 +338,9 @@ fn bind(text: &str) -> Result<Bind, ConfigProblem> {
 /// Scheme, host and perhaps a port and a path without `/` at the end.
 fn public_url(text: &str) -> Result<Box<str>, ConfigProblem> {
     let uri: http::Uri = text.parse().map_err(|_| ConfigProblem::new("is not a URL"))?;
-    let local = matches!(uri.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
     match uri.scheme_str() {
         Some("https") => {}
-        Some("http") if local => {}
+        Some("http") if uri.host().is_some_and(address::is_this_host) => {}
         _ => {
             let problem = ConfigProblem::new("must begin with https://");
             return Err(problem.hint("cookies and secrets go over it; http:// is for this host"));

@@ -10,6 +10,7 @@ use super::super::super::store::AudienceName;
 use super::super::AudienceConfig;
 use super::{audience, one_line};
 use crate::config::reader::{ConfigProblem, ConfigSection, secret};
+use crate::core::address;
 use crate::manage::operation::may::PersonRole;
 use crate::token::product::SharedSecret;
 
@@ -205,10 +206,9 @@ fn proof(section: &ConfigSection<'_>) -> Option<TokenProof> {
 /// `https`, or `http` on this host.
 pub(super) fn url(text: &str) -> Result<Box<str>, ConfigProblem> {
     let uri: http::Uri = text.parse().map_err(|_| ConfigProblem::new("is not a URL"))?;
-    let local = matches!(uri.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
     match uri.scheme_str() {
         Some("https") => {}
-        Some("http") if local => {}
+        Some("http") if uri.host().is_some_and(address::is_this_host) => {}
         _ => {
             let problem = ConfigProblem::new("must begin with https://");
             return Err(

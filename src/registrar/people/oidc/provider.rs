@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use super::super::ask::{self, AskedWith, RemoteQuestion};
 use super::{OidcError, OidcFault};
-use crate::core::Now;
+use crate::core::{Now, address};
 use crate::registrar::config::OidcConfig;
 
 /// For the whole answer to any question.
@@ -158,10 +158,11 @@ impl ProviderMetadata {
 fn is_place(url: &str, issuer: &str) -> bool {
     let Ok(uri) = url.parse::<http::Uri>() else { return false };
     let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
-    let is_local = matches!(uri.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
     let is_safe = match uri.scheme_str() {
         Some("https") => true,
-        Some("http") => issuer.starts_with("http:") && is_local,
+        Some("http") => {
+            issuer.starts_with("http:") && uri.host().is_some_and(address::is_this_host)
+        }
         _ => false,
     };
     is_safe && !has_user && !url.contains('#') && url.bytes().all(|byte| byte.is_ascii_graphic())

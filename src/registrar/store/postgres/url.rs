@@ -7,6 +7,8 @@ use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 use zeroize::Zeroizing;
 
+use crate::core::address;
+
 /// What such URLs begin with.
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
@@ -181,10 +183,7 @@ impl fmt::Display for PostgresUrl {
 fn is_local(host: &Host) -> bool {
     match host {
         Host::Unix(_) => true,
-        Host::Tcp(name) => {
-            name == "localhost"
-                || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-        }
+        Host::Tcp(name) => address::is_this_host(name),
     }
 }
 
