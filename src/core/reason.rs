@@ -173,14 +173,21 @@ pub enum Detail {
 // === impl Reason ===
 
 impl Reason {
+    /// The reason that a caller may see. Some look like an unknown key to everybody; under
+    /// [`Disclosure::Uniform`] every fault of a key does.
+    pub const fn shown(self, disclosure: Disclosure) -> Self {
+        match (self, disclosure) {
+            (Self::Canary | Self::Disabled | Self::Revoked | Self::WrongSecret, _)
+            | (Self::Expired | Self::NotYetValid | Self::WrongEnvironment, Disclosure::Uniform) => {
+                Self::Unknown
+            }
+            _ => self,
+        }
+    }
+
     /// The stable code in a refusal body. docs/refusals.md has a section per code.
     pub const fn code(self, disclosure: Disclosure) -> &'static str {
-        match (self, disclosure) {
-            (Self::Expired | Self::NotYetValid | Self::WrongEnvironment, Disclosure::Uniform) => {
-                Self::Unknown.detailed_code()
-            }
-            _ => self.detailed_code(),
-        }
+        self.shown(disclosure).detailed_code()
     }
 
     /// Whether a client, rather than the upstream or keygate, is at fault.

@@ -154,7 +154,7 @@ impl Refusals {
     }
 
     fn render_anew(&self, rejection: &Rejection, context: &Context<'_>) -> Rendered {
-        let shown = text::shown(rejection.reason, self.disclosure);
+        let shown = rejection.reason.shown(self.disclosure);
         let text = match &rejection.detail {
             Detail::Permissions { caller: CallerKind::Token, .. } => text::TOKEN_LACKS_PERMISSION,
             _ => text::text(shown),

@@ -1,6 +1,6 @@
 //! What a refusal says. Only here are the words chosen; no byte of the request is among them.
 
-use crate::core::reason::{Disclosure, Reason};
+use crate::core::reason::Reason;
 
 pub(super) struct Explanation {
     /// Short, in the tone of the products whose clients read it. Visible ASCII and spaces, without
@@ -8,19 +8,6 @@ pub(super) struct Explanation {
     pub(super) message: &'static str,
     /// `None`: how to send a key, which depends on the configured sources.
     pub(super) advice: Option<&'static str>,
-}
-
-/// The reason that a caller may see.
-pub(super) fn shown(reason: Reason, disclosure: Disclosure) -> Reason {
-    match (reason, disclosure) {
-        (Reason::Canary | Reason::Disabled | Reason::Revoked | Reason::WrongSecret, _) => {
-            Reason::Unknown
-        }
-        (Reason::Expired | Reason::NotYetValid | Reason::WrongEnvironment, Disclosure::Uniform) => {
-            Reason::Unknown
-        }
-        (reason, _) => reason,
-    }
 }
 
 /// [`Reason::Permission`] to somebody who has sent a user token.
