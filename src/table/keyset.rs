@@ -183,12 +183,15 @@ impl KeySet {
     /// Records in force before restrictions.
     pub(crate) fn raw_iter(&self) -> impl Iterator<Item = FoundRecord<'_>> {
         let over = self.patch.as_deref().map(Patch::body);
-        let kept = self.table.body().iter().filter(move |found| {
-            over.is_none_or(|p| {
-                p.find(&found.record.digest).is_none() && p.removal(&found.record.digest).is_none()
-            })
-        });
+        let body = self.table.body();
+        let kept = body.iter().filter(|found| !self.patch_states(&found.record.digest));
         kept.chain(over.into_iter().flat_map(|p| p.iter()))
+    }
+
+    /// Whether the patch has a record or a removal of this digest, so that the table's does not count.
+    fn patch_states(&self, digest: &[u8; 32]) -> bool {
+        let patch = self.patch.as_deref().map(Patch::body);
+        patch.is_some_and(|patch| patch.find(digest).is_some() || patch.removal(digest).is_some())
     }
 
     /// The record with the patch laid over the table: the patch's record or removal if it has one,
@@ -243,11 +246,8 @@ impl KeyLookup for KeySet {
     fn pair(&self, id: &[u8], secret: &Digest) -> PairLookup<'_> {
         let over = self.patch.as_deref().map(Patch::body);
         let patched = over.into_iter().flat_map(|p| p.find_pair(id));
-        let kept = self.table.body().find_pair(id).filter(|found| {
-            over.is_none_or(|p| {
-                p.find(&found.record.digest).is_none() && p.removal(&found.record.digest).is_none()
-            })
-        });
+        let body = self.table.body();
+        let kept = body.find_pair(id).filter(|found| !self.patch_states(&found.record.digest));
         let (mut right, mut wrong) = (None, None);
         for found in patched.chain(kept) {
             let matches = secret.matches(&found.digest());
