@@ -11,6 +11,7 @@ use http_body_util::{BodyExt as _, Empty, Full, Limited};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::config::{PassedProbe, ProbedTarget};
 
@@ -81,15 +82,6 @@ async fn ask(probe: &PassedProbe) -> Result<(), ProbeFailure> {
     }
 }
 
-/// A connection that ends with its probe.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 async fn http(
     address: SocketAddr,
     target: &str,
@@ -118,9 +110,9 @@ async fn http(
     }
     headers.extend(own);
     // Beside the answer, not in a race with it: a service that closes ends both at once.
-    let connection = AbortOnDrop(tokio::spawn(async { drop(connection.await) }));
+    let mut running = JoinSet::new();
+    running.spawn(async { drop(connection.await) });
     let answer = sender.send_request(request).await?;
-    drop(connection);
     match answer.status().as_u16() {
         200..400 => Ok(()),
         status => Err(ProbeFailure::Status(status)),
@@ -163,7 +155,8 @@ async fn grpc(address: SocketAddr, service: &str) -> Result<(), ProbeFailure> {
             (None, _) => Err(ProbeFailure::NotServing("nothing of gRPC".into())),
         }
     };
-    let _connection = AbortOnDrop(tokio::spawn(async { drop(connection.await) }));
+    let mut running = JoinSet::new();
+    running.spawn(async { drop(connection.await) });
     exchange.await
 }
 

@@ -154,20 +154,12 @@ fn bounded(head: UsageHead) -> UsageHead {
 
 /// Until the service ends: fetches what it is configured to fetch, and looks after what it has.
 pub async fn run(app: App) {
-    let pulls = app.settings.usage_pulls.iter().cloned();
-    let pulls: Vec<_> =
-        pulls.map(|pull| tokio::spawn(pull::keep_pulling(app.clone(), pull))).collect();
-    let _ended = AbortOnDrop(pulls);
-    look_after(app).await;
-}
-
-/// Tasks that end with whoever holds this.
-struct AbortOnDrop(Vec<tokio::task::JoinHandle<()>>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.iter().for_each(tokio::task::JoinHandle::abort);
+    // They end with this task.
+    let mut pulls = tokio::task::JoinSet::new();
+    for pull in app.settings.usage_pulls.iter().cloned() {
+        pulls.spawn(pull::keep_pulling(app.clone(), pull));
     }
+    look_after(app).await;
 }
 
 /// Until the service ends: forgets what is old, and tells what stands out as metric and, once, in

@@ -152,11 +152,6 @@ impl Authority {
     pub fn key_pem(&self) -> Zeroizing<String> {
         Zeroizing::new(self.issuer.key().serialize_pem())
     }
-
-    /// Since when it is there.
-    pub fn made_at(&self) -> u64 {
-        self.validity.not_before.saturating_add(BACKDATED.as_secs())
-    }
 }
 
 impl fmt::Debug for Authority {
@@ -230,7 +225,7 @@ mod tests {
         let read = Authority::read(pem.as_bytes(), key.as_bytes(), PLACES).unwrap();
         assert_eq!(read.dates(), made.dates());
         assert_eq!(read.certificate(), made.certificate());
-        assert_eq!(read.made_at(), 1_800_000_000);
+        assert_eq!(read.dates().not_before + BACKDATED.as_secs(), 1_800_000_000);
         let leaf = read.sign(&["hook.keygate.svc".to_owned()], now).unwrap();
         assert_eq!(leaf.dates.left(now), LEAF_LIFE.as_secs());
         let shown = format!("{made:?} {leaf:?}");

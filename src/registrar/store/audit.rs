@@ -130,11 +130,6 @@ impl AuditLine {
 // === impl ChainHash ===
 
 impl ChainHash {
-    /// `None` if these are not 32 bytes.
-    pub fn of_bytes(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(Self)
-    }
-
     /// `None` if these are not 64 hexadecimal digits.
     pub fn of_hex(text: &str) -> Option<Self> {
         let mut hash = [0; 32];

@@ -149,11 +149,6 @@ impl Yaml {
         }
     }
 
-    /// The list under `name`, empty if there is none. `Err`: something else stands there.
-    pub fn try_list(&self, name: &str) -> std::result::Result<&[Self], Misshapen> {
-        list_of(self.get(name))
-    }
-
     pub const fn is_list(&self) -> bool {
         matches!(self.is, Is::List(_))
     }
