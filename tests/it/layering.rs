@@ -289,7 +289,7 @@ fn imports_point_one_way() {
 
 #[test]
 fn reserved_rooms_are_imported_by_those_named_alone() {
-    let faults = trespasses(&Tree::read());
+    let faults = trespasses(Tree::read());
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
@@ -331,7 +331,7 @@ fn trespasses(tree: &Tree) -> Vec<String> {
 
 #[test]
 fn no_files_import_each_other_in_a_circle() {
-    let found = circles(&Tree::read(), WITHOUT_CIRCLES);
+    let found = circles(Tree::read(), WITHOUT_CIRCLES);
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
@@ -506,7 +506,7 @@ fn only_the_verifier_makes_user_tokens() {
 #[test]
 fn every_file_says_its_job_and_stays_a_page() {
     let mut faults = Vec::new();
-    for file in Tree::read().files {
+    for file in &Tree::read().files {
         if !file.text.starts_with("//!") && !file.path.starts_with("src/bin") {
             faults.push(format!("{}: does not begin with `//!`", file.name()));
         }

@@ -36,7 +36,7 @@ const ALONE: &[(&str, &str)] = &[("http1", "core")];
 
 #[test]
 fn sub_rooms_of_proxy_import_downwards() {
-    let found = faults(&Tree::read());
+    let found = faults(Tree::read());
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 

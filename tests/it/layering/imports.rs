@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 /// One file under `src`.
 pub(super) struct Source {
@@ -75,7 +76,13 @@ impl Source {
 // === impl Tree ===
 
 impl Tree {
-    pub(super) fn read() -> Self {
+    /// That of this crate, read once for all tests.
+    pub(super) fn read() -> &'static Self {
+        static READ: LazyLock<Tree> = LazyLock::new(Tree::read_anew);
+        &READ
+    }
+
+    fn read_anew() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut found = Vec::new();
         let mut folders = vec![root.join("src")];

@@ -64,7 +64,7 @@ const RETIRED: &[&str] = &[
 
 #[test]
 fn few_types_share_a_name() {
-    let types = types(&Tree::read());
+    let types = types(Tree::read());
     let total: usize = types.values().map(Vec::len).sum();
     let shared: Vec<_> = types.iter().filter(|(_, files)| files.len() > 1).collect();
     let count: usize = shared.iter().map(|(_, files)| files.len()).sum();
@@ -82,7 +82,7 @@ fn few_types_share_a_name() {
 
 #[test]
 fn retired_names_stay_retired() {
-    let types = types(&Tree::read());
+    let types = types(Tree::read());
     let back: Vec<_> = RETIRED.iter().filter_map(|name| types.get_key_value(*name)).collect();
     assert!(back.is_empty(), "retired names are defined again: {back:?}");
 }

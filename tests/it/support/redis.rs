@@ -1,7 +1,7 @@
 //! A real redis-server of a test: ports of its own on loopback, memory alone, ends with the value.
 //! Knows nothing of the rest of the tests: those of the library use it as well.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -86,6 +86,11 @@ impl RedisServer {
         ask(self.port, words)
     }
 
+    /// One command, which gets no reply from a server that is changing its role.
+    pub(crate) fn try_ask(&self, words: &[&str]) -> io::Result<RedisReply> {
+        try_ask(self.port, words)
+    }
+
     /// One command that must work.
     pub(crate) fn run(&self, words: &[&str]) -> RedisReply {
         match self.ask(words) {
@@ -154,37 +159,44 @@ impl RedisReply {
 
 /// One command to a server on loopback.
 pub(crate) fn ask(port: u16, words: &[&str]) -> RedisReply {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("connect");
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    try_ask(port, words).expect("a reply")
+}
+
+/// The same to a server that may close the connection, as one does whose role changes.
+pub(crate) fn try_ask(port: u16, words: &[&str]) -> io::Result<RedisReply> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let mut text = format!("*{}\r\n", words.len());
     for word in words {
         text.push_str(&format!("${}\r\n{word}\r\n", word.len()));
     }
-    stream.write_all(text.as_bytes()).expect("write");
+    stream.write_all(text.as_bytes())?;
     read(&mut BufReader::new(stream))
 }
 
-fn read(from: &mut impl BufRead) -> RedisReply {
+fn read(from: &mut impl BufRead) -> io::Result<RedisReply> {
     let mut line = String::new();
-    from.read_line(&mut line).expect("a reply");
+    if from.read_line(&mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     let line = line.trim_end();
     let (kind, rest) = line.split_at(1);
     let count = || rest.parse::<i64>().unwrap_or_else(|_| panic!("{line:?}"));
-    match kind {
+    Ok(match kind {
         "+" => RedisReply::Text(rest.to_owned()),
         "-" => RedisReply::Error(rest.to_owned()),
         ":" => RedisReply::Number(count()),
         "$" if count() < 0 => RedisReply::Nil,
         "$" => {
             let mut bytes = vec![0; count() as usize + 2];
-            from.read_exact(&mut bytes).expect("a reply");
+            from.read_exact(&mut bytes)?;
             bytes.truncate(bytes.len() - 2);
             RedisReply::Text(String::from_utf8_lossy(&bytes).into_owned())
         }
         "*" if count() < 0 => RedisReply::Nil,
-        "*" => RedisReply::List((0..count()).map(|_| read(from)).collect()),
+        "*" => RedisReply::List((0..count()).map(|_| read(from)).collect::<io::Result<_>>()?),
         _ => panic!("no reply: {line:?}"),
-    }
+    })
 }
 
 fn free_port() -> u16 {

@@ -193,7 +193,7 @@ impl Drop for Upstream {
 
 fn serve(stream: TcpStream, number: usize, record: &Record, script: &Script) {
     let _ = stream.set_nodelay(true);
-    let _ = stream.set_read_timeout(Some(Duration::from_secs(60)));
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(600)));
     let Ok(read_half) = stream.try_clone() else { return };
     let mut reader = Reader::new(Recording { from: read_half, number, record });
     while let Ok(Some(mut message)) = reader.head() {
