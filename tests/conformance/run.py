@@ -203,7 +203,7 @@ RAW = [
     ("`Transfer-Encoding: gzip, chunked`", "POST /a HTTP/1.1\r\nHost: a\r\nK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
     ("`Transfer-Encoding: identity, chunked`", "POST /a HTTP/1.1\r\nHost: a\r\nK\r\nTransfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n"),
     ("two Transfer-Encoding lines", "POST /a HTTP/1.1\r\nHost: a\r\nK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    ("Content-Length next to Transfer-Encoding", "POST /a HTTP/1.1\r\nHost: a\r\nK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\nK\r\n\r\n"),
+    ("Content-Length beside Transfer-Encoding", "POST /a HTTP/1.1\r\nHost: a\r\nK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\nK\r\n\r\n"),
     ("Transfer-Encoding in HTTP/1.0", "POST /a HTTP/1.0\r\nHost: a\r\nK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     ("`Content-Length: +5`", "POST /a HTTP/1.1\r\nHost: a\r\nK\r\nContent-Length: +5\r\n\r\nabcde"),
     ("`Content-Length: 2^63`", "POST /a HTTP/1.1\r\nHost: a\r\nK\r\nContent-Length: 9223372036854775808\r\n\r\nabcde"),
@@ -229,7 +229,7 @@ RAW = [
     ("`/a%00`", "GET /a%00 HTTP/1.1\r\nHost: a\r\nK\r\n\r\n"),
     ("TRACE", "TRACE /a HTTP/1.1\r\nHost: a\r\nK\r\n\r\n"),
     ("`Connection: X-Org-Id`", "GET /a HTTP/1.1\r\nHost: a\r\nK\r\nConnection: X-Org-Id\r\n\r\n"),
-    ("`PROXY` line from a stranger", "PROXY TCP4 6.6.6.6 7.7.7.7 1 2\r\nGET /a HTTP/1.1\r\nHost: a\r\nK\r\n\r\n"),
+    ("`PROXY` line of a stranger", "PROXY TCP4 6.6.6.6 7.7.7.7 1 2\r\nGET /a HTTP/1.1\r\nHost: a\r\nK\r\n\r\n"),
 ]
 
 
@@ -273,14 +273,14 @@ def h2(contenders, _upstream):
     cases = [
         ("a plain request", good),
         ("upper-case field name", good + [["X-A", "b"]]),
-        ("space after a field name", good + [["x-a ", "b"]]),
+        ("space behind a field name", good + [["x-a ", "b"]]),
         ("CR LF in a value", good + [["x-a", "b\r\nx-c: d"]]),
         ("NUL in a value", good + [["x-a", "b\0c"]]),
         ("`connection`", good + [["connection", "close"]]),
         ("`transfer-encoding`", good + [["transfer-encoding", "chunked"]]),
         ("`te: gzip`", good + [["te", "gzip"]]),
         ("unknown pseudo-field", good + [[":x", "y"]]),
-        ("pseudo-field after a field", good + [[":path", "/b"]]),
+        ("pseudo-field behind a field", good + [[":path", "/b"]]),
         ("path twice", [[":path", "/b"]] + good),
         ("no path", [f for f in good if f[0] != ":path"]),
         ("empty path", [[n, "" if n == ":path" else v] for n, v in good]),
