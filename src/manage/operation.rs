@@ -1,10 +1,9 @@
-//! What a change of a key means, for whoever makes it: the command line and the management service
-//! call the same functions. PURE: settings, entry, request, time and randomness go in; entries, and
-//! a secret that is shown once, come out. Whoever calls it finds the entry, writes what comes out
-//! and publishes it.
+//! What a change of a key means. The command line and the management service call the same
+//! functions. PURE: settings, entry, request, time and randomness go in; entries, and a secret that
+//! is shown once, come out. The caller finds the entry, writes the result and publishes it.
 //!
-//! Imports core, and of manage only what parses: entries, plans, words and times. The command line
-//! names its options for the fields of an error (`keys/refused.rs`).
+//! Imports core, and from manage only what parses: entries, plans, words and times. The command
+//! line maps the fields of an error to its options (`keys/refused.rs`).
 
 pub mod advice;
 pub mod create;
@@ -32,17 +31,17 @@ use super::registry::plans::PlanName;
 use crate::core::LimitSet;
 use crate::core::format::KeyFormat;
 
-/// What operations need to know of a registry or an audience.
+/// What operations need to know about a registry or an audience.
 #[derive(Clone, Copy, Debug)]
 pub struct OperationSettings<'s> {
-    /// How secrets are written, by the name of their prefix.
+    /// How secrets are written, by prefix name.
     pub prefixes: &'s BTreeMap<String, KeyFormat>,
-    /// How many characters of a secret are kept for people, where that is not
-    /// [`KeyFormat::SHOWN`]; by prefix.
+    /// How many characters of a secret are kept for people to recognize it by, per prefix, where
+    /// that is not [`KeyFormat::SHOWN`].
     pub shown: &'s BTreeMap<String, usize>,
-    /// The prefix of a new secret that names none.
+    /// The prefix of a new secret if the request names none.
     pub default_prefix: Option<&'s str>,
-    /// Sets of limits that keys name.
+    /// Sets of limits that keys refer to by name.
     pub plans: &'s BTreeMap<PlanName, LimitSet>,
 }
 
@@ -81,6 +80,6 @@ pub struct ChosenForm {
     /// `None`: the registry has no prefixes.
     pub prefix: Option<Box<str>>,
     pub format: KeyFormat,
-    /// Characters behind prefix and environment that are kept for people.
+    /// How many characters after prefix and environment are kept for people to recognize.
     pub shown: usize,
 }

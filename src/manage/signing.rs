@@ -1,6 +1,6 @@
 //! `keygatectl signer`: keys that sign, and the process that holds one for a management service. It
-//! runs as another user, judges what it is asked to sign, and never signs what goes back: whoever
-//! breaks into the service can issue keys, and neither roll sidecars back nor empty them.
+//! runs as another user, judges what it is asked to sign, and never signs a step back. Whoever
+//! breaks into the service can issue keys, but can neither roll sidecars back nor empty them.
 //!
 //! Imports signers, files and errors of this room, the configuration's reader, and table.
 
@@ -47,7 +47,7 @@ use crate::core::SignerKey;
 use crate::exit::Exit;
 use crate::wording::shell::quoted_path;
 
-/// A word is good for at most so long.
+/// The longest that an allowance is valid.
 const LONGEST_WORD: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug, clap::Subcommand)]
@@ -144,11 +144,12 @@ impl SignerCommand {
 // === impl ServeSigner ===
 
 impl ServeSigner {
-    /// Until a signal says to stop.
+    /// Runs until a signal says to stop.
     fn run(self, session: &mut Session) -> Result<()> {
         let internal =
             |e: std::io::Error| Error::Added { message: e.to_string(), exit: Exit::Internal };
-        // The key is in memory: neither a core file nor another process of this user gets it.
+        // The key is in memory: keep it out of core files and away from other processes of this
+        // user.
         setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
             .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable))
             .map_err(|e| internal(e.into()))?;
@@ -173,7 +174,7 @@ impl ServeSigner {
             });
         }
         let id = keeper.public().id();
-        // Absolute: whoever allows something is in another directory.
+        // Absolute, because the operator who allows something works in another directory.
         let config = std::path::absolute(&self.config).unwrap_or_else(|_| self.config.clone());
         let path = settings.socket.display();
         session.output.line(&format!("signer {id} listens on unix:{path}"))?;
@@ -186,7 +187,7 @@ impl ServeSigner {
         let stopped = runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate())?;
             let mut interrupt = signal(SignalKind::interrupt())?;
-            // It ends with the process: what is noted on the disk is all that counts.
+            // The thread ends with the process: only what is on the disk counts.
             std::thread::Builder::new()
                 .name("desk".to_owned())
                 .spawn(move || desk.serve(&listener))?;
@@ -201,7 +202,7 @@ impl ServeSigner {
     }
 }
 
-/// What to do where the signer cannot listen.
+/// What to do if the signer cannot listen.
 fn listen_hint(socket: &Path, config: &Path) -> String {
     let config = quoted_path(config);
     match socket
@@ -259,7 +260,7 @@ impl AllowOnce {
         tell(&gone, "is taken back; it was allowed", "nothing was allowed", session)
     }
 
-    /// What is allowed. At least one.
+    /// The passes that the options ask for. At least one.
     fn passes(&self, settings: &SignerSettings) -> Result<Vec<AllowedPass>> {
         let Some(audience) = self.audience.clone() else { return Ok(vec![AllowedPass::Recovery]) };
         let rules = rules_of(settings, &audience)?;
@@ -285,7 +286,7 @@ impl AllowOnce {
     }
 }
 
-/// What is signed for this audience.
+/// The rules for signing for this audience.
 fn rules_of<'s>(settings: &'s SignerSettings, audience: &str) -> Result<&'s SigningRules> {
     settings.rules.iter().find(|rules| *rules.audience == *audience).ok_or_else(|| {
         let names: Vec<_> = settings.rules.iter().map(|r| &*r.audience).collect();
@@ -294,7 +295,7 @@ fn rules_of<'s>(settings: &'s SignerSettings, audience: &str) -> Result<&'s Sign
     })
 }
 
-/// A line for each; `none` where there is nothing to tell.
+/// Prints a line for each; `none` if there are none.
 fn tell(allowed: &[Allowance], what: &str, none: &str, session: &mut Session) -> Result<()> {
     for allowance in allowed {
         if session.output.json {

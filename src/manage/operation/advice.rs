@@ -1,5 +1,5 @@
-//! What is allowed and seldom meant: told beside the result of an operation. Imports the registry's
-//! entries.
+//! Advice on what is allowed but seldom meant, reported next to the result of an operation. Imports
+//! the registry's entries.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::core::KeyId;
 /// Something about a changed key that its author may want to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyAdvice {
-    /// Callers of the key are told a date on which it has long stopped working.
+    /// Callers of the key are given a sunset date on which the key will long have stopped working.
     SunsetAfterEnd {
         id: KeyId,
         /// Unix seconds, as `ends`.
@@ -22,7 +22,8 @@ pub enum KeyAdvice {
 // === impl KeyAdvice ===
 
 impl KeyAdvice {
-    /// About a key as it has become, but for what held of it before. `before`: `None` if it is new.
+    /// Advice about a key as it is after the change, except what already applied before it.
+    /// `before`: `None` if the key is new.
     pub fn of(before: Option<&RegistryEntry>, entry: &RegistryEntry) -> Vec<Self> {
         let dates = |entry: &RegistryEntry| {
             let dates = entry.sunset.zip(entry.expires);

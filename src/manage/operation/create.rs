@@ -25,11 +25,11 @@ pub struct CreateRequest {
     pub environment: Option<Environment>,
     /// A pair gets a public id beside its secret.
     pub kind: KeyKind,
-    /// Of the settings; `None`: the default.
+    /// From the settings; `None`: the default.
     pub prefix: Option<String>,
     /// One line.
     pub note: String,
-    /// Whether it is never valid, and an alarm when somebody uses it.
+    /// Whether the key is a canary: never valid, and an alarm when somebody uses it.
     pub canary: bool,
     pub details: DetailRequest,
 }
@@ -44,7 +44,7 @@ pub struct IssuedKey {
 // === impl CreateRequest ===
 
 impl CreateRequest {
-    /// Asks for a single key of `org` that may do nothing and has no end.
+    /// A request for a single key of `org` that has no permissions and no end.
     pub fn plain(org: OrgId) -> Self {
         Self {
             org,
@@ -64,12 +64,12 @@ impl CreateRequest {
     }
 }
 
-/// The key as it will be, at `now` (Unix seconds). Its id is random: whoever stores it finds out
-/// whether it is taken.
+/// The key as it will be, at `now` (Unix seconds). Its id is random: the caller that stores it
+/// finds out whether the id is taken.
 ///
 /// # Errors
 ///
-/// All fields that cannot be, at once; or a random source that has nothing to give.
+/// All invalid fields together; or a random source that has no bytes to give.
 pub fn create(
     settings: &OperationSettings<'_>,
     request: &CreateRequest,

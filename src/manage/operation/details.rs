@@ -1,4 +1,4 @@
-//! What a new key and an edit have in common: limits by policy, plan, sunset, owner. Imports the
+//! What a new key and an edit have in common: limits per policy, plan, sunset, owner. Imports the
 //! registry's entries and words.
 
 use super::super::registry::entry::{RegistryEntry, parse_limit};
@@ -9,7 +9,7 @@ use super::OperationSettings;
 use super::fault::{FieldError, KeyField, RequestFaults};
 use crate::core::{Limit, LimitSet, Owner, PolicyName};
 
-/// Each part is left as it is unless the request says something of it.
+/// Each part stays as it is unless the request mentions it.
 #[derive(Clone, Debug, Default)]
 pub struct DetailRequest {
     pub plan: Option<PlanChange>,
@@ -17,13 +17,13 @@ pub struct DetailRequest {
     pub owner: OwnerChange,
 }
 
-/// What becomes of the owner of a key.
+/// What happens to the owner of a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum OwnerChange {
     #[default]
     Keep,
     Remove,
-    /// What is not said stays, if the subject does.
+    /// Parts that are not given stay, provided that the subject stays the same.
     State {
         subject: Option<String>,
         email: Option<String>,
@@ -31,11 +31,11 @@ pub enum OwnerChange {
     },
 }
 
-/// What becomes of the plan of a key or an org: `None` takes it away.
+/// What happens to the plan of a key or an org: `None` removes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanChange(pub Option<PlanName>);
 
-/// What becomes of the limit of one policy: `None` takes it away.
+/// What happens to the limit of one policy: `None` removes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitChange {
     pub policy: PolicyName,
@@ -45,7 +45,7 @@ pub struct LimitChange {
 // === impl DetailRequest ===
 
 impl DetailRequest {
-    /// Changes `entry`, whose end is settled already. `now` in Unix seconds.
+    /// Changes `entry`, whose end must already be settled. `now` in Unix seconds.
     pub fn apply(
         &self,
         entry: &mut RegistryEntry,
@@ -63,7 +63,7 @@ impl DetailRequest {
         }
     }
 
-    /// A sunset announces an end, so one that nobody can be told in time is a mistake.
+    /// A sunset announces an end. One that callers cannot be warned of in time is a mistake.
     fn set_sunset(&self, entry: &mut RegistryEntry, now: u64, faults: &mut RequestFaults) {
         let Some(when) = self.sunset else { return };
         let resolved = when.resolve(now).map_err(FieldError::from);
@@ -102,7 +102,7 @@ fn resolve_plan(
 // === impl OwnerChange ===
 
 impl OwnerChange {
-    /// The owner afterwards.
+    /// The owner after the change.
     fn apply(&self, before: Option<&Owner>) -> Result<Option<Owner>, FieldError> {
         let (subject, email, role) = match self {
             Self::Keep => return Ok(before.cloned()),
@@ -112,7 +112,7 @@ impl OwnerChange {
         let before = before.map(Owner::view);
         let subject = subject.as_deref().or(before.map(|owner| owner.subject));
         let subject = subject.ok_or(FieldError::OwnerWithoutSubject)?;
-        // Somebody else has neither the email nor the role of the one before.
+        // A different person does not inherit the email or the role of the previous owner.
         let kept = before.filter(|owner| owner.subject == subject);
         let email = email.as_deref().or(kept.map(|owner| owner.email));
         let role = role.as_deref().or(kept.map(|owner| owner.role));
@@ -135,7 +135,8 @@ impl PlanChange {
 // === impl LimitChange ===
 
 impl LimitChange {
-    /// `600/min` and `none` for the policy `per-key`, `NAME=600/min` and `NAME=none` for another.
+    /// Parses `600/min` and `none` for the policy `per-key`, `NAME=600/min` and `NAME=none` for
+    /// another.
     pub fn parse(text: &str) -> Result<Self, String> {
         let name = match text.split_once('=') {
             Some((name, "none")) => name,
@@ -149,7 +150,7 @@ impl LimitChange {
         Ok(Self { policy, limit: None })
     }
 
-    /// As [`LimitChange::parse`], for an org: a policy of orgs has to be named.
+    /// Like [`LimitChange::parse`], for an org: here the policy must be named.
     pub fn parse_of_org(text: &str) -> Result<Self, String> {
         match text.contains('=') {
             true => Self::parse(text),
@@ -157,7 +158,7 @@ impl LimitChange {
         }
     }
 
-    /// `limits` with all of the changes.
+    /// `limits` with all of the changes applied.
     pub fn apply(changes: &[Self], limits: &LimitSet) -> Result<LimitSet, FieldError> {
         let mut changed = limits.clone();
         for (n, Self { policy, limit }) in changes.iter().enumerate() {
@@ -175,7 +176,7 @@ impl LimitChange {
         }
     }
 
-    /// Of the policy `per-key`.
+    /// A limit of the policy `per-key`.
     pub fn plain(text: &str) -> Option<Self> {
         let limit = parse_limit(text).ok()?;
         Some(Self { policy: PolicyName::parse(PolicyName::PER_KEY).ok()?, limit: Some(limit) })

@@ -1,4 +1,4 @@
-//! Another grant, name or end for a key that is there. Imports the registry's entries.
+//! Another grant, name or end for an existing key. Imports the registry's entries.
 
 use ipnet::IpNet;
 
@@ -10,20 +10,20 @@ use super::details::{DetailRequest, LimitChange};
 use super::fault::{FieldError, KeyField, OperationError, RequestFaults, WrongState};
 use crate::core::{Environment, KeyStatus, Permission};
 
-/// What is to change. What it does not say stays.
+/// What is to change. Everything else stays.
 #[derive(Clone, Debug, Default)]
 pub struct EditRequest {
     pub name: Option<String>,
-    /// In place of those that it has.
+    /// These replace the permissions that the key has.
     pub permissions: Option<Vec<Permission>>,
     pub add_permissions: Vec<Permission>,
     pub remove_permissions: Vec<Permission>,
-    /// In place of those that it has; empty: everywhere.
+    /// These replace the networks that the key has; empty: everywhere.
     pub networks: Option<Vec<IpNet>>,
     pub expires: Option<When>,
     pub not_before: Option<When>,
     pub limits: Vec<LimitChange>,
-    /// `Some(None)`: of no environment from now on.
+    /// `Some(None)`: the key no longer belongs to an environment.
     pub environment: Option<Option<Environment>>,
     pub note: Option<String>,
     pub details: DetailRequest,
@@ -33,7 +33,7 @@ pub struct EditRequest {
 ///
 /// # Errors
 ///
-/// All fields that cannot be, at once; or a key that is revoked.
+/// All invalid fields together; or a key that is revoked.
 pub fn edit(
     settings: &OperationSettings<'_>,
     entry: &RegistryEntry,

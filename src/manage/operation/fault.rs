@@ -1,13 +1,13 @@
 //! Why an operation was not carried out: the field of the request, or the state of the key. The
-//! texts name neither options nor files: those who ask add their own names for a field, and what to
-//! do about it. Imports core and words.
+//! texts name neither options nor files: callers add their own name for a field, and what to do
+//! about it. Imports core and words.
 
 use std::fmt;
 
 use super::super::time::{self, TimeError};
 use crate::core::{KeyId, LimitSet, NameError, Permission, PolicyName};
 
-/// One part of a request, by the name that the registry and the API have for it.
+/// One part of a request, by its name in the registry and the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KeyField {
     /// Permissions that an edit adds or takes away.
@@ -19,7 +19,7 @@ pub enum KeyField {
     Networks,
     NotBefore,
     Note,
-    /// Which organization; only of a new key.
+    /// The organization; only for a new key.
     Org,
     /// How long the old secret stays valid.
     Overlap,
@@ -71,7 +71,7 @@ pub enum FieldError {
     TooManyWithPlan,
     #[error("two limits for the policy {}", .0.as_str())]
     TwoLimits(PolicyName),
-    /// With the plans that there are.
+    /// With the plans that exist.
     #[error("{0}")]
     UnknownPlan(String),
     #[error("no prefix `{name}`")]
@@ -81,7 +81,7 @@ pub enum FieldError {
 /// Why an operation was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OperationError {
-    /// Parts of the request, at least one, each with what is wrong with it.
+    /// The parts of the request that are wrong, at least one, each with its fault.
     #[error("{}", list(.0))]
     Invalid(Vec<RequestFault>),
     #[error("the operating system gives no random bytes")]
@@ -108,7 +108,7 @@ pub enum WrongState {
     Revoked,
 }
 
-/// Faults of one request, gathered so that all are told at once.
+/// Faults of one request, collected so that they are all reported together.
 #[derive(Debug, Default)]
 pub struct RequestFaults(Vec<RequestFault>);
 
@@ -134,7 +134,7 @@ impl KeyField {
         Self::Sunset,
     ];
 
-    /// As a member of a JSON object and the name of a form's field.
+    /// The name as a member of a JSON object and as a form's field.
     pub const fn name(self) -> &'static str {
         match self {
             Self::AddPermissions => "add_permissions",
@@ -156,7 +156,7 @@ impl KeyField {
         }
     }
 
-    /// JSON pointer (RFC 6901) to it from the request's object.
+    /// JSON pointer (RFC 6901) to the field, from the request's object.
     pub fn pointer(self) -> String {
         format!("/{}", self.name())
     }
@@ -175,12 +175,12 @@ impl RequestFaults {
         self.0.push(RequestFault { field, why });
     }
 
-    /// The value, or its fault for the list.
+    /// The value. A fault goes on the list instead.
     pub fn taken<T>(&mut self, field: KeyField, value: Result<T, FieldError>) -> Option<T> {
         value.map_err(|why| self.add(field, why)).ok()
     }
 
-    /// The result of an operation that found them all.
+    /// The result of an operation: `value`, or all faults that were collected.
     pub fn none_or<T>(self, value: Option<T>) -> Result<T, OperationError> {
         match value {
             Some(value) if self.0.is_empty() => Ok(value),

@@ -1,10 +1,10 @@
-//! Who may do what to a key, and that nobody hands out more than they hold. One function,
-//! [`Access::may`], that every way to a change asks, inside the transaction that makes it.
+//! Who may do what to a key. Nobody hands out more than they hold. Every path to a change calls one
+//! function, [`Access::may`], inside the transaction that makes the change.
 //!
 //! A key with the right to make keys must not be able to make a stronger one
-//! (calimero-network/core#3222, getarcaneapp/arcane#2918). So what is granted lies within what the
-//! actor holds; a key touches only keys that hold no more than it does; and people alone grant the
-//! words that manage keys. Imports the registry's entries.
+//! (calimero-network/core#3222, getarcaneapp/arcane#2918). So a grant lies within what the actor
+//! holds; a key touches only keys that hold no more than it does; and only people grant the words
+//! that manage keys. Imports the registry's entries.
 
 pub mod actor;
 pub mod org;
@@ -24,21 +24,21 @@ use crate::core::{Environment, NameError, Owner, Permission, PermissionSet};
 pub struct ManagementWords {
     /// See keys.
     pub read: Permission,
-    /// Create, change, rotate, suspend and admit keys again.
+    /// Create, change, rotate and suspend keys, and admit them again.
     pub write: Permission,
     /// End and suspend keys.
     pub revoke: Permission,
     pub usage: Permission,
     pub audit: Permission,
-    /// Make tokens for the component in somebody's page.
+    /// Make tokens for the component in a person's page.
     pub embed: Permission,
 }
 
-/// Whether `*` stands for the management words as well.
+/// Whether `*` includes the management words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StarCovers {
-    /// "Full access to all endpoints", those for keys among them. Then a key that holds `*` may grant
-    /// `*`.
+    /// "Full access to all endpoints", including those for keys. Then a key that holds `*` may
+    /// grant `*`.
     Everything,
     #[default]
     ProductOnly,
@@ -51,7 +51,7 @@ pub struct AccessRules {
     pub star: StarCovers,
     /// What a member may grant and touch.
     pub member: PermissionSet,
-    /// Permissions that new keys can get, beside the management words; `None`: any.
+    /// Permissions that new keys can get, in addition to the management words; `None`: any.
     pub offered: Option<PermissionSet>,
 }
 
@@ -64,7 +64,7 @@ pub struct Access<'r> {
     pub now: u64,
 }
 
-/// What is to be done with a key.
+/// What an actor wants to do with a key.
 #[derive(Clone, Copy, Debug)]
 pub enum KeyAction<'a> {
     /// The entry is the new key.
@@ -73,7 +73,7 @@ pub enum KeyAction<'a> {
         living: u64,
     },
     Edit {
-        /// The key as it would become.
+        /// The key as it would be after the change.
         to: &'a RegistryEntry,
         living: u64,
     },
@@ -88,16 +88,16 @@ pub enum KeyAction<'a> {
     SetStatus(StatusChange),
 }
 
-/// Why it may not be done.
+/// Why the actor may not do it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAllowed {
     /// The key that asks is revoked, disabled or expired.
     #[error("the key that asks is {0}")]
     ActorEnded(&'static str),
-    /// More than the actor holds is granted.
+    /// The change would grant more than the actor holds.
     #[error("{0}")]
     Exceeds(Excess),
-    /// The key that is touched holds more than the actor.
+    /// The key to be changed holds more than the actor.
     #[error("the key holds more than whoever asks: {0}")]
     HoldsMore(Excess),
     #[error("the last owner of an organization cannot go")]
@@ -111,30 +111,31 @@ pub enum NotAllowed {
     Policy(PolicyFault),
     #[error("needs another role than {}", .0.as_str())]
     Role(PersonRole),
-    /// It is the org's in all audiences, and the actor's role counts in one.
+    /// It belongs to the org in all audiences, but the actor's role counts in one only.
     #[error("your role counts for one product alone, and the policy is that of all of them")]
     Shared,
-    /// Another org's key, or not one of the member's own. The actor is told of no such key.
+    /// The key belongs to another org, or is not one of the member's own. The actor must not learn
+    /// that it exists.
     #[error("no such key")]
     Unseen,
 }
 
-/// What goes beyond what an actor holds.
+/// How something goes beyond what an actor holds.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Excess {
     #[error("valid in {}", environment(*.0))]
     Environment(Option<Environment>),
-    /// Unix seconds; `None`: it never ends.
+    /// Unix seconds; `None`: the key never ends.
     #[error("ends {}, and whoever asks holds nothing from {} on", end(*.is), time::show(*.held))]
     Ends { is: Option<u64>, held: u64 },
-    /// `None`: it may be used from everywhere.
+    /// `None`: the key may be used from everywhere.
     #[error("may be used from {}", .0.as_ref().map_or_else(|| "everywhere".into(), show_network))]
     Network(Option<ipnet::IpNet>),
     #[error("is owned by somebody else, for whom it would speak")]
     Owner,
     #[error("holds `{}`", .0.as_str())]
     Permission(Permission),
-    /// The role with which it would speak.
+    /// The role that the key would carry.
     #[error("would speak with the role `{0}`")]
     Role(Box<str>),
 }
@@ -163,7 +164,7 @@ impl ManagementWords {
 // === impl AccessRules ===
 
 impl AccessRules {
-    /// Whether holding `held` is holding `word`.
+    /// Whether an actor that holds `held` also holds `word`.
     pub fn covers(&self, held: &PermissionSet, word: &Permission) -> bool {
         let exactly = held.iter().any(|h| h == word);
         exactly
@@ -179,8 +180,7 @@ impl Access<'_> {
     ///
     /// # Errors
     ///
-    /// The first rule that forbids it. What says [`NotAllowed::Unseen`] is to be answered like a key
-    /// that is not there.
+    /// The first rule that forbids it. Answer [`NotAllowed::Unseen`] as if the key did not exist.
     pub fn may(
         &self,
         actor: &Actor,
@@ -223,7 +223,7 @@ impl Access<'_> {
                     }
                     self.stays_within(&own, action, entry)?;
                     self.owns(Some(owner), action, entry)?;
-                    // A key without an owner is nobody's own.
+                    // A key without an owner belongs to no member.
                     if granted(action, entry).is_some_and(|granted| granted.owner.is_none()) {
                         return Err(NotAllowed::Exceeds(Excess::Owner));
                     }
@@ -284,7 +284,7 @@ impl Access<'_> {
         if may { Ok(()) } else { Err(NotAllowed::Role(role)) }
     }
 
-    /// A key that is changed holds no more than whoever changes it.
+    /// A key that is to be changed must hold no more than the actor.
     fn touches(
         &self,
         holds: &HeldRights,
@@ -308,7 +308,7 @@ impl Access<'_> {
         excess.map_or(Ok(()), |excess| Err(NotAllowed::HoldsMore(excess)))
     }
 
-    /// What comes out holds no more than whoever asked for it.
+    /// The resulting key must hold no more than the actor.
     fn stays_within(
         &self,
         holds: &HeldRights,
@@ -319,8 +319,8 @@ impl Access<'_> {
         excess.map_or(Ok(()), |excess| Err(NotAllowed::Exceeds(excess)))
     }
 
-    /// A key gets no secret that speaks for somebody else or with a stronger role, and makes no key
-    /// of somebody else speak for another.
+    /// A key gets no secret that speaks for another person or with a stronger role. Nor does it
+    /// make a key of one person speak for another.
     fn keeps_voices(
         &self,
         owner: Option<&Owner>,
@@ -345,8 +345,8 @@ impl Access<'_> {
         }
     }
 
-    /// Nobody but owners and admins makes a key speak for another person: the credential that the
-    /// service gets may say the owner's role.
+    /// Only owners and admins make a key speak for another person: the credential that the service
+    /// gets may state the owner's role.
     fn owns(
         &self,
         owner: Option<&Owner>,
@@ -359,8 +359,8 @@ impl Access<'_> {
         }
     }
 
-    /// A key makes no other key a manager, not even of what it holds itself: whoever is to be
-    /// trusted with keys, a person decides.
+    /// A key grants no management words, not even those that it holds itself: a person decides
+    /// which key is trusted with keys.
     fn grants_no_management(
         &self,
         action: KeyAction<'_>,
@@ -368,7 +368,7 @@ impl Access<'_> {
     ) -> Result<(), NotAllowed> {
         let Some(granted) = granted(action, entry) else { return Ok(()) };
         let had: &[Permission] = match action {
-            // No secret is handed out, and what the key has already was granted by a person.
+            // An edit hands out no secret, and a person granted what the key already has.
             KeyAction::Edit { .. } => &entry.permissions,
             KeyAction::SetStatus(_) => &entry.permissions,
             _ => &[],
@@ -380,7 +380,7 @@ impl Access<'_> {
         }
     }
 
-    /// What of `entry` goes beyond `holds`; `None`: nothing. A key that is final holds nothing.
+    /// What of `entry` goes beyond `holds`; `None`: nothing. A final key holds nothing.
     pub fn excess(&self, holds: &HeldRights, entry: &RegistryEntry) -> Option<Excess> {
         if entry.status.is_final() {
             return None;
@@ -413,7 +413,7 @@ impl Access<'_> {
 // === impl NotAllowed ===
 
 impl NotAllowed {
-    /// The field of the request that asks for too much, if one does.
+    /// The field of the request that asks for too much, if there is one.
     pub const fn field(&self) -> Option<KeyField> {
         match self {
             Self::Exceeds(excess) => Some(excess.field()),
@@ -444,7 +444,7 @@ impl Excess {
     }
 }
 
-/// What an action grants: the key that comes out of it.
+/// What an action grants: the resulting key.
 fn granted<'a>(action: KeyAction<'a>, entry: &'a RegistryEntry) -> Option<&'a RegistryEntry> {
     match action {
         KeyAction::Create { .. } | KeyAction::SetStatus(StatusChange::Enable) => Some(entry),
@@ -478,9 +478,9 @@ fn stated_owner<'a>(action: KeyAction<'a>, entry: &'a RegistryEntry) -> Option<&
     }
 }
 
-/// The service may get a credential with the role of a key's owner: no person makes a key, or gets a
-/// secret, that says a stronger one than theirs. Words that are no role of ours are the host's to
-/// give.
+/// The service may get a credential with the role of a key's owner. So no person makes a key, or
+/// gets a secret, that carries a stronger role than theirs. Only the host grants words that are not
+/// among keygate's roles.
 fn speaks_within(
     role: PersonRole,
     owner: &Owner,
@@ -505,8 +505,8 @@ fn speaks_within(
     }
 }
 
-/// Whether a key that says `said` may do more than somebody who is `own`. Of words that are no roles
-/// of ours nobody knows, so another one may be more.
+/// Whether a key with the role `said` may do more than a person with the role `own`. keygate cannot
+/// rank words that are not its own roles, so a different word counts as stronger.
 fn is_stronger(said: &str, own: &str) -> bool {
     if said.is_empty() || said == own {
         return false;
@@ -517,7 +517,7 @@ fn is_stronger(said: &str, own: &str) -> bool {
     }
 }
 
-/// Whether a key has an owner, and that is not `owner`.
+/// Whether a key has an owner, and the owner is not `owner`.
 fn is_of_another(of_key: Option<&Owner>, owner: Option<&Owner>) -> bool {
     let subject = |owner: &Owner| owner.view().subject.to_owned();
     of_key.is_some() && of_key.map(subject) != owner.map(subject)

@@ -14,16 +14,16 @@ use crate::core::KeyStatus;
 /// How a key is to be rotated.
 #[derive(Clone, Debug)]
 pub struct RotateRequest {
-    /// How long the old secret stays valid; nothing ends it at once.
+    /// How long the old secret stays valid; zero ends it immediately.
     pub overlap: Duration,
-    /// End of the successor; `None`: when the old key would have ended.
+    /// End of the successor; `None`: the same as that of the old key.
     pub expires: Option<When>,
-    /// Of the settings; `None`: that of the old secret.
+    /// From the settings; `None`: that of the old secret.
     pub prefix: Option<String>,
     pub former: FormerSecret,
 }
 
-/// What becomes of the former secret of an earlier rotation that is still valid.
+/// What happens to the former secret of an earlier rotation that is still valid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FormerSecret {
     /// It ends now.
@@ -33,12 +33,12 @@ pub enum FormerSecret {
     Keep,
 }
 
-/// What a rotation makes of a key.
+/// The result of a rotation.
 #[derive(Debug)]
 pub struct RotatedKey {
-    /// What is shown: the successor, or the pair with its new secret.
+    /// What the caller is shown: the successor, or the pair with its new secret.
     pub shown: IssuedKey,
-    /// What stands in place of the key: the pair, or the replaced key with its new end.
+    /// What replaces the key's entry: the pair, or the replaced key with its new end.
     pub changed: RegistryEntry,
     /// The successor, if it is a key of its own.
     pub added: Option<RegistryEntry>,
@@ -50,8 +50,8 @@ pub struct RotatedKey {
 ///
 /// # Errors
 ///
-/// All fields that cannot be, at once; or a key that is final, expired without a new end, a disabled
-/// pair, or a pair whose former secret is still valid.
+/// All invalid fields together; or a key that is final, expired without a new end, a disabled pair,
+/// or a pair whose former secret is still valid.
 pub fn rotate(
     settings: &OperationSettings<'_>,
     old: &RegistryEntry,
@@ -99,9 +99,9 @@ pub fn rotate(
         id: new_key_id(random)?,
         created: Some(now),
         replaces: Some(old.id),
-        // The old key was announced to go, and this is what its callers move to.
+        // The sunset announced the old key's end. Its callers move to this key.
         sunset: None,
-        // A successor of a key that was disabled in haste is meant to work.
+        // The successor of a key that was disabled in haste is meant to work.
         status: KeyStatus::Active,
         ..successor
     };
@@ -110,7 +110,7 @@ pub fn rotate(
         shown: IssuedKey { entry, issued },
         changed: RegistryEntry {
             expires: Some(end),
-            // Its callers are told of no later day than its last.
+            // Callers are never given a sunset after the key's last day.
             sunset: old.sunset.map(|at| at.min(end)),
             ..old.clone()
         },
@@ -131,7 +131,7 @@ fn refuse_wrong_state(
     } else if old.status == KeyStatus::Disabled {
         WrongState::DisabledPair
     } else {
-        // A pair has at most two secrets; the one before the last must not vanish by surprise.
+        // A pair has at most two secrets. The older one must not vanish unexpectedly.
         match old.previous {
             Some(previous) if previous.expires > now && request.former == FormerSecret::Keep => {
                 WrongState::InRotation { until: previous.expires }

@@ -5,9 +5,9 @@ use super::fault::OperationError;
 use crate::core::format::KeyFormat;
 use crate::core::{Digest, Environment, KeyId, Secret};
 
-/// Where random bytes come from: outside of tests, the operating system.
+/// Where random bytes come from: outside tests, the operating system.
 pub trait RandomSource {
-    /// Fills `to` with bytes that nobody can foretell.
+    /// Fills `to` with unpredictable bytes.
     fn fill(&mut self, to: &mut [u8]) -> Result<(), NoRandomness>;
 }
 
@@ -15,12 +15,12 @@ pub trait RandomSource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRandomness;
 
-/// A secret just made, with what may be kept of it.
+/// A new secret, with the parts of it that may be stored.
 #[derive(Debug)]
 pub struct IssuedSecret {
     pub secret: Secret,
     pub digest: Digest,
-    /// The first symbols behind prefix and environment.
+    /// The first symbols after prefix and environment.
     pub key_prefix: Box<str>,
 }
 
@@ -34,7 +34,7 @@ impl IssuedSecret {
         random: &mut dyn RandomSource,
     ) -> Result<Self, OperationError> {
         let format = &form.format;
-        // About one byte in four is passed over; 1 KiB is far beyond the longest form.
+        // About one byte in four is discarded; 1 KiB is far more than the longest form needs.
         let bytes = zeroize::Zeroizing::new(bytes::<1024>(random)?);
         let secret = format.encode(environment, *bytes).ok_or(OperationError::NoRandomness)?;
         let rest = secret.expose().get(format.head_of(secret.expose())..).unwrap_or_default();
@@ -49,7 +49,7 @@ impl From<NoRandomness> for OperationError {
     }
 }
 
-/// `key_` and 12 symbols: 60 bits, generated again in the unlikely case that it is in use.
+/// `key_` and 12 symbols: 60 bits. The caller makes another in the unlikely case that it is in use.
 pub fn new_key_id(random: &mut dyn RandomSource) -> Result<KeyId, OperationError> {
     const SYMBOLS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
     let mut text = String::from(KeyId::PREFIX);
@@ -59,7 +59,8 @@ pub fn new_key_id(random: &mut dyn RandomSource) -> Result<KeyId, OperationError
     KeyId::parse(&text).map_err(|_| OperationError::NoRandomness)
 }
 
-/// A new public id in the manner of the form: shorter, without checksum. It need not be secret.
+/// A new public id, formatted like the secret but shorter and without a checksum. It need not be
+/// secret.
 pub fn new_public_id(
     format: &KeyFormat,
     environment: Option<Environment>,

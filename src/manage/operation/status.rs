@@ -1,10 +1,10 @@
-//! Suspending, admitting again and ending keys. Imports the registry's entries.
+//! Suspending keys, admitting them again, and ending them. Imports the registry's entries.
 
 use super::super::registry::entry::RegistryEntry;
 use super::fault::{OperationError, WrongState};
 use crate::core::KeyStatus;
 
-/// What becomes of a key without another grant or secret.
+/// A change of status, which leaves grant and secret alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatusChange {
     Canary,
@@ -18,11 +18,11 @@ pub enum StatusChange {
 // === impl StatusChange ===
 
 impl StatusChange {
-    /// The key afterwards, at `now` (Unix seconds); `None` if it is so already.
+    /// The key afterwards, at `now` (Unix seconds); `None` if it already has that status.
     ///
     /// # Errors
     ///
-    /// What would bring back a key that is revoked or a canary.
+    /// A change that would revive a key that is revoked or a canary.
     pub fn apply(
         self,
         entry: &RegistryEntry,
@@ -41,7 +41,8 @@ impl StatusChange {
         if entry.status == status {
             return Ok(None);
         }
-        // Between revoked and canary nothing is admitted, only an alarm goes or comes.
+        // Neither a revoked key nor a canary is ever admitted; switching between them only arms or
+        // disarms an alarm.
         if !status.is_final() {
             refuse_final(entry)?;
         }
@@ -49,7 +50,7 @@ impl StatusChange {
     }
 }
 
-/// Refuses to admit a revoked key or a canary again.
+/// An error for a revoked key or a canary, which must not be admitted again.
 pub fn refuse_final(entry: &RegistryEntry) -> Result<(), OperationError> {
     let state = match entry.status {
         KeyStatus::Active | KeyStatus::Disabled => return Ok(()),

@@ -1,5 +1,6 @@
-//! How many keys are active now and later, and how many were: by the signer's clock, in steps. A key that
-//! ends in an hour is gone in an hour, and a key that begins in a year is none. Pure. Imports table.
+//! How many keys are active now and later, and how many were, by the signer's clock, in steps. A
+//! key that ends in an hour counts as gone in an hour. A key that begins in a year does not count
+//! yet. Pure. Imports table.
 
 use std::collections::BTreeMap;
 
@@ -13,15 +14,15 @@ pub const STEP_MS: u64 = 4 * 3_600_000;
 
 const STEPS_A_DAY: u64 = 86_400_000 / STEP_MS;
 
-/// Steps that a file is judged in: what is left of this one, and the next ones, a day or more.
+/// Steps over which a file is judged: the rest of this one and the next ones, a day or more.
 const AHEAD: usize = STEPS_A_DAY as usize + 1;
 
-/// Steps of a course that follow each other; then it has one a day. The oldest course that counts is from
-/// a day ago, and is asked of a day ahead.
+/// Consecutive steps of a course; after them, it has one step a day. The oldest course that counts
+/// is a day old and has to look a day ahead.
 const FINE: usize = 2 * STEPS_A_DAY as usize + 1;
 
-/// Steps of a course: after the fine ones a hundred days. Where nothing was signed for longer, the last of
-/// them stands for what came later.
+/// Steps of a course: after the fine ones, a hundred days. If nothing was signed for longer, the
+/// last step stands for everything later.
 const ALL: usize = FINE + 100;
 
 /// How many keys are active from a signature on, if nothing else is signed.
@@ -30,11 +31,11 @@ const ALL: usize = FINE + 100;
 pub struct ActiveCourse {
     /// The step of the signature, which counts from the signature on.
     first: u64,
-    /// In each step.
+    /// Active keys in each step.
     at: Vec<u64>,
 }
 
-/// A course in the making, as differences from step to step.
+/// A course under construction, as differences from step to step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CountedSpans {
     now_ms: u64,
@@ -43,19 +44,19 @@ pub struct CountedSpans {
     now: i64,
 }
 
-/// A table that was counted, and can be counted again without a walk over all of it.
+/// A table whose keys were counted, and can be counted again without a walk over all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CountedTable {
-    /// Those that neither begin nor end in the step.
+    /// Those that neither begin nor end within the step.
     steady: CountedSpans,
     others: Vec<ActiveSpan>,
 }
 
-/// The most keys of the last day, and those of the last signature.
+/// The most active keys of the last day, and those by the last signature.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ActivePeaks {
-    /// By the step of the signatures: of all of them the most in each fine step.
+    /// By the step of the signatures: in each fine step, the most by any of them.
     steps: BTreeMap<u64, Vec<u64>>,
     last: Option<ActiveCourse>,
 }
@@ -63,13 +64,13 @@ pub struct ActivePeaks {
 /// A step of the next day, and how many keys are active in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JudgedStep {
-    /// By what was signed within a day.
+    /// By the files signed within the last day.
     pub before: u64,
-    /// By the file.
+    /// By the file that is judged.
     pub after: u64,
 }
 
-/// Place in a course that begins at `first` of the first step that it has at or after `step`.
+/// Index, in a course that begins at `first`, of the first step that it has at or after `step`.
 fn place(first: u64, step: u64) -> usize {
     let (fine, behind) = (FINE as u64, step.saturating_sub(first));
     let place = match behind < fine {
@@ -79,7 +80,7 @@ fn place(first: u64, step: u64) -> usize {
     usize::try_from(place).unwrap_or(usize::MAX).min(ALL)
 }
 
-/// The step behind the fine ones.
+/// The first step after the fine ones.
 fn first_day(first: u64) -> u64 {
     first.saturating_add(FINE as u64).div_ceil(STEPS_A_DAY).saturating_mul(STEPS_A_DAY)
 }
@@ -101,7 +102,8 @@ impl CountedTable {
         counted
     }
 
-    /// The keys of `table`, which it is of, at another moment.
+    /// Counts the keys of `table` again at another moment. `table` must be the one that was
+    /// counted.
     pub fn at(&mut self, table: &Table, now_ms: u64) -> CountedSpans {
         if now_ms / STEP_MS != self.steady.first() {
             *self = Self::of(table, now_ms);
@@ -125,7 +127,7 @@ impl CountedSpans {
         counted
     }
 
-    /// Of the table that was counted, with a patch over it.
+    /// The counts for the counted table with a patch over it.
     #[must_use]
     pub fn with_patch(mut self, table: &Table, patch: &Patch) -> Self {
         patch.replaced_spans(table).for_each(|span| self.add(&span, -1));
@@ -163,7 +165,7 @@ impl CountedSpans {
         self.now_ms
     }
 
-    /// Active at the moment at which they were counted.
+    /// Keys active at the moment of counting.
     pub fn now(&self) -> u64 {
         u64::try_from(self.now).unwrap_or(0)
     }
@@ -181,14 +183,14 @@ impl CountedSpans {
 // === impl ActiveCourse ===
 
 impl ActiveCourse {
-    /// With so many keys less in each step.
+    /// The course with this many keys fewer in each step.
     #[must_use]
     pub fn less(mut self, keys: u64) -> Self {
         self.at.iter_mut().for_each(|active| *active = active.saturating_sub(keys));
         self
     }
 
-    /// Between two steps that it has, the lower.
+    /// Between two steps that the course has, the lower count.
     fn at(&self, step: u64) -> u64 {
         let next = place(self.first, step);
         let days = next.saturating_sub(FINE) as u64;
@@ -201,18 +203,18 @@ impl ActiveCourse {
 // === impl ActivePeaks ===
 
 impl ActivePeaks {
-    /// A fall is measured against this course alone.
+    /// Peaks of this course alone: a fall is measured against nothing else.
     pub fn of(course: ActiveCourse) -> Self {
         let mut peaks = Self::default();
         peaks.note(course);
         peaks
     }
 
-    /// Takes in what is signed.
+    /// Takes in a course that is signed.
     pub fn note(&mut self, course: ActiveCourse) {
         let step = course.first;
         let kept = self.steps.entry(step).or_insert_with(|| vec![0; FINE]);
-        // What was signed last was active until this very moment, however long ago it was signed.
+        // The last signed file was in force until this very moment, however long ago it was signed.
         let last = self.last.as_ref();
         for (at, (most, now)) in (step..).zip(kept.iter_mut().zip(&course.at)) {
             *most = (*most).max(*now).max(last.map_or(0, |last| last.at(at)));
@@ -221,8 +223,8 @@ impl ActivePeaks {
         self.steps.retain(|kept, _| counts_in(*kept, step));
     }
 
-    /// The steps of the next day, with what was and what `course` makes of it. What ends by its own time
-    /// is gone in both.
+    /// The steps of the next day: the count before, and the count by `course`. A key that ends by
+    /// its own time is gone in both.
     pub fn judged<'p>(&'p self, course: &'p ActiveCourse) -> impl Iterator<Item = JudgedStep> + 'p {
         let steps = (course.first..).zip(&course.at).take(AHEAD);
         steps.map(|(step, after)| JudgedStep {
@@ -240,8 +242,8 @@ impl ActivePeaks {
     }
 }
 
-/// Whether signatures of one step are of the day that ends in another. A step that is ahead, since the
-/// clock was set back, counts.
+/// Whether signatures of the step `kept` belong to the day that ends in the step `now`. A step in
+/// the future, left by a clock that was set back, counts.
 fn counts_in(kept: u64, now: u64) -> bool {
     kept.saturating_add(STEPS_A_DAY) >= now
 }

@@ -1,5 +1,6 @@
-//! Words of somebody on the signer's host: what the brake would refuse may pass once, until a moment.
-//! A file each, which is gone before the signature leaves. Imports the rules, files, time and errors.
+//! Allowances that somebody on the signer's host gives: what the brake would refuse may pass once,
+//! until a moment. Each is a file that is removed before the signature leaves. Imports the rules,
+//! files, time and errors.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
@@ -19,7 +20,7 @@ use super::rules::AllowedPart;
 /// Directory of the files, in the signer's state directory.
 const DIRECTORY: &str = "allowed";
 
-/// More is another file.
+/// A longer file is not an allowance.
 const MAX_BYTES: u64 = 4096;
 
 /// What may pass.
@@ -28,27 +29,27 @@ const MAX_BYTES: u64 = 4096;
 pub enum AllowedPass {
     /// A table or patch that leaves at least `least` active keys; 0: none at all.
     Fall { audience: String, least: u64 },
-    /// A table or patch with this serial or one a little above, whether something newer was signed or
-    /// it is far ahead.
+    /// A table or patch with this serial or one slightly above, even if something newer was signed
+    /// or the serial is far ahead.
     Serial { audience: String, from: u64 },
     /// An audit log that was restored from a backup, or that would go back or too far ahead.
     Recovery,
 }
 
-/// A word that is good once.
+/// A permission for one pass, valid once.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Allowance {
     pub pass: AllowedPass,
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub until_ms: u64,
-    /// Who has said it.
+    /// Who gave it.
     pub by: String,
 }
 
 // === impl AllowedPass ===
 
 impl AllowedPass {
-    /// Whether it lets this of a table or patch for `audience` pass.
+    /// Whether it lets this part of a table or patch for `audience` pass.
     pub fn lets(&self, audience: &str, part: AllowedPart) -> bool {
         match (part, self) {
             (AllowedPart::Fall { active }, Self::Fall { audience: of, least }) => {
@@ -62,7 +63,7 @@ impl AllowedPass {
         }
     }
 
-    /// `None`: it is about the audit log.
+    /// `None`: it concerns the audit log.
     pub fn audience(&self) -> Option<&str> {
         match self {
             Self::Fall { audience, .. } | Self::Serial { audience, .. } => Some(audience),
@@ -89,11 +90,11 @@ impl fmt::Display for AllowedPass {
 // === impl Allowance ===
 
 impl Allowance {
-    /// Writes it down, for the signer whose state is in `state`.
+    /// Writes it down for the signer whose state is in `state`.
     ///
     /// # Errors
     ///
-    /// Whoever is not the signer's user; a disk that takes nothing.
+    /// The process does not run as the signer's user; the disk takes no writes.
     pub fn give(&self, state: &Path) -> Result<()> {
         refuse_others(state)?;
         let directory = state.join(DIRECTORY);
@@ -103,7 +104,7 @@ impl Allowance {
             }
             _ => {}
         }
-        // Whatever was there before.
+        // Checked whether or not the directory already existed.
         refuse_shared(&directory, 0o077, HINT)?;
         let mut random = [0u8; 8];
         SystemRandomness.fill(&mut random).map_err(|_| Error::Random)?;
@@ -113,12 +114,13 @@ impl Allowance {
         files::replace(&directory.join(format!("{name}.json")), format!("{text}\n").as_bytes())
     }
 
-    /// Takes a word for each of the first `parts` numbers: one that `lets` its part pass. They are gone
-    /// from the disk then, all of them or none. An error in it: the first part that has none.
+    /// Takes an allowance for each of the first `parts` numbers: one that `lets` its part pass. All
+    /// of them are then removed from the disk, or none. The inner error is the first part without
+    /// an allowance.
     ///
     /// # Errors
     ///
-    /// A disk from which nothing can be removed: the word would be good twice.
+    /// A disk from which nothing can be removed: the allowance would be valid twice.
     pub fn take(
         state: &Path,
         now_ms: u64,
@@ -152,22 +154,23 @@ impl Allowance {
         })
     }
 
-    /// What is allowed now, in no order that means anything.
+    /// What is allowed now, in no particular order.
     ///
     /// # Errors
     ///
-    /// Whoever is not the signer's user: they would see nothing.
+    /// The process does not run as the signer's user, and so would see nothing.
     pub fn given(state: &Path, now_ms: u64) -> Result<Vec<Self>> {
         refuse_others(state)?;
         let words = words(&state.join(DIRECTORY)).into_iter().map(|(_, word)| word);
         Ok(words.filter(|word| word.until_ms >= now_ms).collect())
     }
 
-    /// Takes back each that is `meant`, and answers those that the signer had not used yet.
+    /// Withdraws each allowance that is `meant`, and returns those that the signer had not used
+    /// yet.
     ///
     /// # Errors
     ///
-    /// Whoever is not the signer's user; a disk from which nothing can be removed.
+    /// The process does not run as the signer's user; a disk from which nothing can be removed.
     pub fn withdraw(state: &Path, now_ms: u64, meant: impl Fn(&Self) -> bool) -> Result<Vec<Self>> {
         refuse_others(state)?;
         let directory = state.join(DIRECTORY);
@@ -177,7 +180,7 @@ impl Allowance {
                 continue;
             }
             match fs::remove_file(&path) {
-                // The signer was faster, or it is too late for it anyway.
+                // The signer used it first, or it has expired anyway.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(Error::Write { path, source }),
                 Ok(()) if word.until_ms >= now_ms => gone.push(word),
@@ -190,22 +193,22 @@ impl Allowance {
         Ok(gone)
     }
 
-    /// Whether there is a word that lets `wanted` pass. It stays.
+    /// Whether an allowance lets `wanted` pass. It is not used up.
     pub fn is_given(state: &Path, now_ms: u64, wanted: impl Fn(&AllowedPass) -> bool) -> bool {
         let words = words(&state.join(DIRECTORY));
         words.iter().any(|(_, word)| word.until_ms >= now_ms && wanted(&word.pass))
     }
 }
 
-/// What is wrong where others could say words in the signer's name.
+/// What is wrong if others could give allowances in the signer's name.
 const HINT: &str = "chown it to the signer's user and chmod 700: whoever writes there allows what the \
                     signer would refuse";
 
-/// Refuses a directory of words that is not the signer's alone. One that is not there is well.
+/// Refuses a directory of allowances that others can use. A missing directory is fine.
 ///
 /// # Errors
 ///
-/// Whose it is, or who else can use it.
+/// Who owns it, or who else can use it.
 pub fn refuse_shared_words(state: &Path) -> Result<()> {
     let directory = state.join(DIRECTORY);
     match directory.symlink_metadata() {
@@ -214,7 +217,7 @@ pub fn refuse_shared_words(state: &Path) -> Result<()> {
     }
 }
 
-/// Refuses what is another user's, or has one of these permission bits.
+/// Refuses a path that belongs to another user, or has one of these permission bits.
 ///
 /// # Errors
 ///
@@ -233,7 +236,7 @@ pub fn refuse_shared(path: &Path, bits: u32, hint: &'static str) -> Result<()> {
     }
 }
 
-/// All words that are there, with their files, in the order of their names.
+/// All existing allowances, with their files, ordered by file name.
 fn words(directory: &Path) -> Vec<(PathBuf, Allowance)> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let mut words: Vec<_> = entries
@@ -247,7 +250,7 @@ fn words(directory: &Path) -> Vec<(PathBuf, Allowance)> {
     words
 }
 
-/// `None`: no word, or one of somebody else.
+/// `None`: the file is not an allowance, or another user wrote it.
 fn read(path: &Path) -> Option<Allowance> {
     let there = path.symlink_metadata().ok()?;
     let is_ours = there.is_file() && there.uid() == rustix::process::geteuid().as_raw();
@@ -258,8 +261,8 @@ fn read(path: &Path) -> Option<Allowance> {
     serde_json::from_slice(&files::read(path, MAX_BYTES).ok()?).ok()
 }
 
-/// A word counts only where the signer's own user has said it: root would leave files that the signer
-/// cannot remove.
+/// An allowance counts only if the signer's own user gave it: root would leave files that the
+/// signer cannot remove.
 fn refuse_others(state: &Path) -> Result<()> {
     let owner = fs::metadata(state).map_err(Error::read(state))?.uid();
     let we = rustix::process::geteuid().as_raw();

@@ -13,7 +13,7 @@ use super::wire::{
 };
 use crate::clock::Clock;
 
-/// For a question as a whole. A signer takes a million keys within a second or two.
+/// Deadline for a whole question. A signer takes a million keys within a second or two.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -87,7 +87,7 @@ fn ask(
     })?;
     let mut stream = TimedStream::new(stream, Clock::system(), DEADLINE);
     let sent = stream.write_all(&head.to_bytes()).and_then(|()| send(&mut stream));
-    // A signer that has refused what comes has said so before it went.
+    // A signer that refuses the question says so before it closes.
     let mut answer = [0; ANSWER_HEAD];
     if let Err(error) = stream.read_exact(&mut answer) {
         return Err(away(socket, &sent.err().unwrap_or(error)));
@@ -106,10 +106,10 @@ fn connect(socket: &Path) -> io::Result<UnixStream> {
     Ok(UnixStream::from(std::os::fd::OwnedFd::from(connecting)))
 }
 
-/// What lets this user connect: the group of the socket and of its directory, as a rule.
+/// What would let this user connect: usually the group of the socket and of its directory.
 fn forbidden(socket: &Path, error: &io::Error) -> String {
     let uid = rustix::process::geteuid().as_raw();
-    // Whoever may not enter the directory cannot look at what is in it.
+    // A user who may not enter the directory cannot look at the socket either.
     let seen = [Some(socket), socket.parent()].into_iter().flatten().find_map(|path| {
         let there = std::fs::metadata(path).ok()?;
         Some((there.gid().to_string(), path))

@@ -1,9 +1,9 @@
 //! What is signed of an end of an audit log. Pure. Imports nothing of the crate.
 
-/// What is signed begins with it. No table, patch or token does.
+/// Every signed message begins with it. No table, patch or token does.
 pub const DOMAIN: &[u8] = b"kg-audit";
 
-/// What is signed after a recovery begins with it.
+/// Every message signed after a recovery begins with it.
 const RECOVERED_DOMAIN: &[u8] = b"kg-audit-recovered";
 
 /// The bytes that are signed: a word, numbers of 8 bytes (big-endian), and the hash of the line.

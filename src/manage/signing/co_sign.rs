@@ -1,5 +1,5 @@
-//! `keygatectl signer co-sign`: signs what waits at a management service for the signatures of several.
-//! Imports the client of a service, signers and table.
+//! `keygatectl signer co-sign`: signs the files that wait at a management service for several
+//! signatures. Imports the client of a service, signers and table.
 
 use std::io::Cursor;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::exit::Exit;
 use crate::table::write::Draft;
 use crate::table::{Bounds, FileKind, Manifest, Patch, Table, Trust};
 
-/// Longest answer that is no draft.
+/// Longest answer, except for a draft.
 const SHORT: u64 = 1 << 20;
 
 #[derive(Debug, clap::Args)]
@@ -68,7 +68,8 @@ impl CoSign {
         loop {
             match (self.round(&client, &signer, session), self.every) {
                 (done, None) => return done,
-                // Away for a moment, or somebody else was first: what waits, waits.
+                // The service is briefly away, or another signer was first: the file stays in the
+                // queue.
                 (Err(error), Some(_)) => session.output.note(&format!("error: {error}")),
                 (Ok(()), Some(_)) => session.output.flush()?,
             }
@@ -90,7 +91,7 @@ impl CoSign {
         }
     }
 
-    /// Signs everything that waits and that this signer has not signed yet.
+    /// Signs every waiting file that this signer has not signed yet.
     fn round(
         &self,
         client: &ServiceClient,
@@ -144,7 +145,7 @@ impl CoSign {
         Ok(())
     }
 
-    /// Reads the whole draft, as a sidecar would, and says what it is.
+    /// Reads the whole draft, as a sidecar would, and checks what it claims to be.
     fn judged(&self, file: Vec<u8>, kind: FileKind, serial: u64, server: &str) -> Result<String> {
         let odd = |why: String| Error::Added {
             message: format!(

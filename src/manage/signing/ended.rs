@@ -1,6 +1,6 @@
-//! Keys that lately signed files end. Whoever has the service decides what a sidecar gets of what was
-//! signed: the file that ends a key, and not the one that brings it back. So a key that comes back counts
-//! as ended for a while. Pure. Imports table.
+//! Keys that recently signed files end. Whoever controls the service decides which signed files a
+//! sidecar gets. It may pass on the file that ends a key and withhold the one that brings it back.
+//! So a key that comes back counts as ended for a while. Pure. Imports table.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -14,21 +14,22 @@ use crate::table::ActiveSpan;
 
 const DAY_MS: u64 = 86_400_000;
 
-/// How long an end counts, in whole days after that of the signature.
+/// How long an end counts, in whole days after the day of the signature.
 const DAYS: u64 = 7;
 
-/// Keys whose ends are kept whole, of some 150 bytes in memory, and of 330 where each day of a week says
-/// something else of all of them. Of more it is known that they ended.
+/// Keys whose ends are kept whole. Each takes about 150 bytes in memory, or 330 if every day of a
+/// week says something else of all of them. Beyond this number, only the fact that a key ended is
+/// kept.
 const MOST: usize = 1 << 19;
 
-/// Keys of which it is known that they ended, of some 35 bytes in memory.
+/// Keys of which only the end is known, about 35 bytes in memory each.
 const MOST_KNOWN: usize = 4 * MOST;
 
-/// Lines of a day's journal that are about one key each. Of more only the number counts, and a key
-/// counts with each file anew.
+/// Lines of a day's journal that are about one key each. Beyond that only the number counts, and a
+/// key counts again with each file.
 const MOST_LINES: usize = 4 * MOST;
 
-/// An end that comes later does not matter while the signature counts, nor a day after: seconds.
+/// In seconds: an end further away matters neither while the signature counts nor a day later.
 const AHEAD: u64 = (DAYS + 3) * 86_400;
 
 /// What a file leaves of a key whose secret has this digest.
@@ -39,20 +40,20 @@ pub struct KeyEnd {
     pub left: ActiveSpan,
 }
 
-/// What the files of an audience end that were signed in the last days.
+/// What the files of an audience signed in the last days end.
 #[derive(Debug, Default)]
 pub struct EndedKeys {
     keys: HashMap<Digest, Vec<DayEnd>>,
-    /// By the first bytes of a digest the last day.
+    /// The last day, by the first bytes of a digest.
     known: HashMap<[u8; 8], u64>,
     days: HashMap<u64, DayCount>,
 }
 
-/// Of the files of one day.
+/// Of one day's files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct DayCount {
     lines: usize,
-    /// How many ends there were of which nothing else is kept.
+    /// Ends of which nothing but their number is kept.
     more: u64,
 }
 
@@ -72,7 +73,7 @@ pub const fn day_of(now_ms: u64) -> u64 {
     now_ms / DAY_MS
 }
 
-/// What both allow; `None`: as much as `all`, as far as anybody looks ahead.
+/// What both allow; `None`: as much as `all`, as far ahead as anybody looks.
 pub fn less_of(all: &ActiveSpan, other: &ActiveSpan, now_ms: u64) -> Option<ActiveSpan> {
     let now = now_ms / 1000;
     let seen = now..now.saturating_add(AHEAD);
@@ -80,7 +81,7 @@ pub fn less_of(all: &ActiveSpan, other: &ActiveSpan, now_ms: u64) -> Option<Acti
     (meet(&both, &seen) != meet(all, &seen)).then_some(both)
 }
 
-/// From when to when both say so; `0..0` if never.
+/// The span in which both are active; `0..0` if never.
 pub fn meet(a: &ActiveSpan, b: &ActiveSpan) -> ActiveSpan {
     let both = a.start.max(b.start)..a.end.min(b.end);
     if both.is_empty() { 0..0 } else { both }
@@ -107,8 +108,8 @@ impl std::fmt::Debug for KeyEnd {
 // === impl EndedKeys ===
 
 impl EndedKeys {
-    /// Takes in the journal of a day. A line that breaks off was written for a file that nobody signed:
-    /// the signer writes before it signs.
+    /// Takes in the journal of a day. A line that breaks off belongs to a file that was never
+    /// signed: the signer writes before it signs.
     pub fn read(&mut self, day: u64, journal: &str) {
         for line in journal.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
             match line.strip_prefix("more ").map(str::parse::<u64>) {
@@ -122,7 +123,7 @@ impl EndedKeys {
         }
     }
 
-    /// Takes in what a file that is signed today ends. What the journal of the day does not have yet.
+    /// Takes in what a file signed today ends. Returns what the day's journal lacks.
     pub fn note<'e>(
         &mut self,
         day: u64,
@@ -151,7 +152,7 @@ impl EndedKeys {
         JournalLines(lines)
     }
 
-    /// Forgets what counts no more.
+    /// Forgets what no longer counts.
     pub fn forget(&mut self, today: u64) {
         if self.days.keys().all(|day| is_kept(*day, today)) {
             return;
@@ -164,7 +165,7 @@ impl EndedKeys {
         });
     }
 
-    /// How many ends count beside those of [`Self::digests`].
+    /// How many ends count in addition to those of [`Self::digests`].
     pub fn uncounted(&self, today: u64) -> u64 {
         let known = self.known.values().filter(|day| is_kept(**day, today)).count() as u64;
         let days = self.days.iter().filter(|(day, _)| is_kept(**day, today));
@@ -179,7 +180,7 @@ impl EndedKeys {
         self.keys.keys()
     }
 
-    /// What they leave of a life.
+    /// What they leave of an active span.
     pub fn left(&self, digest: &Digest, active: &ActiveSpan, today: u64) -> ActiveSpan {
         let ends = self.keys.get(digest).into_iter().flatten();
         let ends = ends.filter(|end| is_kept(end.day, today));
@@ -197,7 +198,7 @@ impl EndedKeys {
         let has_room = has_lines && self.keys.len() < MOST;
         let known = match self.keys.entry(end.digest) {
             Entry::Occupied(known) => known.into_mut(),
-            // One, as a rule.
+            // Usually there is one.
             Entry::Vacant(place) if has_room => place.insert(Vec::with_capacity(1)),
             Entry::Vacant(_) => {
                 let first = end.digest.0.first_chunk().copied().unwrap_or_default();
@@ -214,8 +215,8 @@ impl EndedKeys {
         TakenEnd::New
     }
 
-    /// Of an end for which there is no room. Whoever makes up digests that begin alike takes nothing away:
-    /// each of them counts.
+    /// Takes in an end for which there is no space. Made-up digests that begin alike gain an
+    /// attacker nothing: each of them counts.
     fn know(&mut self, day: u64, first: [u8; 8]) -> TakenEnd {
         let count = self.days.entry(day).or_default();
         let has_room = count.lines < MOST_LINES && self.known.len() < MOST_KNOWN;
@@ -234,8 +235,8 @@ fn read_first(line: &str) -> Option<[u8; 8]> {
     BASE64_URL_SAFE_NO_PAD.decode(line).ok()?.try_into().ok()
 }
 
-/// Whether what was signed on `day` counts today. A day that is ahead, since the clock was set back,
-/// counts.
+/// Whether what was signed on `day` counts today. A day in the future, left by a clock that was set
+/// back, counts.
 pub const fn is_kept(day: u64, today: u64) -> bool {
     day.saturating_add(DAYS) >= today
 }

@@ -1,7 +1,7 @@
-//! What a file ends of the keys that sidecars may have in force before it. Pure. Imports table.
+//! Which keys that sidecars may have in force a file ends. Pure. Imports table.
 //!
-//! A sidecar holds what a patch forbids over every table that the patch is not over, by secret and by key
-//! id; a table or patch that it puts in force takes the place of all before it.
+//! A sidecar holds what a patch forbids over every table other than the patch's base, by secret and
+//! by key id. A table or patch that it puts in force replaces everything before it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -10,16 +10,16 @@ use super::ended::{KeyEnd, less_of};
 use crate::core::{Digest, KeyId};
 use crate::table::{ActiveSpan, IdIndex, KeyLife, Patch, PatchedIds, Table};
 
-/// A table with a way to the records of a key.
+/// A table with an index to the records of a key.
 #[derive(Debug)]
 pub struct IndexedTable {
     pub table: Arc<Table>,
-    /// Made when something asks for it first.
+    /// Built on first use.
     ids: OnceLock<IdIndex>,
 }
 
-/// What sidecars may have, as far as a file can end keys of it: the tables that the file takes the place
-/// of or is over, and over every table that patches may be over the newest patch.
+/// What sidecars may have in force, as far as a file can end keys of it: the tables that the file
+/// replaces or is over, and the newest patch over every table that patches may be over.
 #[derive(Debug)]
 pub struct KeysBefore<'f> {
     pub tables: Vec<&'f IndexedTable>,
@@ -27,7 +27,7 @@ pub struct KeysBefore<'f> {
     pub now_ms: u64,
 }
 
-/// Ends by digest, the strictest of each.
+/// Ends by digest, the strictest for each.
 #[derive(Debug, Default)]
 struct FoundEnds(HashMap<Digest, ActiveSpan>);
 
@@ -46,7 +46,7 @@ impl IndexedTable {
 // === impl KeysBefore ===
 
 impl KeysBefore<'_> {
-    /// What a sidecar that puts `table` in force refuses of what it took.
+    /// Which accepted keys a sidecar refuses once it puts `table` in force.
     pub fn ends_of_table(&self, table: &Table) -> Vec<KeyEnd> {
         let mut ends = FoundEnds::default();
         let before = self.tables.iter().flat_map(|known| known.table.lives());
@@ -56,7 +56,8 @@ impl KeysBefore<'_> {
         ends.into_list()
     }
 
-    /// What a sidecar that holds `patch`, or puts it in force over `base`, refuses of what it took.
+    /// Which accepted keys a sidecar refuses once it holds `patch`, or puts it in force over
+    /// `base`.
     pub fn ends_of_patch(&self, patch: &Patch, base: &Table) -> Vec<KeyEnd> {
         let mut ends = FoundEnds::default();
         let patched = PatchedIds::of(self.patches.iter().map(|patch| &**patch));
@@ -81,7 +82,7 @@ impl KeysBefore<'_> {
                 }
             }
         }
-        // It takes the place of the patch before it, and of those over older tables.
+        // It replaces the patch before it, and those over older tables.
         let replaced = self.patches.iter().filter(|replaced| {
             replaced.manifest().base.is_some_and(|of| of.serial <= base.serial())
         });
@@ -105,9 +106,9 @@ impl KeysBefore<'_> {
         tables.chain(patched.lives(id))
     }
 
-    /// Whether a secret has come by this patch, or by those before it over the same table: whoever holds
-    /// the patch over another table does not know the secret. So the end of a former secret is not that
-    /// of its successor.
+    /// Whether a secret first appeared in this patch, or in those before it over the same table. A
+    /// sidecar that holds the patch over another table does not know the secret, so the end of a
+    /// former secret does not end its successor.
     fn is_first_stated(&self, patch: &Patch, before: &KeyLife<'_>) -> bool {
         let digest = before.digest();
         let others = self.patches.iter().filter(|o| o.manifest().base != patch.manifest().base);
@@ -116,7 +117,7 @@ impl KeysBefore<'_> {
             && others.into_iter().all(|other| other.life(&digest).is_none())
     }
 
-    /// `after`: what there is of the same secret.
+    /// `after`: what the file has for the same secret.
     fn compare(&self, ends: &mut FoundEnds, before: &KeyLife<'_>, after: Option<KeyLife<'_>>) {
         let left = match after {
             Some(after) if after.is_same_key(before) && !after.excludes(before) => after.active(),

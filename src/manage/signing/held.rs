@@ -1,5 +1,6 @@
-//! What patches say against keys that were not there, or not active, when somebody signed them. A sidecar
-//! holds it against a table that does not include the patch. Pure. Imports table.
+//! What patches say against keys that were not there, or not active, when the patch was signed;
+//! each such statement is a word. A sidecar holds it against a table that does not include the
+//! patch. Pure. Imports table.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -8,29 +9,29 @@ use super::ended::{KeyEnd, less_of, meet};
 use crate::core::{Digest, KeyId};
 use crate::table::{ActiveSpan, KeyTerms, Patch, Table};
 
-/// Words that are kept, of some 160 bytes each.
+/// Words that are kept, about 160 bytes each.
 const MOST: usize = 1 << 18;
 
-/// Words of one key or secret: whoever signs more looks for each of them among all others.
+/// Words kept for one key or secret: each new one is searched for among all the others.
 const MOST_OF_ONE: usize = 1 << 10;
 
-/// Networks of a key that take the room of a word.
+/// How many networks of a key take as much space as one word.
 const NETWORKS: usize = 8;
 
-/// Of the patches that were signed since the changes that the newest table has.
+/// The words of the patches signed since the last change that the newest table includes.
 #[derive(Debug, Default)]
 pub struct HeldWords {
     secrets: HashMap<Digest, Vec<HeldWord<SecretWord>>>,
     keys: HashMap<KeyId, Vec<HeldWord<KeyWord>>>,
     kept: KeptWords,
-    /// Not everything is known of patches up to this serial.
+    /// Patches up to this serial are not fully known.
     unknown: u64,
 }
 
 #[derive(Debug)]
 struct HeldWord<W> {
     word: W,
-    /// Of the last patch that says it.
+    /// Of the last patch with this word.
     serial: u64,
 }
 
@@ -40,10 +41,10 @@ enum SecretWord {
     StatedOf(KeyId),
 }
 
-/// Of every secret of a key.
+/// About every secret of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct KeyWord {
-    /// What is left of it.
+    /// What the patch leaves of the key.
     left: ActiveSpan,
     /// `None`: nothing is left.
     terms: Option<KeyTerms>,
@@ -59,12 +60,12 @@ struct KeptWords {
 // === impl HeldWords ===
 
 impl HeldWords {
-    /// Nothing is known of what was signed up to a serial.
+    /// Nothing is known of what was signed up to this serial.
     pub fn since(unknown: u64) -> Self {
         Self { unknown, ..Self::default() }
     }
 
-    /// Not everything is known of patches up to this serial.
+    /// Patches up to this serial are not fully known.
     pub const fn unknown(&self) -> u64 {
         self.unknown
     }
@@ -87,7 +88,7 @@ impl HeldWords {
             }
         }
         if self.kept.are_too_many() {
-            // Of a table that does not have this patch nothing is known any more.
+            // From here on, nothing is known about a table that lacks this patch.
             *self = Self::since(serial);
         }
     }
@@ -101,7 +102,7 @@ impl HeldWords {
         put(&mut self.keys, &mut self.kept, id, HeldWord { word, serial }, room);
     }
 
-    /// Forgets what the newest table has: every change through a serial.
+    /// Forgets what the newest table has: every change up to and including a serial.
     pub fn forget(&mut self, includes: u64) {
         forget(&mut self.secrets, includes);
         forget(&mut self.keys, includes);
@@ -112,7 +113,7 @@ impl HeldWords {
         }
     }
 
-    /// What they end of a table that does not include them.
+    /// What the words end of a table that does not include them.
     pub fn ends_of(&self, table: &Table, now_ms: u64) -> Vec<KeyEnd> {
         let includes = table.manifest().includes_through;
         let lives = table.lives().filter_map(|life| {
@@ -137,7 +138,7 @@ impl HeldWords {
 // === impl KeyWord ===
 
 impl KeyWord {
-    /// As how many words it counts.
+    /// How many words it counts as.
     fn room(&self) -> usize {
         1 + self.terms.as_ref().map_or(0, |terms| terms.networks() / NETWORKS)
     }
@@ -146,7 +147,7 @@ impl KeyWord {
 // === impl KeptWords ===
 
 impl KeptWords {
-    /// `of_one`: how many of one key or secret there are now.
+    /// `of_one`: how many words of one key or secret there are now.
     fn add(&mut self, of_one: usize, room: usize) {
         self.all += room;
         self.most_of_one = self.most_of_one.max(of_one);
@@ -157,7 +158,7 @@ impl KeptWords {
     }
 }
 
-/// `room`: as how many words it counts.
+/// `room`: how many words it counts as.
 fn put<K: Hash + Eq, W: PartialEq>(
     words: &mut HashMap<K, Vec<HeldWord<W>>>,
     kept: &mut KeptWords,
@@ -169,7 +170,7 @@ fn put<K: Hash + Eq, W: PartialEq>(
     match known.iter_mut().find(|known| known.word == held.word) {
         Some(known) => known.serial = held.serial,
         None => {
-            // One, as a rule.
+            // Usually there is one.
             known.reserve_exact(usize::from(known.is_empty()));
             known.push(held);
             kept.add(known.len(), room);

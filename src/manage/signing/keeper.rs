@@ -1,5 +1,5 @@
-//! The signer itself: opens what it is asked to sign, judges it, notes it on the disk, and signs. One
-//! thing at a time. Imports the rules, the ledger, signers and table.
+//! The signer itself: opens what it is asked to sign, judges it, notes it on the disk, and signs.
+//! One request at a time. Imports the rules, the ledger, signers and table.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -35,19 +35,19 @@ pub struct KeeperTerms {
     pub max_bytes: u64,
 }
 
-/// A key with what it has signed.
+/// A key together with what it has signed.
 #[derive(Debug)]
 pub struct SigningKeeper {
     terms: KeeperTerms,
     public: PublicKey,
     ledger: SignerLedger,
-    /// Of each audience the newest table, and the one that the last patch was over.
+    /// For each audience, the newest table and the one that the last patch was over.
     open: Vec<HeldTable>,
     /// By audience.
     lately: HashMap<Box<str>, SignedLately>,
 }
 
-/// A table, and how many of its keys are active when.
+/// A table, and how many of its keys are active at which time.
 #[derive(Debug)]
 struct HeldTable {
     indexed: IndexedTable,
@@ -62,9 +62,9 @@ pub struct MadeSignature {
     pub told: String,
 }
 
-/// A file that is to be signed, and what was signed before it.
+/// A file to be signed, and what was signed before it.
 struct AskedFile {
-    /// The bytes that a signature is of.
+    /// The bytes to be signed.
     message: Vec<u8>,
     file: OpenedFile,
     mark: SignedMark,
@@ -104,7 +104,7 @@ impl SigningKeeper {
     ///
     /// # Errors
     ///
-    /// Why not. Nothing has changed then.
+    /// Why not. Nothing has changed in that case.
     pub fn sign_file(
         &mut self,
         file: Buffer,
@@ -124,7 +124,7 @@ impl SigningKeeper {
         }
         let lately = self.lately(&audience, &mark, now_ms).map_err(unavailable)?;
         let leads_back = mark.leads_back(manifest);
-        // If somebody allows that, nothing that was signed before counts any more.
+        // If somebody allows that, nothing signed earlier counts any more.
         let (mut lately, before) = match leads_back {
             true => (SignedLately::default(), Some(lately)),
             false => (lately, None),
@@ -133,7 +133,7 @@ impl SigningKeeper {
         let made = self.judge_and_sign(asked, &rules, &mut lately, now_ms);
         let kept = match &made {
             Ok(_) => Some(lately),
-            // What could not be written is read again from the disk.
+            // If the write failed, read the state from the disk again.
             Err(refusal) if refusal.reason == SigningReason::Unavailable => None,
             Err(_) => before.or(Some(lately)),
         };
@@ -186,11 +186,11 @@ impl SigningKeeper {
         .map_err(unavailable)?;
         lately.forget_patches(|base| mark.knows(base));
         mark.patches = lately.patches.iter().map(|patch| patch.serial()).collect();
-        // On a disk that takes nothing no word is lost.
+        // Only now: if the disk takes no writes, no allowance is used up.
         let by = self.take_words(audience, &needed, now_ms)?;
         self.ledger.note(audience, mark).map_err(unavailable)?;
         if leads_back {
-            // Not before: what was ended counts for as long as what ended it may be in force.
+            // Not earlier: an end counts for as long as the file that made it may be in force.
             self.ledger.only_ends(audience, today, &lines).map_err(unavailable)?;
         }
         let active = counted.now();
@@ -203,7 +203,7 @@ impl SigningKeeper {
         made
     }
 
-    /// Refuses what somebody has to allow and nobody has. Words stay.
+    /// Refuses what needs an allowance and has none. Allowances stay.
     fn refuse_unallowed(
         &self,
         audience: &str,
@@ -220,7 +220,7 @@ impl SigningKeeper {
         }
     }
 
-    /// Takes a word for each; who has said them, for the log.
+    /// Takes an allowance for each part, and returns who gave them, for the log.
     fn take_words(
         &self,
         audience: &str,
@@ -235,7 +235,8 @@ impl SigningKeeper {
         };
         match Allowance::take(&self.terms.state, now_ms, needed.len(), lets).map_err(unavailable)? {
             Ok(words) => Ok(as_allowed(&words)),
-            // Somebody has withdrawn it in this moment: what was noted is read again from the disk.
+            // Somebody withdrew it at this very moment. The reason makes the next file read the state
+            // from the disk again.
             Err(_) => {
                 let why = "what was allowed was withdrawn meanwhile";
                 Err(SigningRefusal::new(SigningReason::Unavailable, why))
@@ -243,7 +244,7 @@ impl SigningKeeper {
         }
     }
 
-    /// What was signed lately, as the disk has it where nobody remembers it.
+    /// What was signed recently, read from the disk if it is not in memory.
     fn lately(&mut self, audience: &str, mark: &SignedMark, now_ms: u64) -> Result<SignedLately> {
         if let Some(lately) = self.lately.remove(audience) {
             return Ok(lately);
@@ -261,7 +262,7 @@ impl SigningKeeper {
         Ok(lately)
     }
 
-    /// What a table that is in force everywhere would come to.
+    /// What a table amounts to once it is in force everywhere.
     fn meant_by_table(
         &mut self,
         mark: &SignedMark,
@@ -304,7 +305,7 @@ impl SigningKeeper {
         Ok(MeantKeys { counted, table: Arc::clone(table), patch: None, ends, held })
     }
 
-    /// What a patch that is in force everywhere would come to.
+    /// What a patch amounts to once it is in force everywhere.
     fn meant_by_patch(
         &mut self,
         mark: &SignedMark,
@@ -321,7 +322,7 @@ impl SigningKeeper {
             );
             SigningRefusal::new(SigningReason::Base, why)
         };
-        // A manifest of a patch states its base, or it was not opened.
+        // Opening a patch checks that its manifest states a base.
         let base = manifest.base.unwrap_or_else(|| manifest.as_base());
         let newest = mark.table().filter(|_| mark.knows(base) && lately.lost == 0);
         let newest = newest.ok_or_else(|| unknown(base))?;
@@ -349,7 +350,7 @@ impl SigningKeeper {
         Ok(MeantKeys { counted, table, patch: in_force.cloned(), ends, held })
     }
 
-    /// What sidecars may have of open tables and of patches.
+    /// What sidecars may have in force of open tables and of patches.
     fn in_force<'f>(
         &'f self,
         audience: &str,
@@ -368,7 +369,7 @@ impl SigningKeeper {
         self.open.iter().find(|held| held.is(audience, base))
     }
 
-    /// Of an audience no other tables stay in memory than these.
+    /// Drops all other tables of this audience from memory.
     fn keep_open(&mut self, audience: &str, tables: &[Base]) {
         self.open.retain(|held| {
             let manifest = held.indexed.table.manifest();
@@ -376,7 +377,7 @@ impl SigningKeeper {
         });
     }
 
-    /// Whether a table that was signed is open now.
+    /// Whether a table that was signed is open now. Opens it if possible.
     fn reopen(&mut self, audience: &str, base: Base, now_ms: u64) -> bool {
         if self.held(audience, base).is_some() {
             return true;
@@ -410,7 +411,7 @@ impl SigningKeeper {
     ///
     /// # Errors
     ///
-    /// Why not. Nothing has changed then.
+    /// Why not. Nothing has changed in that case.
     pub fn sign_checkpoint(
         &mut self,
         asked: AskedCheckpoint,
@@ -435,7 +436,7 @@ impl SigningKeeper {
         self.signed(&message, format!("signed line {} of the audit log{by}", asked.seq))
     }
 
-    /// Whether an audit log that was restored would be signed now. Nothing changes by the question.
+    /// Whether a restored audit log would be signed now. The question changes nothing.
     ///
     /// # Errors
     ///
@@ -494,7 +495,7 @@ fn told(manifest: &Manifest, how: &str) -> String {
     format!("signed the {kind} of serial {serial} for {audience}{how}")
 }
 
-/// What is wrong with the host is for its own log: whoever asks learns no paths.
+/// Problems of the host go to the signer's own log: the asking side learns no paths.
 fn unavailable(error: Error) -> SigningRefusal {
     let text = error.to_string();
     super::super::output::warn(&text);

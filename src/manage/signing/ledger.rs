@@ -1,5 +1,6 @@
-//! What a signer has signed, in a file beside its key: on the disk before a signature leaves, and never
-//! lower than before. With it the tables that patches are over. Imports the rules, table and files.
+//! What a signer has signed, in a file next to its key: it is on the disk before a signature
+//! leaves, and never goes down. The tables that patches are over are kept with it. Imports the
+//! rules, table and files.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -21,18 +22,19 @@ use crate::table::{Base, Bounds, Patch, Table, Trust};
 /// Name of the file, in the signer's state directory.
 pub const HIGH_WATER: &str = "signer-high-water.json";
 
-/// More is another file. An audience has some 5 KB.
+/// A larger file is not a ledger. An audience takes about 5 KB.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Kinds of files of an audience: how the name begins, and how it ends.
+/// Kinds of files for an audience: how the name begins, and how it ends.
 const TABLE: (&str, &str) = ("table", ".kgt");
 const PATCH: (&str, &str) = ("patch", ".kgp");
 const ENDS: (&str, &str) = ("ends", ".txt");
 
-/// What the files of a day end is shorter: two million lines of some 70 bytes. More is another file.
+/// What a day's files end takes less: two million lines of about 70 bytes. A larger file is not a
+/// journal.
 const MAX_JOURNAL: u64 = 512 << 20;
 
-/// The file with what it says, for one process at a time.
+/// The file and its content, for one process at a time.
 #[derive(Debug)]
 pub struct SignerLedger {
     directory: PathBuf,
@@ -43,7 +45,7 @@ pub struct SignerLedger {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct SignedMarks {
-    /// Version of this form.
+    /// Version of this format.
     version: u8,
     #[serde(default)]
     audiences: BTreeMap<String, SignedMark>,
@@ -51,7 +53,7 @@ struct SignedMarks {
     audit: AuditMark,
 }
 
-/// What files of any version say.
+/// What files of every version state.
 #[derive(Deserialize)]
 struct Versioned {
     version: u8,
@@ -74,12 +76,12 @@ struct VersionedContent {
 impl SignerLedger {
     const VERSION: u8 = 2;
 
-    /// Reads it; one that is not there begins anew.
+    /// Reads the ledger. A missing file means a new ledger.
     ///
     /// # Errors
     ///
-    /// A file that no signer has written: going on without it would forget what was signed. Another
-    /// process that signs by it, and does not end within [`files::START_WAIT`].
+    /// A file that no signer has written: continuing without it would forget what was signed.
+    /// Another process that uses the same ledger and does not end within [`files::START_WAIT`].
     pub fn open(directory: &Path) -> Result<Self> {
         Self::open_within(directory, files::START_WAIT)
     }
@@ -124,18 +126,18 @@ impl SignerLedger {
     ///
     /// # Errors
     ///
-    /// A disk that takes nothing: what is there holds.
+    /// A disk that takes no writes: the former content stays.
     pub fn note(&mut self, audience: &str, mark: SignedMark) -> Result<()> {
         let mut noted = self.noted.clone();
         noted.audiences.insert(audience.to_owned(), mark);
         self.write(noted)
     }
 
-    /// The same of an end of the audit log.
+    /// The same for an end of the audit log.
     ///
     /// # Errors
     ///
-    /// A disk that takes nothing: what is there holds.
+    /// A disk that takes no writes: the former content stays.
     pub fn note_audit(&mut self, audit: AuditMark) -> Result<()> {
         self.write(SignedMarks { audit, ..self.noted.clone() })
     }
@@ -153,7 +155,7 @@ impl SignerLedger {
     ///
     /// # Errors
     ///
-    /// A disk that takes nothing.
+    /// A disk that takes no writes.
     pub fn keep_table(&self, table: &Table) -> Result<()> {
         let path = self.table_path(&table.manifest().audience, table.manifest().as_base());
         files::replace(&path, table.file())
@@ -163,12 +165,12 @@ impl SignerLedger {
     ///
     /// # Errors
     ///
-    /// A disk that takes nothing.
+    /// A disk that takes no writes.
     pub fn keep_patch(&self, patch: &Patch) -> Result<()> {
         files::replace(&self.patch_path(&patch.manifest().audience, patch.serial()), patch.file())
     }
 
-    /// A table that was kept, if it is the one that is meant.
+    /// A kept table, if it is the requested one.
     pub fn table(&self, audience: &str, base: Base, bounds: &Bounds) -> Option<Arc<Table>> {
         let bytes = files::read(&self.table_path(audience, base), bounds.max_bytes).ok()?;
         let table = Table::open(bytes, &Trust::for_inspection(), bounds).ok()?;
@@ -177,7 +179,7 @@ impl SignerLedger {
         is_it.then(|| Arc::new(table))
     }
 
-    /// A patch that was kept.
+    /// A kept patch.
     pub fn patch(&self, audience: &str, serial: u64, bounds: &Bounds) -> Option<Arc<Patch>> {
         let bytes = files::read(&self.patch_path(audience, serial), bounds.max_bytes).ok()?;
         let patch = Patch::open(bytes, &Trust::for_inspection(), bounds).ok()?;
@@ -185,11 +187,11 @@ impl SignerLedger {
         is_it.then(|| Arc::new(patch))
     }
 
-    /// Adds to what the files of a day end. `lines`: whole ones, or none.
+    /// Appends to the list of what a day's files end. `lines`: whole ones, or none.
     ///
     /// # Errors
     ///
-    /// A disk that takes nothing.
+    /// A disk that takes no writes.
     pub fn keep_ends(&self, audience: &str, day: u64, lines: &str) -> Result<()> {
         match lines.strip_suffix('\n') {
             Some(lines) => files::append_line(&self.ends_path(audience, day), lines),
@@ -197,12 +199,12 @@ impl SignerLedger {
         }
     }
 
-    /// What the files of each day end, line by line: a day may have more than anybody wants in memory.
+    /// What each day's files end, line by line: a day may have more than should be in memory.
     ///
     /// # Errors
     ///
-    /// A file of a day that counts today and cannot be read, or a directory: without it keys that were
-    /// ended would count.
+    /// A file of a day that counts today and cannot be read, or a directory in its place: without
+    /// it, ended keys would count as active.
     pub fn ends(&self, audience: &str, today: u64, mut take: impl FnMut(u64, &str)) -> Result<()> {
         let journals = self.journals(audience).map_err(Error::read(&self.directory))?;
         for (day, path) in journals {
@@ -214,8 +216,8 @@ impl SignerLedger {
         Ok(())
     }
 
-    /// Removes tables of an audience that no patch can be over any more, patches of those, and what
-    /// counts no more of what was ended.
+    /// Removes tables of an audience that patches can no longer be over, the patches over those,
+    /// and ends that no longer count.
     pub fn forget_files(&self, audience: &str, today: u64) {
         let mark = self.mark(audience);
         let tables = mark.tables().map(|base| self.table_path(audience, base));
@@ -226,16 +228,17 @@ impl SignerLedger {
         let journals = self.journals(audience).into_iter().flatten();
         let journals = journals.filter(|(day, _)| !is_kept(*day, today));
         for path in files.chain(journals.map(|(_, path)| path)) {
-            // What stays takes room and does no harm.
+            // A leftover file takes space and does no harm.
             fs::remove_file(path).ok();
         }
     }
 
-    /// Has `lines` be all of what was ended: those of today, and no others. `lines`: whole ones, or none.
+    /// Makes `lines`, which are today's, the only record of ended keys. `lines`: whole ones, or
+    /// none.
     ///
     /// # Errors
     ///
-    /// A disk that takes nothing: more counts as ended then than has to.
+    /// A disk that takes no writes: then more keys count as ended than necessary.
     pub fn only_ends(&self, audience: &str, today: u64, lines: &str) -> Result<()> {
         let of_today = self.ends_path(audience, today);
         let journals = self.journals(audience).map_err(Error::read(&self.directory))?;
@@ -250,14 +253,14 @@ impl SignerLedger {
         Ok(())
     }
 
-    /// What was ended, by day.
+    /// The journals of ended keys, by day.
     fn journals(&self, audience: &str) -> io::Result<Vec<(u64, PathBuf)>> {
         let day = |path: &Path| path.file_stem()?.to_str()?.rsplit('-').next()?.parse().ok();
         let files = self.files(audience, ENDS)?.into_iter();
         Ok(files.filter_map(|path| Some((day(&path)?, path))).collect())
     }
 
-    /// Those of a kind.
+    /// The files of one kind.
     fn files(&self, audience: &str, (kind, end): (&str, &str)) -> io::Result<Vec<PathBuf>> {
         let begins = file_prefix(kind, audience);
         let mut found = Vec::new();
@@ -291,14 +294,14 @@ impl SignerLedger {
     }
 }
 
-/// An audience may have any visible character in its name.
+/// Encodes the name, since an audience's name may have any visible character.
 fn file_prefix(kind: &str, audience: &str) -> String {
     let digest = Digest::of(audience.as_bytes());
     let digits: String = digest.0.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("{kind}-{digits}-")
 }
 
-/// The lines of a journal with their ends. The last one may have none.
+/// The lines of a journal, each with its line end. The last one may lack it.
 fn read_lines(path: &Path, mut take: impl FnMut(&str)) -> Result<()> {
     let file = File::open(path).map_err(Error::read(path))?;
     if file.metadata().map_err(Error::read(path))?.len() > MAX_JOURNAL {
@@ -332,8 +335,7 @@ fn read(path: &Path, bytes: &[u8]) -> Result<SignedMarks> {
     serde_json::from_slice(bytes).map_err(|e| odd(e.to_string()))
 }
 
-/// The first version knows serials, and nothing of when keys are active: what it says of the brake cannot
-/// be taken over.
+/// The first version knows serials but not when keys are active: nothing in it can serve the brake.
 fn begin_anew(path: &Path, stated: Versioned) -> Error {
     let signed = stated.audiences.into_iter().filter_map(|(audience, mark)| {
         let next = mark.last?.serial.saturating_add(1);

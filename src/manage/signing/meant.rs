@@ -1,5 +1,5 @@
 //! How many keys are active once a file is signed: of those that should be, and of those that every
-//! sidecar takes. Pure. Imports table.
+//! sidecar accepts. Pure. Imports table.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use super::held::HeldWords;
 use crate::core::Digest;
 use crate::table::{ActiveSpan, Base, KeyLife, Patch, Table};
 
-/// What sidecars of an audience may have beside tables.
+/// What sidecars of an audience may have in addition to tables.
 #[derive(Debug, Default)]
 pub struct SignedLately {
     /// The newest patch over each table that patches may be over.
     pub patches: Vec<Arc<Patch>>,
-    /// The last serial of those that are gone from the disk; 0: none is.
+    /// The last serial among patches that are missing from the disk; 0: none is missing.
     pub lost: u64,
     pub ended: EndedKeys,
     pub held: HeldWords,
     there: Option<EndedThere>,
 }
 
-/// Which of the keys that were ended are active in a table: a few of them, as a rule.
+/// Which of the ended keys are active in a table: usually a few.
 #[derive(Debug)]
 struct EndedThere {
     table: Base,
@@ -30,17 +30,17 @@ struct EndedThere {
     digests: HashSet<Digest>,
 }
 
-/// What a file comes to where everything that was signed is in force.
+/// What a file amounts to once everything that was signed is in force.
 #[derive(Debug)]
 pub struct MeantKeys {
-    /// By the file itself.
+    /// By the file alone.
     pub counted: CountedSpans,
     pub table: Arc<Table>,
-    /// Over the table.
+    /// The patch over the table.
     pub patch: Option<Arc<Patch>>,
     /// What the file ends of the keys that were active before.
     pub ends: FileEnds,
-    /// What patches end of its keys that were signed before it and that it does not have.
+    /// What earlier patches that the file does not include end of its keys.
     pub held: Vec<KeyEnd>,
 }
 
@@ -48,14 +48,15 @@ pub struct MeantKeys {
 #[derive(Debug)]
 pub enum FileEnds {
     Known(Vec<KeyEnd>),
-    /// Nobody knows: the table before is lost.
+    /// Unknown: the table before it is lost.
     Unknown,
 }
 
-/// Of some keys those that every sidecar takes, whatever it was given of what was signed in the last days.
+/// Those of a set of keys that every sidecar accepts, whichever of the recently signed files it was
+/// given.
 #[derive(Debug)]
 pub struct LastingKeys {
-    /// Where nothing is held over them.
+    /// Before anything is held over them.
     pub unheld: ActiveCourse,
     pub all: ActiveCourse,
 }
@@ -63,7 +64,7 @@ pub struct LastingKeys {
 // === impl SignedLately ===
 
 impl SignedLately {
-    /// Of what was signed up to `serial` nothing is known yet.
+    /// Nothing is known yet of what was signed up to `serial`.
     pub fn since(serial: u64) -> Self {
         Self { held: HeldWords::since(serial), ..Self::default() }
     }
@@ -73,7 +74,7 @@ impl SignedLately {
         self.patches.iter().find(|patch| patch.manifest().base == Some(table))
     }
 
-    /// It takes the place of the one before it.
+    /// It replaces the one before it.
     pub fn take(&mut self, patch: &Arc<Patch>) {
         let base = patch.manifest().base;
         self.patches.retain(|known| known.manifest().base != base);
@@ -81,7 +82,7 @@ impl SignedLately {
         self.held.take(patch);
     }
 
-    /// Notes what a file ends that is signed today: lines for the journal.
+    /// Notes what a file signed today ends. Returns lines for the journal.
     pub fn note_ends(&mut self, meant: &MeantKeys, today: u64) -> JournalLines {
         let ends = || meant.ends.known().iter().chain(&meant.held);
         if let Some(there) = self.there.as_mut().filter(|there| there.is_of(&meant.table, today)) {
@@ -91,7 +92,8 @@ impl SignedLately {
         self.ended.note(today, ends())
     }
 
-    /// Forgets those of tables that no patch may be over any more. What is lost is in what was signed now.
+    /// Forgets the patches over tables that patches may no longer be over. What was lost is
+    /// included in the file signed now.
     pub fn forget_patches(&mut self, is_kept: impl Fn(Base) -> bool) {
         self.patches.retain(|patch| patch.manifest().base.is_some_and(&is_kept));
         self.lost = 0;
@@ -133,8 +135,8 @@ impl FileEnds {
 // === impl MeantKeys ===
 
 impl MeantKeys {
-    /// Those that should be active where what is held over the file is in force as well: whoever has signed
-    /// that has counted it.
+    /// Those that should be active if what is held over the file is in force too: it was counted
+    /// when it was signed.
     pub fn meant(&self) -> CountedSpans {
         let mut meant = self.counted.clone();
         for (digest, held) in &strictest(&self.held) {
@@ -145,7 +147,7 @@ impl MeantKeys {
         meant
     }
 
-    /// Of these keys, what every sidecar takes.
+    /// Those of these keys that every sidecar accepts.
     pub fn lasting(&self, lately: &mut SignedLately, today: u64) -> LastingKeys {
         let (now, held) = (strictest(self.ends.known()), strictest(&self.held));
         let mut digests = self.ended(lately, today);
@@ -170,7 +172,7 @@ impl MeantKeys {
         LastingKeys { unheld: course(unheld), all: course(all) }
     }
 
-    /// Those that were ended before. A walk over all of them once for a table and a day.
+    /// Those that were ended before. Walks over all keys once per table and day.
     fn ended(&self, lately: &mut SignedLately, today: u64) -> HashSet<Digest> {
         let SignedLately { ended, there, .. } = lately;
         let known = there.take().filter(|there| there.is_of(&self.table, today));
@@ -190,7 +192,7 @@ impl MeantKeys {
     }
 }
 
-/// Has a key that was counted count for less.
+/// Lets a counted key count for less.
 fn shorten(counted: &mut CountedSpans, active: &ActiveSpan, left: &ActiveSpan) {
     if left != active {
         counted.add(active, -1);

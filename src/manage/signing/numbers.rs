@@ -1,5 +1,5 @@
-//! How far numbers may rise that only go up: serials and lines of an audit log. Whoever asks for them
-//! could use all of them up with one question. Pure. Imports table.
+//! How far ever-increasing numbers may rise: serials, and lines of an audit log. Without a limit,
+//! one question could use all of them up. Pure. Imports table.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,14 +8,15 @@ use crate::table::manifest::MAX_CHOSEN_SERIAL;
 /// No number above this is signed, whoever allows it: half of what a manifest can state, as elsewhere.
 pub const HIGHEST: u64 = MAX_CHOSEN_SERIAL;
 
-/// Numbers a second that nobody needs.
+/// More numbers a second than anybody needs.
 const RATE: u64 = 1_000_000;
 
-/// What may be used at once: as many as in a year at [`RATE`]. A service that comes back after months,
-/// or that chose the time of day as its first serial, stays below; 2^52 are used up after 142 years.
+/// How many may be used in one step: as many as in a year at [`RATE`]. A service that returns after
+/// months, or that chose the time of day as its first serial, stays below. It takes 142 years to
+/// use up 2^52.
 pub const MOST_AT_ONCE: u64 = RATE * 365 * 86_400;
 
-/// What was used of [`MOST_AT_ONCE`], and has not come back with time.
+/// What was used of [`MOST_AT_ONCE`] and has not come back with time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct UsedNumbers {
@@ -37,10 +38,10 @@ impl UsedNumbers {
         MOST_AT_ONCE.saturating_sub(self.at(now_ms))
     }
 
-    /// After `more` were used.
+    /// The state after `more` were used.
     #[must_use]
     pub fn with(&self, more: u64, now_ms: u64) -> Self {
-        // A second that has begun is not lost with each signature.
+        // Keep the fraction of a second, or each signature would lose it.
         let since = now_ms.saturating_sub(self.at_ms) % 1000;
         let used = self.at(now_ms).saturating_add(more).min(MOST_AT_ONCE);
         Self { used, at_ms: now_ms.saturating_sub(since).max(self.at_ms) }

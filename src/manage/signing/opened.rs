@@ -1,4 +1,4 @@
-//! A file that somebody asks a signer for, read as a sidecar reads it. Pure. Imports table.
+//! A file that a signer is asked to sign, read as a sidecar reads it. Pure. Imports table.
 
 use std::io::Cursor;
 use std::sync::Arc;
@@ -25,14 +25,14 @@ impl OpenedFile {
     }
 }
 
-/// Reads the whole file, and the bytes of it that are signed. Every count of the manifest was held
+/// Reads the whole file. Returns the bytes of it to sign, with every count of the manifest checked
 /// against the body.
 ///
 /// # Errors
 ///
-/// What is odd about it.
+/// What is wrong with it.
 pub fn opened(file: Buffer, max_bytes: u64) -> Result<(Vec<u8>, OpenedFile), SigningRefusal> {
-    // One line: what follows is a remedy for whoever published it.
+    // One line only: the rest is a remedy for the publisher.
     let odd = |why: String| {
         SigningRefusal::new(SigningReason::File, why.lines().next().unwrap_or_default())
     };

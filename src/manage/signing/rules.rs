@@ -1,9 +1,9 @@
-//! Whether a signer signs: a function of what it has signed before, of what is asked, and of the time.
-//! Pure. Imports table, words for a shell, and the words of the wire.
+//! Whether a signer signs: a function of what it has signed before, of the question, and of the
+//! time. Pure. Imports table, words for a shell, and the words of the wire.
 //!
-//! Whoever asks may be broken into. It can issue keys; the rules keep it from going back to an older
-//! serial, from giving one serial two contents, from using serials up, and from ending most keys at
-//! once.
+//! The asking service may be compromised. It can issue keys. The rules keep it from going back to
+//! an older serial, from giving one serial two contents, from using serials up, and from ending
+//! most keys at once.
 
 mod audit;
 
@@ -16,15 +16,15 @@ use super::numbers::{HIGHEST, UsedNumbers};
 use crate::table::{AcceptRules, Base, BodyHash, FileKind, Manifest, SignerId, TableFormat};
 use crate::wording::shell::quoted;
 
-/// A manifest may be so far ahead of the signer's clock, in milliseconds.
+/// How far ahead of the signer's clock a manifest may be, in milliseconds.
 const AHEAD_MS: u64 = 5 * 60_000;
 
-/// Tables beside the newest that sidecars may have still: those before it, and what patches were signed
-/// over lately and may be signed over again, because their publisher has died between its new table and
-/// the patch over it.
+/// Tables besides the newest that sidecars may still have: those before it, and the bases of recent
+/// patches. A patch may be signed over such a base again if the publisher died between its new
+/// table and the patch over it.
 const MOST_BASES: usize = 2;
 
-/// Why fewer count than a page shows.
+/// Why fewer keys count than a page shows.
 const BACK_LATELY: &str = " (keys that something signed within a week has ended and that are back do not \
                            count: a sidecar may not have them back)";
 
@@ -32,9 +32,9 @@ const BACK_LATELY: &str = " (keys that something signed within a week has ended 
 #[derive(Clone, Debug, PartialEq)]
 pub struct SigningRules {
     pub audience: Box<str>,
-    /// Share of the active keys that may go within a day without a word on the signer's host.
+    /// Share of the active keys that may go within a day without an allowance on the signer's host.
     pub shrink_brake: f64,
-    /// Longest life of a file in seconds; `None`: any, or none stated.
+    /// Longest life of a file in seconds; `None`: any, even none stated.
     pub longest_life: Option<u64>,
     /// Shortest life of a table in seconds.
     pub shortest_life: u64,
@@ -48,27 +48,27 @@ pub struct SigningRules {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SignedMark {
-    /// The newest, by serial.
+    /// The newest file, by serial.
     last: Option<SignedContent>,
     /// The newest table.
     table: Option<Base>,
     /// Its `includes_through`.
     includes: u64,
-    /// Other tables that sidecars may have, the last one first.
+    /// Other tables that sidecars may have, the most recent first.
     bases: Vec<Base>,
     /// Serials of the newest patches over these tables.
     #[serde(default)]
     pub patches: Vec<u64>,
-    /// Of keys that should be active.
+    /// Peaks of keys that should be active.
     peaks: ActivePeaks,
-    /// Of those that every sidecar takes, whatever it was given lately.
+    /// Peaks of those that every sidecar accepts, whichever recent files it was given.
     #[serde(default)]
     lasting_peaks: ActivePeaks,
     #[serde(default)]
     serials: UsedNumbers,
 }
 
-/// What one serial stands for.
+/// The content signed under one serial.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct SignedContent {
@@ -83,36 +83,36 @@ struct SignedContent {
 #[derive(Clone, Copy, Debug)]
 pub struct CountedFile<'f> {
     pub manifest: &'f Manifest,
-    /// Keys that should be active by it.
+    /// Keys that should be active by this file.
     pub meant: &'f ActiveCourse,
-    /// Of these, what is left by everything that was signed lately.
+    /// Of these, what remains after everything that was signed recently.
     pub lasting: &'f ActiveCourse,
-    /// What is left before patches that it does not have are held over it.
+    /// What remains before patches that it does not include are held over it.
     pub unheld: &'f ActiveCourse,
-    /// Nobody knows what it ends: the table before it, which is lost.
+    /// Set if what the file ends is unknown: the table before it, which is lost.
     pub lost: Option<Base>,
 }
 
-/// What is to become of a file that was not signed before.
+/// What happens to a file that was not signed before.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SigningVerdict {
     /// It may be signed once this is noted.
     New(SignedMark),
-    /// So, if somebody on the signer's host has allowed each of these. At least one.
+    /// The same, if somebody on the signer's host has allowed each of these. At least one.
     IfAllowed { mark: SignedMark, needed: Vec<NeededWord> },
 }
 
-/// What somebody on the signer's host has to allow, or it is refused.
+/// What somebody on the signer's host has to allow. Otherwise the signer refuses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NeededWord {
     pub what: AllowedPart,
     pub refusal: SigningRefusal,
 }
 
-/// What of a file a word is about.
+/// The part of a file that an allowance concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AllowedPart {
-    /// It leaves so few active keys.
+    /// It leaves only this many active keys.
     Fall { active: u64 },
     /// It has this serial.
     Serial { serial: u64 },
@@ -136,18 +136,19 @@ impl SignedMark {
         self.table.into_iter().chain(others)
     }
 
-    /// Whether somebody on the signer's host has to allow that serials go back. Whatever was signed before
-    /// is in force nowhere then. A table that is further and has less is none: sidecars hold it all over it.
+    /// Whether serials go back, which needs an allowance on the signer's host. Then nothing signed
+    /// before is in force anywhere. A table with a higher serial and fewer changes does not lead
+    /// back: sidecars hold all patches over it.
     pub fn leads_back(&self, manifest: &Manifest) -> bool {
         manifest.serial < self.serial()
     }
 
-    /// Whether a signer with key `signer` has signed a file last: an answer that got lost is given again,
-    /// whatever is known by then of what else was signed.
+    /// Whether this is the file that a signer with key `signer` signed last. A lost answer is given
+    /// again, whatever else has become known since.
     ///
     /// # Errors
     ///
-    /// Why it does not sign it, whatever it has signed and anybody allows.
+    /// Why the signer does not sign it, whatever it has signed and whatever is allowed.
     pub fn is_again(
         &self,
         rules: &SigningRules,
@@ -164,11 +165,11 @@ impl SignedMark {
         self.tables().any(|kept| kept == table)
     }
 
-    /// What becomes of a file that is none [again](Self::is_again).
+    /// What happens to a file that is not asked for [again](Self::is_again).
     ///
     /// # Errors
     ///
-    /// Why it is not signed, whatever anybody allows.
+    /// Why it is not signed, whatever is allowed.
     pub fn judge(
         &self,
         rules: &SigningRules,
@@ -184,11 +185,11 @@ impl SignedMark {
         if let Err(refusal) = self.serial_follows(rules, &content, now_ms) {
             needed
                 .push(NeededWord { what: AllowedPart::Serial { serial: content.serial }, refusal });
-            // From then on it goes on from there.
+            // Serials continue from here.
             before.includes = before.includes.min(content.includes_through);
             (before.serials, used) = (UsedNumbers::default(), 0);
             if self.leads_back(manifest) {
-                // What was signed before is in force nowhere any more.
+                // What was signed before is not in force anywhere any more.
                 before.patches.clear();
             }
         }
@@ -196,7 +197,7 @@ impl SignedMark {
         before.lasting_peaks.note(unheld.clone());
         if let Some(fall) = before.fall(rules, file) {
             needed.push(self.allowed_fall(rules, file, fall)?);
-            // From then on these counts are what a fall is measured against.
+            // From now on, a fall is measured against these counts.
             before.peaks = ActivePeaks::default();
             before.lasting_peaks = ActivePeaks::default();
         }
@@ -210,7 +211,7 @@ impl SignedMark {
         })
     }
 
-    /// Where it leaves few keys, and why fewer count than a page shows.
+    /// The step in which it leaves few keys, and why fewer count than a page shows.
     fn fall(
         &self,
         rules: &SigningRules,
@@ -225,11 +226,12 @@ impl SignedMark {
         falls.min_by_key(|(fall, _)| fall.after)
     }
 
-    /// The word that a fall needs.
+    /// The allowance that a fall needs.
     ///
     /// # Errors
     ///
-    /// A table that lags behind what was signed: one that has it may be no fall, and is made without a word.
+    /// A table that lags behind what was signed. A table that includes it may be no fall, and can
+    /// be made without an allowance.
     fn allowed_fall(
         &self,
         rules: &SigningRules,
@@ -270,7 +272,7 @@ impl SignedMark {
         Ok(NeededWord { what: AllowedPart::Fall { active: after }, refusal })
     }
 
-    /// What nobody can allow.
+    /// Refuses what nobody can allow.
     fn refuse_content(
         &self,
         rules: &SigningRules,
@@ -302,7 +304,7 @@ impl SignedMark {
         Ok(())
     }
 
-    /// Whether it goes forward, and not too far at once.
+    /// Whether the serial goes forward, and not too far in one step.
     fn serial_follows(
         &self,
         rules: &SigningRules,
@@ -329,7 +331,8 @@ impl SignedMark {
             );
             (SigningReason::Stale, why)
         } else if content.base.is_some() && content.includes_through < floor {
-            // A sidecar would hold what was signed before over it: nobody has counted both together.
+            // A sidecar would hold what was signed before over it, and the two have not been
+            // counted together.
             let why = format!(
                 "the patch has every change through {}, and {floor} was signed; {remedy}",
                 content.includes_through
@@ -344,13 +347,13 @@ impl SignedMark {
         Err(SigningRefusal::new(reason, why))
     }
 
-    /// From which serial on a step counts.
+    /// The serial from which a step is counted.
     fn floor(&self, rules: &SigningRules) -> u64 {
         self.serial().max(rules.min_serial)
     }
 
     fn with(mut self, content: SignedContent) -> Self {
-        // What sidecars had until now they may have still.
+        // Sidecars may still have what they had until now.
         let before = match content.base {
             Some(base) => self.bases.iter().copied().find(|known| *known == base),
             None => self.table,
@@ -387,7 +390,7 @@ impl SignedContent {
 // === impl SigningRules ===
 
 impl SigningRules {
-    /// Those of an audience of which nothing else is said.
+    /// The rules for an audience with no further settings.
     pub fn standard(audience: Box<str>) -> Self {
         Self {
             audience,
@@ -399,8 +402,9 @@ impl SigningRules {
         }
     }
 
-    /// That of sidecars, now and for a day, whatever the manifest acknowledges: whoever asks has written
-    /// that. The step in which fewest keys would be active; `None`: it is no fall.
+    /// The brake that sidecars have, now and for a day ahead, whatever the manifest acknowledges:
+    /// the asking service wrote that. Returns the step in which fewest keys would be active;
+    /// `None`: it is not a fall.
     fn brake(
         &self,
         manifest: &Manifest,
@@ -409,7 +413,7 @@ impl SigningRules {
         let unmeant = Manifest { acknowledge: Vec::new(), ..manifest.clone() };
         let rules = AcceptRules { shrink_brake: self.shrink_brake, ..AcceptRules::default() };
         let is_fall = |step: &JudgedStep| {
-            // Where no key would be active anyway, none can go.
+            // If no key would be active anyway, none can go.
             step.before > 0 && rules.brake(&unmeant, step.before, step.after).is_err()
         };
         steps.filter(is_fall).min_by_key(|step| step.after)
@@ -454,7 +458,8 @@ fn refuse_odd(
         _ => {}
     }
     let shortest = rules.shortest_life;
-    // Keys end with their table where a sidecar says so. A patch ends by itself alone.
+    // Keys end with their table where a sidecar is configured so. A patch ends only by its own
+    // time.
     match left {
         Some(left) if left < shortest && manifest.kind == FileKind::Table => {
             life(format!("it expires sooner than {shortest} s from now"))

@@ -1,4 +1,4 @@
-//! The socket of a signer: who may ask, how long and how much. Imports the wire and the keeper.
+//! The socket of a signer: who may ask, for how long and how much. Imports the wire and the keeper.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -19,25 +19,25 @@ use crate::table::Buffer;
 use crate::wording::shell::quoted_path;
 use crate::wording::visible::visible;
 
-/// Questions at a time. A publisher asks one, and instances of a service are few.
+/// Simultaneous questions. A publisher asks one at a time, and a service has few instances.
 const MOST_CONNECTIONS: usize = 32;
 
-/// Until the head of a question is there.
+/// Time for the head of a question to arrive.
 const HEAD: Duration = Duration::from_secs(5);
 
-/// For a question and its answer.
+/// Time for a question and its answer.
 const WHOLE: Duration = Duration::from_secs(60);
 
-/// Files above this are taken one at a time: they are most of what the process has in memory.
+/// Files above this are taken one at a time: they make up most of the process's memory.
 const LARGE: u64 = 1 << 20;
 
-/// Longest question about anything but a file.
+/// Longest question, except for a file.
 const SHORT: u64 = 1024;
 
-/// Between two tries to take a connection when the system has no descriptor for one.
+/// Pause between two attempts to accept a connection when the system has no descriptor left.
 const REST: Duration = Duration::from_millis(50);
 
-/// What answers questions. Clones are one and the same.
+/// Answers questions. Clones share one state.
 #[derive(Clone, Debug)]
 pub struct SignerDesk {
     inner: Arc<DeskState>,
@@ -52,11 +52,11 @@ struct DeskState {
     uids: Vec<u32>,
     max_bytes: u64,
     clock: Clock,
-    /// The command that allows what is refused, with the signer's configuration.
+    /// The command that allows what was refused, with the signer's configuration.
     allow: String,
 }
 
-/// How a refusal names [`DeskState::allow`]: the rules know no file.
+/// How a refusal names [`DeskState::allow`]: the rules do not know the file.
 const ALLOW: &str = "keygatectl signer allow";
 
 /// One of the places for connections; free again on drop.
@@ -73,7 +73,8 @@ impl SignerDesk {
         Self { inner: Arc::new(desk) }
     }
 
-    /// Of the signer that this file configures: refusals name it in the command that lets something pass.
+    /// For the signer that this file configures: refusals name the file in the command that lets
+    /// something pass.
     #[must_use]
     pub fn of_config(mut self, config: &Path) -> Self {
         if let Some(desk) = Arc::get_mut(&mut self.inner) {
@@ -82,7 +83,7 @@ impl SignerDesk {
         self
     }
 
-    /// Answers until the process ends, each question on a thread of its own.
+    /// Answers until the process ends, each question on its own thread.
     pub fn serve(&self, listener: &UnixListener) {
         loop {
             match listener.accept() {
@@ -93,11 +94,11 @@ impl SignerDesk {
     }
 
     fn take(&self, stream: UnixStream) {
-        // Before a byte of it is read, and before it takes a place.
+        // Before a byte is read, and before the connection takes a place.
         let uid = rustix::net::sockopt::socket_peercred(&stream).map(|peer| peer.uid.as_raw());
         if !uid.as_ref().is_ok_and(|uid| self.inner.uids.contains(uid)) {
             let count = self.inner.strangers.fetch_add(1, Ordering::Relaxed) + 1;
-            // Who knocks for ever does not fill the log.
+            // A stranger who keeps connecting must not fill the log.
             if count.is_power_of_two() {
                 let who = uid.map_or_else(|_| "nobody known".to_owned(), |uid| uid.to_string());
                 let times = if count == 1 { "once" } else { "times" };
@@ -141,7 +142,7 @@ impl Drop for DeskPlace {
 impl DeskState {
     fn answer(&self, mut stream: TimedStream) {
         let answer = match self.signed(&mut stream) {
-            // Nobody is there any more, or nobody who speaks as we do.
+            // The client is gone, or does not speak our protocol.
             Err(error) => return log(&format!("a question broke off: {error}")),
             Ok(Ok(made)) => {
                 log(&made.told);
@@ -214,24 +215,24 @@ impl DeskState {
     }
 }
 
-/// What is sent, and what the log says of it.
+/// What is sent, and what the log says about it.
 struct ToldAnswer {
     bytes: Vec<u8>,
     told: String,
 }
 
-/// Sends an answer, and closes. Whoever is still sending sees that, and finds the answer: a Unix socket
-/// hands out what was sent before it says that the other end has gone.
+/// Sends an answer, and closes. A client that is still sending sees the close, and still finds the
+/// answer: a Unix socket delivers what was sent before it reports that the other end has gone.
 fn finish(mut stream: TimedStream, answer: &Result<Vec<u8>, SigningRefusal>) {
-    // Whoever has gone needs no answer.
+    // A client that has gone needs no answer.
     stream.write_all(&answer_bytes(answer)).ok();
 }
 
-/// Takes the socket's file, with its mode and owner before anybody can connect.
+/// Creates the socket's file, with its mode and owner set before anybody can connect.
 ///
 /// # Errors
 ///
-/// The file is taken, or may not be made.
+/// The file is in use, or may not be created.
 pub fn listen(path: &Path, file: SocketFile) -> io::Result<UnixListener> {
     // A socket that a dead process left behind is in the way; anything else is not ours.
     let is_socket = fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
@@ -256,7 +257,7 @@ pub fn listen(path: &Path, file: SocketFile) -> io::Result<UnixListener> {
     Ok(UnixListener::from(std::os::fd::OwnedFd::from(socket)))
 }
 
-/// A line of the log.
+/// Writes a line of the log.
 pub fn log(text: &str) {
     writeln!(io::stderr(), "{}", visible(text)).ok();
 }

@@ -1,4 +1,4 @@
-//! `signer.toml`: with which key a signer signs, for whom, and what. Imports the reader of
+//! `signer.toml`: which key a signer signs with, for whom, and what. Imports the reader of
 //! configurations, the rules and signers.
 
 use std::path::{Path, PathBuf};
@@ -59,11 +59,11 @@ impl SignerSettings {
             .map_err(|e: ConfigError| Error::Added { message: e.to_string(), exit: Exit::Config })
     }
 
-    /// The key itself, and everything that it signs by.
+    /// The key itself, and everything that its signatures depend on.
     ///
     /// # Errors
     ///
-    /// A key that others can read, or that is none.
+    /// A key that others can read, or that is not a key.
     pub fn terms(&self) -> Result<KeeperTerms> {
         refuse_shared(
             &self.key,

@@ -16,19 +16,19 @@ use crate::table::PublicKey;
 /// How long a command may take to sign.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How often it is looked whether a command has ended.
+/// How often to check whether a command has ended.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// Most that is shown of what a command says of its failure.
+/// How much of a failed command's output is shown.
 const SAID: usize = 300;
 
 /// Who signs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SignerSource {
-    /// PKCS#8 PEM. Read anew for each signature: it may have been replaced.
+    /// PKCS#8 PEM. Read again for each signature: it may have been replaced.
     File(PathBuf),
-    /// Gets the message on standard input, and writes the 64 bytes of the signature, raw or as
-    /// base64, to standard output.
+    /// The command gets the message on standard input, and writes the 64 bytes of the signature,
+    /// raw or as base64, to standard output.
     Command {
         /// Program and arguments; no shell.
         command: Vec<String>,
@@ -75,7 +75,7 @@ impl SignerSource {
     ///
     /// # Errors
     ///
-    /// Why it would not. A command is not asked: it says nothing without signing.
+    /// Why it would not. A command is not asked: it cannot answer without signing.
     pub fn would_recover(&self) -> Result<(), SignFault> {
         match self {
             Self::Socket { path, .. } => ask_recovery(path),
@@ -83,7 +83,7 @@ impl SignerSource {
         }
     }
 
-    /// The last serial that it has signed for an audience; `None`: it remembers nothing.
+    /// The last serial that it has signed for an audience; `None`: it keeps no record.
     ///
     /// # Errors
     ///
@@ -140,8 +140,8 @@ fn run(command: &[String], message: &[u8]) -> Result<[u8; 64], String> {
         .spawn()
         .map_err(|e| failed("cannot be started", &e))?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    // A pipe holds more than a message, a signature or a few lines of complaint; what holds more is
-    // cut off, and what does not end is ended below.
+    // A pipe holds more than a message, a signature or a few lines of complaint. Longer output is
+    // cut off, and a command that does not end is killed below.
     let answer = std::thread::spawn(move || read_some(stdout));
     let said = std::thread::spawn(move || read_some(stderr));
     let sent = match stdin {
@@ -170,7 +170,7 @@ fn wait(child: &mut Child) -> Result<std::process::ExitStatus, String> {
                 waited += LOOK;
             }
             Ok(None) => {
-                // It may have ended just now; either way it is gone.
+                // It may have just ended; either way it is gone.
                 child.kill().ok();
                 child.wait().ok();
                 return Err(format!("no answer within {} s", DEADLINE.as_secs()));
@@ -183,7 +183,7 @@ fn wait(child: &mut Child) -> Result<std::process::ExitStatus, String> {
 fn read_some(from: Option<impl std::io::Read>) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(from) = from {
-        // What came before an error is of use for the message.
+        // What arrived before an error helps the message.
         let _ = from.take(4096).read_to_end(&mut bytes);
     }
     bytes

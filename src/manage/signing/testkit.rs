@@ -1,4 +1,4 @@
-//! A signer that has key and state in one directory, for the tests of whoever asks one.
+//! A signer that has key and state in one directory, for the tests of code that asks one.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -28,7 +28,7 @@ pub(crate) fn keeper_terms(key: &Path, state: &Path, audience: &str) -> KeeperTe
     }
 }
 
-/// Puts it behind a socket until the process ends. `uids`: who is answered.
+/// Puts it behind a socket until the process ends. `uids`: the users who are answered.
 pub(crate) fn desk(terms: KeeperTerms, socket: PathBuf, uids: Vec<u32>) -> PathBuf {
     let file = SocketFile { mode: Some(0o666), ..SocketFile::default() };
     let listener = listen(&socket, file).unwrap();

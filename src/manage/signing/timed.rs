@@ -1,4 +1,4 @@
-//! A connection over a Unix socket that is over at a moment, however slowly the other end speaks.
+//! A Unix-socket connection that ends at a set time, however slowly the other end speaks.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -23,7 +23,7 @@ impl TimedStream {
         timed
     }
 
-    /// From now on it has this time.
+    /// Starts the time again, with this much of it.
     pub fn restart(&mut self, whole: Duration) {
         let whole = u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX);
         self.until_ns = self.clock.now().mono_ns.saturating_add(whole);
@@ -55,7 +55,7 @@ impl Write for TimedStream {
     }
 }
 
-/// How the system says that a time-out is over.
+/// Translates how the system reports an expired time-out.
 fn over(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),

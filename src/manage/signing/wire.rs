@@ -1,8 +1,8 @@
-//! What a signer and those who ask it say to each other over its socket: one question and one answer
-//! on each connection. Pure: bytes in, bytes out. Imports the words of a refusal.
+//! The protocol between a signer and its clients on the socket: one question and one answer per
+//! connection. Pure: bytes in, bytes out. Imports the words of a refusal.
 //!
 //! A question is `KGSIGN`, a version, what is asked, and the length of what follows (8 bytes,
-//! big-endian). An answer is a status, a length (4 bytes) and so many bytes.
+//! big-endian). An answer is a status, a length (4 bytes) and that many bytes.
 
 use super::super::signer::signs::{SigningReason, SigningRefusal};
 
@@ -11,10 +11,10 @@ const MAGIC: &[u8; 6] = b"KGSIGN";
 
 const VERSION: u8 = 1;
 
-/// Bytes before what a question is about.
+/// Bytes before the body of a question.
 pub const QUESTION_HEAD: usize = 16;
 
-/// Bytes before what an answer says.
+/// Bytes before the body of an answer.
 pub const ANSWER_HEAD: usize = 5;
 
 /// Longest text of an answer.
@@ -55,7 +55,7 @@ pub struct AskedCheckpoint {
     pub recovered_from: Option<u64>,
 }
 
-/// The bytes are no question or answer of ours.
+/// The bytes are not a question or an answer of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
     #[error("not a question to a signer")]
@@ -158,7 +158,7 @@ pub fn answer_length(head: &[u8; ANSWER_HEAD]) -> Result<usize, WireError> {
     if length <= MAX_ANSWER { Ok(length) } else { Err(WireError::NotAnAnswer) }
 }
 
-/// What an answer says: `head` and the bytes behind it.
+/// What an answer says: `head` and the bytes after it.
 pub fn read_answer(
     head: &[u8; ANSWER_HEAD],
     said: Vec<u8>,

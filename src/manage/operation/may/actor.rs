@@ -6,28 +6,28 @@ use super::super::super::registry::entry::RegistryEntry;
 use super::NotAllowed;
 use crate::core::{Environment, KeyId, KeyStatus, OrgId, Owner, PermissionSet};
 
-/// Whoever asks. Each holds at most what a change may grant.
+/// The party that asks. Each may grant at most what it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Actor {
-    /// An account of the host that the service runs on: what it wants, it could do to the database.
+    /// An account on the host that the service runs on: it could change the database directly.
     Host,
     /// A key with management words, as [`Actor::of_key`] makes it.
     Key { id: KeyId, org: OrgId, owner: Option<Owner>, holds: HeldRights },
     Person {
         role: PersonRole,
-        /// The org in which they have the role; of an operator it says nothing.
+        /// The org in which they have the role; meaningless for an operator.
         org: OrgId,
-        /// Themselves, as their keys name them.
+        /// The person, as their keys name them.
         owner: Owner,
-        /// What their product lets them do, where it says so.
+        /// What their product lets them do, if it says so.
         holds: HeldRights,
     },
 }
 
-/// The role of a person in an org, or, of an operator, in the installation.
+/// The role of a person in an org, or, for an operator, in the installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PersonRole {
-    /// All keys, and the members below.
+    /// All keys, and the members of lower rank.
     Admin,
     /// Sees keys, usage and audit.
     Auditor,
@@ -39,7 +39,7 @@ pub enum PersonRole {
     Owner,
 }
 
-/// What somebody holds and may therefore grant.
+/// What an actor holds and may therefore grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldRights {
     pub permissions: HeldPermissions,
@@ -52,13 +52,13 @@ pub struct HeldRights {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeldPermissions {
-    /// Every word, those that manage keys among them. Only people hold this.
+    /// Every word, including those that manage keys. Only people hold this.
     All,
     These(PermissionSet),
 }
 
-/// A key without environment is valid where one of `live` is not, and the other way round, so each
-/// can grant its own only.
+/// The environments of an actor. A key without an environment is valid where a `live` key is not,
+/// and vice versa, so each can grant only its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeldEnvironments {
     All,
@@ -68,7 +68,7 @@ pub enum HeldEnvironments {
 // === impl Actor ===
 
 impl Actor {
-    /// The key that asks, at `now` (Unix seconds), as it is stored: not as the sidecar let it in.
+    /// The key that asks, at `now` (Unix seconds), as it is stored, not as the sidecar admitted it.
     ///
     /// # Errors
     ///
@@ -130,7 +130,7 @@ impl PersonRole {
         Self::ALL.into_iter().find(|role| role.as_str() == text)
     }
 
-    /// Which of two roles may do more.
+    /// Rank for comparing two roles: the higher may do more.
     pub const fn reach(self) -> u8 {
         match self {
             Self::Auditor => 0,

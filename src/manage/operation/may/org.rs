@@ -1,4 +1,4 @@
-//! What an org allows of its keys, and who may do what to the org itself. Imports the registry's
+//! What an org allows its keys, and who may do what to the org itself. Imports the registry's
 //! entries.
 
 use std::time::Duration;
@@ -9,20 +9,20 @@ use crate::core::limit::show_duration;
 use crate::core::{OrgId, Permission, PermissionSet};
 use crate::manage::operation::fault::KeyField;
 
-/// Caps on all keys of an org, whoever asks. What is there already stays; what a change makes new
-/// has to keep to them.
+/// Caps on all keys of an org, whoever asks. Existing keys keep what they have; whatever a change
+/// adds must comply.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OrgPolicy {
     /// Longest life of a key, in seconds from its creation; `None`: keys need no end.
     pub longest_life: Option<u64>,
     pub networks: RequiredNetworks,
-    /// Most keys that live at a time.
+    /// Most keys that may live at a time.
     pub most_keys: Option<u64>,
-    /// Permissions on offer, word for word; `None`: all of the audience.
+    /// The permissions that may be granted, compared literally; `None`: all of the audience.
     pub permissions: Option<PermissionSet>,
 }
 
-/// Whether a key has to say from where it may be used.
+/// Whether a key must state from where it may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RequiredNetworks {
     #[default]
@@ -45,7 +45,7 @@ pub enum PolicyFault {
     TooManyKeys { most: u64 },
 }
 
-/// What is to be done to an org, or in it without one key in mind.
+/// An action on an org, or in an org without one particular key.
 #[derive(Clone, Copy, Debug)]
 pub enum OrgAction<'a> {
     /// Members see their own keys only.
@@ -53,10 +53,10 @@ pub enum OrgAction<'a> {
     SeeAudit,
     SeeMembers,
     SeeUsage,
-    /// Make a token for the component in somebody's page, with these permissions.
+    /// Make a token for the component in a person's page, with these permissions.
     MakeEmbedToken(&'a PermissionSet),
     ChangePolicy,
-    /// Give a person another role, a first one, or none.
+    /// Give a person another role or a first one, or take the role away.
     ChangeMember {
         from: Option<PersonRole>,
         to: Option<PersonRole>,
@@ -113,7 +113,7 @@ impl Access<'_> {
         }
     }
 
-    /// An embed token says part of what its maker holds.
+    /// An embed token carries a subset of what its maker holds.
     fn embeds_within(
         &self,
         held: &HeldPermissions,
@@ -129,13 +129,13 @@ impl Access<'_> {
         }
     }
 
-    /// Holds what a change makes new against the org's policy.
+    /// Checks what a change adds against the org's policy.
     pub(super) fn policy_allows(
         &self,
         action: KeyAction<'_>,
         entry: &RegistryEntry,
     ) -> Result<(), PolicyFault> {
-        // What an edit leaves as it is, nobody asks for now.
+        // A value that the edit leaves unchanged is not a request.
         let (new, before, living) = match action {
             KeyAction::Create { living } => (entry, None, living),
             KeyAction::Edit { to, living } => (to, Some(entry), living),
@@ -156,8 +156,8 @@ impl Access<'_> {
         if is_open && self.policy.networks == RequiredNetworks::Required {
             return Err(PolicyFault::NoNetworks);
         }
-        // An edit must not make a key live for ever, a little longer each time. A rotation begins
-        // anew, because it makes a new secret.
+        // Edits must not prolong a key forever, a little each time. A rotation starts a new life,
+        // because it makes a new secret.
         let begin = before.map_or(self.now, |before| before.created.unwrap_or(self.now));
         if let Some(longest) = self.policy.longest_life
             && before.is_none_or(|before| before.expires != new.expires)
@@ -167,11 +167,12 @@ impl Access<'_> {
         }
         let lives = |key: &RegistryEntry| key.expires.is_none_or(|ends| ends > self.now);
         let is_too_many = |most: u64| match action {
-            // A new end brings a key back that had expired. A pair is rotated in its place.
+            // A new end revives an expired key. A pair is rotated in place.
             KeyAction::Edit { .. } | KeyAction::Rotate { .. } if new.id == entry.id => {
                 lives(new) && !lives(entry) && living >= most
             }
-            // A key in rotation is there twice for a while; an org at its most can have one such.
+            // A key in rotation exists twice for a while; an org at its maximum may have one such
+            // key.
             KeyAction::Rotate { .. } if lives(entry) => living > most,
             _ => living >= most,
         };
@@ -202,7 +203,7 @@ impl PolicyFault {
     }
 }
 
-/// Whether a key may be used from every address of one kind, however its networks say that.
+/// Whether a key may be used from every address of one kind, however its networks express that.
 fn is_everywhere(entry: &RegistryEntry) -> bool {
     let networks = ipnet::IpNet::aggregate(&entry.networks);
     networks.is_empty() || networks.iter().any(|network| network.prefix_len() == 0)
@@ -227,7 +228,7 @@ fn role_may(role: PersonRole, action: OrgAction<'_>) -> bool {
     }
 }
 
-/// Operators are of the installation: no org makes or unmakes them.
+/// Operators belong to the installation: no org appoints or dismisses them.
 const fn grants_operator(action: OrgAction<'_>) -> bool {
     matches!(
         action,

@@ -24,14 +24,14 @@ pub struct AuditMark {
     lines: UsedNumbers,
 }
 
-/// What is to become of an end of the audit log.
+/// What happens to an end of the audit log.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CheckpointVerdict {
     /// It was signed before.
     Again,
     /// It may be signed once this is noted.
     New(AuditMark),
-    /// So, if somebody on the signer's host has allowed that.
+    /// The same, if somebody on the signer's host has allowed it.
     IfAllowed { mark: AuditMark, refusal: SigningRefusal },
 }
 
@@ -42,7 +42,7 @@ impl AuditMark {
     ///
     /// # Errors
     ///
-    /// One that no log has.
+    /// An end that no log can have.
     pub fn judge(
         &self,
         asked: AskedCheckpoint,
@@ -72,7 +72,7 @@ impl AuditMark {
             None => return Ok(CheckpointVerdict::New(mark)),
         };
         let refusal = refusal(format!("{why}; {RECOVERY_REMEDY}"));
-        // From then on it goes on from there.
+        // Lines continue from here.
         mark.lines = UsedNumbers::default();
         Ok(CheckpointVerdict::IfAllowed { mark, refusal })
     }
