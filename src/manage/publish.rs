@@ -1,5 +1,5 @@
-//! Makes tables and patches of the registry and puts them where sidecars find them: built beside
-//! the target, signed, and renamed over it only if nothing newer is there.
+//! Makes tables and patches from the registry and puts them where sidecars find them. A file is
+//! built next to the target, signed, and renamed over it only if nothing newer is there.
 
 pub mod compare;
 pub mod cosigned;
@@ -70,7 +70,7 @@ pub enum Plan {
     Table { out: PathBuf },
 }
 
-/// Whether something that a command was asked for is in the registry and not published so.
+/// Whether something that a command was asked for is in the registry but not yet published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outstanding {
     Nothing,
@@ -112,8 +112,8 @@ impl PublishArgs {
         place.refuse_signers_of(&terms)
     }
 
-    /// Writes a change, unless its publication would undo what somebody else has published. Its
-    /// records say what is undone on purpose.
+    /// Writes a change, unless publishing it would undo what somebody else has published. Its
+    /// records state what is undone on purpose.
     pub fn commit(
         &self,
         change: Change,
@@ -127,8 +127,8 @@ impl PublishArgs {
         change.commit(&records)
     }
 
-    /// Refuses a change whose publication would undo what somebody else has published, before it
-    /// is written.
+    /// Refuses a change, before it is written, if publishing it would undo what somebody else has
+    /// published.
     fn compare(&self, change: &Change, session: &Session) -> Result<()> {
         let plan = self.plan(change.registry())?;
         let meant = self.meant.acknowledged();
@@ -142,14 +142,14 @@ impl PublishArgs {
             }
         };
         match place.refuse_losses_of(change, &session.output) {
-            // Nothing is written over what is newer. The change is made all the same, and whoever
-            // made it is told when it cannot be published.
+            // A newer file is never overwritten. The change is made all the same, and its author
+            // learns of it when it cannot be published.
             Err(Error::Raced { .. }) => Ok(()),
             judged => judged,
         }
     }
 
-    /// The command that publishes a change, if the change does not.
+    /// The command that publishes a change, if the change itself does not.
     pub fn left_to_do(&self, registry: &Registry) -> Result<Option<String>> {
         match self.plan(registry)? {
             Plan::Nothing => pending::command(registry).map(Some),
@@ -157,7 +157,7 @@ impl PublishArgs {
         }
     }
 
-    /// Publishes a change that was written, or says that nothing does.
+    /// Publishes a change that was written, or reports that nothing publishes it.
     pub fn after(&self, committed: &Committed, session: &mut Session) -> Result<()> {
         if let Some(command) = self.left_to_do(&committed.registry)? {
             not_published(&command, session);
@@ -179,8 +179,8 @@ impl PublishArgs {
         }
     }
 
-    /// Publishes what an earlier command has failed to publish, where the same command, given
-    /// again, finds nothing to change.
+    /// Publishes what an earlier command has failed to publish, when the same command, given again,
+    /// finds nothing to change.
     pub fn make_up(
         &self,
         change: Change,
@@ -282,14 +282,14 @@ fn refuse_inexpressible(plan: &Plan, change: &Change) -> Result<()> {
     unheld.refuse().map_err(|e| Error::build(out, e))
 }
 
-/// Says that sidecars do not know of what was done.
+/// Reports that sidecars do not know of the change.
 pub fn not_published(command: &str, session: &mut Session) {
     session.output.note(&format!(
         "not published: no sidecar knows of this yet; this command publishes it:\n  {command}"
     ));
 }
 
-/// Builds, signs and publishes a table of the registry as it stands.
+/// Builds, signs and publishes a table of the registry's current state.
 pub fn table(
     registry: &Registry,
     place: &Destination<'_>,
@@ -321,7 +321,7 @@ pub fn begin(
     stated.map_err(|e| Error::build(out, e))
 }
 
-/// Makes a table of the keys that were pushed, signs it and puts it in its place.
+/// Makes a table of the keys that were pushed, signs it and puts it in place.
 pub fn finish(
     builder: BodyBuilder<Spill>,
     serial: u64,
@@ -367,7 +367,7 @@ pub fn duplicate(e: BuildError, registry: &Registry, out: &Path) -> Error {
     }
 }
 
-/// Writes a patch with everything in which the registry differs from the table at `base`.
+/// Writes a patch with all differences between the registry and the table at `base`.
 pub fn patch(
     registry: &Registry,
     PatchOver { out, base }: PatchOver<'_>,
@@ -385,8 +385,8 @@ pub fn patch(
     if stated.serial >= serial {
         return Err(Error::raced(base, stated, serial));
     }
-    // What was written since this table was made is all that can differ. Where the registry cannot
-    // tell (it was merged, edited, compacted, or the table is another's), all of it is compared.
+    // Only what was written since this table was made can differ. If the registry cannot tell (it
+    // was merged, edited, compacted, or the table is another's), all of it is compared.
     let own = registry.settings.published.iter().find(|artefact| artefact.is(stated));
     let changed = own.map_or(Ok(None), |artefact| registry.changed_since(artefact))?;
     let mut active = 0;
@@ -416,7 +416,7 @@ pub fn patch(
     let source = PublishOrigin::Held(registry);
     let place = Destination { out, base: Some(base), source, meant };
     let ours = match &changed {
-        // A key that is to be dropped may be any.
+        // A key to be dropped may be any key.
         Some(changed)
             if meant.drop.is_empty() && place.has_only(&registry.settings.published)? =>
         {
@@ -439,7 +439,7 @@ struct Differing {
 }
 
 impl Differing {
-    /// Which of `changed` differ from the table, and which of their secrets are gone.
+    /// Which keys of `changed` differ from the table, and which of their secrets are gone.
     fn of(table: &Arc<Table>, changed: &[RegistryEntry]) -> Self {
         let mut draft = PatchDraft::over(table);
         let set = KeySet::new(Arc::clone(table), None, &[], None);

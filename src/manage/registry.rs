@@ -1,8 +1,9 @@
 //! The registry: the authored source of keys. Holds digests, never secrets.
 //!
-//! Two forms, told apart by the file's extension. `keys.toml` is for review: an edit touches only
-//! the lines of its key. `keys.jsonl` is for size: a change appends a line, so that a revocation
-//! among a million keys costs one scan for the id and one write. Both are read as a stream.
+//! It has two forms, distinguished by the file's extension. `keys.toml` is for review: an edit
+//! touches only the lines of its key. `keys.jsonl` is for size: a change appends a line, so that a
+//! revocation among a million keys costs one scan for the id and one write. Both are read as a
+//! stream.
 //!
 //! Imports core and the rest of this room.
 
@@ -40,12 +41,12 @@ use crate::table::BodyHash;
 
 pub const HINT: &str = "docs/registry.md describes every field; nothing was written";
 
-/// A registry as it stands on disk, opened for reading. Changes go through [`change::Change`].
+/// A registry on disk, opened for reading. Changes go through [`change::Change`].
 #[derive(Debug)]
 pub struct Registry {
-    /// As it was named: for messages.
+    /// The path as given: for messages.
     pub path: PathBuf,
-    /// Behind symbolic links: what is locked and replaced.
+    /// With symbolic links resolved: this file is locked and replaced.
     pub real: PathBuf,
     pub form: Form,
     pub settings: RegistrySettings,
@@ -55,7 +56,7 @@ pub struct Registry {
     length: u64,
 }
 
-/// Reads a shared file from its begin, without touching the position of others.
+/// Reads a shared file from its beginning, without moving the position of other readers.
 #[derive(Debug)]
 struct FromStart {
     file: Arc<File>,
@@ -73,11 +74,11 @@ pub enum Form {
 pub struct Located {
     pub entry: RegistryEntry,
     pub line: u64,
-    /// Serial of the change that wrote it; in TOML unknown.
+    /// Serial of the change that wrote it; unknown in TOML.
     pub serial: Option<u64>,
 }
 
-/// Which keys are meant.
+/// Which keys to return.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     pub id: Option<KeyId>,
@@ -119,15 +120,15 @@ impl Registry {
         Ok(Self { path, real, form, settings, file, length })
     }
 
-    /// Calls `each` for every key in the order of the file. Reports all faults
-    /// at once, after it has read the whole file.
+    /// Calls `each` for every key in the order of the file. Reports all faults together, after it
+    /// has read the whole file.
     pub fn scan(&self, filter: &Filter, each: &mut dyn FnMut(Located) -> Result<()>) -> Result<()> {
         let mut faults = Vec::new();
         self.scan_with(filter, &mut faults, each)?;
         if faults.is_empty() { Ok(()) } else { Err(Error::Faults { faults, hint: HINT }) }
     }
 
-    /// As [`Registry::scan`], but the faults are the caller's to judge.
+    /// Like [`Registry::scan`], but the caller judges the faults.
     pub fn scan_with(
         &self,
         filter: &Filter,
@@ -196,7 +197,7 @@ impl Registry {
         toml::Pieces::new(reader(&self.file))
     }
 
-    /// All keys that `filter` takes.
+    /// All keys that match `filter`.
     pub fn find(&self, filter: &Filter) -> Result<Vec<Located>> {
         let mut found = Vec::new();
         self.scan(filter, &mut |located| {
@@ -206,9 +207,9 @@ impl Registry {
         Ok(found)
     }
 
-    /// The keys that were written since `artefact` was made from this registry. `None`: the file does
-    /// not tell, because what was there then has changed (a merge, an edit by hand, `keys compact`),
-    /// because a plan has, whose keys have no new lines, or because it is no `keys.jsonl`.
+    /// The keys that were written since `artefact` was made from this registry. `None`: the file
+    /// does not tell. Either its content at that time has changed (a merge, an edit by hand, `keys
+    /// compact`), or a plan has, whose keys have no new lines, or it is not a `keys.jsonl`.
     pub fn changed_since(&self, artefact: &BuiltFile) -> Result<Option<Vec<RegistryEntry>>> {
         let Some(made_of) = artefact.made_of.filter(|made_of| made_of.bytes <= self.length) else {
             return Ok(None);
@@ -216,7 +217,7 @@ impl Registry {
         if self.form != Form::JsonLines || self.sha256_of(made_of.bytes)? != made_of.sha256 {
             return Ok(None);
         }
-        // A key that named a plan which is gone has a new line.
+        // A key that named a deleted plan has a new line.
         if !self.settings.plans.is_empty() {
             let then = JsonlContent { length: made_of.bytes, ..self.content() };
             let (settings, _) = jsonl::open(then)?;
@@ -238,7 +239,7 @@ impl Registry {
         }
     }
 
-    /// What something that is made from it now is made of.
+    /// The source of anything that is made from the registry now.
     pub fn made_of(&self) -> Result<Option<MadeOf>> {
         match self.form {
             Form::Toml => Ok(None),
@@ -267,10 +268,10 @@ impl Registry {
     }
 
     /// The one key that `selector` means at `now` (seconds since 1970): an id, or a name that only
-    /// one key has, or only one that is neither revoked nor expired.
+    /// one key has, or that only one key has that is neither revoked nor expired.
     pub fn select(&self, selector: &str, org: Option<&OrgId>, now: u64) -> Result<Located> {
         let mut found = self.matching(selector, org)?;
-        // Keys that have ended, and a living namesake: the living one is meant.
+        // If ended keys and one living key share the name, the living one is meant.
         let kept = |located: &Located| !located.entry.status.is_final();
         let living = |located: &Located| kept(located) && located.entry.state(now) != "expired";
         let one = |is: &dyn Fn(&Located) -> bool| found.iter().filter(|l| is(l)).count() == 1;
@@ -300,7 +301,7 @@ impl Registry {
         self.find(&Filter { id: by_id, name, org: org.cloned(), digests: None })
     }
 
-    /// A path of the settings, which is relative to the registry.
+    /// A path from the settings, which is relative to the registry.
     pub fn relative(&self, path: &Path) -> PathBuf {
         match self.path.parent() {
             Some(directory) => directory.join(path),
@@ -308,14 +309,14 @@ impl Registry {
         }
     }
 
-    /// The registry of the other form that would have the same files beside it: `keys.jsonl` next to
-    /// `keys.toml`, which stayed when one was copied into the other.
+    /// The registry of the other form, which would have the same companion files: `keys.jsonl` next
+    /// to `keys.toml`, which stayed when one was copied into the other.
     pub fn twin(path: &Path) -> Option<PathBuf> {
         let others = ["toml", "jsonl", "ndjson"].map(|extension| path.with_extension(extension));
         others.into_iter().find(|other| other != path && other.exists())
     }
 
-    /// The places that its [publish] names, as [`published::place_of`] writes them down.
+    /// The places that its [publish] names, as [`published::place_of`] writes them.
     pub fn own_places(&self) -> Vec<Box<str>> {
         let publish = &self.settings.publish;
         let own = [&publish.table, &publish.patch].into_iter().flatten();
@@ -351,7 +352,7 @@ impl Filter {
 // === impl Unique ===
 
 impl Unique {
-    /// Adds a fault for each part of `located` that occurs elsewhere already.
+    /// Adds a fault for each part of `located` that already occurs elsewhere.
     pub fn check(&mut self, located: &Located, path: &Path, faults: &mut Vec<FileFault>) {
         let Located { entry, line, .. } = located;
         let mut fault = |field: &str, what: &str, first: u64| {
@@ -383,7 +384,7 @@ impl Unique {
         self.ids.len()
     }
 
-    /// Whether a new key may have these.
+    /// Whether a new key may have these ids and secrets.
     pub fn is_free(&self, entry: &RegistryEntry) -> bool {
         !self.ids.contains_key(&entry.id)
             && !self.digests.contains_key(&entry.digest)
@@ -399,10 +400,11 @@ impl Read for FromStart {
     }
 }
 
-/// Leaves the first eight characters behind the prefix, with which an older keygatectl noted them.
+/// Keeps the first eight characters after the prefix, where an older keygatectl recorded both.
 fn cut_prefix(entry: &mut RegistryEntry, settings: &RegistrySettings) {
     let noted = &*entry.key_prefix;
-    // Only a longer text can be told from eight symbols that begin like a prefix of letters.
+    // Only a longer text can be distinguished from eight symbols that happen to begin like a prefix
+    // of letters.
     let longest = settings.shown.values().copied().fold(KeyFormat::SHOWN, usize::max);
     let is_told = |format: &KeyFormat| {
         noted.len() > longest || !format.prefix.ends_with(|last: char| last.is_ascii_alphanumeric())
@@ -422,7 +424,7 @@ fn reader(file: &Arc<File>) -> BufReader<FromStart> {
     BufReader::with_capacity(1 << 18, FromStart { file: Arc::clone(file), position: 0 })
 }
 
-/// Bytes that are no text are a fault of the content, not of reading.
+/// Bytes that are not text are a fault of the content, not of reading.
 fn read_fault(path: &Path, e: io::Error) -> Error {
     match e.kind() {
         ErrorKind::InvalidData => {

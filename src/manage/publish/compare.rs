@@ -1,5 +1,6 @@
-//! Looks at what is published where a publication is about to be written, and finds what it would
-//! undo: gathers base, theirs and ours for [`losses`]. Imports the registry and table.
+//! Looks at what is published where a publication is about to be written, and finds what the
+//! publication would undo: gathers base, theirs and ours for [`losses`]. Imports the registry and
+//! table.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
@@ -22,7 +23,7 @@ use crate::core::{Digest, KeyId, KeySpec, LimitSet, OrgId};
 use crate::table::FileKind;
 use crate::table::{Bounds, KeySet, Manifest, OrgLimits, Patch};
 
-/// What a publisher means to undo.
+/// What a publisher undoes on purpose.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Publishing over somebody else's publication")]
 pub struct MeantArgs {
@@ -44,13 +45,13 @@ pub struct MeantArgs {
     pub new_signer: bool,
 }
 
-/// What is published now, as far as a sidecar that reads it is concerned.
+/// What is published now, from the view of a sidecar that reads it.
 #[derive(Debug, Default)]
 pub struct Standing {
     table: Option<(PathBuf, Manifest)>,
-    /// Not included by the table, the newest last.
+    /// Patches that the table does not include, the newest last.
     patches: Vec<(PathBuf, Manifest)>,
-    /// Where it was looked for.
+    /// Where it was searched for.
     places: Vec<PathBuf>,
     demanded: DemandedSignatures,
 }
@@ -61,19 +62,19 @@ pub enum Ours<'a> {
     /// A registry with the changes that are about to be made to it.
     Changed(&'a Change),
     Registry(&'a Registry),
-    /// A registry, with its keys that were written since what is published there, all of which it
-    /// has published itself: the others are as they are there.
+    /// A registry, with those of its keys that were written since the last publication there. The
+    /// registry has published everything there itself, so all other keys are as published.
     Since {
         registry: &'a Registry,
         changed: &'a [RegistryEntry],
     },
-    /// A file, and the registry that made it if that is at hand.
+    /// A file, and the registry that made it if available.
     File {
         keys: &'a KeySet,
         registry: Option<&'a Registry>,
     },
-    /// A file that was just made from others than a registry. Nothing remembers its keys, so those
-    /// that only it has count as new.
+    /// A file that was just made from sources other than a registry. Nothing remembers its keys, so
+    /// those that only it has count as new.
     Sources(&'a KeySet),
 }
 
@@ -82,7 +83,7 @@ pub enum Ours<'a> {
 pub struct Knowledge<'a> {
     /// Everything that its registry knows.
     pub registry: &'a [BuiltFile],
-    /// What of it ours contains.
+    /// The part of it that ours contains.
     pub contained: &'a [BuiltFile],
 }
 
@@ -100,7 +101,7 @@ impl MeantArgs {
         }
     }
 
-    /// An audit record that says what was undone on purpose.
+    /// An audit record that states what was undone on purpose.
     pub fn record(&self, mut what: Value) -> Value {
         if let Value::Object(map) = &mut what {
             self.note_in(map);
@@ -130,7 +131,7 @@ impl MeantArgs {
 
 impl Standing {
     /// The table at `table`, and every patch that it does not include: those at `patches`, and all
-    /// beside the table, whatever their names: sidecars may read any of them.
+    /// next to the table, whatever their names, because sidecars may read any of them.
     pub fn at(table: Option<&Path>, patches: &[&Path]) -> Result<Self> {
         let there = |path: &Path| fs::exists(path).map_err(Error::read(path));
         let mut places: Vec<PathBuf> = table.into_iter().map(Path::to_owned).collect();
@@ -167,7 +168,8 @@ impl Standing {
         Ok(Self { table, patches, places, demanded: DemandedSignatures::default() })
     }
 
-    /// Reads nothing of it that others have published than `signers`, or this registry (`own`).
+    /// Ignores what others have published, except for `signers`, and except for what this registry
+    /// published (`own`).
     pub fn signed_by(mut self, signers: &TrustedSigners, own: &[BuiltFile]) -> Result<Self> {
         self.demanded = DemandedSignatures::of(signers, own);
         for (path, manifest) in self.all() {
@@ -194,24 +196,23 @@ impl Standing {
         self.table.iter().chain(&self.patches)
     }
 
-    /// Without patches beside the target whose serial is above this one: sidecars go on heeding
-    /// them.
+    /// Drops patches next to the target whose serial is above this one: sidecars keep obeying them.
     pub fn against(mut self, serial: u64) -> Self {
         let places = &self.places;
         self.patches.retain(|(path, manifest)| manifest.serial <= serial || places.contains(path));
         self
     }
 
-    /// What this registry did not publish, the newest of it.
+    /// The newest file there that this registry did not publish.
     pub fn foreign(&self, known: &[BuiltFile]) -> Option<&(PathBuf, Manifest)> {
         self.all()
             .filter(|(_, manifest)| !known.iter().any(|artefact| artefact.is(manifest)))
             .max_by_key(|(_, manifest)| manifest.serial)
     }
 
-    /// The newest that the registry has published in this place, or that stands here: everything of
-    /// the registry is published here up to it. What it has published in other places only is no
-    /// base of what is done to this one.
+    /// The newest file that the registry has published in this place, or that is there now:
+    /// everything of the registry up to it is published here. Files that it has published only
+    /// elsewhere are not a base for changes to this place.
     pub fn base<'k>(&self, registry: &Registry, known: &'k [BuiltFile]) -> Option<&'k BuiltFile> {
         let places: Vec<_> =
             self.places.iter().map(|path| published::place_of(&registry.real, path)).collect();
@@ -223,8 +224,8 @@ impl Standing {
         known.iter().filter(is_here).max_by_key(|artefact| artefact.serial)
     }
 
-    /// Whether a reader has just this in force: it stands here, nothing newer does, and if it is a
-    /// patch, the table that it is over stands here too.
+    /// Whether a reader has exactly this in force: it is still here, nothing newer is, and if it is
+    /// a patch, its table is here too.
     pub fn is_in_force(&self, artefact: &BuiltFile) -> bool {
         let Some((_, newest)) = self.all().max_by_key(|(_, manifest)| manifest.serial) else {
             return false;
@@ -233,7 +234,8 @@ impl Standing {
         artefact.is(newest) && (newest.kind == FileKind::Table || newest.base == table)
     }
 
-    /// Whether no table stands where the registry publishes to, although it has published one there.
+    /// Whether the table that the registry publishes is missing, although the registry has
+    /// published one there.
     pub fn is_gone(&self, registry: &Registry, known: &[BuiltFile]) -> bool {
         let publish = &registry.settings.publish;
         let Some(table) = publish.table.as_deref().map(|path| registry.relative(path)) else {
@@ -243,11 +245,11 @@ impl Standing {
         let is_here = |artefact: &BuiltFile| {
             artefact.kind == FileKind::Table && artefact.place.as_ref() == Some(&place)
         };
-        // A folder that is not mounted here is another matter.
+        // A folder that is not mounted here is a different case.
         self.table.is_none() && files::directory(&table).exists() && known.iter().any(is_here)
     }
 
-    /// The keys in force of a reader that has all of it.
+    /// The keys in force for a reader that has all of it.
     pub fn keys(&self) -> Result<Option<KeySet>> {
         let Some((path, _)) = &self.table else { return Ok(None) };
         let table = opened::table(path, |head| self.demanded.trust(head))?;
@@ -269,7 +271,7 @@ impl Standing {
         self.patches.iter().map(|(path, _)| open(path)).collect()
     }
 
-    /// What publishing `ours` would undo of it.
+    /// What publishing `ours` would undo.
     pub fn losses(
         &self,
         ours: &Ours<'_>,
@@ -283,8 +285,8 @@ impl Standing {
         Ok(losses(keys, meant))
     }
 
-    /// Keys that have ended for good there and not in ours, although ours contains what is there:
-    /// lines were merged or edited.
+    /// Keys that have permanently ended there and not in ours, although ours contains what is
+    /// there: lines were merged or edited.
     fn revived(&self, ours: &Ours<'_>) -> Result<Vec<ThreeWayKey>> {
         if self.all().all(|(_, manifest)| manifest.keys == manifest.active) {
             return Ok(Vec::new());
@@ -311,13 +313,13 @@ impl Standing {
         Ok(keys.into_values().collect())
     }
 
-    /// Orgs whose published limits publishing `ours` would loosen. What its registry has published
-    /// last of them nobody notes: what is published is taken for news.
+    /// Orgs whose published limits publishing `ours` would loosen. Nobody records which limits the
+    /// registry published last, so what is published counts as news.
     pub fn org_losses(&self, ours: &Ours<'_>, meant: &Acknowledged) -> Result<Vec<OrgLoss>> {
         Ok(org_losses(&self.org_limits()?, &ours.org_limits(), meant))
     }
 
-    /// Limits in force of orgs. Without the table: what patches over it say.
+    /// Limits of orgs in force. Without the table: what patches over it state.
     pub fn org_limits(&self) -> Result<BTreeMap<OrgId, LimitSet>> {
         let owned =
             |stated: OrgLimits<'_>| Some((OrgId::parse(stated.org).ok()?, stated.limits.clone()));
@@ -331,7 +333,7 @@ impl Standing {
         Ok(orgs)
     }
 
-    /// Every key that ours does not state as it is published.
+    /// Every key that ours does not state the way it is published.
     pub fn compared(&self, ours: &Ours<'_>, known: Knowledge<'_>) -> Result<Vec<ThreeWayKey>> {
         let Some(theirs) = self.keys()? else { return self.compared_with_patches(ours) };
         let differing = differing(&theirs, ours)?;
@@ -352,7 +354,7 @@ impl Standing {
         }
         ours.each(&mut |spec| {
             let Some(key) = keys.get_mut(&spec.id) else { return Ok(()) };
-            // The same secret under another id is the same caller.
+            // The same secret under another id means the same caller.
             let there = theirs.find_digest(&spec.digest).and_then(|there| there.to_spec());
             key.theirs.extend(there.filter(|there| there.id != spec.id));
             key.ours.push(spec);
@@ -362,8 +364,8 @@ impl Standing {
         Ok(keys.into_values().collect())
     }
 
-    /// What was published last, in this place, of the keys that differ: as they are in ours, but for
-    /// those that were changed since.
+    /// Fills in how the differing keys were last published in this place: as they are in ours,
+    /// except for those changed since.
     fn fill_bases(
         &self,
         ours: &Ours<'_>,
@@ -416,7 +418,8 @@ impl Standing {
                 key.base = Baseline::Known(entry.iter().flat_map(RegistryEntry::specs).collect());
             }
         }
-        // Whatever else ours has may have been published so: what theirs says against it counts.
+        // Anything else in ours may have been published in its current form: what theirs says
+        // against it counts.
         for key in keys.values_mut().filter(|key| key.base == Baseline::Unknown) {
             if !key.ours.is_empty() {
                 key.base = Baseline::Known(key.ours.clone());
@@ -425,14 +428,14 @@ impl Standing {
         Ok(())
     }
 
-    /// The table is gone, but not what patches over it say.
+    /// The table is gone, but what patches over it say is not.
     fn compared_with_patches(&self, ours: &Ours<'_>) -> Result<Vec<ThreeWayKey>> {
         let mut keys: BTreeMap<KeyId, ThreeWayKey> = BTreeMap::new();
         let mut removed = HashSet::new();
         for patch in self.opened()? {
             let ids = patch.iter().map(|entry| entry.view.id);
             for id in ids.chain(patch.removals().map(|(_, id, _)| id)) {
-                // The newest patch says all that the ones before said.
+                // The newest patch includes everything that the earlier ones said.
                 let (base, theirs) = (Baseline::Unknown, Vec::new());
                 keys.insert(id, ThreeWayKey { id, base, theirs, ours: Vec::new() });
             }
@@ -476,7 +479,7 @@ impl Ours<'_> {
         }
     }
 
-    /// All keys; of [`Ours::Since`] those that changed.
+    /// Visits all keys; for [`Ours::Since`], those that changed.
     pub fn each(&self, each: &mut dyn FnMut(KeySpec) -> Result<()>) -> Result<()> {
         match self {
             Self::Changed(change) => {
@@ -501,7 +504,7 @@ impl Ours<'_> {
     }
 }
 
-/// The head of a file that counts for whoever reads it.
+/// The head of a file that counts for its readers.
 fn readable_head(path: &Path) -> Result<Manifest> {
     head(path).map_err(|e| match e {
         Error::Refused { path, refusal } => Error::unreadable(&path, refusal),
@@ -509,7 +512,7 @@ fn readable_head(path: &Path) -> Result<Manifest> {
     })
 }
 
-/// The keys that the two do not state alike.
+/// The keys that the two state differently.
 fn differing(theirs: &KeySet, ours: &Ours<'_>) -> Result<BTreeSet<KeyId>> {
     let mut differing = BTreeSet::new();
     let mut seen: HashSet<Digest> = HashSet::new();
@@ -517,7 +520,7 @@ fn differing(theirs: &KeySet, ours: &Ours<'_>) -> Result<BTreeSet<KeyId>> {
         let there = theirs.find_digest(&spec.digest).and_then(|entry| entry.to_spec());
         seen.insert(spec.digest);
         if there.as_ref() != Some(&spec) {
-            // A secret that two keys have is a difference of both.
+            // A secret that two keys have is a difference in both.
             differing.extend(there.map(|there| there.id));
             differing.insert(spec.id);
         }

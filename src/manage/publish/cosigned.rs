@@ -1,16 +1,16 @@
-//! Files that several sign, one after the other: who has signed one, and one more signature on it.
-//! Imports table.
+//! Files that several signers sign, one after the other: who has signed a file, and adding one more
+//! signature. Imports table.
 
 use std::io::Cursor;
 
 use crate::table::write::{Draft, SealError};
 use crate::table::{FileKind, Manifest, PublicKey, Refusal, SignedHead, Trust};
 
-/// Whose signatures a file has. All of them hold.
+/// Whose signatures a file has. All of them are valid.
 ///
 /// # Errors
 ///
-/// A file that is neither table nor patch, or a signature that does not hold.
+/// A file that is neither table nor patch, or an invalid signature.
 pub fn signers_of(file: &[u8]) -> Result<Vec<PublicKey>, Refusal> {
     let kind: FileKind = Manifest::unverified(file)?.kind;
     Ok(SignedHead::open(file, kind, &Trust::for_inspection())?.signed_by().to_vec())
@@ -20,16 +20,16 @@ pub fn signers_of(file: &[u8]) -> Result<Vec<PublicKey>, Refusal> {
 ///
 /// # Errors
 ///
-/// A file that is neither table nor patch, or whose body is not the one that it states.
+/// A file that is neither table nor patch, or whose body does not match its statement.
 pub fn message_of(file: &[u8]) -> Result<Vec<u8>, SealError> {
     Ok(Draft::read(Cursor::new(file))?.message().to_vec())
 }
 
-/// The file with this signature as well.
+/// The file with this signature added.
 ///
 /// # Errors
 ///
-/// A signature that does not hold, or of somebody whom the manifest does not name.
+/// An invalid signature, or one by a signer that the manifest does not name.
 pub fn with_signature(
     file: &[u8],
     key: &PublicKey,

@@ -1,7 +1,7 @@
-//! Patches that are published in another folder than their table. Whoever builds the next table, from
-//! another copy of the registry, does not look there; and that table claims to include every patch
-//! below its serial, so that sidecars drop the patch and admit again what it revoked. A copy of the
-//! patch beside the table tells them. Imports files and table.
+//! Patches that are published in a different folder from their table. A build of the next table
+//! from another copy of the registry does not look there. Yet that table claims to include every
+//! patch below its serial, so sidecars drop the patch and admit again what it revoked. A copy of
+//! the patch next to the table makes it known. Imports files and table.
 
 use std::path::{Path, PathBuf};
 
@@ -13,10 +13,10 @@ use crate::manage::output::Output;
 use crate::table::{Bounds, Manifest};
 use crate::wording::shell::quoted_path;
 
-/// Between the table's name and the word for the place.
+/// Separates the table's name from the hash of the place.
 const MARK: &str = ".elsewhere-";
 
-/// A patch that is about to be put in its place.
+/// A patch about to be put in place.
 #[derive(Clone, Copy, Debug)]
 pub struct PatchAt<'a> {
     pub out: &'a Path,
@@ -24,7 +24,7 @@ pub struct PatchAt<'a> {
     pub content: &'a [u8],
 }
 
-/// A copy beside a table.
+/// A copy next to a table.
 #[derive(Debug)]
 struct LeftCopy {
     path: PathBuf,
@@ -42,9 +42,9 @@ enum FormerCopy {
     Unreadable,
 }
 
-/// Puts a finished patch in its place, and leaves a copy of it beside each of `tables` that is in
-/// another folder: that which it is over, and that which its registry publishes. The copies come
-/// first, so that no table is built in between without them.
+/// Puts a finished patch in place, and leaves a copy of it next to each of `tables` in another
+/// folder: its base, and the table that its registry publishes. The copies come first, so that no
+/// table can be built in between without them.
 pub fn put(to: Replacement, patch: PatchAt<'_>, tables: &[PathBuf], output: &Output) -> Result<()> {
     let copies = leave(patch, tables, output);
     let put = to.commit();
@@ -81,14 +81,14 @@ fn leave(patch: PatchAt<'_>, tables: &[PathBuf], output: &Output) -> Vec<LeftCop
                 quoted_path(out)
             ));
         }
-        // It may be there in spite of the error.
+        // It may be there despite the error.
         left.push(LeftCopy { path, before });
     }
     left
 }
 
-/// Whether the patch is in its place in spite of an error: the rename came before the fault. If
-/// that cannot be told, it may be.
+/// Whether the patch is in place despite an error: the rename came before the fault. If that cannot
+/// be determined, it may be.
 fn may_be_there(patch: PatchAt<'_>) -> bool {
     let PatchAt { out, manifest, .. } = patch;
     let same = |theirs: Manifest| {
@@ -97,8 +97,8 @@ fn may_be_there(patch: PatchAt<'_>) -> bool {
     head(out).map_or_else(|_| out.exists(), same)
 }
 
-/// Puts back what was there before the copies of a patch that was not published after all. A copy
-/// of the patch that is published still may be the only one that others see.
+/// Restores what was there before the copies of a patch that was not published after all. A copy of
+/// the patch that is still published may be the only one that others see.
 fn take_back(copies: &[LeftCopy], output: &Output) {
     for LeftCopy { path, before } in copies {
         let put_back = match before {
@@ -133,7 +133,7 @@ pub fn clear(path: &Path, table: &Manifest) {
     }
 }
 
-/// `t.elsewhere-1a2b3c4d.kgp` beside `t.kgt`: one name for each place of a patch.
+/// `t.elsewhere-1a2b3c4d.kgp` next to `t.kgt`: one name for each place of a patch.
 fn copy_of(table: &Path, patch: &Path) -> PathBuf {
     let real = folder(patch).join(patch.file_name().unwrap_or_default());
     let Digest([a, b, c, d, ..]) = Digest::of(real.as_os_str().as_encoded_bytes());

@@ -1,5 +1,5 @@
-//! Folding: what somebody else has published is taken into the registry, so that the next
-//! publication contains it. Imports the registry and table.
+//! Folding: takes what somebody else has published into the registry, so that the next publication
+//! contains it. Imports the registry and table.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -20,8 +20,8 @@ use crate::core::format::KeyFormat;
 use crate::core::{Digest, KeyId, KeySpec, NetworkSet, PermissionSet};
 use crate::table::{FileKind, Manifest};
 
-/// The change with the patch at `asked`, or at the registry's own place, folded in. Unasked nothing
-/// is folded: what is published is compared before anything is written over it.
+/// The change with the patch at `asked`, or at the registry's own place, folded in. Nothing is
+/// folded unless asked for: what is published is compared before anything is written over it.
 pub fn published_patch(
     asked: Option<&Option<PathBuf>>,
     mut change: Change,
@@ -45,11 +45,11 @@ pub fn published_patch(
     change.behind(serial, &path)
 }
 
-/// Takes what the table or patch at `path` restricts into the change, with every patch that is over
-/// it, and the keys that only it has. Nothing that this registry refuses is admitted again, and
-/// nothing that the file refuses either: of a key that both have, what both admit stays. `meant`
-/// names keys that stay as they are here, and keys that are not taken. Refuses what `trusted` have
-/// not signed, unless this registry has published it.
+/// Takes the restrictions of the table or patch at `path` into the change, with those of every
+/// patch over it, and the keys that only it has. Nothing that either this registry or the file
+/// refuses is admitted again: a key that both have keeps what both admit. `meant` names keys that
+/// stay as they are here, and keys that are not taken. Refuses files that `trusted` have not
+/// signed, unless this registry has published them.
 pub fn fold(
     path: &Path,
     change: &mut Change,
@@ -80,7 +80,7 @@ pub fn fold(
     let known = Knowledge { registry: &known, contained: &known };
     let keys = standing.compared(&Ours::Changed(change), known)?;
     for (org, limits) in standing.org_limits()? {
-        // Nobody notes how an org was at the last publication: the slower of both holds.
+        // Nobody records how an org was at the last publication, so the slower limit applies.
         let settings = change.settings_mut();
         let terms = settings.orgs.get(&org).cloned().unwrap_or_default();
         let met = terms.in_force(&settings.plans).meet(&limits);
@@ -143,8 +143,8 @@ pub fn fold(
     Ok(Folded { serial: newest, is_news: true })
 }
 
-/// Keys of ours that theirs does not know, each with the key that it replaced, of which theirs has
-/// taken something away. `replaced`: by the successor's id.
+/// Those of our keys that theirs does not know, and that replaced a key which theirs has
+/// restricted; each with the key that it replaced. `replaced`: by the successor's id.
 fn restricted_successors(
     keys: &[ThreeWayKey],
     replaced: &HashMap<KeyId, KeyId>,
@@ -157,7 +157,7 @@ fn restricted_successors(
     };
     let mut restricted = HashMap::new();
     for key in keys.iter().filter(|key| !key.ours.is_empty() && !is_there(key)) {
-        // Up the chain to the key that theirs knows; a chain by hand may be a circle.
+        // Up the chain to the key that theirs knows; a hand-edited chain may be circular.
         let mut seen = HashSet::from([key.id]);
         let mut former = replaced.get(&key.id);
         while let Some(found) = former.and_then(|id| by_id.get(id)).filter(|f| seen.insert(f.id)) {
@@ -173,7 +173,7 @@ fn restricted_successors(
     restricted
 }
 
-/// Whether theirs has taken something away from the key since the base; without one, from ours.
+/// Whether theirs has restricted the key since the base, or, without a base, compared with ours.
 fn has_taken(key: &ThreeWayKey) -> bool {
     let before = match &key.base {
         Baseline::Known(base) if !base.is_empty() => base.clone(),
@@ -184,7 +184,7 @@ fn has_taken(key: &ThreeWayKey) -> bool {
     !losses([key], &Acknowledged::default()).is_empty()
 }
 
-/// What stands there with the file at `path`.
+/// What is published together with the file at `path`.
 fn standing_at(path: &Path, manifest: &Manifest, change: &Change) -> Result<Standing> {
     let publish = &change.settings().publish;
     let place = |path: &Option<PathBuf>| path.as_ref().map(|p| change.registry().relative(p));
@@ -195,7 +195,7 @@ fn standing_at(path: &Path, manifest: &Manifest, change: &Change) -> Result<Stan
             Standing::at(Some(path), &patches)
         }
         FileKind::Patch => {
-            // The table that it is over, if that is at hand.
+            // The table that the patch is over, if available.
             let beside = files::siblings(path, "kgt")?;
             let is_base = |table: &PathBuf| {
                 head(table).is_ok_and(|head| Some(head.as_base()) == manifest.base)
@@ -206,8 +206,8 @@ fn standing_at(path: &Path, manifest: &Manifest, change: &Change) -> Result<Stan
     }
 }
 
-/// Refuses a file that is older than what this registry has published where it publishes to: it
-/// would bring keys back that were removed since.
+/// Refuses a file that is older than what this registry has published in its own place: it would
+/// bring back keys that were removed since.
 fn refuse_old(path: &Path, newest: u64, change: &Change) -> Result<()> {
     let registry = change.registry();
     let mut places = registry.own_places();
@@ -227,7 +227,7 @@ fn refuse_old(path: &Path, newest: u64, change: &Change) -> Result<()> {
     }
 }
 
-/// Adds a key that only theirs has. Whether it did.
+/// Adds a key that only theirs has. Returns whether it did.
 fn add(
     change: &mut Change,
     key: &ThreeWayKey,
@@ -252,7 +252,7 @@ fn add(
         return Ok(false);
     }
     let id = entry.id;
-    // A table does not say when. As with keys that are imported: when they came here.
+    // A table does not say when. As with imported keys: the time of their arrival here.
     let entry = RegistryEntry { created: Some(session.now()), ..entry };
     match change.add(entry) {
         true => Ok(true),
@@ -264,7 +264,8 @@ fn add(
     }
 }
 
-/// Keys of elsewhere may lack the checksum that this registry's forms promise: as theirs says.
+/// Keys from elsewhere may lack the checksum that this registry's forms promise, so the forms
+/// become what theirs says.
 fn take_forms(standing: &Standing, change: &mut Change) -> Result<()> {
     let theirs: Vec<KeyFormat> = match standing.keys()? {
         Some(keys) => keys.formats().iter().cloned().collect(),
@@ -282,7 +283,7 @@ fn take_forms(standing: &Standing, change: &mut Change) -> Result<()> {
     Ok(())
 }
 
-/// Says what people may want to settle about a key.
+/// Reports what people may want to settle about a key.
 fn tell(entry: &RegistryEntry, what: &str, session: &mut Session) {
     let name = match &*entry.name {
         "" => String::new(),
@@ -291,7 +292,7 @@ fn tell(entry: &RegistryEntry, what: &str, session: &mut Session) {
     session.output.note(&format!("{}{name} {what}", entry.id));
 }
 
-/// Whether theirs admits what `stays` does not.
+/// Whether theirs admits something that `stays` does not.
 fn is_narrower(key: &ThreeWayKey, stays: &[KeySpec]) -> bool {
     let ours = key.theirs.iter().filter(|spec| spec.id == key.id).cloned().collect();
     let (base, theirs) = (Baseline::Unknown, stays.to_vec());
@@ -301,19 +302,19 @@ fn is_narrower(key: &ThreeWayKey, stays: &[KeySpec]) -> bool {
 /// What folding found.
 #[derive(Clone, Copy, Debug)]
 pub struct Folded {
-    /// The newest that is published.
+    /// The newest published serial.
     pub serial: u64,
     pub is_news: bool,
 }
 
-/// Whether both are the same records, in any order.
+/// Whether both consist of the same records, in any order.
 fn is_alike(a: &[KeySpec], b: &[KeySpec]) -> bool {
     a.len() == b.len() && a.iter().all(|spec| b.contains(spec))
 }
 
-/// One key of its one or two records; what a record does not say stays as it was.
+/// One key from its one or two records; whatever a record does not state stays as it was.
 pub fn of_specs(specs: &[KeySpec], there: Option<&RegistryEntry>) -> Option<RegistryEntry> {
-    // In rotation the record that ends first is the former one.
+    // In a rotation, the record that ends first is the former one.
     let current = specs.iter().max_by_key(|spec| spec.expires.unwrap_or(u64::MAX))?;
     let former = specs.iter().find(|spec| spec.digest != current.digest);
     let same = there.filter(|there| there.digest == current.digest);
@@ -324,7 +325,7 @@ pub fn of_specs(specs: &[KeySpec], there: Option<&RegistryEntry>) -> Option<Regi
         name: current.name.clone(),
         status: grant.status,
         environment: grant.environment,
-        // Order is the author's; a table keeps none.
+        // The author chose the order; a table does not keep it.
         permissions: match there {
             Some(there) if words_of(there) == grant.permissions => there.permissions.clone(),
             _ => grant.permissions.iter().cloned().collect(),
@@ -334,7 +335,7 @@ pub fn of_specs(specs: &[KeySpec], there: Option<&RegistryEntry>) -> Option<Regi
             _ => grant.networks.iter().copied().collect(),
         },
         limits: grant.limits.clone(),
-        // A table knows no plans.
+        // A table does not know plans.
         plan: None,
         sunset: grant.sunset,
         owner: current.owner.clone(),

@@ -1,6 +1,6 @@
 //! What a publication would undo of what somebody else has published. Pure: key by key, from what
 //! the publisher published last (base), what is published now (theirs) and what is about to be
-//! published (ours). Every publication is held against it, and recovery after a crash or a restored
+//! published (ours). Every publication is checked against it. Recovery after a crash or from a
 //! backup is the same question. Imports core, and this room's words for the message.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,12 +15,12 @@ use crate::core::{
     Permission, PermissionSet, PolicyName,
 };
 
-/// One key in three publications: a record per secret, none where the key is not there.
+/// One key in three publications: a record per secret, and no record where the key is absent.
 #[derive(Clone, Debug)]
 pub struct ThreeWayKey {
     pub id: KeyId,
     pub base: Baseline,
-    /// Those of this id, and those of other ids that have a secret of ours.
+    /// Records with this id, and records of other ids that have a secret of ours.
     pub theirs: Vec<KeySpec>,
     pub ours: Vec<KeySpec>,
 }
@@ -28,23 +28,23 @@ pub struct ThreeWayKey {
 /// What the publisher knows of its last publication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Baseline {
-    /// Ours contains what is published, whatever that says: it is the base. Only what theirs has
-    /// ended for good is still asked about.
+    /// Ours contains what is published, whatever that says: it is the base. Only keys that theirs
+    /// has permanently ended are still asked about.
     Contained,
-    /// The key as it was; no record: it was not there.
+    /// The key as it was; no record means it was not there.
     Known(Vec<KeySpec>),
-    /// The registry was lost, or never said. Theirs is then the base: ours may allow nothing that
-    /// theirs does not.
+    /// The registry was lost, or never recorded it. Theirs is then the base: ours may allow nothing
+    /// that theirs does not.
     Unknown,
 }
 
-/// A key of which ours would lose what theirs says.
+/// A key for which ours would lose something that theirs says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
     pub id: KeyId,
     pub org: OrgId,
     pub name: Box<str>,
-    /// Keys of other ids that have a secret of ours there.
+    /// Keys there with another id that have a secret of ours.
     pub namesakes: Vec<KeyId>,
     /// At least one.
     pub differences: Vec<Difference>,
@@ -53,7 +53,7 @@ pub struct Loss {
 /// One thing that ours would lose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Difference {
-    /// Theirs asks for another public id, or for one at all.
+    /// Theirs asks for a different public id, or asks for one where ours does not.
     Carrier,
     /// Theirs ended a secret of the key that ours still has.
     EndedSecret,
@@ -68,13 +68,14 @@ pub enum Difference {
     NotBefore(u64),
     /// Ours does not have the key at all.
     OnlyTheirs(KeyStatus),
-    /// Ours does not have this secret of the key, which theirs rotated.
+    /// Ours lacks this secret of the key, which theirs rotated.
     OnlyTheirsSecret,
     /// Theirs gave the key to this organization.
     Org(OrgId),
-    /// Theirs gave the key to somebody else: the service may take its callers for them.
+    /// Theirs gave the key to a different owner: the service may mistake its callers for that
+    /// person.
     Owner(Option<Owner>),
-    /// Theirs took these away.
+    /// Theirs removed these.
     Permissions(Vec<Permission>),
     /// Theirs no longer has the key.
     Removed,
@@ -84,19 +85,19 @@ pub enum Difference {
 /// What a publisher undoes on purpose, key by key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Acknowledged {
-    /// Keys that may do again what theirs took away.
+    /// Keys that may again do what theirs prevents.
     pub readmit: BTreeSet<KeyId>,
-    /// Keys, or secrets of keys, that only theirs has and that may go.
+    /// Keys, or secrets of keys, that only theirs has and that may be dropped.
     pub drop: BTreeSet<KeyId>,
-    /// Orgs that may do again more than theirs allows.
+    /// Orgs that may again do more than theirs allows.
     pub orgs: BTreeSet<OrgId>,
-    /// Fewer may sign than have signed what is replaced.
+    /// Fewer signers may sign than have signed the file to be replaced.
     pub fewer_signatures: bool,
     /// Sidecars trust signers that no published file names.
     pub new_signer: bool,
 }
 
-/// An org of which ours would lose a limit.
+/// An org for which ours would lose a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrgLoss {
     pub org: OrgId,
@@ -142,10 +143,10 @@ impl ThreeWayKey {
         match (self.theirs.first(), self.ours.is_empty()) {
             _ if self.base == Baseline::Contained => self.revived(),
             (None, true) => Vec::new(),
-            // Ours took out what both had: its author's decision.
+            // Ours removed what both had: its author's decision.
             (Some(_), true) if self.base == Baseline::Known(self.theirs.clone()) => Vec::new(),
             (Some(theirs), true) => vec![Difference::OnlyTheirs(theirs.grant.status)],
-            // Nothing of a key that ours ends for good is admitted again.
+            // A key that ours ends permanently is not admitted again in any way.
             (_, false) if self.ours.iter().all(is_final) => Vec::new(),
             (None, false) => match &self.base {
                 // A new key of ours.
@@ -157,7 +158,7 @@ impl ThreeWayKey {
     }
 
     fn revived(&self) -> Vec<Difference> {
-        // A canary is as final as a revocation: a secret that raised the alarm is with a thief.
+        // A canary is as final as a revocation: a thief has a secret that raised the alarm.
         let ended = self.theirs.iter().map(|spec| spec.grant.status).filter(|s| s.is_final()).max();
         match ended {
             Some(status) if !self.ours.iter().all(is_final) => vec![Difference::Status(status)],
@@ -165,14 +166,14 @@ impl ThreeWayKey {
         }
     }
 
-    /// The record of this id that ends last: in a rotation the current secret's.
+    /// The record of this id that ends last: in a rotation, that of the current secret.
     fn longest_there(&self) -> Option<&KeySpec> {
         longest(self.theirs.iter().filter(|spec| spec.id == self.id))
     }
 
-    /// Both have the key.
+    /// The differences of a key that both have.
     fn of_both(&self) -> Vec<Difference> {
-        // A key that base did not have, and that theirs got from elsewhere: whatever theirs says
+        // A key that the base lacked, and that theirs got from elsewhere: whatever theirs says
         // against it is news.
         let base = match &self.base {
             Baseline::Known(base) if !base.is_empty() => Some(base.as_slice()),
@@ -189,7 +190,7 @@ impl ThreeWayKey {
             if let Some(is) = &is {
                 compare(was.as_ref(), is, ours, &mut found);
             }
-            // What theirs says against a key holds for a secret as well that theirs has not seen, or
+            // What theirs says against a key also applies to a secret that theirs has not seen, or
             // that another key has there.
             if is.is_none_or(|is| is.id != self.id)
                 && let Some(is) = self.longest_there()
@@ -214,7 +215,7 @@ impl ThreeWayKey {
 // === impl Difference ===
 
 impl Difference {
-    /// Whether it is something that only theirs has, and not something that theirs took away.
+    /// Whether only theirs has it, as opposed to something that theirs removed.
     pub fn is_drop(&self) -> bool {
         matches!(self, Self::OnlyTheirs(_) | Self::OnlyTheirsSecret)
     }
@@ -302,12 +303,12 @@ fn is_final(spec: &KeySpec) -> bool {
     spec.grant.status.is_final()
 }
 
-/// The record that ends last: in a rotation the current secret's.
+/// The record that ends last: in a rotation, that of the current secret.
 fn longest<'s>(specs: impl IntoIterator<Item = &'s KeySpec>) -> Option<&'s KeySpec> {
     specs.into_iter().max_by_key(|spec| spec.expires.unwrap_or(u64::MAX))
 }
 
-/// In every dimension: what base allowed (without a base: anything), theirs no longer does, and
+/// In every dimension: what the base allowed (without a base: anything), theirs no longer does, and
 /// ours does.
 fn compare(was: Option<&KeySpec>, is: &KeySpec, ours: &KeySpec, to: &mut Vec<Difference>) {
     let (grant, own) = (&is.grant, &ours.grant);
@@ -354,8 +355,9 @@ fn compare(was: Option<&KeySpec>, is: &KeySpec, ours: &KeySpec, to: &mut Vec<Dif
     }
 }
 
-/// The kinds of deployment that a key of this environment is valid in, one bit each: without an
-/// environment, live, test, live and test that require one. [`crate::core::decide`] judges so.
+/// The kinds of deployment in which a key of this environment is valid, one bit each: without an
+/// environment, live, test, live and test that require one. [`crate::core::decide`] judges by the
+/// same rule.
 fn deployments(environment: Option<Environment>) -> u8 {
     match environment {
         None => 0b00111,
@@ -371,7 +373,7 @@ fn permissions(
     own: &PermissionSet,
 ) -> Vec<Permission> {
     let held = |set: Option<&PermissionSet>, word: &Permission| set.is_none_or(|s| s.holds(word));
-    // `*` stands for words that neither list names as well.
+    // `*` also stands for words that neither list names.
     let words = own.iter().chain(was.into_iter().flat_map(PermissionSet::iter));
     let mut taken: Vec<_> = words
         .filter(|word| held(was, word) && own.holds(word) && !is.holds(word))
@@ -416,7 +418,7 @@ fn covers(nets: &[IpNet], net: IpNet) -> bool {
     }
 }
 
-/// Whether `is` admits fewer requests than `was`, steadily or at once, and `own` more than `is`.
+/// Whether `is` admits fewer requests than `was`, steadily or in a burst, and `own` more than `is`.
 pub(super) fn slower(was: Option<Option<Limit>>, is: Limit, own: Option<Limit>) -> bool {
     let was = was.flatten();
     let rate = |limit: Limit, other: Limit| u128::from(limit.count()) * other.window().as_millis();

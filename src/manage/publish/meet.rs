@@ -1,6 +1,6 @@
-//! The meet of two states of one key: what both of them admit, and never more than either. Pure.
-//! Where no key can say that, the key is disabled, and people settle it. Imports core and this
-//! room's words.
+//! The meet of two states of one key: what both of them admit, and never more than either. Pure. If
+//! no key can express that, the key is disabled, and people settle it. Imports core and this room's
+//! words.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +10,10 @@ use super::super::registry::entry::{Previous, RegistryEntry};
 use super::losses::{Baseline, ThreeWayKey};
 use crate::core::{Digest, Environment, KeySpec, KeyStatus, Permission, PermissionSet};
 
-/// How long the second of two secrets lasts that two publishers have made for one pair.
+/// How long the second of two secrets lasts if two publishers each made one for the same pair.
 const OVERLAP: u64 = 7 * 24 * 3600;
 
-/// A key that both sides have, as both admit it.
+/// A key that both sides have, reduced to what both admit.
 #[derive(Debug)]
 pub struct Met {
     pub entry: RegistryEntry,
@@ -21,13 +21,13 @@ pub struct Met {
     pub open: BTreeSet<&'static str>,
 }
 
-/// One secret on its way into the merged key.
+/// One secret about to enter the merged key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct KeptSecret {
     digest: Digest,
     /// Unix seconds.
     end: Option<u64>,
-    /// Made by one of the two since the base, so that it is newer than one that base has.
+    /// Made by one of the two since the base, and so newer than a secret that the base has.
     is_new: bool,
     is_ours: bool,
 }
@@ -53,9 +53,9 @@ pub fn meet(ours: &RegistryEntry, key: &ThreeWayKey, now: u64) -> Met {
     met
 }
 
-/// Ours, a successor that theirs does not know, without what theirs has taken away from `replaced`,
-/// the key that it replaced: its callers are the same. The successor of a key that has ended there
-/// is disabled, because theirs may have meant the old secret alone.
+/// Ours, a successor that theirs does not know, minus what theirs has removed from `replaced`, the
+/// key that it replaced: its callers are the same. The successor of a key that has ended there is
+/// disabled, because theirs may have meant only the old secret.
 pub fn meet_successor(ours: &RegistryEntry, replaced: &ThreeWayKey) -> Met {
     let mut met = Met { entry: ours.clone(), open: BTreeSet::new() };
     if ours.status.is_final() {
@@ -123,7 +123,7 @@ impl Met {
     /// The secrets of both, without those that either has ended.
     fn secrets(&mut self, key: &ThreeWayKey, now: u64) {
         let mut kept = self.kept(key);
-        // Newest first; of two new ones ours, of two old ones the one that lasts.
+        // Newest first. Of two new ones, ours comes first; of two old ones, the one that lasts.
         kept.sort_by_key(|secret| {
             let end = secret.end.unwrap_or(u64::MAX);
             std::cmp::Reverse((secret.is_new, end, secret.is_ours))
@@ -163,13 +163,14 @@ impl Met {
         let has_own = key.theirs.iter().any(|spec| is_own(&spec));
         let mut kept = Vec::new();
         let own: Vec<KeySpec> = self.entry.specs().collect();
-        // A rotation hands the key's end on to the new secret, so the end that one side has set
-        // holds for a secret that only the other has.
+        // A rotation passes the key's end on to the new secret. So an end that one side has set
+        // also applies to a secret that only the other side has.
         let (our_end, their_end) = (end_of(&own), end_of(key.theirs.iter().filter(is_own)));
         for ours in &own {
             let there = key.theirs.iter().find(|spec| spec.digest == ours.digest);
             let end = earlier(ours.expires, there.map_or(their_end, |there| there.expires));
-            // Not there: made here since, or ended there. Who cannot tell takes it for ended.
+            // Not there: either made here since, or ended there. If that cannot be determined, it
+            // counts as ended.
             if there.is_some() || !has_own || was(ours.digest) == Some(false) {
                 let is_new = was(ours.digest) == Some(false);
                 kept.push(KeptSecret { digest: ours.digest, end, is_new, is_ours: true });
@@ -190,7 +191,8 @@ impl Met {
     }
 }
 
-/// When a key ends, Unix seconds: with its longest secret, which in a rotation is the current one.
+/// When a key ends, in Unix seconds: with its longest secret, which in a rotation is the current
+/// one.
 fn end_of<'s>(specs: impl IntoIterator<Item = &'s KeySpec>) -> Option<u64> {
     specs.into_iter().map(|spec| spec.expires).max_by_key(|end| end.unwrap_or(u64::MAX)).flatten()
 }
@@ -204,12 +206,12 @@ fn earlier(one: Option<u64>, other: Option<u64>) -> Option<u64> {
 fn permissions(ours: &[Permission], theirs: &PermissionSet) -> Vec<Permission> {
     let own = PermissionSet::new(ours.iter().cloned());
     let both = ours.iter().filter(|word| theirs.holds(word));
-    // Behind our `*` there may be words of theirs.
+    // Our `*` may include words that theirs names.
     let covered = theirs.iter().filter(|word| own.holds(word) && !ours.contains(word));
     both.chain(covered).cloned().collect()
 }
 
-/// Addresses in both; empty lists are everywhere. `None`: no address is.
+/// Addresses in both; empty lists mean everywhere. `None`: no address is in both.
 fn networks(ours: &[IpNet], theirs: &[IpNet]) -> Option<Vec<IpNet>> {
     let (mine, other) = match (ours, theirs) {
         (all, []) | ([], all) => return Some(all.to_vec()),
@@ -225,8 +227,8 @@ fn networks(ours: &[IpNet], theirs: &[IpNet]) -> Option<Vec<IpNet>> {
     (!both.is_empty()).then_some(both)
 }
 
-/// The environment of a key that is for both. `None`: there is none. Whoever names one for a key
-/// that had none narrows it, although deployments that require one admit it from then on.
+/// The environment of a key that fits both. `None`: no environment does. Naming one for a key that
+/// had none narrows the key, although deployments that require one admit it from then on.
 fn environment(
     ours: Option<Environment>,
     theirs: Option<Environment>,

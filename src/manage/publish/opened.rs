@@ -1,6 +1,7 @@
-//! Tables that this command has opened. A publication looks at the table in force several times: what it
-//! differs from, what it would undo, what sidecars would make of it. Reading, hashing and sorting out a
-//! table of a million keys each time was most of what a revocation cost. Imports table and this room.
+//! Tables that this command has opened. A publication looks at the table in force several times:
+//! for what differs from it, for what it would undo, and for what sidecars would make of it.
+//! Reading, hashing and indexing a table of a million keys each time was most of the cost of a
+//! revocation. Imports table and this room.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -12,13 +13,13 @@ use super::head::beginning;
 use crate::table::{Bounds, FileKind, Refusal, SignedHead, Table, Trust};
 
 thread_local! {
-    /// The last one. Another thread opens its own.
+    /// The last one. Each thread opens its own.
     static LAST: RefCell<Option<Arc<Table>>> = const { RefCell::new(None) };
 }
 
-/// The table at `path`, by whom `trust` names for what its head says. The head is read and its signatures
-/// are verified each time. One whose head is that of the table opened last has the same body: its hash is
-/// in the head, and was compared when the body was read.
+/// The table at `path`; `trust` names the signers to accept, given its head. The head is read and
+/// its signatures are verified each time. A file with the head of the table opened last has the
+/// same body: the hash in the head was compared when the body was read.
 ///
 /// # Errors
 ///
@@ -41,7 +42,7 @@ pub(super) fn table(
     }
     let bounds = Bounds::default();
     let file = files::read(path, bounds.max_bytes)?;
-    // It may be another one by now.
+    // By now it may be a different file.
     let trust = trust(&file);
     Ok(Table::open(file, &trust, &bounds).map(|table| {
         let table = Arc::new(table);

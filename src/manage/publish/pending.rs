@@ -22,17 +22,18 @@ use crate::core::{KeyId, KeySpec, LimitSet, OrgId};
 use crate::table::{KeySet, PublicKey, TableFormat};
 use crate::wording::shell::quoted_path;
 
-/// Tells keys that are published as they are in the registry from others.
+/// Distinguishes keys that are published as they are in the registry from all others.
 #[derive(Debug)]
 pub enum UnpublishedKeys {
-    /// Nothing was ever published from it, or what was is gone from where the registry publishes to.
+    /// Nothing was ever published from it, or the publication is gone from the registry's own
+    /// place.
     All,
-    /// What is published is not at hand: these were changed since.
+    /// The publication is not available: these keys were changed since.
     Changed(BTreeSet<KeyId>),
     Published(Box<PublishedKeys>),
 }
 
-/// What is published where the registry publishes to.
+/// What is published in the registry's own place.
 #[derive(Debug)]
 pub struct PublishedKeys {
     keys: KeySet,
@@ -43,25 +44,25 @@ pub struct PublishedKeys {
 /// Orgs whose limits are not published as they are in the registry.
 #[derive(Debug)]
 pub enum UnpublishedOrgs {
-    /// The registry was published, but not to a file that is at hand.
+    /// The registry was published, but not to a file that is available.
     Unknown,
-    /// With the limits that are in force instead: none where nothing is published of the org.
+    /// With the limits in force instead: none if nothing is published about the org.
     Orgs(BTreeMap<OrgId, LimitSet>),
 }
 
-/// What a command says in JSON about the publication of what it did.
+/// What a command reports in JSON about publishing its change.
 #[derive(Debug)]
 pub struct Publishing {
-    /// `None`: it follows the answer, and the exit code says how it went.
+    /// `None`: publication follows the answer, and the exit code reports its outcome.
     pub published: Option<bool>,
-    /// What publishes it if nothing else does.
+    /// The command that publishes it if nothing else does.
     pub command: Option<String>,
 }
 
 // === impl Publishing ===
 
 impl Publishing {
-    /// Of an answer that is given before its publication.
+    /// For an answer that is given before its publication.
     pub fn before(command: Option<String>) -> Self {
         Self { published: command.is_some().then_some(false), command }
     }
@@ -78,16 +79,17 @@ impl Publishing {
 // === impl UnpublishedKeys ===
 
 impl UnpublishedKeys {
-    /// A `keys.jsonl` tells what was written since the last publication, if that stands where the
-    /// registry publishes to. If something else does (an older table that somebody put back, or a
-    /// table whose patch is gone), if the file was merged or edited, and with a `keys.toml`, what is
-    /// published is compared. If nothing is at hand, the notes beside the registry tell.
+    /// A `keys.jsonl` shows what was written since the last publication, provided that this
+    /// publication is still in the registry's own place. What is published is compared in three
+    /// other cases: something else is there (an older table that somebody put back, or a table
+    /// whose patch is gone), the file was merged or edited, or it is a `keys.toml`. If nothing is
+    /// available, the notes next to the registry decide.
     pub fn of(registry: &Registry) -> Result<Self> {
         let table = table_of(registry)?;
         let patch = registry.settings.publish.patch.as_deref().map(|p| registry.relative(p));
         let patches: Vec<&Path> = patch.iter().map(PathBuf::as_path).collect();
         let known = &registry.settings.published;
-        // What cannot be read is not what the registry is judged by here.
+        // An unreadable publication is no reason to fault the registry here.
         let standing = Standing::at(table.as_deref(), &patches).unwrap_or_default();
         let base = standing.base(registry, known);
         let is_told = |artefact: &&BuiltFile| {
@@ -111,7 +113,8 @@ impl UnpublishedKeys {
         Ok(Self::Changed(noted.into_keys().collect()))
     }
 
-    /// Whether the key is published otherwise than the registry has it, or not at all.
+    /// Whether the key's published form differs from the registry's, or the key is not published at
+    /// all.
     pub fn has(&self, entry: &RegistryEntry) -> bool {
         match self {
             Self::All => true,
@@ -147,14 +150,14 @@ impl PublishedKeys {
 // === impl UnpublishedOrgs ===
 
 impl UnpublishedOrgs {
-    /// Compares the registry with what is published. Reads no file of format 1, which holds no
-    /// limits of orgs.
+    /// Compares the registry with what is published. Skips files of format 1, which holds no limits
+    /// of orgs.
     pub fn of(registry: &Registry) -> Result<Self> {
         let settings = &registry.settings;
         let table = table_of(registry)?;
         let patch = settings.publish.patch.as_deref().map(|p| registry.relative(p));
         let patches: Vec<&Path> = patch.iter().map(PathBuf::as_path).collect();
-        // What cannot be read is not what the registry is judged by here.
+        // An unreadable publication is no reason to fault the registry here.
         let standing = Standing::at(table.as_deref(), &patches).unwrap_or_default();
         if standing.includes().is_none() && !settings.published.is_empty() {
             return Ok(Self::Unknown);
@@ -178,7 +181,7 @@ impl UnpublishedOrgs {
         Ok(Self::Orgs(differing.map(|org| (org.clone(), in_force(org))).collect()))
     }
 
-    /// `None`: it cannot be told.
+    /// `None`: unknown.
     pub fn has(&self, org: &OrgId) -> Option<bool> {
         match self {
             Self::Unknown => None,
@@ -193,7 +196,7 @@ impl UnpublishedOrgs {
         }
     }
 
-    /// Orgs that have no limits in the registry any more, but still have some in force.
+    /// Orgs that no longer have limits in the registry, but still have some in force.
     pub fn removed<'u>(&'u self, registry: &'u Registry) -> impl Iterator<Item = &'u OrgId> {
         let orgs = match self {
             Self::Unknown => None,
@@ -211,7 +214,8 @@ pub fn program(registry: &Registry) -> String {
     }
 }
 
-/// The command that publishes the registry as it is; `FILE` stands for what only its user knows.
+/// The command that publishes the registry as it is; `FILE` is a placeholder that only its user can
+/// fill in.
 pub fn command(registry: &Registry) -> Result<String> {
     if let Some(table) = table_of(registry)?
         && let Some(several) = several(registry, &table)
@@ -227,8 +231,8 @@ pub fn command(registry: &Registry) -> Result<String> {
         words.extend(["--out".to_owned(), table]);
     }
     if publish.signer.is_none() {
-        // Where `signer new` puts it. Once the signer has changed, sidecars refuse what the one of
-        // before signs.
+        // Where `signer new` puts it. Once the signer has changed, sidecars refuse files that the
+        // previous one signs.
         let signer = registry.path.with_file_name("signer.pem");
         let is_good = signer.exists() && there.is_none_or(|table| is_named(&signer, &table));
         let signer = if is_good { quoted_path(&signer) } else { "FILE".to_owned() };
@@ -237,14 +241,14 @@ pub fn command(registry: &Registry) -> Result<String> {
     Ok(words.join(" "))
 }
 
-/// Whether the published table names this signer. Without a table anybody may sign.
+/// Whether the published table names this signer. Without a table, anybody may sign.
 fn is_named(signer: &Path, table: &Path) -> bool {
     let Ok(manifest) = head(table) else { return true };
     let key = Signer::load(signer).and_then(|signer| table_key(signer.public()));
     key.is_ok_and(|key| manifest.signers.contains(&key.id()))
 }
 
-/// The commands that publish over a table that several have signed; one signature would not do.
+/// The commands that publish over a table with several signers; one signature would not be enough.
 fn several(registry: &Registry, table: &Path) -> Option<String> {
     let (meant, source) = (Acknowledged::default(), PublishOrigin::Held(registry));
     let place = Destination { out: table, base: None, source, meant: &meant };
@@ -252,15 +256,15 @@ fn several(registry: &Registry, table: &Path) -> Option<String> {
     let mut missing = signed_by(table).ok().filter(|keys| keys.len() > 1)?;
     match own {
         Some(own) => missing.retain(|key| key.id() != own),
-        // Whoever signs first with `--signer FILE`.
+        // The first to sign, with `--signer FILE`.
         None => drop(missing.pop()),
     }
     Some(commands_of_several(registry, &place, &missing))
 }
 
-/// The commands by which several signers publish, each at a machine of its own: `missing` are those
-/// who have signed what is published at `place`, and do not sign here. `FILE` is the private key of
-/// whoever builds, `FILE-OF-ID` that of a signer by its id.
+/// The commands by which several signers publish, each on a separate machine. `missing` are those
+/// who have signed what is published at `place` and do not sign here. `FILE` is the private key of
+/// the signer who builds, `FILE-OF-ID` that of a signer by its id.
 pub fn commands_of_several(
     registry: &Registry,
     place: &Destination<'_>,
@@ -268,7 +272,7 @@ pub fn commands_of_several(
 ) -> String {
     let program = program(registry);
     let out = quoted_path(place.out);
-    // No `.kgp` beside a table that is none of the published patches.
+    // No `.kgp` next to a table that is not one of the published patches.
     let (build, draft) = match place.base {
         Some(base) => (format!("patch --base {}", quoted_path(base)), "patch.draft"),
         None => ("table build".to_owned(), "table.draft"),
@@ -280,7 +284,7 @@ pub fn commands_of_several(
     let named: String = missing.iter().map(|key| format!(" --signer-public {key}")).collect();
     let mut commands = vec![format!("{program} {build}{signer}{named} --out {draft}")];
     let base = place.base.map(|base| format!(" --base {}", quoted_path(base))).unwrap_or_default();
-    // All but the last sign the draft itself; with the last it takes its place.
+    // All but the last sign the draft itself; the last puts it in place.
     for (at, key) in missing.iter().enumerate() {
         let id = key.id().to_string();
         let file = id.trim_start_matches("ed25519:");
@@ -326,7 +330,7 @@ pub fn command_of(registry: &Registry, plan: &Plan, publish_args: &PublishArgs) 
     format!("{} {command}{}{fewer}{new}", program(registry), options.collect::<String>())
 }
 
-/// Says that limits of orgs are not in force as the registry states them.
+/// Reports that limits of orgs are not in force as the registry states them.
 pub fn note_orgs(
     registry: &Registry,
     unpublished: &UnpublishedOrgs,
@@ -345,8 +349,7 @@ pub fn note_orgs(
     Ok(())
 }
 
-/// Where the registry publishes to: its setting, or the newest table of its own in the same
-/// folder.
+/// Where the registry publishes to: its setting, or its newest table in the same folder.
 fn table_of(registry: &Registry) -> Result<Option<PathBuf>> {
     let known = &registry.settings.published;
     if let Some(path) = &registry.settings.publish.table {

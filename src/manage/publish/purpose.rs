@@ -1,6 +1,7 @@
-//! Whether a publication that leaves fewer active keys means it. Sidecars take a sudden loss of
-//! keys for an accident and keep what they have, unless the manifest says otherwise: then a
-//! revocation of the last keys would never come into force. Imports the registry and table.
+//! Whether a publication that leaves fewer active keys does so on purpose. Sidecars take a sudden
+//! loss of keys for an accident and keep what they have, unless the manifest acknowledges it.
+//! Without that, a revocation of the last keys would never come into force. Imports the registry
+//! and table.
 
 use std::collections::HashSet;
 
@@ -10,10 +11,10 @@ use super::losses::Acknowledged;
 use crate::core::{KeyId, KeyStatus};
 use crate::table::{Acknowledge, KeySet};
 
-/// What a manifest acknowledges beside what options say: that keys are gone, if ours accounts for
-/// every active record of `standing` that it no longer admits. It states the key as revoked or
-/// disabled, or without this secret, or its id was named to be dropped. What is missing beyond
-/// those is an accident still.
+/// What a manifest acknowledges in addition to the options: that keys are gone, if ours accounts
+/// for every active record of `standing` that it no longer admits. Ours accounts for a record in
+/// three ways: it states the key as revoked or disabled, it states the key without this secret, or
+/// the key's id was named to be dropped. Whatever else is missing still counts as an accident.
 ///
 /// `after`: active records of ours, patch and table together.
 pub fn on_purpose(
@@ -27,7 +28,7 @@ pub fn on_purpose(
         0 => vec![Acknowledge::Empty, Acknowledge::Shrink],
         _ => vec![Acknowledge::Shrink],
     };
-    // A sidecar that missed the publication before sees both changes at once.
+    // A sidecar that missed the previous publication sees both changes together.
     let is_continued = standing.all().any(|(_, m)| m.acknowledges(Acknowledge::Shrink));
     if !standing.is_patched() && after >= stated {
         return Ok(if is_continued { acknowledge } else { Vec::new() });
@@ -41,7 +42,7 @@ pub fn on_purpose(
     }
 }
 
-/// How many active records of `theirs` ours ends by saying so.
+/// How many active records of `theirs` ours ends explicitly.
 fn ended(theirs: &KeySet, ours: &Ours<'_>, meant: &Acknowledged) -> Result<u64> {
     let is_active = |status| status == KeyStatus::Active;
     let mut ended = 0;

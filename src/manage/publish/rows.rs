@@ -1,8 +1,8 @@
-//! Tables and patches of rows: for a store that is no registry, and that knows what changed since its
-//! last table without having that table at hand. No lock and no clock: entries go in, and a draft
-//! comes out, which is signed here or elsewhere. Imports the registry's entries, signers and table.
+//! Tables and patches of rows, for a store that is not a registry: it knows what changed since its
+//! last table without having that table. No lock and no clock: entries go in, and a draft comes
+//! out, which is signed here or elsewhere. Imports the registry's entries, signers and table.
 //!
-//! Nothing is compared with what is published: that is the store's to do before.
+//! Nothing is compared with what is published: the store has to do that first.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,20 +22,20 @@ use crate::table::write::{
 };
 use crate::table::{Issue, Manifest, TableFormat};
 
-/// Everything in which the keys differ from a table. Cumulative: it replaces every patch over the
-/// table that came before.
+/// All differences between the keys and a table. Cumulative: it replaces every earlier patch over
+/// the table.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ChangedRows<'r> {
-    /// Keys that are new or otherwise than in the table, as they are now. One that is stated although
-    /// it is as in the table does no harm.
+    /// Keys that are new or differ from the table, in their current form. Stating a key that has
+    /// not changed does no harm.
     pub entries: &'r [RegistryEntry],
     /// Secrets of the table that no key has any more.
     pub gone: &'r [GoneSecret],
-    /// Orgs whose limits differ, as they are now; none: those in the table are taken away.
+    /// Orgs whose limits differ, in their current form; no limits: those in the table are removed.
     pub orgs: Option<&'r BTreeMap<OrgId, LimitSet>>,
 }
 
-/// A secret that a table has and that is gone since.
+/// A secret of a table that is gone since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GoneSecret {
     pub digest: Digest,
@@ -43,7 +43,7 @@ pub struct GoneSecret {
     pub of: RemovalOf,
 }
 
-/// A table that is put together row by row, in any order and in bounded memory.
+/// A table that is assembled row by row, in any order and in bounded memory.
 pub struct TableOfRows(BodyBuilder<Spill>);
 
 /// A table whose content is fixed, before it has a serial.
@@ -72,7 +72,7 @@ pub struct SealedFile {
     pub bytes: Vec<u8>,
 }
 
-/// Puts a patch together; nobody has signed it yet.
+/// Assembles a patch, which nobody has signed yet.
 ///
 /// # Errors
 ///
@@ -87,7 +87,7 @@ pub fn patch_of_rows(
     for gone in rows.gone {
         draft.remove(gone.digest, gone.id, gone.of);
     }
-    // Behind what is gone: a secret that is stated is there.
+    // After the secrets that are gone: a secret that is stated exists.
     for spec in rows.entries.iter().flat_map(RegistryEntry::specs) {
         draft.put(spec);
     }
@@ -100,8 +100,8 @@ pub fn patch_of_rows(
 // === impl TableOfRows ===
 
 impl TableOfRows {
-    /// In this version of the format, with the forms of its audience's secrets. What does not fit into
-    /// `memory` bytes goes into files without a name in the folder of `target`.
+    /// In this version of the format, with the forms of its audience's secrets. Whatever does not
+    /// fit into `memory` bytes goes into unnamed files in the folder of `target`.
     pub fn beside(target: &Path, memory: usize, format: TableFormat) -> Self {
         let mut builder = BodyBuilder::new(Spill::beside(target), memory);
         builder.set_format(format);
@@ -124,18 +124,18 @@ impl TableOfRows {
         entry.specs().try_for_each(|spec| self.0.push(&spec))
     }
 
-    /// Fixes the content: the long part, after which only serial and signature are missing.
+    /// Fixes the content. This is the slow part; only serial and signature are still missing.
     ///
     /// # Errors
     ///
-    /// [`PatchError`]: keys that cannot be in one table, or a disk that takes no more.
+    /// [`PatchError`]: keys that cannot be in one table, or a full disk.
     pub fn built(self) -> std::result::Result<BuiltTable, PatchError> {
         Ok(BuiltTable(self.0.finish()?))
     }
 
     /// # Errors
     ///
-    /// [`PatchError`]: keys that cannot be in one table, or a disk that takes no more.
+    /// [`PatchError`]: keys that cannot be in one table, or a full disk.
     pub fn finish(self, issue: Issue) -> std::result::Result<Draft<File>, PatchError> {
         Ok(self.0.finish()?.into_table(issue)?)
     }
@@ -150,7 +150,7 @@ impl fmt::Debug for TableOfRows {
 // === impl GoneSecret ===
 
 impl GoneSecret {
-    /// A secret that a key has lost and that lives on with others.
+    /// A secret that its key has lost; the key lives on with others.
     pub fn of_key(digest: Digest, id: KeyId) -> Self {
         Self { digest, id, of: RemovalOf::Secret }
     }
@@ -168,11 +168,11 @@ impl BuiltTable {
         self.0.bytes()
     }
 
-    /// Gives it serial and signature.
+    /// Adds serial and signature.
     ///
     /// # Errors
     ///
-    /// A signer who does not sign; nothing is lost by building the table again.
+    /// A signer who does not sign; building the table again loses nothing.
     pub fn signed(
         self,
         issue: Issue,
@@ -215,11 +215,11 @@ where
     Ok(SealedFile { manifest: draft.manifest().clone(), bytes: bytes.into_inner() })
 }
 
-/// Signs a draft and hands out its bytes.
+/// Signs a draft and returns its bytes.
 ///
 /// # Errors
 ///
-/// [`Error::Signer`]: one whom the manifest does not name.
+/// [`Error::Signer`]: a signer whom the manifest does not name.
 pub fn sealed<F>(mut draft: Draft<F>, signers: &[Signer]) -> Result<SealedFile>
 where
     F: Read + Seek,

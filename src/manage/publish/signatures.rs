@@ -1,6 +1,6 @@
-//! Would sidecars that accept what is published accept what replaces it? They ask for signatures of
-//! signers that they trust, and how many they ask for, only the published file tells here.
-//! Imports the registry, signers and table.
+//! Would sidecars that accept what is published accept its replacement? They ask for signatures of
+//! signers that they trust. Only the published file shows here how many they ask for. Imports the
+//! registry, signers and table.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::table::{Manifest, PublicKey, SignerId};
 use crate::wording::count::count;
 use crate::wording::shell::quoted_path;
 
-/// A published file that a publication replaces, or that a patch lies over.
+/// A published file that a publication replaces, or that a patch is over.
 #[derive(Debug)]
 struct SignedFile {
     path: PathBuf,
@@ -28,22 +28,23 @@ struct SignedFile {
 // === impl Destination ===
 
 impl Destination<'_> {
-    /// Refuses, before anything is changed, what sidecars would refuse for who signs it.
+    /// Refuses, before anything is changed, a publication that sidecars would refuse because of its
+    /// signers.
     pub fn refuse_signers_of(&self, terms: &Terms) -> Result<()> {
         let named: Vec<_> = terms.named.iter().map(PublicKey::id).collect();
         self.refuse_signers(&terms.signing()?, &named)
     }
 
-    /// Refuses what none of those signs who may sign the file that it replaces, or the table that it
-    /// is over; and what fewer sign. `named` may sign.
+    /// Refuses a publication that nobody signs who may sign the file to be replaced, or the patch's
+    /// table; and one with fewer signers. `named` may sign.
     pub fn refuse_signers(&self, signing: &[PublicKey], named: &[SignerId]) -> Result<()> {
         let files = self.signed_files()?;
         self.refuse_strangers(&files, signing, named)?;
         self.refuse_fewer(&files, signing, named)
     }
 
-    /// Refuses what none of the signers that the published files name signs: no sidecar is known to
-    /// trust anybody else, whatever key file the registry names by now.
+    /// Refuses a publication that none of the signers named in the published files signs: no
+    /// sidecar is known to trust anybody else, whichever key file the registry names by now.
     fn refuse_strangers(
         &self,
         files: &[SignedFile],
@@ -51,7 +52,7 @@ impl Destination<'_> {
         named: &[SignerId],
     ) -> Result<()> {
         for theirs in files {
-            // Nobody accepts what nobody has signed.
+            // Nobody accepts an unsigned file.
             let is_accepted = !theirs.signed_by.is_empty();
             let is_published = is_accepted || self.is_own_target();
             if signing.is_empty() && theirs.is_replaced && is_published {
@@ -70,12 +71,13 @@ impl Destination<'_> {
 
     /// Whether sidecars that accept the published files are known to trust this signer.
     fn knows(&self, files: &[SignedFile], key: &PublicKey) -> bool {
-        // A patch may name fewer than the table that it is over.
+        // A patch may name fewer signers than its table.
         self.meant.new_signer || files.iter().any(|file| file.manifest.signers.contains(&key.id()))
     }
 
-    /// Refuses what fewer signers have signed than the file that it replaces, or the table that it
-    /// is over: sidecars may require as many, would refuse it and go on admitting what it revokes.
+    /// Refuses a file with fewer signatures than the file that it replaces, or than the patch's
+    /// table: sidecars may require as many. They would refuse the file and keep admitting what it
+    /// revokes.
     fn refuse_fewer(
         &self,
         files: &[SignedFile],
@@ -137,14 +139,14 @@ impl Destination<'_> {
         Error::Signer { path: self.out.to_owned(), why }
     }
 
-    /// The signer that the registry names, if its key is at hand.
+    /// The signer that the registry names, if its key is available.
     pub fn own_signer(&self) -> Option<SignerId> {
         let registry = self.source.registry()?;
         let path = registry.relative(registry.settings.publish.signer.as_ref()?);
         Some(table_key(Signer::load(&path).ok()?.public()).ok()?.id())
     }
 
-    /// What is there to be compared with. Drafts are none of it.
+    /// The published files to compare with. Drafts are not among them.
     fn signed_files(&self) -> Result<Vec<SignedFile>> {
         let mut files = Vec::new();
         if let Some(manifest) = self.there()?
@@ -160,8 +162,8 @@ impl Destination<'_> {
         Ok(files)
     }
 
-    /// Whether the file that is to be replaced is a draft of the registry, or what is left of one
-    /// that was published elsewhere.
+    /// Whether the file to be replaced is a draft of the registry, or the leftover of one that was
+    /// published elsewhere.
     fn is_draft(&self, there: &Manifest) -> bool {
         let Some(registry) = self.source.registry() else { return false };
         let place = place_of(&registry.real, self.out);
@@ -186,7 +188,7 @@ impl SignedFile {
         Ok(Self { path: path.to_owned(), manifest, signed_by, is_replaced: false })
     }
 
-    /// Where others may sign later it is a draft, which no sidecar is to accept yet.
+    /// If others may sign later, the file is a draft, which no sidecar should accept yet.
     fn waits(&self, signing: &[PublicKey], named: &[SignerId]) -> bool {
         !self.is_replaced && named.len() > signing.len()
     }

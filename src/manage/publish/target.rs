@@ -1,4 +1,4 @@
-//! Where a publication is written: what is there already, whether it may be written over, and the
+//! Where a publication is written: what is already there, whether it may be overwritten, and the
 //! record of it in the registry. Imports the registry and table.
 
 use std::io::{Read, Seek};
@@ -28,11 +28,11 @@ use crate::table::{
     AcceptRules, Acknowledge, Bounds, KeySet, Manifest, Patch, PublicKey, Refusal, Table, Trust,
 };
 
-/// Where a publication goes, and where it comes from.
+/// Where a publication goes, and what it was made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Destination<'a> {
     pub out: &'a Path,
-    /// The table that a patch is over. `None`: it is a table.
+    /// The patch's table. `None`: the publication is a table.
     pub base: Option<&'a Path>,
     pub source: PublishOrigin<'a>,
     pub meant: &'a Acknowledged,
@@ -40,9 +40,9 @@ pub struct Destination<'a> {
 
 #[derive(Clone, Copy, Debug)]
 pub enum PublishOrigin<'a> {
-    /// A file that this registry made before, and that has waited for signatures.
+    /// A file that this registry made earlier, and that has waited for signatures.
     Draft { registry: &'a Registry, draft: &'a Path },
-    /// Other files than a registry.
+    /// Files other than a registry.
     Files,
     /// A draft that a registry elsewhere has made.
     ForeignDraft,
@@ -84,7 +84,7 @@ impl Destination<'_> {
         self.refuse_losses(change.serial(), &Ours::Changed(change), known)
     }
 
-    /// Warns of acknowledgements that nothing needs: an id may be mistaken.
+    /// Warns about acknowledgements that nothing needs: an id may be mistaken.
     fn tell_of_idle(&self, change: &Change, known: Knowledge<'_>, output: &Output) -> Result<()> {
         let mut idle = self.meant.clone();
         if idle == Acknowledged::default() {
@@ -112,8 +112,8 @@ impl Destination<'_> {
         Ok(())
     }
 
-    /// Refuses a table or patch that is not of the kind, or not for the audience, of what is there,
-    /// or whose serial is not above it.
+    /// Refuses a table or patch whose kind or audience differs from the existing file's, or whose
+    /// serial is not above it.
     pub fn refuse_rollback(&self, kind: FileKind, audience: &str, serial: u64) -> Result<()> {
         let Some(theirs) = self.there()? else { return Ok(()) };
         self.refuse_stranger(&theirs, kind, audience)?;
@@ -124,7 +124,7 @@ impl Destination<'_> {
     }
 
     /// What a publication acknowledges because ours accounts for every key that is gone from what
-    /// is published; `after` are its active records.
+    /// is published; `after` is the number of its active records.
     pub fn purpose(&self, ours: &Ours<'_>, after: u64) -> Result<Vec<Acknowledge>> {
         let mut purpose: Option<Vec<Acknowledge>> = None;
         for standing in self.standings()?.iter().filter(|s| s.stated_active().is_some()) {
@@ -137,12 +137,12 @@ impl Destination<'_> {
         Ok(purpose.unwrap_or_default())
     }
 
-    /// Whether all that is published there is known.
+    /// Whether everything published there is known.
     pub fn has_only(&self, known: &[BuiltFile]) -> Result<bool> {
         Ok(self.standings()?.iter().all(|standing| standing.foreign(known).is_none()))
     }
 
-    /// The head of the file that is to be replaced.
+    /// The head of the file to be replaced.
     pub(super) fn there(&self) -> Result<Option<Manifest>> {
         if self.out.exists() { head(self.out).map(Some) } else { Ok(None) }
     }
@@ -188,8 +188,8 @@ impl Destination<'_> {
         Ok(())
     }
 
-    /// The same for what was written, before it is put in its place: whatever it was made from, its
-    /// own content is held against what is published.
+    /// The same for a written file before it is put in place: whatever it was made from, its own
+    /// content is compared with what is published.
     fn refuse_losses_of_file(
         &self,
         ours: &Manifest,
@@ -197,7 +197,7 @@ impl Destination<'_> {
         stage: BuildStage,
     ) -> Result<()> {
         if ours.kind == FileKind::Patch && self.base.is_none() {
-            // Its table is elsewhere, and no other patch is replaced.
+            // Its table is elsewhere, and it replaces no other patch.
             return Ok(());
         }
         let standings = self.standings()?;
@@ -223,7 +223,7 @@ impl Destination<'_> {
         if stage == BuildStage::Published {
             self.refuse_braked(ours, keys.counts().active, &standings)?;
         }
-        // What the file was made from knew, which may be less than what the registry says by now.
+        // What the file's source knew, which may be less than what the registry says by now.
         let registry = self.source.registry();
         let all = registry.map_or(&[][..], |registry| &registry.settings.published);
         let draft = all.iter().find(|artefact| artefact.is(ours));
@@ -247,12 +247,12 @@ impl Destination<'_> {
     }
 
     /// Refuses what sidecars would take for an accident: they keep what they have, and a revocation
-    /// in it would never come into force. `after`: active records of ours, with its table.
+    /// in it would never come into force. `after`: active records of ours, including its table.
     fn refuse_braked(&self, ours: &Manifest, after: u64, standings: &[Standing]) -> Result<()> {
         let rules = AcceptRules::default();
         for standing in standings {
             let before = standing.keys()?.map_or(0, |keys| keys.counts().active);
-            // Where nothing was admitted, nothing is lost.
+            // If nothing was admitted, nothing is lost.
             if before > 0 {
                 let judged = rules.brake(ours, before, after);
                 judged.map_err(|e| Error::refused(self.out, e))?;
@@ -261,8 +261,8 @@ impl Destination<'_> {
         Ok(())
     }
 
-    /// What is published at the target; and at the place that the registry publishes to, where the
-    /// target is a draft or a copy of it.
+    /// What is published at the target; and at the registry's own place, if the target is a draft
+    /// or a copy of it.
     fn standings(&self) -> Result<Vec<Standing>> {
         let publish = self.source.registry().map(|registry| {
             let place = |path: &Option<PathBuf>| path.as_ref().map(|p| registry.relative(p));
@@ -281,7 +281,7 @@ impl Destination<'_> {
         Ok(vec![Standing::at(Some(base), &patches)?])
     }
 
-    /// The table that a patch is over, and the one that the registry publishes.
+    /// The patch's table, and the table that the registry publishes.
     fn tables(&self) -> Vec<PathBuf> {
         let own = self.source.registry().and_then(|registry| {
             registry.settings.publish.table.as_deref().map(|path| registry.relative(path))
@@ -289,7 +289,7 @@ impl Destination<'_> {
         self.base.map(Path::to_owned).into_iter().chain(own).collect()
     }
 
-    /// What a draft was made behind.
+    /// What was published when a draft was made.
     fn known_before(&self, ours: &Manifest, stage: BuildStage) -> Vec<Mention> {
         let known = self.source.registry().map_or(&[][..], |r| &r.settings.published);
         match self.source {
@@ -302,7 +302,7 @@ impl Destination<'_> {
         .unwrap_or_default()
     }
 
-    /// Warns of a place where this registry has published and nothing stands any more.
+    /// Warns about a place where this registry has published and nothing is left.
     fn tell_if_gone(&self, registry: &Registry, output: &Output) {
         let place = place_of(&registry.real, self.out);
         let is_here = |artefact: &&BuiltFile| {
@@ -328,8 +328,8 @@ impl Destination<'_> {
         })
     }
 
-    /// Published: where the registry publishes to, signed by all who may sign, or a draft that was
-    /// put elsewhere.
+    /// Published: in the registry's own place, signed by all who may sign, or a draft that was put
+    /// elsewhere.
     fn stage<F: Read + Seek>(&self, draft: &Draft<F>) -> BuildStage {
         let is_put = match self.source {
             PublishOrigin::Draft { draft, .. } => !is_same(draft, self.out),
@@ -358,8 +358,8 @@ pub(super) fn is_same(a: &Path, b: &Path) -> bool {
     real(a) == real(b)
 }
 
-/// Puts a finished file in its place, unless something newer is there or something would be
-/// undone, and writes it down in the registry.
+/// Puts a finished file in place, unless something newer is there or something would be undone, and
+/// records it in the registry.
 pub fn write<F: Read + Seek>(
     draft: &mut Draft<F>,
     place: &Destination<'_>,
@@ -377,7 +377,7 @@ fn write_compared<F: Read + Seek>(
     place: &Destination<'_>,
     session: &Session,
 ) -> Result<Published> {
-    // The registry's lock before the target's: the order in which every change takes them.
+    // The registry's lock before the target's: every change takes them in this order.
     let locked = match place.source {
         PublishOrigin::Draft { registry, .. } | PublishOrigin::Free(registry) => {
             Some(Locked::take(&registry.path, session.lock_timeout)?)
@@ -455,7 +455,7 @@ fn write_compared<F: Read + Seek>(
 // === impl Published ===
 
 impl Published {
-    /// Beside the answer of the command, on standard error.
+    /// Printed next to the answer of the command, on standard error.
     pub fn tell(&self, session: &mut Session) {
         let manifest = &self.manifest;
         session.output.note(&format!(

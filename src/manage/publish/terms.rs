@@ -1,5 +1,5 @@
-//! What a publication says that does not follow from its keys: audience, signers, expiry; and where
-//! it is put together. Imports the registry, signers and table.
+//! What a publication states that does not follow from its keys: audience, signers, expiry; and
+//! where it is assembled. Imports the registry, signers and table.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -17,23 +17,23 @@ use crate::table::{Acknowledge, Issue, PublicKey, TableFormat};
 /// Default bound on what a build holds in memory.
 pub const MEMORY: usize = 256 << 20;
 
-/// What a manifest says that does not follow from the keys.
+/// What a manifest states that does not follow from the keys.
 #[derive(Debug)]
 pub struct Terms {
     pub audience: Box<str>,
     pub signers: Vec<Signer>,
-    /// Those who may sign later, without their private key at hand.
+    /// Signers who may sign later; their private keys are not available here.
     pub named: Vec<PublicKey>,
     pub expires_at: Option<u64>,
     pub acknowledge: Vec<Acknowledge>,
     pub memory: usize,
     /// The version to write; `None`: a table's is the registry's, a patch's that of its base.
     pub format: Option<TableFormat>,
-    /// Where the bytes that are signed go as well.
+    /// Another file that receives the bytes to sign.
     pub message: Option<PathBuf>,
 }
 
-/// Who signs, at once or later.
+/// Who signs, now or later.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct SigningArgs {
     /// Private key that signs; repeatable [default: `signer` of the registry's [publish]]
@@ -51,8 +51,8 @@ pub struct SigningArgs {
     pub message: Option<PathBuf>,
 }
 
-/// Temporary files in the directory of the target: on its disk, and without a name, so that a
-/// crash leaves nothing behind.
+/// Temporary files in the directory of the target: on its disk, and unnamed, so that a crash leaves
+/// nothing behind.
 #[derive(Debug)]
 pub struct Spill {
     directory: PathBuf,
@@ -88,7 +88,7 @@ impl SigningArgs {
         }
     }
 
-    /// The signers at hand. Without a registry they have to be given.
+    /// The available signers. Without a registry they have to be given.
     pub fn signers(&self, registry: Option<&Registry>) -> Result<Vec<Signer>> {
         let paths = match (self.unsigned, registry) {
             (true, _) => Vec::new(),
@@ -131,14 +131,14 @@ fn signer_paths(registry: &Registry, given: &[PathBuf]) -> Result<Vec<PathBuf>> 
 // === impl Terms ===
 
 impl Terms {
-    /// From the registry's settings; options come on top.
+    /// From the registry's settings; options take precedence.
     pub fn of(registry: &Registry, signers: &[PathBuf], session: &Session) -> Result<Self> {
         let paths = signer_paths(registry, signers)?;
         let signers = paths.iter().map(|path| Signer::load(path)).collect::<Result<_>>()?;
         Self::signed_by(registry, signers, session)
     }
 
-    /// The same, signed by those at hand, if anybody is.
+    /// The same, signed by the available signers, if any.
     pub fn signed_by(registry: &Registry, signers: Vec<Signer>, session: &Session) -> Result<Self> {
         let publish = &registry.settings.publish;
         let expires_at = match publish.life {
@@ -159,7 +159,7 @@ impl Terms {
         })
     }
 
-    /// Those whose signatures it gets at once.
+    /// The signers who sign it now.
     pub fn signing(&self) -> Result<Vec<PublicKey>> {
         let mut keys: Vec<_> = self
             .signers
@@ -171,7 +171,7 @@ impl Terms {
         Ok(keys)
     }
 
-    /// `purpose` comes on top of what options acknowledge.
+    /// `purpose` is added to what options acknowledge.
     pub fn issue(&self, serial: u64, purpose: &[Acknowledge], session: &Session) -> Issue {
         let mut acknowledge = self.acknowledge.clone();
         acknowledge.extend(purpose.iter().filter(|meant| !self.acknowledge.contains(meant)));
@@ -187,7 +187,7 @@ impl Terms {
         }
     }
 
-    /// Signs with every signer at hand, and writes the bytes to sign where they were asked for.
+    /// Signs with every available signer, and writes the bytes to sign to the requested file.
     pub fn sign<F>(&self, draft: &mut Draft<F>, path: &Path) -> Result<()>
     where
         F: Read + Seek,

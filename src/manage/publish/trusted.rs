@@ -1,6 +1,6 @@
-//! Whose files a registry takes keys from. Whoever can write where tables lie could otherwise put
-//! keys of their own there, and the next publication would sign them. Imports the registry, signers
-//! and table.
+//! Whose files a registry takes keys from. Otherwise anybody who can write where tables are could
+//! put keys of their own there, and the next publication would sign them. Imports the registry,
+//! signers and table.
 
 use std::path::Path;
 
@@ -28,19 +28,19 @@ pub struct TrustedSigners {
     keys: Vec<PublicKey>,
 }
 
-/// Who must have signed what is read of the files in one place.
+/// The signers required for files read in one place.
 #[derive(Clone, Debug, Default)]
 pub struct DemandedSignatures {
-    /// `None`: anybody may; what is read is compared, not taken in.
+    /// `None`: anybody may; the files are compared, not taken in.
     signers: Option<TrustedSigners>,
-    /// What the registry has published itself, told by its hash.
+    /// What the registry has published itself, recognized by its hash.
     own: Vec<BuiltFile>,
 }
 
 // === impl TrustedArgs ===
 
 impl TrustedArgs {
-    /// Those named, else those whose keys are at hand; `signing` sign what is published next.
+    /// The named signers, else those whose keys are available; `signing` sign the next publication.
     pub fn signers(&self, registry: &Registry, signing: &[PublicKey]) -> Result<TrustedSigners> {
         let mut keys = match self.trusted.is_empty() {
             true => at_hand(registry, signing),
@@ -56,7 +56,7 @@ impl TrustedArgs {
 }
 
 fn at_hand(registry: &Registry, signing: &[PublicKey]) -> Vec<PublicKey> {
-    // A key that is not there vouches for nothing.
+    // A missing key vouches for nothing.
     let load = |path: &Path| table_key(Signer::load(path).ok()?.public()).ok();
     let own = registry.settings.publish.signer.as_deref();
     let own = own.and_then(|path| load(&registry.relative(path)));
@@ -117,7 +117,7 @@ impl DemandedSignatures {
         }
     }
 
-    /// By what a file is opened, whose bytes are read already: it may be another than before.
+    /// The trust for opening a file whose bytes are already read: it may have changed since.
     pub fn trust(&self, file: &[u8]) -> Trust {
         let manifest = Manifest::unverified(file).ok();
         let own = manifest.as_ref().is_none_or(|manifest| self.is_own(manifest));

@@ -1,4 +1,4 @@
-//! `keys.audit.jsonl` beside the registry: who changed what, when, and the resulting serial.
+//! `keys.audit.jsonl` next to the registry: who changed what, when, and the resulting serial.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
@@ -34,7 +34,7 @@ pub fn path_of(registry: &Path) -> PathBuf {
     registry.with_extension("audit.jsonl")
 }
 
-/// Who is doing this: the one named, or the user of the operating system.
+/// Who makes the change: the named person, or the user of the operating system.
 pub fn who(named: Option<&str>) -> String {
     let uid = rustix::process::getuid().as_raw();
     let user = named.map(str::to_owned).or_else(|| {
@@ -56,9 +56,10 @@ pub fn append(registry: &Path, records: &[Record]) -> Result<()> {
         #[serde(skip_serializing_if = "Option::is_none")]
         registry: Option<String>,
     }
-    // Of two registries that share the file, each line says which.
+    // If two registries share the file, each line says which one it concerns.
     let named = |record| Named { record, registry: name_beside_twin(registry) };
-    // People read it with `cat`: what a terminal would not show as it is stays escaped, as JSON may.
+    // People read it with `cat`: what a terminal would not show literally stays escaped, as JSON
+    // allows.
     let json = records.iter().filter_map(|record| serde_json::to_string(&named(record)).ok());
     let lines: Vec<_> = json.map(|line| one_line(&line).into_owned()).collect();
     if lines.is_empty() {
@@ -68,8 +69,8 @@ pub fn append(registry: &Path, records: &[Record]) -> Result<()> {
     }
 }
 
-/// Records that a change did not come about, if the last line tells of a serial that the registry
-/// never reached: its writer died between the two files.
+/// Records that a change was not made, if the last line states a serial that the registry never
+/// reached: its writer died between the two files.
 pub fn reconcile(registry: &Path, serial: u64) -> Result<()> {
     #[derive(Serialize)]
     struct NotApplied {
@@ -90,7 +91,7 @@ pub fn reconcile(registry: &Path, serial: u64) -> Result<()> {
     let own = name_beside_twin(registry);
     let is_own = |line: &Last| match (&own, &line.registry) {
         (None, None) => true,
-        // A line without a name may be the other's.
+        // A line without a name may belong to the other registry.
         (Some(_), None) => false,
         (_, Some(of)) => *of == name_of(registry),
     };
@@ -114,7 +115,7 @@ fn name_of(registry: &Path) -> String {
     registry.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The last line of the file that `parse` takes.
+/// The last line of the file that `parse` accepts.
 fn last_line<T>(path: &Path, parse: impl Fn(&str) -> Option<T>) -> std::io::Result<Option<T>> {
     const TAIL: u64 = 64 * 1024;
     let mut file = match File::open(path) {
@@ -130,7 +131,8 @@ fn last_line<T>(path: &Path, parse: impl Fn(&str) -> Option<T>) -> std::io::Resu
     Ok(text.lines().rev().find_map(parse))
 }
 
-/// What differs between two states of a key: `{"field": [before, after]}`. Digests only as changed.
+/// What differs between two states of a key: `{"field": [before, after]}`. A digest is only
+/// reported as changed.
 pub fn difference(old: Option<&RegistryEntry>, new: &RegistryEntry) -> Map<String, Value> {
     let object = |entry: &RegistryEntry| match serde_json::to_value(entry.raw()) {
         Ok(Value::Object(map)) => map,

@@ -1,4 +1,5 @@
-//! One change of a registry: taken under the lock, checked whole, written at once or not at all.
+//! One change of a registry: made under the lock, checked as a whole, written in one step or not at
+//! all.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -17,7 +18,7 @@ use crate::manage::files::{self, Lock, Replacement};
 use crate::manage::output::Output;
 use crate::table::manifest::MAX_CHOSEN_SERIAL;
 
-/// A change in the making. Dropped without [`Change::commit`], nothing has happened.
+/// A change in preparation. If dropped without [`Change::commit`], nothing has happened.
 #[derive(Debug)]
 pub struct Change {
     serial: u64,
@@ -31,21 +32,21 @@ pub struct Change {
     lock: Lock,
 }
 
-/// Something that was published elsewhere and that the registry takes in: from now on it is what
-/// this registry is compared with.
+/// Something that was published elsewhere and that the registry takes in: from now on, the registry
+/// is compared with it.
 #[derive(Debug)]
 pub struct Rebase {
     pub artefacts: Vec<BuiltFile>,
-    /// Keys that stay other than published: as they are published.
+    /// Keys that stay different from what is published: in their published form.
     pub was: Vec<RegistryEntry>,
     /// Keys that are not published.
     pub new: Vec<KeyId>,
 }
 
-/// How thoroughly a change checks what is there already.
+/// How thoroughly a change checks the existing keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// Every key is read and held against every other.
+    /// Every key is read and compared with every other.
     All,
     /// A `keys.jsonl` is not read whole: only the lines of the keys that are changed. New ids and
     /// secrets are random, and `table build` checks all of them anyway.
@@ -63,7 +64,7 @@ pub struct Committed {
     _lock: Lock,
 }
 
-/// A registry that nobody else changes meanwhile.
+/// A registry that nobody else can change meanwhile.
 #[derive(Debug)]
 pub struct Locked {
     pub registry: Registry,
@@ -120,7 +121,7 @@ impl Change {
         &self.registry
     }
 
-    /// Keys that it changes: as they are, and as they will be.
+    /// Keys that it changes: before and after.
     pub fn edited(&self) -> impl Iterator<Item = (&RegistryEntry, &RegistryEntry)> {
         self.edited.iter().map(|(old, new)| (&old.entry, new))
     }
@@ -134,7 +135,7 @@ impl Change {
         self.serial
     }
 
-    /// Whether a key has this secret. Knows it only where all keys were read.
+    /// Whether a key has this secret. Known only if all keys were read.
     pub fn has_digest(&self, digest: &Digest) -> bool {
         self.unique.as_ref().is_some_and(|unique| unique.has_digest(digest))
     }
@@ -159,7 +160,7 @@ impl Change {
         &self.settings.published
     }
 
-    /// Goes on from another serial, which its user chose.
+    /// Continues from another serial, which the user chose.
     pub fn at_serial(mut self, serial: u64) -> Result<Self> {
         let next = self.serial();
         if serial < next {
@@ -171,7 +172,7 @@ impl Change {
         Ok(self)
     }
 
-    /// Goes on behind `published`, the serial of something that was published from elsewhere at
+    /// Continues after `published`, the serial of something that was published from elsewhere at
     /// `path`.
     pub fn behind(self, published: u64, path: &Path) -> Result<Self> {
         if published < self.serial() {
@@ -200,7 +201,7 @@ impl Change {
         edited.chain(added).collect()
     }
 
-    /// Rewrites a `keys.jsonl` without what was superseded. Bytes before and after.
+    /// Rewrites a `keys.jsonl` without superseded lines. Returns bytes before and after.
     pub fn compact(self, records: &[Record]) -> Result<(u64, u64)> {
         let path = &self.registry.real;
         if self.registry.form != Form::JsonLines {
@@ -213,7 +214,7 @@ impl Change {
         let mut after = first.len() as u64;
         to.write_all(first.as_bytes()).map_err(Error::write(path))?;
         self.registry.scan(&Filter::default(), &mut |located| {
-            // A line keeps its serial: patches are made of what is newer than their base.
+            // A line keeps its serial: patches consist of what is newer than their base.
             let serial = located.serial.unwrap_or_default();
             let line = jsonl::print(&located.entry, serial, None);
             after += line.len() as u64;
@@ -254,8 +255,8 @@ impl Change {
         self.rebase = Some(rebase);
     }
 
-    /// Writes the audit file first, then the registry: no change goes unrecorded. A crash between
-    /// the two is found by the next change, which records that this one was not applied.
+    /// Writes the audit file first, then the registry: no change goes unrecorded. After a crash
+    /// between the two, the next change records that this one was not applied.
     pub fn commit(mut self, records: &[Record]) -> Result<Committed> {
         let serial = self.serial();
         self.settings.serial = serial;
@@ -280,10 +281,10 @@ impl Change {
         Ok(Committed { serial, added, edited, registry, _lock: self.lock })
     }
 
-    /// So that the next publication knows how these keys were at the last one.
+    /// Tells the next publication how these keys were at the last one.
     fn note_unpublished(&self) -> Result<()> {
         if let Some(Rebase { artefacts, was, new }) = &self.rebase {
-            // Of what was published before nothing is known from now on.
+            // From now on, nothing is known about earlier publications.
             let through = artefacts.iter().map(|artefact| artefact.serial).max();
             published::begin_after(&self.registry.real, through.unwrap_or_default())?;
             let was: Vec<&RegistryEntry> = was.iter().collect();
@@ -306,7 +307,7 @@ impl Change {
         }
         for (old, new) in &self.edited {
             let line = jsonl::print(new, serial, old.serial);
-            // A key whose plan alone has changed is written as it was.
+            // A key whose plan alone has changed would be written exactly as before.
             if line != jsonl::print(&old.entry, serial, old.serial) {
                 lines.push_str(&line);
             }
@@ -327,8 +328,8 @@ impl Locked {
     }
 }
 
-/// Writes down what was published. No change of a key, so no serial of its own. The caller holds
-/// the registry's lock.
+/// Records what was published. It does not change a key, so it takes no serial of its own. The
+/// caller holds the registry's lock.
 pub fn remember(registry: &Registry, artefact: BuiltFile) -> Result<()> {
     let mut settings = registry.settings.clone();
     published::remember(&mut settings.published, artefact, &registry.own_places());

@@ -21,8 +21,8 @@ use crate::core::{
     Owner, Permission, PermissionSet,
 };
 
-/// Longest `key_prefix` that a registry may hold: keygatectl notes eight characters, and an older one
-/// noted the prefix in front of them.
+/// Longest `key_prefix` that a registry may hold: keygatectl records eight characters, and an older
+/// one put the prefix in front of them.
 pub const MAX_KEY_PREFIX: usize = 64;
 
 /// A key with all its words parsed.
@@ -35,23 +35,23 @@ pub struct RegistryEntry {
     pub environment: Option<Environment>,
     pub permissions: Vec<Permission>,
     pub networks: Vec<IpNet>,
-    /// Its own, by policy; they stand in place of those of its plan.
+    /// The key's own limits, by policy; they override those of its plan.
     pub limits: LimitSet,
     pub plan: Option<AppliedPlan>,
     /// Unix seconds, as all times here.
     pub created: Option<u64>,
     pub not_before: Option<u64>,
     pub expires: Option<u64>,
-    /// When it is meant to go out of use: keygate tells its callers, and refuses nothing.
+    /// When it is due to go out of use: keygate tells its callers, and refuses nothing.
     pub sunset: Option<u64>,
     /// Who issued it.
     pub owner: Option<Owner>,
     /// Which of the registry's prefixes the secret was issued with.
     pub prefix: Option<Box<str>>,
-    /// First characters of the secret behind its prefix, for people who look for a key. One that an
-    /// older keygatectl wrote has the prefix in front.
+    /// First characters of the secret after its prefix, for people who look for a key. Entries by
+    /// an older keygatectl have the prefix in front.
     pub key_prefix: Box<str>,
-    /// What a caller of a pair presents as its id. `Some` makes the key a pair.
+    /// The id that the caller of a pair presents. `Some` makes the key a pair.
     pub public_id: Option<Box<str>>,
     pub digest: Digest,
     /// The pair's former secret while both are valid.
@@ -68,7 +68,8 @@ pub struct Previous {
     pub expires: u64,
 }
 
-/// A key as TOML or JSON says it. The order of the fields is the order in which they are written.
+/// A key as written in TOML or JSON. The order of the fields is the order in which they are
+/// written.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawEntry<'a> {
@@ -105,7 +106,7 @@ pub struct RawEntry<'a> {
     pub owner: Option<RawOwner<'a>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<Cow<'a, str>>,
-    /// Its name was `start`.
+    /// Formerly named `start`.
     #[serde(borrow, default, alias = "start", skip_serializing_if = "Option::is_none")]
     pub key_prefix: Option<Cow<'a, str>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
@@ -146,7 +147,7 @@ pub struct RawTime(pub String);
 // === impl RawEntry ===
 
 impl RawEntry<'_> {
-    /// Parses every word and reports all faults at once.
+    /// Parses every word and reports all faults together.
     pub fn parse(&self) -> Result<RegistryEntry, Vec<FieldFault>> {
         let mut faults = Vec::new();
         let entry = self.parse_into(&mut faults);
@@ -244,7 +245,7 @@ impl RawEntry<'_> {
 // === impl RegistryEntry ===
 
 impl RegistryEntry {
-    /// As a file writes it.
+    /// The form in which a file holds it.
     pub fn raw(&self) -> RawEntry<'_> {
         let stamp = |at: Option<u64>| at.map(RawTime::of);
         let text = |text: &'_ str| (!text.is_empty()).then(|| Cow::Owned(text.to_owned()));
@@ -284,7 +285,7 @@ impl RegistryEntry {
         }
     }
 
-    /// Its limits with those of its plan: what a table states.
+    /// Its limits merged with those of its plan: what a table states.
     pub fn limits_in_force(&self) -> LimitSet {
         match &self.plan {
             Some(plan) => overridden(&plan.limits, &self.limits),
@@ -292,7 +293,8 @@ impl RegistryEntry {
         }
     }
 
-    /// Gives it just these limits. The plan goes if it limits a policy that `limits` does not.
+    /// Gives it exactly these limits. The plan is removed if it limits a policy that `limits` does
+    /// not.
     pub fn set_limits_in_force(&mut self, limits: LimitSet) {
         let own = self.plan.as_ref().map(|plan| own_part(&plan.limits, &self.limits, &limits));
         match own {
@@ -304,7 +306,7 @@ impl RegistryEntry {
         }
     }
 
-    /// The same key with the limits of its plan as its own: for whoever does not know the plan.
+    /// The same key with the limits of its plan as its own: for readers that do not know the plan.
     #[must_use]
     pub fn without_plan(&self) -> Self {
         Self { limits: self.limits_in_force(), plan: None, ..self.clone() }
@@ -356,7 +358,7 @@ impl RegistryEntry {
         std::iter::once(spec(self.digest, self.expires)).chain(former)
     }
 
-    /// Enough to tell it from its namesakes.
+    /// Enough to distinguish it from other keys of the same name.
     pub fn describe(&self) -> String {
         let date = |at: u64| time::show(at).split('T').next().unwrap_or_default().to_owned();
         let created = self.created.map(|at| format!(", created {}", date(at)));
@@ -378,7 +380,7 @@ impl RegistryEntry {
         self.previous.is_some_and(|previous| previous.expires > now)
     }
 
-    /// The status that a caller meets at `now`: the stored one, or what the clock made of it.
+    /// The status that a caller sees at `now`: the stored one, or what the clock makes of it.
     pub fn state(&self, now: u64) -> &'static str {
         match self.status {
             KeyStatus::Active if self.expires.is_some_and(|at| now >= at) => "expired",

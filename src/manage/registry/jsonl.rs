@@ -1,7 +1,8 @@
 //! `keys.jsonl`: one JSON value per line. The first line holds the settings; each further line a
 //! key, or newer settings. A change appends: the line of a changed key carries `after`, the serial
-//! of the line that it supersedes, so that two edits of one key made on two branches are found
-//! when the branches are merged; newer settings carry what the former ones were, for the same. `keys compact` drops what was superseded.
+//! of the line that it supersedes. So when two branches are merged, two edits of one key are
+//! noticed. For the same reason, newer settings carry what the former ones were. `keys compact`
+//! drops superseded lines.
 //!
 //! A last line without a line end is a write that a crash cut short: it never happened.
 
@@ -21,13 +22,14 @@ use super::{Filter, HINT, Located, reader};
 use crate::core::KeyId;
 use crate::manage::error::{Error, FileFault, Result};
 
-/// A key is a few hundred bytes; what is longer is no registry.
+/// A key is a few hundred bytes; a file with a longer line is not a registry.
 const MAX_LINE: u64 = 1 << 20;
 /// How every settings line begins, and no key line.
 const SETTINGS: &[u8] = b"{\"registry\":";
 /// How a key line begins as keygatectl writes it.
 const KEY: &[u8] = b"{\"serial\":";
-/// What a line that supersedes another contains. A name that contains it costs a parse, no more.
+/// What a line that supersedes another contains. A name that contains it costs a parse, nothing
+/// else.
 const AFTER: &[u8] = b"\"after\":";
 
 #[derive(Deserialize, Serialize)]
@@ -42,7 +44,7 @@ struct Line<'a> {
     key: RawEntry<'a>,
 }
 
-/// Only what tells which key a line is about.
+/// Only what shows which key a line is about.
 #[derive(Deserialize)]
 struct LineHead<'a> {
     serial: u64,
@@ -52,7 +54,7 @@ struct LineHead<'a> {
     key: HeadKey<'a>,
 }
 
-/// Only of which change a line is.
+/// Only the change that a line belongs to.
 #[derive(Deserialize)]
 struct OfChange {
     serial: u64,
@@ -68,7 +70,7 @@ struct HeadKey<'a> {
 #[derive(Clone, Copy)]
 pub struct LineSelection<'a> {
     pub filter: &'a Filter,
-    /// Lines that begin before this byte are passed over, not even parsed.
+    /// Lines that begin before this byte are skipped unparsed.
     pub from: u64,
 }
 
@@ -87,7 +89,7 @@ struct SettingsLine {
     lost: Option<LostSettings>,
 }
 
-/// Settings of one branch that the other branch's line, which came behind them, does not hold.
+/// Settings of one branch that the other branch's line, which followed them, does not contain.
 #[derive(Clone)]
 struct LostSettings {
     /// [`RawSettings::content`].
@@ -137,7 +139,7 @@ pub fn open(content: JsonlContent<'_>) -> Result<(RegistrySettings, u64)> {
     let path = content.path;
     let mut lines = LineReader::new(reader(content.file).take(content.length));
     let mut settings: Option<SettingsLine> = None;
-    // Not always that of the last line: a merge puts one branch's lines behind the other's.
+    // Not always that of the last line: a merge appends one branch's lines to the other's.
     let mut newest = 0;
     let mut length = 0;
     while let Some((number, line)) = lines.next().map_err(|e| super::read_fault(path, e))? {
@@ -150,7 +152,7 @@ pub fn open(content: JsonlContent<'_>) -> Result<(RegistrySettings, u64)> {
             return Err(Error::fault(FileFault::new(path, 1, "", why), HINT));
         }
         let start: &[u8] = if is_settings { b"{\"registry\":1,\"serial\":" } else { KEY };
-        // A line that cannot be parsed is told with all others, by whoever reads the keys.
+        // A line that cannot be parsed is reported with all others when the keys are read.
         newest = newest.max(serial_of(line, start).unwrap_or_default());
     }
     let Some(SettingsLine { number, text, lost }) = settings else {
@@ -170,9 +172,10 @@ pub fn open(content: JsonlContent<'_>) -> Result<(RegistrySettings, u64)> {
 // === impl SettingsLine ===
 
 impl SettingsLine {
-    /// A later line of settings supersedes all of the former one. It names that by `after`, so that
-    /// a merge of two branches is found where the later one does not hold what the other has
-    /// changed. A line without `after` was written by somebody who has looked at both.
+    /// A later settings line supersedes all of the former one. It identifies the former one by
+    /// `after`. So after a merge of two branches, it is noticed if the later line does not contain
+    /// the other branch's change. A line without `after` was written by somebody who has looked at
+    /// both.
     fn behind(former: Option<Self>, number: u64, line: &[u8], path: &Path) -> Self {
         let lost = match &former {
             Some(former) if Finder::new(AFTER).find(line).is_some() => {
@@ -187,7 +190,7 @@ impl SettingsLine {
         let later = serde_json::from_slice::<RawSettings>(line).ok()?;
         let after = later.after.clone()?;
         if let Some(lost) = &self.lost {
-            // Unless it makes the same settings of it in the end.
+            // Unless the final settings are the same anyway.
             let is_lost = content_of(later, path).is_none_or(|content| content != lost.content);
             return is_lost.then(|| lost.clone());
         }
@@ -206,14 +209,14 @@ impl SettingsLine {
     }
 }
 
-/// In the words of keygatectl: a person may write a duration in others. `None` of what cannot be
-/// read, which is told elsewhere, or superseded.
+/// In keygatectl's wording: a person may write a duration differently. `None` for what cannot be
+/// read, which is reported elsewhere, or superseded.
 fn content_of(raw: RawSettings, path: &Path) -> Option<String> {
     let settings = RegistrySettings::from_raw(raw, path, &|_| 0).ok()?;
     Some(settings.raw().content())
 }
 
-/// Calls `each` for every key in force. Lines that cannot be meant are not parsed.
+/// Calls `each` for every key in force. Lines that cannot match are not parsed.
 pub fn scan(
     content: JsonlContent<'_>,
     wanted: LineSelection<'_>,
@@ -226,7 +229,7 @@ pub fn scan(
     let mut end = 0;
     let texts = texts_of(filter);
     let texts: Vec<_> = texts.iter().map(Finder::new).collect();
-    // Of two edits that were merged, the later line is not known to hold what the other says.
+    // Of two merged edits, the later line is not known to contain the other one's change.
     let mut in_conflict = HashSet::new();
     let mut lines = LineReader::new(reader(content.file).take(content.length));
     while let Some((number, line)) = lines.next().map_err(|e| super::read_fault(path, e))? {
@@ -254,7 +257,7 @@ pub fn scan(
         };
         if let Some(chain) = superseding.get(&entry.id) {
             let Some(position) = chain.iter().position(|change| change.line == number) else {
-                // The line that the first change was made on: the chain must begin there.
+                // The line that the first change was based on: the chain must begin there.
                 if parsed.after.is_none()
                     && let Some(first) = chain.first()
                     && first.after != parsed.serial
@@ -279,7 +282,7 @@ pub fn scan(
     Ok(())
 }
 
-/// What a line must contain to be meant by the filter. A digest has several spellings.
+/// What a line must contain to match the filter. A digest has several spellings.
 fn texts_of(filter: &Filter) -> Vec<String> {
     let id = filter.id.map(|id| id.to_string());
     let org = filter.org.as_ref().map(|org| org.as_str().to_owned());
@@ -287,12 +290,12 @@ fn texts_of(filter: &Filter) -> Vec<String> {
     texts.map(|text| format!("\"{text}\"")).collect()
 }
 
-/// Tells most lines apart without parsing them. One with an escape may spell a text otherwise.
+/// Rules out most lines without parsing them. A line with an escape may spell a text differently.
 fn cannot_be_meant(line: &[u8], texts: &[Finder<'_>]) -> bool {
     texts.iter().any(|text| text.find(line).is_none()) && memchr::memchr(b'\\', line).is_none()
 }
 
-/// The serial of a line, which it begins with as keygatectl writes it; others are parsed.
+/// The serial of a line. keygatectl writes it at the beginning of the line; other lines are parsed.
 fn serial_of(line: &[u8], start: &[u8]) -> std::result::Result<u64, serde_json::Error> {
     let digits = line.strip_prefix(start).map(|rest| {
         let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
@@ -350,7 +353,7 @@ fn superseding(
         if after.find(line).is_none() || line.starts_with(SETTINGS) {
             continue;
         }
-        // The pass that parses reports what it cannot parse.
+        // The parsing pass reports what it cannot parse.
         let Ok(head) = serde_json::from_slice::<LineHead<'_>>(line) else { continue };
         let (Some(after), Ok(id)) = (head.after, KeyId::parse(&head.key.id)) else { continue };
         if head.serial <= after {
@@ -371,7 +374,7 @@ fn conflict(path: &Path, change: Superseding, is: u64) -> FileFault {
     FileFault::new(path, line, "after", why)
 }
 
-/// One key as a line. `after` is the serial of the line that it supersedes.
+/// One key as a line. `after` is the serial of the superseded line.
 pub fn print(entry: &RegistryEntry, serial: u64, after: Option<u64>) -> String {
     let line = Line { serial, after, key: entry.raw() };
     serde_json::to_string(&line).unwrap_or_default() + "\n"
@@ -384,7 +387,7 @@ pub fn print_settings(settings: &RegistrySettings, former: Option<&RegistrySetti
     serde_json::to_string(&raw).unwrap_or_default() + "\n"
 }
 
-/// Appends complete lines behind the complete part of the file, and flushes them to the disk.
+/// Appends complete lines after the complete part of the file, and flushes them to the disk.
 pub fn append(path: &Path, length: u64, lines: &[u8]) -> Result<()> {
     let attempt = || -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).open(path)?;
@@ -400,7 +403,7 @@ pub fn append(path: &Path, length: u64, lines: &[u8]) -> Result<()> {
     attempt().map_err(Error::write(path))
 }
 
-/// Part of a change (a full disk) is no change.
+/// Removes a partly written change (full disk).
 fn undo(file: &File, length: u64) {
     file.set_len(length).and_then(|()| file.sync_all()).ok();
 }

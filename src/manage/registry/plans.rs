@@ -1,6 +1,7 @@
-//! Plans: named sets of limits that keys and orgs share, and the sections `[[plan]]` and `[[org]]` of
-//! a registry that state limits. A table knows no plans: [`RegistryEntry::limits_in_force`] and
-//! [`limits_of_orgs`] say what a key or an org has with its plan. Imports core and words.
+//! Plans: named sets of limits that keys and orgs share. Also the sections `[[plan]]` and `[[org]]`
+//! of a registry, which state limits. A table does not know plans:
+//! [`RegistryEntry::limits_in_force`] and [`limits_of_orgs`] give the limits of a key or an org
+//! including its plan. Imports core and words.
 //!
 //! [`RegistryEntry::limits_in_force`]: super::entry::RegistryEntry::limits_in_force
 
@@ -14,39 +15,39 @@ use super::raw_limits::parse_limits;
 use super::words::{FieldFault, show_limit};
 use crate::core::{LimitSet, OrgId, PolicyName};
 
-/// What a key or an org names as its plan: 1 to 64 of `a-z`, `0-9`, `-` and `_`, but not `none`, by
-/// which an option takes a plan away.
+/// The name by which a key or an org refers to its plan: 1 to 64 of `a-z`, `0-9`, `-` and `_`, but
+/// not `none`, which is the option value that removes a plan.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PlanName(Box<str>);
 
-/// The plan of a key. Only a registry knows what a plan allows: as a file says a key, the limits are
-/// empty.
+/// The plan of a key. Only a registry knows what a plan allows: in a key read from a file, the
+/// limits are empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppliedPlan {
     pub name: PlanName,
     pub limits: LimitSet,
 }
 
-/// What a registry says of an org: limits of its own, and the plan that has the others.
+/// What a registry says about an org: limits of its own, and the plan that provides the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OrgTerms {
     pub limits: LimitSet,
     pub plan: Option<PlanName>,
 }
 
-/// A plan as TOML or JSON says it.
+/// A plan as written in TOML or JSON.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawPlan {
     pub name: String,
-    /// Of the policy `per-key`.
+    /// For the policy `per-key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<String, String>,
 }
 
-/// An org as TOML or JSON says it.
+/// An org as written in TOML or JSON.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawOrg {
@@ -57,7 +58,7 @@ pub struct RawOrg {
     pub limits: BTreeMap<String, String>,
 }
 
-/// A section that states limits, by what its first field names.
+/// A section that states limits, identified by its first field.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct LimitSection {
     plan: Option<String>,
@@ -68,7 +69,7 @@ struct LimitSection {
 struct LimitSections {
     /// `org`, as in `[[org]]`.
     section: &'static str,
-    /// The field that tells one from another.
+    /// The field that identifies a section.
     key: &'static str,
     by_name: BTreeMap<String, LimitSection>,
 }
@@ -109,7 +110,7 @@ impl AppliedPlan {
     }
 }
 
-/// Limits in force as a table shows them, behind the name of the plan that they are of.
+/// Limits in force as a table shows them, preceded by the name of their plan.
 pub fn behind_plan(plan: Option<&PlanName>, limits: String) -> String {
     match plan {
         Some(plan) => format!("{plan}: {limits}"),
@@ -117,7 +118,7 @@ pub fn behind_plan(plan: Option<&PlanName>, limits: String) -> String {
     }
 }
 
-/// What is wrong with a plan that is not there.
+/// The fault for a plan that does not exist.
 pub fn unknown(name: &PlanName, plans: &BTreeMap<PlanName, LimitSet>) -> String {
     let known: Vec<_> = plans.keys().map(PlanName::as_str).collect();
     match known.is_empty() {
@@ -126,12 +127,12 @@ pub fn unknown(name: &PlanName, plans: &BTreeMap<PlanName, LimitSet>) -> String 
     }
 }
 
-/// The limits of a plan, with `own` in place of those for the same policy.
+/// The limits of a plan; `own` overrides those for the same policy.
 pub fn overridden(plan: &LimitSet, own: &LimitSet) -> LimitSet {
     LimitSet::new(plan.iter().chain(own.iter()).cloned())
 }
 
-/// What `own` has to be so that a key with this plan has just `wanted` in force. `None`: the plan
+/// What `own` must be so that a key with this plan has exactly `wanted` in force. `None`: the plan
 /// limits a policy that `wanted` does not.
 pub fn own_part(plan: &LimitSet, own: &LimitSet, wanted: &LimitSet) -> Option<LimitSet> {
     let is_covered = plan.iter().all(|named| wanted.get(named.policy.as_str()).is_some());
@@ -162,7 +163,7 @@ impl OrgTerms {
         overridden(&self.of_plan(plans), &self.limits)
     }
 
-    /// With just these limits in force: its plan goes if it says more.
+    /// With exactly these limits in force: its plan is removed if it limits more.
     #[must_use]
     pub fn with_limits(&self, wanted: &LimitSet, plans: &BTreeMap<PlanName, LimitSet>) -> Self {
         match own_part(&self.of_plan(plans), &self.limits, wanted) {
@@ -261,7 +262,7 @@ pub fn raw_orgs(orgs: &BTreeMap<OrgId, OrgTerms>) -> Vec<RawOrg> {
     orgs.iter().map(raw).collect()
 }
 
-/// Sections `[[plan]]` that differ from `old` as they are now; the others stay as they are written.
+/// Updates the `[[plan]]` sections that differ from `old`; the others stay as they are written.
 pub fn edit_plans(
     document: &mut DocumentMut,
     plans: &BTreeMap<PlanName, LimitSet>,
@@ -278,7 +279,7 @@ pub fn edit_plans(
     of(plans).edit(document, &of(old))
 }
 
-/// As [`edit_plans`], of the sections `[[org]]`.
+/// Like [`edit_plans`], for the sections `[[org]]`.
 pub fn edit_orgs(
     document: &mut DocumentMut,
     orgs: &BTreeMap<OrgId, OrgTerms>,
@@ -344,7 +345,7 @@ impl LimitSection {
                 table.remove("plan");
             }
         }
-        // The limit `per-key` goes among the others.
+        // The limit `per-key` moves among the others.
         table.remove("limit");
         if self.limits.is_empty() {
             table.remove("limits");

@@ -2,10 +2,10 @@
 //! compared with when somebody else has published meanwhile.
 //!
 //! The registry itself holds serial and hash of its last publications, so that a copy or a backup
-//! of it says what *it* knows of. Keys that were changed since then are in `keys.unpublished.jsonl`
-//! beside it, as they were before: every other key is as it was published. Its first line says from
-//! which serial on it is complete; for what was published before, or when it is lost, nothing counts
-//! as known, and more is asked, never less.
+//! of it says what *it* knows. Keys changed since then are in `keys.unpublished.jsonl` next to it,
+//! in their former state: every other key is as it was published. The first line of that file says
+//! from which serial on it is complete. For earlier publications, or if the file is lost, nothing
+//! counts as known, and keygatectl asks more, never less.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -22,12 +22,12 @@ use crate::manage::files;
 use crate::table::FileKind;
 use crate::table::{BodyHash, Manifest};
 
-/// How many publications of each kind a registry remembers of one place: enough for drafts that wait
-/// for their signatures. Many patches must not push out the table that they are over.
+/// How many publications of each kind a registry remembers for one place: enough for drafts that
+/// wait for their signatures. Many patches must not push out the table that they are over.
 const REMEMBERED: usize = 4;
 
-/// How many places it remembers of each kind, besides those that it publishes to. A place that it
-/// has forgotten is one where it never published.
+/// How many places of each kind it remembers, besides its own. A forgotten place counts as one
+/// where it never published.
 const PLACES: usize = 4;
 
 /// A table or patch that was made from this registry.
@@ -37,18 +37,18 @@ pub struct BuiltFile {
     pub serial: u64,
     pub body_sha256: BodyHash,
     pub stage: BuildStage,
-    /// Only of a `keys.jsonl`.
+    /// Only for a `keys.jsonl`.
     pub made_of: Option<MadeOf>,
-    /// Where it was written, relative to the registry: what was published elsewhere, for review or
+    /// Where it was written, relative to the registry. What was published elsewhere, for review or
     /// for other sidecars, was not published here.
     pub place: Option<Box<str>>,
-    /// Of a draft: what its registry knew to be published when it was made. What the registry has
-    /// taken in since is not in the draft.
+    /// Of a draft: what its registry knew to be published when it was made. The draft lacks
+    /// whatever the registry has taken in since.
     pub after: Vec<Mention>,
 }
 
-/// The registry's file when a table or patch was made from it. Serials do not tell which lines that
-/// was: after a merge of two branches a line can be new and have the serial of one that is published.
+/// The registry's file when a table or patch was made from it. Serials do not identify those lines:
+/// after a merge of two branches, a new line can have the serial of a published one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MadeOf {
     pub bytes: u64,
@@ -65,12 +65,12 @@ pub struct Mention {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BuildStage {
-    /// Signatures are missing, so that it was not put in its place from here.
+    /// Signatures are missing, so it was not put in place from here.
     Draft,
     Published,
 }
 
-/// One change as the file tells it.
+/// One change as the file records it.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct NotedLine<'a> {
@@ -89,13 +89,13 @@ struct NotedLine<'a> {
 #[serde(deny_unknown_fields)]
 struct SinceLine<'a> {
     since: u64,
-    /// The registry's file: a `keys.jsonl` beside a `keys.toml` has its notes in the same place, and
-    /// knows nothing of the other's changes.
+    /// The registry's file: a `keys.jsonl` next to a `keys.toml` has its notes in the same place,
+    /// and knows nothing of the other's changes.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     of: Option<std::borrow::Cow<'a, str>>,
 }
 
-/// Only what tells whether a line still counts.
+/// Only what shows whether a line still counts.
 #[derive(Deserialize)]
 struct Dated {
     serial: u64,
@@ -119,8 +119,8 @@ impl BuiltFile {
         Mention { serial: self.serial, hash: [a, b, c, d] }
     }
 
-    /// `table 5 sha256:… at t.kgt`; of a `keys.jsonl` with `of BYTES sha256:…` behind the hash; of a
-    /// draft then with `draft` and, as `after 3:0f1e2d3c,4:…`, what it was made behind.
+    /// `table 5 sha256:… at t.kgt`. For a `keys.jsonl`, `of BYTES sha256:…` follows the hash; for a
+    /// draft, `draft` follows and, as `after 3:0f1e2d3c,4:…`, what was published when it was made.
     pub fn parse(text: &str) -> Option<Self> {
         let sha256 = |word: &str| BodyHash::parse(word.strip_prefix("sha256:")?);
         let (text, place) = match text.split_once(" at ") {
@@ -190,7 +190,7 @@ impl std::fmt::Display for Mention {
     }
 }
 
-/// Where a file is, as a registry writes it down: relative to the registry, so that copies of both
+/// Where a file is, as a registry records it: relative to the registry, so that copies of both
 /// agree.
 pub fn place_of(registry: &Path, file: &Path) -> Box<str> {
     let real = |path: &Path| {
@@ -212,8 +212,8 @@ pub fn place_of(registry: &Path, file: &Path) -> Box<str> {
     place.to_string_lossy().into()
 }
 
-/// The list with one more, the newest last. What was built for the places `own` stays, however much
-/// is built elsewhere: builds to look at must not make a registry forget what it has published.
+/// Adds one to the list, the newest last. Files built for the places `own` stay, however many are
+/// built elsewhere: builds for inspection must not make a registry forget what it has published.
 pub fn remember(known: &mut Vec<BuiltFile>, mut artefact: BuiltFile, own: &[Box<str>]) {
     known.retain(|other| {
         let is_other = (other.kind, other.serial, other.body_sha256)
@@ -232,7 +232,7 @@ pub fn remember(known: &mut Vec<BuiltFile>, mut artefact: BuiltFile, own: &[Box<
         known.remove(oldest);
     }
     known.push(artefact);
-    // Places by their newest artefact; the one longest unused goes.
+    // Places ordered by their newest artefact; the one unused for longest is dropped.
     let is_own = |other: &BuiltFile| other.place.as_ref().is_some_and(|place| own.contains(place));
     let mut places: Vec<Option<Box<str>>> = Vec::new();
     for other in known.iter().rev().filter(|other| other.kind == kind && !is_own(other)) {
@@ -244,8 +244,8 @@ pub fn remember(known: &mut Vec<BuiltFile>, mut artefact: BuiltFile, own: &[Box<
     known.retain(|other| other.kind != kind || is_own(other) || places.contains(&other.place));
 }
 
-/// The serial from which on changes have to be noted: for every place, what changed since the last
-/// publication there is still to be known.
+/// The serial from which changes must be noted: for every place, the changes since the last
+/// publication there must stay known.
 pub fn unneeded_through(known: &[BuiltFile]) -> u64 {
     let published = known.iter().filter(|artefact| artefact.stage == BuildStage::Published);
     let mut newest: BTreeMap<(bool, Option<&str>), u64> = BTreeMap::new();
@@ -268,7 +268,7 @@ fn since(registry: &Path) -> Result<Option<u64>> {
         if let Ok(line) = serde_json::from_str::<SinceLine<'_>>(text) {
             let is_own = match &line.of {
                 Some(of) => *of == name_of(registry),
-                // From before there was a name in it.
+                // Written before the file had a name in it.
                 None => Registry::twin(registry).is_none(),
             };
             first.get_or_insert(is_own.then_some(line.since));
@@ -285,8 +285,8 @@ fn since_line(registry: &Path, since: u64) -> SinceLine<'static> {
     SinceLine { since, of: Some(name_of(registry).into()) }
 }
 
-/// Keys that a change after `after` and up to `through` touched, as they were before the first of
-/// these changes; `None`: not there.
+/// Keys that a change after `after` and up to `through` touched, in the state before the first of
+/// these changes; `None`: the key did not exist.
 pub fn changed_since(
     registry: &Path,
     after: u64,
@@ -297,7 +297,7 @@ pub fn changed_since(
         return Ok(changed);
     }
     each_line(registry, &mut |text| {
-        // What cannot be read is a key of which nothing is known to have changed.
+        // Skip an unreadable line: no change of its key is known.
         let Ok(line) = serde_json::from_str::<NotedLine<'_>>(text) else { return };
         if line.serial <= after || line.serial > through {
             return;
@@ -315,20 +315,20 @@ pub fn changed_since(
 /// Notes a change that is about to be written.
 pub fn note(registry: &Path, serial: u64, was: &[&RegistryEntry], new: &[KeyId]) -> Result<()> {
     files::remove_leftovers(&path_of(registry));
-    // Left by a change that never came about, or by one that a restored backup does not know.
+    // Left by a change that was never made, or by one that a restored backup does not know.
     retain(registry, |noted| noted < serial)?;
     let mut text = String::new();
     let before = serial.saturating_sub(1);
     match since(registry)? {
         Some(since) if since <= before => {}
-        // What is there is of another registry, or of a time that does not reach up to this change.
+        // The file belongs to another registry, or does not reach up to this change.
         Some(_) | None => {
             forget(registry)?;
             add_line(&mut text, &since_line(registry, before));
         }
     }
     for entry in was {
-        // With the limits that it had: its plan may say others by the time that this is read.
+        // With the limits that it had: its plan may say something else by the time this is read.
         let entry = entry.without_plan();
         add_line(&mut text, &NotedLine { serial, was: Some(entry.raw()), new: Vec::new() });
     }
@@ -346,14 +346,14 @@ fn add_line(text: &mut String, line: &impl Serialize) {
     text.push('\n');
 }
 
-/// Begins anew: every change after `since` will be noted.
+/// Starts over: every change after `since` will be noted.
 pub fn begin_after(registry: &Path, since: u64) -> Result<()> {
     let mut text = String::new();
     add_line(&mut text, &since_line(registry, since));
     files::replace(&path_of(registry), text.as_bytes())
 }
 
-/// Forgets the changes through this serial.
+/// Forgets the changes up to and including this serial.
 pub fn forget_through(registry: &Path, serial: u64) -> Result<()> {
     let Some(since) = since(registry)? else { return Ok(()) };
     if since >= serial {
@@ -412,7 +412,7 @@ fn path_of(registry: &Path) -> PathBuf {
     registry.with_extension("unpublished.jsonl")
 }
 
-/// Complete lines only: a torn one is of a change that never came about.
+/// Complete lines only: a torn one belongs to a change that was never made.
 fn each_line(registry: &Path, each: &mut dyn FnMut(&str)) -> Result<()> {
     let path = path_of(registry);
     let file = match std::fs::File::open(&path) {

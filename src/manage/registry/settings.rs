@@ -20,13 +20,13 @@ use crate::manage::error::FileFault;
 use crate::manage::time;
 use crate::table::TableFormat;
 
-/// The version of the registry's own form.
+/// The version of the registry's own format.
 pub const VERSION: u32 = 1;
 
 /// Most characters of a secret that a registry keeps for people.
 const MOST_SHOWN: usize = 16;
 
-/// Bits of a secret that nobody sees, so that what is shown helps nobody to guess the rest.
+/// Bits of a secret that stay unseen, so that what is shown does not help to guess the rest.
 const UNSEEN_BITS: f64 = 80.0;
 
 /// Parsed settings.
@@ -35,17 +35,17 @@ pub struct RegistrySettings {
     /// Of the last change. The next change, of any kind, takes the next number.
     pub serial: u64,
     pub audience: Option<Box<str>>,
-    /// How secrets are written and recognised, by the word in front of them.
+    /// How secrets are written and recognised, by their prefix.
     pub prefixes: BTreeMap<String, KeyFormat>,
     /// How many characters of a secret are kept for people, where that is not
     /// [`KeyFormat::SHOWN`]; by prefix.
     pub shown: BTreeMap<String, usize>,
     pub default_prefix: Option<String>,
     pub publish: Publish,
-    /// Sets of limits that keys and orgs name.
+    /// Sets of limits that keys and orgs refer to by name.
     pub plans: BTreeMap<PlanName, LimitSet>,
-    /// Orgs that have limits or a plan, as the registry says them: [`RegistrySettings::org_limits`]
-    /// are those in force.
+    /// Orgs that have limits or a plan, as the registry states them:
+    /// [`RegistrySettings::org_limits`] are those in force.
     pub orgs: BTreeMap<OrgId, OrgTerms>,
     /// The last tables and patches that were made from this registry, the newest last.
     pub published: Vec<BuiltFile>,
@@ -60,7 +60,8 @@ pub struct Publish {
     pub on_change: OnChange,
     /// How long a table is valid; `None`: without end.
     pub life: Option<Duration>,
-    /// Version of the table format to write. Format 1 until it is said that all sidecars read 2.
+    /// Version of the table format to write. Format 1 until the operator states that all sidecars
+    /// read 2.
     pub format: TableFormat,
 }
 
@@ -73,15 +74,14 @@ pub enum OnChange {
     Table,
 }
 
-/// Settings as TOML or JSON says them.
+/// Settings as written in TOML or JSON.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawSettings {
-    /// Version of the registry's form. Stands first: it tells a settings line of JSON Lines.
+    /// Version of the registry's format. Comes first: it identifies a settings line of JSON Lines.
     pub registry: u32,
     pub serial: u64,
-    /// Of a line of JSON Lines: what the settings were that it supersedes,
-    /// [`RawSettings::content`].
+    /// In a line of JSON Lines: the settings that it supersedes, as [`RawSettings::content`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -96,12 +96,12 @@ pub struct RawSettings {
     pub plan: Vec<RawPlan>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub org: Vec<RawOrg>,
-    /// What keygatectl writes down of its publications.
+    /// What keygatectl records of its publications.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub published: Vec<String>,
 }
 
-/// A form of secrets, which tables state as well, and what only the registry knows of it.
+/// A form of secrets, which tables state as well, and what only the registry knows about it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawPrefix {
@@ -117,7 +117,7 @@ pub struct RawPrefix {
     group: u8,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     checksummed: bool,
-    /// Characters of a secret behind its prefix that are kept to recognise its key by.
+    /// Characters of a secret after its prefix that are kept to recognise its key by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shown: Option<usize>,
 }
@@ -142,8 +142,8 @@ pub struct RawPublish {
 // === impl RawSettings ===
 
 impl RawSettings {
-    /// The first 32 bits of the SHA-256, as hexadecimal digits, of what people set: not of the
-    /// serial, nor of what keygatectl notes of its publications.
+    /// The first 32 bits of the SHA-256, as hexadecimal digits, of the settings that people make:
+    /// without the serial and keygatectl's notes of its publications.
     pub fn content(mut self) -> String {
         (self.serial, self.after, self.published) = (0, None, Vec::new());
         let text = serde_json::to_string(&self).unwrap_or_default();
@@ -168,7 +168,7 @@ impl RawPrefix {
     }
 }
 
-/// Whether so many characters of a secret of this form may be kept for people.
+/// Whether this many characters of a secret of this form may be kept for people.
 ///
 /// # Errors
 ///
@@ -195,7 +195,7 @@ impl RawPublish {
 // === impl RegistrySettings ===
 
 impl RegistrySettings {
-    /// From what precedes the first `[[key]]`.
+    /// From the text before the first `[[key]]`.
     pub fn from_toml(piece: &Piece, path: &Path) -> Result<Self, Vec<FileFault>> {
         let raw: RawSettings = toml::from_str(&piece.text)
             .map_err(|e| vec![syntax_fault(&e, piece, path, "keys are written as `[[key]]`")])?;
@@ -347,7 +347,7 @@ impl RegistrySettings {
         }
     }
 
-    /// Limits in force of every org that has any, with those of its plan.
+    /// Limits in force of every org that has any, including those of its plan.
     pub fn org_limits(&self) -> BTreeMap<OrgId, LimitSet> {
         limits_of_orgs(&self.orgs, &self.plans)
     }
@@ -358,8 +358,9 @@ impl RegistrySettings {
         set.unwrap_or(KeyFormat::SHOWN)
     }
 
-    /// The text with what differs from `old` changed: the serial, what was published, plans,
-    /// limits of orgs, and which prefixes are checksummed. Everything else of it is for people to edit.
+    /// The text with the differences from `old` applied: the serial, what was published, plans,
+    /// limits of orgs, and which prefixes are checksummed. Everything else in it is for people to
+    /// edit.
     pub fn edit_toml(&self, text: &str, old: &Self) -> Option<String> {
         let mut document: DocumentMut = text.parse().ok()?;
         if self.serial != old.serial {

@@ -1,8 +1,8 @@
-//! `keys.toml`, read and edited in pieces: what precedes the first `[[key]]`, then one piece
-//! per key. A piece is parsed on its own, so memory does not grow with the file, an edit touches
-//! nothing but its own lines, and comments stay.
+//! `keys.toml`, read and edited in pieces: the text before the first `[[key]]`, then one piece per
+//! key. Each piece is parsed on its own, so memory does not grow with the file, an edit touches
+//! only its own lines, and comments stay.
 //!
-//! Cutting at lines that begin with `[[key]]` is safe: inside a string such a line leaves the
+//! Cutting at lines that begin with `[[key]]` is safe: inside a string, such a line leaves the
 //! piece before it unterminated, which is an error and never another reading.
 
 use std::io::{self, BufRead};
@@ -15,7 +15,7 @@ use super::entry::{FieldFault, RawEntry, RegistryEntry};
 use crate::core::PolicyName;
 use crate::manage::error::FileFault;
 
-/// A key is a few hundred bytes; what is longer is no registry.
+/// A key is a few hundred bytes; a file with a longer piece is not a registry.
 const MAX_PIECE: usize = 1 << 20;
 
 /// Some lines of the file, with the number of the first.
@@ -30,7 +30,7 @@ pub struct Piece {
 pub struct Pieces<R> {
     from: R,
     line: u64,
-    /// The `[[key]]` line that ended the piece before.
+    /// The `[[key]]` line that ended the previous piece.
     pending: Option<String>,
     started: bool,
 }
@@ -92,7 +92,7 @@ fn begins_key(line: &str) -> bool {
     rest.trim_start().strip_prefix("key").is_some_and(|r| r.trim_start().starts_with("]]"))
 }
 
-/// The key of a piece; all of its faults at once, each with its line.
+/// The key of a piece, or all of its faults together, each with its line.
 pub fn parse(piece: &Piece, path: &Path) -> Result<RegistryEntry, Vec<FileFault>> {
     let raw: OneKey<'_> = toml::from_str(&piece.text).map_err(|e| {
         vec![syntax_fault(&e, piece, path, "settings belong before the first `[[key]]`")]
@@ -126,7 +126,7 @@ pub fn syntax_fault(e: &toml::de::Error, piece: &Piece, path: &Path, top: &str) 
     FileFault::new(path, line, "", why)
 }
 
-/// A key's first characters, and what an older keygatectl called them.
+/// A key's first characters, and the name that an older keygatectl used for them.
 const KEY_PREFIX: &str = "key_prefix";
 const FORMER_KEY_PREFIX: &str = "start";
 
@@ -154,9 +154,9 @@ pub fn print(entry: &RegistryEntry) -> String {
     text
 }
 
-/// The piece with what differs between `old` and `new` changed, and nothing else.
+/// The piece with only the differences between `old` and `new` applied.
 ///
-/// `None` if the piece cannot be edited, which [`parse`] has ruled out before.
+/// `None` if the piece cannot be edited, which [`parse`] has already ruled out.
 pub fn edit(piece: &str, old: &RegistryEntry, new: &RegistryEntry) -> Option<String> {
     let mut document: DocumentMut = piece.parse().ok()?;
     let table = document.get_mut("key")?.as_array_of_tables_mut()?.get_mut(0)?;
@@ -186,7 +186,7 @@ pub fn edit(piece: &str, old: &RegistryEntry, new: &RegistryEntry) -> Option<Str
         }
         match table.get_mut(name) {
             Some(Item::Value(present)) => {
-                // Spaces and a comment behind the value stay.
+                // Spaces and a comment after the value stay.
                 *value.decor_mut() = present.decor().clone();
                 *present = value;
             }
@@ -204,7 +204,7 @@ fn fields(entry: &RegistryEntry) -> Vec<(&'static str, Value)> {
     let list = |items: &[std::borrow::Cow<'_, str>]| {
         Value::Array(items.iter().map(|item| item.as_ref()).collect())
     };
-    // Unquoted, as TOML's own date-time; our own stamps always parse.
+    // Unquoted, as TOML's own date-time; the stamps that we write always parse.
     let time = |stamp: &super::entry::RawTime| match stamp.0.parse::<toml_edit::Datetime>() {
         Ok(datetime) => Value::from(datetime),
         Err(_) => Value::from(stamp.0.as_str()),

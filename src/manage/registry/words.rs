@@ -71,7 +71,7 @@ pub fn show_limit(limit: Limit) -> String {
     limit.to_string()
 }
 
-/// The plain limit first, as `600/min`, then `NAME=LIMIT` of every other policy.
+/// The plain limit first, as `600/min`, then `NAME=LIMIT` for every other policy.
 pub fn show_limits(limits: &LimitSet) -> Vec<String> {
     let plain = limits.per_key().map(show_limit);
     let others = limits.iter().filter(|named| named.policy.as_str() != PolicyName::PER_KEY);
@@ -79,13 +79,13 @@ pub fn show_limits(limits: &LimitSet) -> Vec<String> {
     plain.into_iter().chain(others).collect()
 }
 
-/// `NAME=LIMIT` of every policy: an org has no plain limit.
+/// `NAME=LIMIT` for every policy: an org has no plain limit.
 pub fn show_limits_of_org(limits: &LimitSet) -> String {
     let each = limits.iter().map(|n| format!("{}={}", n.policy.as_str(), show_limit(n.limit)));
     each.collect::<Vec<_>>().join(", ")
 }
 
-/// A policy's name, and not the word by which metrics call `per-key`.
+/// A policy's name, but not the word that metrics use for `per-key`.
 pub fn parse_policy(name: &str) -> Result<PolicyName, String> {
     match PolicyName::parse(name) {
         Ok(name) if name.as_str() == PolicyName::METRIC_OF_PER_KEY => {
@@ -95,7 +95,7 @@ pub fn parse_policy(name: &str) -> Result<PolicyName, String> {
     }
 }
 
-/// One limit of an option or a list: `LIMIT` is that of `per-key`, else `NAME=LIMIT`.
+/// One limit in an option or a list: `LIMIT` is for `per-key`, else `NAME=LIMIT`.
 pub fn parse_named_limit(text: &str) -> Result<NamedLimit, String> {
     let (name, limit) = text.split_once('=').unwrap_or((PolicyName::PER_KEY, text));
     let policy = parse_policy(name.trim()).map_err(|e| format!("the name of the policy {e}"))?;
@@ -103,7 +103,7 @@ pub fn parse_named_limit(text: &str) -> Result<NamedLimit, String> {
     Ok(NamedLimit { policy, limit })
 }
 
-/// Limits by policy, as `limits` of a registry has them and with `per-key` among them.
+/// Limits by policy, as in `limits` of a registry but including `per-key`.
 pub fn to_object(limits: &LimitSet) -> Value {
     let entries = limits.iter().map(|n| (n.policy.as_str().to_owned(), show_limit(n.limit).into()));
     Value::Object(entries.collect())
@@ -133,7 +133,7 @@ pub fn check_public_id(id: &str) -> Result<(), &'static str> {
     if ok { Ok(()) } else { Err("must be 1 to 128 visible ASCII characters without `:`") }
 }
 
-/// The value, or its fault for the list.
+/// The value. A fault goes on the list instead.
 pub(super) fn taken<T, E: ToString>(
     field: &'static str,
     parsed: Result<T, E>,
