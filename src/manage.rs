@@ -1,7 +1,7 @@
 //! The management side: registry, keys, signer, tables, publishing. `keygatectl` is [`run`].
 //!
-//! Imports core, table, usage, wording, config, remote, clock and exit; never proxy, reload, admin or telemetry.
-//! Secrets exist here only between their creation and the one time that they are shown: not in
+//! Imports core, table, usage, wording, config, remote, clock and exit; never proxy, reload, admin
+//! or telemetry. Secrets exist here only from their creation until they are shown, once: not in
 //! files, not in arguments, not in messages.
 
 pub mod demo;
@@ -77,12 +77,12 @@ enum Command {
     Table(tables::Tables),
 }
 
-/// A command of another room: this one does not know it, and the binary joins the two.
+/// A command of another room: this one does not know it. The binary joins the two.
 #[derive(Clone, Debug)]
 pub struct AddedCommand {
-    /// Its name, options and help. It stands before the commands of this room.
+    /// Its name, options and help. It is listed before the commands of this room.
     pub definition: clap::Command,
-    /// Runs it with what follows its name.
+    /// Runs it with the arguments after its name.
     pub run: fn(&ArgMatches, &mut Session) -> error::Result<()>,
 }
 
@@ -96,12 +96,12 @@ impl AddedCommand {
         run: fn(&ArgMatches, &mut Session) -> error::Result<()>,
     ) -> Self {
         let command = A::augment_args(clap::Command::new(name));
-        // What the options' type says of itself is for readers of the code.
+        // The doc comment of the options' type is for readers of the code, not for the help.
         Self { definition: command.about(about).long_about(None), run }
     }
 }
 
-/// The whole program with the commands that other rooms add. Returns its exit code.
+/// Runs the whole program, with the commands that other rooms add. Returns its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>, added: &[AddedCommand]) -> u8 {
     let given: Vec<OsString> = arguments.into_iter().collect();
     let parsed = definition(added).try_get_matches_from(&given).and_then(|matches| {
@@ -135,7 +135,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, added: &[AddedCommand]
         Err(Error::Write { source, .. }) if source.kind() == ErrorKind::BrokenPipe => {
             Exit::Ok.code()
         }
-        // `diff --exit-code` and `keys safe-to-revoke` have told it already.
+        // `diff --exit-code` and `keys safe-to-revoke` have already reported it.
         Err(Error::AnswerIsNo | Error::Different | Error::InUse) => 1,
         Err(e) => {
             session.output.flush().ok();

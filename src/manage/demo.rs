@@ -1,9 +1,9 @@
 //! `keygatectl demo`: a guided tour in a temporary folder, with the real programs.
 //!
 //! The sidecar is a child process, `keygate serve`, from the directory of the running binary: this
-//! room does not know the proxy. So is the management service, where this program has it: this room
-//! does not know that either. The upstream is a few lines of our own, so that the tour can say what
-//! reached it.
+//! room does not know the proxy. The management service is one too, if this program includes it:
+//! this room does not know that either. The upstream is a few lines of our own, so that the tour
+//! can show what reached it.
 
 pub mod child;
 pub mod managed;
@@ -95,7 +95,7 @@ impl Demo {
     }
 }
 
-/// Runs `program` beside the demo: whether it says that all is well.
+/// Runs `program` alongside the demo. Returns whether it reports success.
 fn then(program: &Path, managed: Option<&ManagedDemo>) -> Result<bool> {
     let mut command = Command::new(program);
     if let Some(managed) = managed {
@@ -107,7 +107,7 @@ fn then(program: &Path, managed: Option<&ManagedDemo>) -> Result<bool> {
     Ok(command.status().map_err(Error::read(program))?.success())
 }
 
-/// A session of a command that the demo runs in its own folder.
+/// A session for a command that the demo runs in its own folder.
 fn session_in(root: &Path) -> Session {
     let common = Common {
         registry: Some(root.join("keys.toml")),

@@ -25,10 +25,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Ends a `keygatectl` command. The exit code says who is at fault.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Of a command that another room adds ([`super::AddedCommand`]).
+    /// From a command that another room adds ([`super::AddedCommand`]).
     #[error("{message}")]
     Added { message: String, exit: Exit },
-    /// Of a command that another room adds: the answer is no, and it has said why.
+    /// From a command that another room adds: the answer is no, and the command has printed why.
     #[error("the answer is no")]
     AnswerIsNo,
     #[error(
@@ -39,15 +39,15 @@ pub enum Error {
     /// An argument that clap cannot judge.
     #[error("{option}: {why}")]
     Argument { option: &'static str, why: String },
-    /// `diff --exit-code` found a difference, and has said so.
+    /// `diff --exit-code` found a difference, and has printed it.
     #[error("the two differ")]
     Different,
-    /// `keys safe-to-revoke` found a use, and has said so.
+    /// `keys safe-to-revoke` found a use, and has printed it.
     #[error("the key is in use")]
     InUse,
     #[error("{}: already exists, and was not touched\nhint: {hint}", .path.display())]
     Exists { path: PathBuf, hint: &'static str },
-    /// Lines of a registry or of an import, all of them at once.
+    /// Lines of a registry or of an import, all of them together.
     #[error("{}{}", Faults(.faults), end_of(.faults, .hint))]
     Faults { faults: Vec<FileFault>, hint: &'static str },
     #[error(
@@ -60,7 +60,7 @@ pub enum Error {
     Missing { what: &'static str, hint: &'static str },
     #[error("no key `{selector}` in {}\nhint: {}", .path.display(), no_key_hint(.selector))]
     NoSuchKey { selector: String, path: PathBuf },
-    /// What is to be folded holds nothing that this registry did not have before.
+    /// The file to be folded holds nothing that this registry did not have before.
     #[error(
         "{}: its serial {serial} is older than {published}, which this registry has published \
          since; nothing was taken over\n\
@@ -69,7 +69,7 @@ pub enum Error {
         .path.display()
     )]
     Older { path: PathBuf, serial: u64, published: u64 },
-    /// What is at the target is for other sidecars.
+    /// The file at the target is for other sidecars.
     #[error(
         "{}: is for the audience \"{theirs}\", and this registry publishes for \"{ours}\"; it was \
          not touched\n\
@@ -77,23 +77,23 @@ pub enum Error {
         .path.display()
     )]
     OtherAudience { path: PathBuf, theirs: Box<str>, ours: Box<str> },
-    /// Lines of standard input without a secret of any key.
+    /// Lines of standard input that contain no key's secret.
     #[error(
         "standard input: line {lines}: no key in {} has such a secret; nothing was changed\n\
          hint: give each secret on a line of its own; a secret of another registry is unknown here",
         .path.display()
     )]
     NotHeld { lines: String, path: PathBuf },
-    /// What `table verify` found; its exit code says which refusal it is.
+    /// The result of `table verify`; its exit code says which refusal it is.
     #[error("{}: {refusal}", .path.display())]
     NotVerified { path: PathBuf, refusal: Refusal },
-    /// The demo's table has shown which.
+    /// The demo's table has shown which step.
     #[error("a row of the tour is not as promised")]
     NotAsPromised,
-    /// Usage records that cannot be had, or do not say enough for an answer.
+    /// Usage records that cannot be read, or that do not suffice for an answer.
     #[error("{0}")]
     NoUsage(String),
-    /// Whoever published it left no serial above it.
+    /// Its publisher left no serial above it.
     #[error(
         "{}: its serial {serial} leaves none for later changes\n\
          hint: whoever signed it can have meant harm; docs/recipes.md, \"A signer was compromised\", \
@@ -101,7 +101,7 @@ pub enum Error {
         .path.display()
     )]
     NoSerialLeft { path: PathBuf, serial: u64 },
-    /// A state that the sidecar or a status request did not reach.
+    /// A state that the sidecar did not reach, or a status request that did not reach the sidecar.
     #[error("{0}")]
     NotInForce(String),
     /// Something else was published in between.
@@ -118,7 +118,7 @@ pub enum Error {
     Refused { path: PathBuf, refusal: Refusal },
     #[error("the operating system gives no random bytes; nothing was changed")]
     Random,
-    /// A service has not said whether it made a change. `then`: where that can be seen.
+    /// A service has not said whether it made a change. `then`: where to see that.
     #[error("{why}\nhint: whether it was done is not known: {then}")]
     OutcomeUnknown { why: String, then: String },
     #[error("{} did not start, or ended by itself; the end of its log:\n{log}", .program.display())]
@@ -163,7 +163,7 @@ pub enum Error {
         /// Each with what would be undone.
         keys: Vec<String>,
     },
-    /// What is published cannot be read, so that nothing can be compared with it.
+    /// The published file cannot be read, so nothing can be compared with it.
     #[error(
         "{}: {refusal}\n\
          hint: it may hold changes that this registry does not know, so nothing was published over \
@@ -189,7 +189,7 @@ pub struct FileFault {
     pub why: String,
 }
 
-/// A file that is published already.
+/// A file that is already published.
 #[derive(Debug)]
 pub struct Theirs {
     kind: FileKind,
@@ -197,11 +197,11 @@ pub struct Theirs {
     when: String,
     who: String,
     origin: &'static str,
-    /// How ours comes to know what it says.
+    /// How ours learns what it says.
     remedy: String,
-    /// What follows then.
+    /// What to do after that.
     again: &'static str,
-    /// Where the remedy would do harm.
+    /// When the remedy would do harm.
     caution: &'static str,
 }
 
@@ -291,7 +291,7 @@ impl Error {
         Self::Undone { path: path.to_owned(), theirs: Theirs::of(path, theirs), ours, keys }
     }
 
-    /// The same of files that no registry at hand has made.
+    /// The same for files that no available registry has made.
     pub fn of_files(self) -> Self {
         match self {
             Self::Raced { path, mut theirs, ours } => {
@@ -308,7 +308,7 @@ impl Error {
         }
     }
 
-    /// The same of a draft, which cannot take anything in.
+    /// The same for a draft, which cannot take anything in.
     pub fn of_draft(self) -> Self {
         let Self::Undone { path, mut theirs, ours, keys } = self else { return self };
         theirs.remedy = format!(
@@ -321,7 +321,8 @@ impl Error {
         Self::Undone { path, theirs, ours, keys }
     }
 
-    /// The same of a registry that has published what is there, and whose lines say otherwise now.
+    /// The same for a registry that has published what is there, and whose lines have changed
+    /// since.
     pub fn of_lines(self) -> Self {
         let Self::Undone { path, mut theirs, ours, keys } = self else { return self };
         theirs.origin = "was published from this registry";
@@ -390,7 +391,7 @@ impl Theirs {
 // === impl FileFault ===
 
 impl FileFault {
-    /// Whether something to fill in stands in the place of a key.
+    /// Whether there is a placeholder instead of a key.
     pub fn is_placeholder(&self) -> bool {
         self.why.ends_with("is a placeholder")
     }
@@ -430,7 +431,7 @@ impl fmt::Display for Faults<'_> {
     }
 }
 
-/// Every one of them: each must be acknowledged.
+/// Lists every one of them: each must be acknowledged.
 fn list_all(keys: &[String]) -> String {
     keys.iter().map(|key| format!("\n  {key}")).collect()
 }
@@ -444,7 +445,7 @@ fn end_of(faults: &[FileFault], hint: &str) -> String {
 }
 
 fn end_of_wider(names: &[String]) -> String {
-    /// So many clients by name; of more, what restricts them.
+    /// How many clients are listed by name; beyond that, only what restricts them.
     const SHOWN: usize = 20;
     let whole: BTreeSet<&str> = names.iter().map(String::as_str).collect();
     let short = || names.iter().map(|name| name.split_once(':').map_or(&**name, |(what, _)| what));

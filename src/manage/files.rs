@@ -15,11 +15,11 @@ use crate::wording::shell::quoted_path;
 
 pub const POLL: Duration = Duration::from_millis(15);
 
-/// How long a process that runs for long waits for a lock as it starts: its predecessor, which was just
-/// told to stop, or a command on the host still holds it.
+/// How long a long-running process waits for a lock when it starts: its predecessor, which was just
+/// stopped, or a command on the host may still hold it.
 pub const START_WAIT: Duration = Duration::from_secs(10);
 
-/// A file's whole content, refused (not cut) beyond `max` bytes.
+/// A file's whole content. Longer than `max` bytes: refused, not truncated.
 pub fn read(path: &Path, max: u64) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(Error::read(path))?;
     let mut content = Vec::new();
@@ -30,7 +30,7 @@ pub fn read(path: &Path, max: u64) -> Result<Vec<u8>> {
     Ok(content)
 }
 
-/// The file itself behind symbolic links, so that a rename replaces it and not the link.
+/// The file itself with symbolic links resolved, so that a rename replaces it and not the link.
 pub fn resolve(path: &Path) -> Result<PathBuf> {
     match fs::canonicalize(path) {
         Ok(real) => Ok(real),
@@ -50,7 +50,7 @@ pub fn create_new(path: &Path, mode: u32, content: &[u8], hint: &'static str) ->
     };
     let written = file.write_all(content).and_then(|()| file.sync_all());
     if let Err(e) = written {
-        // A half-written key is worse than none; the first error is the one to tell.
+        // A half-written key is worse than none; report the first error.
         fs::remove_file(path).ok();
         return Err(Error::Write { path: path.to_owned(), source: e });
     }
@@ -64,7 +64,7 @@ pub struct Replacement {
     target: PathBuf,
 }
 
-/// Exclusive use of one file among processes, through a file beside it. Released on drop.
+/// Exclusive use of one file among processes, through a lock file next to it. Released on drop.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
@@ -74,7 +74,7 @@ pub struct Lock {
 
 impl Replacement {
     pub fn of(target: &Path) -> Result<Self> {
-        // The mode of what is replaced stays; a new file gets what the umask leaves.
+        // A replaced file keeps its mode; a new one gets what the umask leaves.
         let mode = fs::metadata(target).map_or(0o666, |m| m.permissions().mode() & 0o777);
         let temporary = tempfile::Builder::new()
             .prefix(&temporary_prefix(target))
@@ -135,14 +135,16 @@ pub fn replace(target: &Path, content: &[u8]) -> Result<()> {
     replacement.commit()
 }
 
-/// Appends a line, or several, and flushes them to the disk. A torn last line, left by a crash, is ended first.
+/// Appends one or more lines and flushes them to the disk. First completes a torn last line, which
+/// a crash left.
 pub fn append_line(path: &Path, line: &str) -> Result<()> {
     let write = Error::write(path);
     let open = || OpenOptions::new().read(true).append(true).create(true).mode(0o644).open(path);
     let mut file = open().map_err(&write)?;
     let length = file.seek(io::SeekFrom::End(0)).map_err(&write)?;
     if length == 0 {
-        // Before anything is in it: a later call would take the name for one that lasts.
+        // Before anything is in it: a later call would assume that the name already survives a
+        // crash.
         sync_directory(path)?;
     }
     let mut attempt = || -> io::Result<()> {
@@ -163,8 +165,8 @@ pub fn append_line(path: &Path, line: &str) -> Result<()> {
     attempt().map_err(write)
 }
 
-/// Takes the rights of others away from a lock file of an earlier version. Where it is not ours, its
-/// owner has to.
+/// Removes other users' rights from a lock file of an earlier version. If it is not ours, its owner
+/// has to.
 fn close_to_others(lock: &File) {
     let others_may = |meta: &fs::Metadata| meta.permissions().mode() & 0o077 != 0;
     if lock.metadata().is_ok_and(|meta| others_may(&meta)) {
@@ -177,17 +179,18 @@ fn close_to_others(lock: &File) {
 impl Lock {
     /// Waits up to `timeout` for `<file>.lock`, and removes what a crash left behind.
     ///
-    /// Whoever may read a file can lock it and never let go. So only its owner reads this one: the
-    /// directory is often one that sidecars read.
+    /// A process that can read a file can lock it and never let go. So only the lock file's owner
+    /// may read it: sidecars can often read the directory.
     pub fn take(target: &Path, timeout: Duration) -> Result<Self> {
         Self::take_or_say(target, timeout, |_| ())
     }
 
-    /// The same, and says once whom it waits for: ` (process 7)`, or nothing where that is not known.
+    /// The same. It also reports once which process it waits for: ` (process 7)`, or nothing if
+    /// that is unknown.
     ///
     /// # Errors
     ///
-    /// Somebody else has it all the time; a file that cannot be written.
+    /// Another process holds it the whole time; a file that cannot be written.
     pub fn take_or_say(target: &Path, timeout: Duration, say: impl FnOnce(&str)) -> Result<Self> {
         let path = beside(target, ".lock");
         let mut file = OpenOptions::new()
@@ -218,11 +221,12 @@ impl Lock {
                 Err(TryLockError::Error(e)) => return Err(Error::Write { path, source: e }),
             }
         }
-        // Only for the message of those who wait; the lock is the lock without it.
+        // Only for the message of waiting processes; the lock works without it.
         let own = std::process::id().to_string();
         let mut pid = String::new();
         if file.rewind().is_err() || file.read_to_string(&mut pid).is_err() || pid != own {
-            // Cutting a file short waits for the disk, so nobody does it in vain.
+            // Truncating a file waits for the disk, so skip it if the file already names this
+            // process.
             let emptied = file.rewind().and_then(|()| file.set_len(0));
             emptied.and_then(|()| file.write_all(own.as_bytes())).ok();
         }
@@ -230,8 +234,8 @@ impl Lock {
         Ok(Self { _file: file })
     }
 
-    /// Whether somebody has the lock of `target`. Makes nothing, and is in nobody's way but for a moment
-    /// in that of whoever takes it.
+    /// Whether somebody holds the lock of `target`. Creates nothing, and only briefly blocks a
+    /// process that takes the lock.
     ///
     /// # Errors
     ///
@@ -250,7 +254,7 @@ impl Lock {
     }
 }
 
-/// Who has a lock, as its file says; nothing where it says nothing.
+/// Who holds a lock, as its file says; empty if it does not say.
 fn holder(lock: &mut File) -> String {
     let mut pid = String::new();
     if lock.rewind().is_ok() {
@@ -269,7 +273,7 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Temporary files of writers that died. Under the lock there is no living one.
+/// Removes temporary files of writers that died. No living writer has one while we hold the lock.
 pub fn remove_leftovers(target: &Path) {
     let prefix = temporary_prefix(target);
     let Ok(entries) = fs::read_dir(directory(target)) else { return };
@@ -289,16 +293,16 @@ fn temporary_prefix(target: &Path) -> String {
 pub fn siblings(path: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     let directory = directory(path);
     let entries = fs::read_dir(directory).map_err(Error::read(directory))?;
-    // As the path was given, for messages: without `./`.
+    // Like the path that was given, for messages: without `./`.
     let paths = entries.flatten().map(|entry| path.with_file_name(entry.file_name()));
     Ok(paths.filter(|path| path.extension().is_some_and(|e| e == extension)).collect())
 }
 
-/// Refuses a file whose directory is not there, before anything else is done for it.
+/// Refuses a file whose directory does not exist, before any other work on it.
 ///
 /// # Errors
 ///
-/// What to make.
+/// Which directory to make.
 pub fn refuse_no_directory(target: &Path) -> Result<()> {
     let directory = directory(target);
     if directory.is_dir() {
@@ -320,7 +324,7 @@ pub fn directory(path: &Path) -> &Path {
     }
 }
 
-/// Makes a rename or a new name last through a power cut.
+/// Makes a rename or a new name survive a power cut.
 fn sync_directory(path: &Path) -> Result<()> {
     File::open(directory(path)).and_then(|d| d.sync_all()).map_err(Error::write(path))
 }

@@ -89,7 +89,7 @@ impl KeysCommand {
     }
 }
 
-/// What operations need to know of a registry.
+/// What operations need to know about a registry.
 pub fn operation_settings(settings: &RegistrySettings) -> OperationSettings<'_> {
     OperationSettings {
         prefixes: &settings.prefixes,

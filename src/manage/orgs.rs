@@ -1,4 +1,5 @@
-//! `keygatectl orgs …`: what a registry says of organizations. Imports the registry and publishing.
+//! `keygatectl orgs …`: what a registry says about organizations. Imports the registry and
+//! publishing.
 
 use std::collections::BTreeMap;
 
@@ -93,7 +94,7 @@ impl SetLimits {
         if before == terms {
             session.output.note(&format!("{} has these limits already", self.org.as_str()));
             let unpublished = UnpublishedOrgs::of(change.registry())?;
-            // Where nobody can tell, publishing once more does no harm.
+            // If that is unknown, publishing once more does no harm.
             let pending = Outstanding::when(|| unpublished.has(&self.org).unwrap_or(true));
             return self.publish.make_up(change, pending, "orgs limit", session);
         }
@@ -128,7 +129,7 @@ impl SetLimits {
     }
 }
 
-/// With the orgs whose limits were taken away in the registry but not yet where sidecars look.
+/// Includes orgs whose limits were removed in the registry but not yet in what sidecars read.
 fn list(session: &mut Session) -> Result<()> {
     let registry = Registry::open(&session.registry)?;
     let unpublished = UnpublishedOrgs::of(&registry)?;

@@ -1,4 +1,4 @@
-//! What a command says: data to standard output, everything else to standard error.
+//! What a command prints: data to standard output, everything else to standard error.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ pub struct Output {
     to: Box<dyn Write>,
     /// Standard error; nothing in unit tests.
     notes: Box<dyn Write>,
-    /// Prints nothing.
+    /// Suppresses all output.
     mute: bool,
     /// Options of the service whose keys the command works on: commands in hints need them too.
     service: Option<String>,
@@ -33,7 +33,7 @@ pub struct Columns {
 // === impl Output ===
 
 impl Output {
-    /// To the streams of this process, as text.
+    /// Writes to the streams of this process, as text.
     pub fn standard() -> Self {
         Self {
             json: false,
@@ -50,14 +50,14 @@ impl Output {
         Self { json: false, to, notes, mute: true, service: None }
     }
 
-    /// From now on commands of keys in notes and warnings have these options.
+    /// From now on, commands on keys in notes and warnings get these options.
     pub fn work_at(&mut self, service: Option<String>) {
         self.service = service;
     }
 
     /// Refuses to make a secret that nobody would see: standard output was closed before the
-    /// program began. The runtime then opens `/dev/null` in its place, for reading as well, which
-    /// no shell does.
+    /// program began. In that case, the runtime opens `/dev/null` in its place, for reading as
+    /// well, which no shell does.
     pub fn refuse_closed(&self) -> Result<()> {
         let to = std::fs::read_link("/proc/self/fd/1").unwrap_or_default();
         let info = std::fs::read_to_string("/proc/self/fdinfo/1").unwrap_or_default();
@@ -69,7 +69,7 @@ impl Output {
         }
     }
 
-    /// Data, as it is.
+    /// Prints data unchanged.
     pub fn text(&mut self, text: &str) -> Result<()> {
         self.to.write_all(text.as_bytes()).map_err(broken)
     }
@@ -95,22 +95,23 @@ impl Output {
         serde_json::to_writer(Visible(&mut self.to), value).map_err(|e| broken(e.into()))
     }
 
-    /// Beside the data: what happened, for people. A closed standard error is no reason to fail.
+    /// In addition to the data: what happened, for people. A closed standard error is no reason to
+    /// fail.
     pub fn note(&mut self, text: &str) {
         self.to.flush().ok();
         let text = at_service(text, self.service.as_deref());
         writeln!(self.notes, "{}", visible(&text)).ok();
     }
 
-    /// Something that does not stop a command, on standard error; `text` without `warning: `. Not
-    /// said by a command inside a command.
+    /// A warning on standard error that does not stop the command; `text` without `warning: `. A
+    /// command inside another command stays silent.
     pub fn warn(&self, text: &str) {
         if !self.mute {
             warn(&at_service(text, self.service.as_deref()));
         }
     }
 
-    /// How far long work is, if a person looks on.
+    /// Shows the progress of long work, if a person is watching.
     pub fn progress(&self) -> ProgressLine {
         if self.json || self.mute { ProgressLine::none() } else { ProgressLine::standard() }
     }
@@ -142,7 +143,7 @@ impl Columns {
     }
 
     pub fn print(&self, output: &mut Output) -> Result<()> {
-        // Before they are measured: what is escaped is longer.
+        // Before they are measured: escaped text is longer.
         let shown = |cell: &String| visible(cell).into_owned();
         let rows: Vec<Vec<String>> =
             self.rows.iter().map(|row| row.iter().map(shown).collect()).collect();
@@ -163,7 +164,7 @@ impl Columns {
     }
 }
 
-/// Makes the commands of keys that a text names work at a service: hints are written once, for files.
+/// Adds the service's options to the commands on keys in a text: hints are written once, for files.
 fn at_service<'t>(text: &'t str, options: Option<&str>) -> Cow<'t, str> {
     const COMMAND: &str = "`keygatectl keys ";
     match options {
@@ -174,8 +175,8 @@ fn at_service<'t>(text: &'t str, options: Option<&str>) -> Cow<'t, str> {
     }
 }
 
-/// Says something that does not stop a command, on standard error; `text` without `warning: `. What
-/// was said before is not said again: a command reads its signers and its registry more than once.
+/// Prints a warning on standard error that does not stop the command; `text` without `warning: `. A
+/// repeated warning is printed once: a command reads its signers and its registry more than once.
 pub fn warn(text: &str) {
     static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
@@ -184,7 +185,8 @@ pub fn warn(text: &str) {
     }
 }
 
-/// A reader that went away (`| head`) is a normal end: [`super::run`] knows this one by its path.
+/// A reader that has gone away (`| head`) is a normal end: [`super::run`] recognizes this error by
+/// its path.
 pub fn broken(source: io::Error) -> Error {
     Error::Write { path: STANDARD_OUTPUT.into(), source }
 }

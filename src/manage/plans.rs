@@ -49,7 +49,7 @@ pub struct Remove {
     pub name: PlanName,
 }
 
-/// Whose plan it is.
+/// Which keys and orgs have a plan.
 #[derive(Clone, Copy, Debug, Default)]
 struct PlanUsers {
     keys: u64,
@@ -96,7 +96,7 @@ impl Set {
             let unpublished = UnpublishedKeys::of(change.registry())?;
             let orgs = UnpublishedOrgs::of(change.registry())?;
             let is_pending = keys.iter().any(|key| unpublished.has(&key.entry))
-                // Where nobody can tell, publishing once more does no harm.
+                // If that is unknown, publishing once more does no harm.
                 || orgs_of(change.registry(), &self.name).any(|org| orgs.has(org).unwrap_or(true));
             let pending = Outstanding::when(|| is_pending);
             return self.publish.make_up(change, pending, "plans set", session);
@@ -109,7 +109,7 @@ impl Set {
             keys: keys.len() as u64,
             orgs: orgs_of(change.registry(), &self.name).count() as u64,
         };
-        // Each key is changed, although no line of it is.
+        // Each key changes, although none of its lines does.
         for key in keys {
             let new = with_plan(&key.entry, &plans)?;
             change.replace(key, new);
@@ -241,7 +241,7 @@ fn orgs_of<'r>(registry: &'r Registry, name: &'r PlanName) -> impl Iterator<Item
     orgs.filter(move |(_, terms)| terms.plan.as_ref() == Some(name)).map(|(org, _)| org)
 }
 
-/// The key with what its plan says now.
+/// The key with the current limits of its plan.
 fn with_plan(entry: &RegistryEntry, plans: &BTreeMap<PlanName, LimitSet>) -> Result<RegistryEntry> {
     let mut new = entry.clone();
     match new.resolve_plan(plans) {
@@ -252,7 +252,7 @@ fn with_plan(entry: &RegistryEntry, plans: &BTreeMap<PlanName, LimitSet>) -> Res
     }
 }
 
-/// Refuses a plan by which an org would have more limits than a table holds.
+/// Refuses a plan that would give an org more limits than a table holds.
 fn refuse_too_many(change: &Change, name: &PlanName) -> Result<()> {
     let limits = change.new_settings().org_limits();
     let mut orgs = orgs_of(change.registry(), name);

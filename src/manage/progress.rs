@@ -1,15 +1,15 @@
-//! How far long work is, for a person who waits: one line on a terminal's standard error, written
-//! over itself. Never in a pipe, a file, or beside `--json`.
+//! Progress of long work, for a person who waits: one line on a terminal's standard error, which
+//! overwrites itself. Never in a pipe, a file, or with `--json`.
 
 use std::io::{self, IsTerminal, Write};
 
-/// Steps between two looks at the line: some tens of milliseconds of work. Short work shows
+/// Steps between two updates of the line: some tens of milliseconds of work. Short work shows
 /// nothing.
 const EVERY: u64 = 1 << 14;
 
-/// A count that shows itself. Dropped, it leaves no trace on the terminal.
+/// A count that displays itself. Dropping it clears the line from the terminal.
 pub struct ProgressLine {
-    /// `None`: nobody looks.
+    /// `None`: nobody is watching.
     to: Option<Box<dyn Write>>,
     steps: u64,
     shown: bool,
@@ -39,18 +39,18 @@ impl ProgressLine {
         }
     }
 
-    /// Work without a count goes on, such as `sorting`.
+    /// Work without a count, such as `sorting`, is in progress.
     pub fn say(&mut self, what: &str) {
-        // Small work is over before one has read it.
+        // Short work is over before anybody could read the line.
         if self.steps >= EVERY {
             self.show(what);
         }
     }
 
-    /// Clears the line and starts to count again.
+    /// Clears the line and restarts the count.
     pub fn end(&mut self) {
         if let Some(to) = self.to.as_mut().filter(|_| self.shown) {
-            // `ESC [ K` clears to the end of the line. A terminal that fails is no reason to.
+            // `ESC [ K` clears to the end of the line. A failing terminal is no reason to fail.
             let _ = to.write_all(b"\r\x1b[K").and_then(|()| to.flush());
         }
         self.shown = false;

@@ -1,5 +1,5 @@
-//! A management service over HTTP: where it is, with which credential it is asked, and what its answers
-//! say. The credential comes from a file or the environment, never from an argument. Imports remote,
+//! A management service over HTTP: its address, the credential for it, and what its answers say.
+//! The credential comes from a file or the environment, never from an argument. Imports remote,
 //! wording, the configuration's host and errors.
 
 use std::io::Read as _;
@@ -21,20 +21,20 @@ use crate::wording::visible::one_line;
 
 const SCHEME: &str = "Bearer ";
 
-/// Variable with the credential, where no file has it.
+/// Variable with the credential, if no file has it.
 const VARIABLE: &str = "KEYGATE_CREDENTIAL";
 
-/// For a question as a whole; a change may wait 20 s for sidecars.
+/// Limit for a whole request; a change may wait 20 s for sidecars.
 const WHOLE: Duration = Duration::from_secs(60);
 
-/// What to do where a question has no answer.
+/// What to do if a request gets no answer.
 const AWAY: &str = "\nhint: look whether the service runs and --server-ca names its authority; the same \
                     command may be given again";
 
-/// Characters of a service's text that are shown.
+/// How many characters of a service's text are shown.
 const LONGEST_TEXT: usize = 1000;
 
-/// Where a service is, and how it is asked.
+/// Where a service is, and how to ask it.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Management service")]
 pub struct ServiceArgs {
@@ -74,7 +74,7 @@ pub struct ToldProblem {
     pub errors: Vec<ToldFault>,
 }
 
-/// What a service says, as it can be shown.
+/// A service's text, made safe to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToldText {
     pub line: String,
@@ -94,7 +94,7 @@ pub struct ToldFault {
 // === impl ServiceArgs ===
 
 impl ServiceArgs {
-    /// The option of it that was given, if any was.
+    /// The first of these options that was given, if any.
     pub fn given(&self) -> Option<&'static str> {
         let given = [
             ("--server", self.server.is_some()),
@@ -104,10 +104,10 @@ impl ServiceArgs {
         given.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option)
     }
 
-    /// The options as a shell takes them; nothing without a service.
+    /// The options as a shell takes them; empty without a service.
     pub fn shown(&self) -> Option<String> {
         let server = self.server.as_deref()?;
-        // What is refused anyway may hold a password.
+        // An address that will be refused may hold a password.
         let server = if server.contains(['@', '?']) { "URL" } else { server };
         let mut shown = format!("--server {}", quoted(server));
         let files =
@@ -122,7 +122,7 @@ impl ServiceArgs {
 
     /// # Errors
     ///
-    /// A URL that is none, or a credential that is not there.
+    /// An invalid URL, or a missing credential.
     pub fn client(&self) -> Result<ServiceClient> {
         let Some(server) = &self.server else {
             let hint = "give --server URL";
@@ -164,7 +164,7 @@ impl ServiceArgs {
             return Err(Error::Missing { what: "the credential for the service", hint });
         };
         let agent = remote::agent(server, &options).map_err(unusable)?;
-        // The credential is for this server alone.
+        // The credential is for this server only.
         let agent = remote::open(agent.max_redirects(0).timeout_global(Some(WHOLE)).build());
         let base = server.trim_end_matches('/').to_owned();
         Ok(ServiceClient { agent, base, authorization })
@@ -192,11 +192,11 @@ fn of_variable(text: Zeroizing<String>) -> Result<HeaderValue> {
 // === impl ServiceClient ===
 
 impl ServiceClient {
-    /// Asks, and takes at most `most` bytes of the answer. `path` begins with `/`.
+    /// Sends a request, and takes at most `most` bytes of the answer. `path` begins with `/`.
     ///
     /// # Errors
     ///
-    /// A service that does not answer: whether it has done something is not known then.
+    /// A service that does not answer: whether it has done something is then unknown.
     pub fn ask(
         &self,
         method: Method,
@@ -206,7 +206,7 @@ impl ServiceClient {
         most: u64,
     ) -> Result<ServiceAnswer> {
         let url = format!("{}{path}", self.base);
-        // Of a change, whoever asked for it says what to do.
+        // For a change, the caller says what to do.
         let hint = if method == Method::GET { AWAY } else { "" };
         let odd = |e: http::Error| Error::argument("--server", e);
         let mut request = Request::builder()
@@ -238,7 +238,7 @@ impl ServiceClient {
         Error::Added { message, exit: Exit::TryAgain }
     }
 
-    /// Where it is.
+    /// The address of the service.
     pub fn base(&self) -> &str {
         &self.base
     }
@@ -263,7 +263,7 @@ impl ServiceAnswer {
         Some(Duration::from_secs(seconds))
     }
 
-    /// When it was given, by the service's clock (Unix seconds).
+    /// The time of the answer, by the service's clock (Unix seconds).
     pub fn date(&self) -> Option<u64> {
         let date = httpdate::parse_http_date(self.fields.get(DATE)?.to_str().ok()?).ok()?;
         Some(date.duration_since(UNIX_EPOCH).ok()?.as_secs())
@@ -271,10 +271,10 @@ impl ServiceAnswer {
 
     /// # Errors
     ///
-    /// A body that is not what a service answers.
+    /// A body that is not a valid answer of the service.
     pub fn json<T: serde::de::DeserializeOwned>(&self, server: &str) -> Result<T> {
         serde_json::from_slice(&self.body).map_err(|e| Error::Added {
-            // Where alone: a message of serde may show what is there.
+            // Only the place: a message of serde may quote the content.
             message: format!(
                 "{server}: its answer is not one of a management service: line {}, column {}\n\
                  hint: --server is what people open in a browser, without /v1; of a newer service, \
@@ -286,7 +286,7 @@ impl ServiceAnswer {
         })
     }
 
-    /// What it says is wrong; empty where it says nothing that can be read.
+    /// What the answer says is wrong; empty if it has nothing readable.
     pub fn problem(&self) -> ToldProblem {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
@@ -299,7 +299,7 @@ impl ServiceAnswer {
         }
     }
 
-    /// The refusal as a command ends with it.
+    /// The refusal as the error that ends a command.
     pub fn refusal(&self, server: &str) -> Error {
         let ToldProblem { code, .. } = self.problem();
         let (exit, hint) = match (&*code, self.status) {
@@ -365,24 +365,24 @@ impl std::fmt::Debug for ServiceAnswer {
     }
 }
 
-/// What a service says, for one line of ours and the hint below it: it cannot begin another line,
-/// move a cursor or fill a screen.
+/// A service's text, reduced to one line of ours and the hint below it: it cannot begin another
+/// line, move a cursor or fill a screen.
 pub fn told_text(text: &str) -> ToldText {
-    // A service of ours ends what it says with what to do.
+    // A keygate service ends its message with what to do.
     match text.split_once("\nhint: ") {
         Some((line, hint)) => ToldText { line: told_line(line), hint: Some(told_line(hint)) },
         None => ToldText { line: told_line(text), hint: None },
     }
 }
 
-/// All that a service says, on one line.
+/// All of a service's text, on one line.
 pub fn told_line(text: &str) -> String {
     let cut: String = text.chars().take(LONGEST_TEXT).collect();
     let end = if cut.len() < text.len() { "…" } else { "" };
     one_line(&cut).into_owned() + end
 }
 
-/// A name as a segment of a path, or a value of a query: it may have any visible character.
+/// A name as a segment of a path or a value of a query: it may have any visible character.
 pub fn path_segment(name: &str) -> String {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
     name.bytes()

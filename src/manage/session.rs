@@ -1,4 +1,4 @@
-//! What every command is handed: the time, randomness, where to speak, on whose behalf.
+//! What every command gets: time, randomness, output, and the person it acts for.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub struct Common {
     /// How long to wait while another keygatectl writes
     #[arg(long, global = true, value_name = "DURATION", default_value = "30s", value_parser = time::duration)]
     pub lock_timeout: Duration,
-    // Last: its options have a heading, which would hold for those behind it.
+    // Last: its options have a heading, which would also apply to those after it.
     #[command(flatten)]
     pub service: ServiceArgs,
 }
@@ -60,7 +60,7 @@ pub struct SystemRandomness;
 // === impl Common ===
 
 impl Common {
-    /// Refuses options that a command would pass over where its keys are.
+    /// Refuses options that a command would ignore, given where its keys are.
     ///
     /// # Errors
     ///
@@ -111,7 +111,7 @@ impl Session {
         }
     }
 
-    /// For commands inside a command: says nothing.
+    /// For commands inside a command: prints nothing.
     pub fn silent(common: &Common, clock: Clock) -> Self {
         Self { output: Output::sink(), ..Self::new(common, clock) }
     }

@@ -22,7 +22,7 @@ use crate::table::PublicKey;
 use crate::table::write::Draft;
 use crate::wording::shell::quoted_path;
 
-/// A PEM key is about 120 bytes; more than this is another file.
+/// A PEM key is about 120 bytes; a larger file is not a key.
 const MAX_PEM: u64 = 64 * 1024;
 
 /// A private key, held for one command. Never prints itself.
@@ -34,7 +34,7 @@ pub struct Signer {
 // === impl Signer ===
 
 impl Signer {
-    /// PKCS#8 PEM, of `signer new` or of `openssl genpkey -algorithm ed25519`.
+    /// PKCS#8 PEM, from `signer new` or from `openssl genpkey -algorithm ed25519`.
     pub fn load(path: &Path) -> Result<Self> {
         let pem = Zeroizing::new(files::read(path, MAX_PEM)?);
         if pem.trim_ascii().is_empty() {
@@ -80,7 +80,7 @@ impl std::fmt::Debug for Signer {
     }
 }
 
-/// A PEM file with the public key, or with the private key it belongs to, or the key itself as
+/// The public key from a PEM file that holds it or its private key, or from the key itself as
 /// `ed25519:BASE64`, the way a configuration may name a trusted signer.
 pub fn load_public(text: &str) -> Result<SignerKey> {
     if text.starts_with("ed25519:") {
@@ -133,7 +133,7 @@ pub fn new(out: &Path, public_out: Option<&Path>, output: &mut Output) -> Result
     if let Some(path) = public_out {
         let public = signer.public.to_pem();
         files::create_new(path, 0o644, public.as_bytes(), public_hint).inspect_err(|_| {
-            // Half a signer would only be in the way of the next try.
+            // Half a signer would only block the next try.
             std::fs::remove_file(out).ok();
         })?;
     }
@@ -141,7 +141,8 @@ pub fn new(out: &Path, public_out: Option<&Path>, output: &mut Output) -> Result
     if let Err(Error::Write { source, .. }) = &shown
         && source.kind() != std::io::ErrorKind::BrokenPipe
     {
-        // The command has failed, so it leaves no key behind that somebody takes for the other.
+        // The command has failed, so it leaves no key behind that somebody could mistake for one
+        // from a later try.
         for path in std::iter::once(out).chain(public_out) {
             std::fs::remove_file(path).ok();
         }
@@ -154,7 +155,7 @@ pub fn show(path: &str, output: &mut Output) -> Result<()> {
     show_public(&load_public(path)?, None, output)
 }
 
-/// The same key in the words of the table room.
+/// The same key as a type of the table room.
 pub fn table_key(key: &SignerKey) -> Result<PublicKey> {
     PublicKey::from_raw(*key.as_bytes()).map_err(|e| Error::argument("signer", e))
 }
@@ -163,7 +164,7 @@ pub fn table_key(key: &SignerKey) -> Result<PublicKey> {
 ///
 /// # Errors
 ///
-/// [`Error::Signer`]: one whom the manifest does not name.
+/// [`Error::Signer`]: a signer whom the manifest does not name.
 pub fn sign_all<F>(draft: &mut Draft<F>, signers: &[Signer], place: &Path) -> Result<()>
 where
     F: Read + Seek,

@@ -1,4 +1,5 @@
-//! `keygatectl status`: asks sidecars whether a serial is in force everywhere, and what troubles them.
+//! `keygatectl status`: asks sidecars whether a serial is in force everywhere, and what problems
+//! they have.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -54,10 +55,10 @@ struct SidecarAnswer {
     patch: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     active_keys: Option<u64>,
-    /// The last table or patch was not taken.
+    /// The last table or patch was refused.
     #[serde(skip)]
     refused: bool,
-    /// No answer, or why the last table or patch was not taken.
+    /// Why there is no answer, or why the last table or patch was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     /// When the configuration in force was loaded.
@@ -71,7 +72,7 @@ struct SidecarAnswer {
     needs_restart: Vec<String>,
 }
 
-/// The part of `/status` that is of interest here; the rest may grow.
+/// The part of `/status` that matters here; the rest may grow.
 #[derive(Debug, Deserialize)]
 struct Page {
     serial: Option<u64>,
@@ -79,7 +80,7 @@ struct Page {
     patch: Option<ReportedSerial>,
     keys: Option<ReportedKeys>,
     last_reload: Option<Attempted>,
-    /// Of table and patch, what was not taken and still is not. Older sidecars do not say it.
+    /// Of table and patch, what was refused and still is. Older sidecars do not state it.
     #[serde(default)]
     failing: Vec<Attempted>,
     #[serde(default)]
@@ -157,7 +158,7 @@ impl Status {
             None if silent > 0 => wrong.push(format!("{silent} of {of} did not answer")),
             _ => {}
         }
-        // With a serial, all that is asked is whether it is in force.
+        // With a serial, the only question is whether it is in force.
         if self.serial.is_none() {
             if bare > 0 {
                 wrong.push(format!("no table is in force on {bare} of {of}"));
@@ -238,10 +239,10 @@ impl Status {
                 answer.active_keys = page.keys.map(|keys| keys.active);
                 answer.in_force =
                     self.serial.map(|wanted| page.serial.is_some_and(|serial| serial >= wanted));
-                // Why a sidecar stays behind is the next question. A failed reload of the configuration
-                // is reported under `config`, whatever was reloaded since.
+                // The next question is why a sidecar stays behind. A failed reload of the
+                // configuration is reported under `config`, whatever was reloaded since.
                 let last = page.last_reload.filter(|last| !last.ok && last.what != "config");
-                // What was taken of one artefact says nothing of the other.
+                // Accepting one artefact says nothing about the other.
                 let failed = page.failing.into_iter().next().or(last);
                 answer.refused = failed.is_some();
                 answer.error = failed.and_then(|last| last.error);
@@ -287,7 +288,7 @@ impl Status {
 // === impl MountedFile ===
 
 impl MountedFile {
-    /// Why a new serial does not arrive; `None`: another file is mounted so.
+    /// Why a new serial does not arrive; `None`: the mounted file carries no keys.
     fn why(&self) -> Option<String> {
         let carries_keys = ["table.path", "table.patch"].contains(&self.key.as_str());
         carries_keys.then(|| {
@@ -362,7 +363,7 @@ fn fetch(
         .map_err(|_| "answered something else than a status; is this the admin listener?".into())
 }
 
-/// What a status other than 200 says of the request.
+/// What a status other than 200 means for the request.
 pub fn why_not(status: u16, bearer: Option<&Zeroizing<String>>) -> String {
     match status {
         401 if bearer.is_some() => "answered 401: it has another token".into(),

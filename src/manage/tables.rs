@@ -1,4 +1,4 @@
-//! `keygatectl table …`: build, verify, look into, compare and sign tables and patches.
+//! `keygatectl table …`: build, verify, inspect, compare and sign tables and patches.
 
 pub mod build;
 pub mod diff;

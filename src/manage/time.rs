@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 /// The last second that a table's record can hold (2106-02-07T06:28:15Z).
 const LAST: u64 = u32::MAX as u64;
 
-/// Longest duration that is taken: a hundred years. Every clock can count on from now by that.
+/// Longest accepted duration: a hundred years. Every clock can count that far ahead.
 const LONGEST: Duration = Duration::from_secs(36_525 * 24 * 3600);
 
 /// A point in time as an option gives it.
@@ -36,7 +36,7 @@ pub enum TimeError {
 // === impl When ===
 
 impl When {
-    /// An end: a day counts to its last second, as on a ticket.
+    /// An end: a day includes its last second, as on a ticket.
     pub fn parse(text: &str) -> Result<Self, TimeError> {
         Self::parse_with(text, end_of_day)
     }
@@ -50,14 +50,14 @@ impl When {
         if let Some(at) = day(text) {
             return if at <= LAST { Ok(Self::At(at)) } else { Err(TimeError::Range) };
         }
-        // A day that is one, but beyond what a record holds.
+        // A valid day, but beyond what a record holds.
         if instant(&format!("{text}T00:00:00Z")) == Err(TimeError::Range) {
             return Err(TimeError::Range);
         }
         if text == "never" {
             return Ok(Self::Never);
         }
-        // However long: an end beyond what a record holds is refused by [`Self::resolve`].
+        // However long: [`Self::resolve`] refuses an end beyond what a record holds.
         if let Ok(duration) = humantime::parse_duration(text) {
             return Ok(Self::In(duration));
         }
@@ -79,7 +79,7 @@ impl When {
     }
 }
 
-/// RFC 3339 with any zone, as Unix seconds; a fraction of a second is cut off.
+/// RFC 3339 with any zone, as Unix seconds; fractions of a second are cut off.
 pub fn instant(text: &str) -> Result<u64, TimeError> {
     let (local, offset) = split_zone(text).ok_or(TimeError::Instant)?;
     let local = local.replace(['t', ' '], "T");
@@ -95,13 +95,13 @@ pub fn day(text: &str) -> Option<u64> {
     if is_day { instant(&format!("{text}T00:00:00Z")).ok() } else { None }
 }
 
-/// The second that follows a day in UTC: what ends then is valid all through it.
+/// The first second after a day in UTC: what ends then is valid all day.
 pub fn end_of_day(text: &str) -> Option<u64> {
     day(text)?.checked_add(24 * 3600)
 }
 
-/// `2027-01-31T00:00:00Z`. What lies behind the year 9999 is shown as its last second: RFC 3339 has
-/// no longer years, and a file may hold any number. [`instant`] refuses either.
+/// `2027-01-31T00:00:00Z`. Times after the year 9999 are shown as its last second: RFC 3339 has no
+/// longer years, and a file may hold any number. [`instant`] refuses either.
 pub fn show(seconds: u64) -> String {
     /// 9999-12-31T23:59:59Z.
     const END: u64 = 253_402_300_799;

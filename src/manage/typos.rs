@@ -1,4 +1,4 @@
-//! Orgs and policies that a command names for the first time and that look like known ones: a key of
+//! Orgs and policies that a command names for the first time and that resemble known ones: a key of
 //! the org `amce` belongs to nobody, and a limit for the policy `serch` limits nothing. Imports the
 //! registry.
 
@@ -10,8 +10,8 @@ use super::output::Output;
 use super::registry::{Filter, Form, Registry};
 use crate::core::{LimitSet, OrgId, PolicyName};
 
-/// A larger `keys.jsonl` is not read whole for this: a change of it must not take longer than its
-/// write.
+/// A larger `keys.jsonl` is not read whole for this: the check must not take longer than writing
+/// the change.
 const READ_AT_MOST: u64 = 8 << 20;
 
 /// Words that a registry uses.
@@ -24,7 +24,7 @@ pub struct KnownWords {
 // === impl KnownWords ===
 
 impl KnownWords {
-    /// Those of the settings, and of the keys unless they are too many.
+    /// Words of the settings, and of the keys unless there are too many.
     pub fn of(registry: &Registry) -> Result<Self> {
         let settings = &registry.settings;
         let mut known = Self { orgs: settings.orgs.keys().cloned().collect(), ..Self::default() };
@@ -72,8 +72,8 @@ impl KnownWords {
     }
 }
 
-/// The known word that was probably meant by one that is not known. Words that differ in a number
-/// are meant to: `org-17` is no slip for `org-16`.
+/// The known word that an unknown one was probably meant to be. Words that differ in a number are
+/// meant that way: `org-17` is not a typo for `org-16`.
 fn nearest<'w>(typed: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     let digits = |word: &str| word.bytes().filter(u8::is_ascii_digit).collect::<Vec<_>>();
     let of_typed = digits(typed);

@@ -1,5 +1,5 @@
-//! Usage records of sidecars, from files and from their admin listeners, as one.
-//! Imports core, `usage` and this room.
+//! Usage records of sidecars, from files and from their admin listeners, merged into one. Imports
+//! core, `usage` and this room.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -14,13 +14,13 @@ use super::time;
 use crate::usage::merge::InstanceSpan;
 use crate::usage::{KnownInstances, UsageMerge, UsageRecord, UsageRecordError};
 
-/// To read a record of a sidecar with many keys.
+/// For reading a record of a sidecar with many keys.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Minutes by which the clock of a sidecar may be ahead.
 const AHEAD: u32 = 10;
 
-/// Of a line. Ours are shorter by far.
+/// Longest line. Ours are far shorter.
 const MAX_LINE: u64 = 64 << 10;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -34,7 +34,7 @@ pub struct UsageArgs {
     pub token_file: Option<PathBuf>,
 }
 
-/// The records that a question needs, and how old they have to be.
+/// The records that a question needs, and how far back they have to go.
 #[derive(Clone, Debug, clap::Args)]
 pub struct UsagePeriod {
     /// Instance that replaced no other: its record may be younger than that
@@ -48,13 +48,12 @@ pub struct UsagePeriod {
 // === impl UsageArgs ===
 
 impl UsageArgs {
-    /// Reads all of them. Anything that cannot be read ends the command: an answer without it could
-    /// be wrong.
+    /// Reads all of them. An unreadable one ends the command: an answer without it could be wrong.
     pub fn read(&self, audience: Option<&str>) -> Result<UsageMerge> {
         self.read_since(audience, 0)
     }
 
-    /// The same, for who asks what was refused in or since this minute (since 1970).
+    /// The same, for callers that ask what was refused in or since this minute (since 1970).
     pub fn read_since(&self, audience: Option<&str>, minute: u32) -> Result<UsageMerge> {
         let mut merge = UsageMerge::asked_since(minute);
         let bearer = status::bearer(self.token_file.as_deref())?;
@@ -84,8 +83,8 @@ impl UsageArgs {
 // === impl UsagePeriod ===
 
 impl UsagePeriod {
-    /// Whether everything is known from `from` to `now` (Unix seconds); else which record is
-    /// missing. `asked` is the period as it was asked for.
+    /// Whether everything is known from `from` to `now` (Unix seconds); otherwise, which record is
+    /// missing. `asked` is the period as requested.
     pub fn check(&self, merge: &UsageMerge, from: u64, now: u64) -> Result<()> {
         let minute = |secs: u64| u32::try_from(secs / 60).unwrap_or(u32::MAX);
         if merge.is_empty() {
@@ -128,10 +127,10 @@ fn describe(span: &InstanceSpan) -> String {
     format!("\n  {} is known from {} to {}", span.instance, at(span.from), at(span.to))
 }
 
-/// Whether the last line may lack its end.
+/// Whether the last line may lack its line end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LastLine {
-    /// A file that a crash or a full disk cut.
+    /// A file that a crash or a full disk cut off.
     MayBeTorn,
     Whole,
 }
@@ -196,7 +195,7 @@ fn fetch(url: &str, bearer: Option<&Zeroizing<String>>, merge: &mut UsageMerge) 
     add(Path::new(url), BufReader::new(body), LastLine::Whole, merge)
 }
 
-/// A URL, or an address with a port that is no file; else it is a file.
+/// Recognizes a URL, or an address with a port that is not a file; anything else is a file.
 fn url(source: &str) -> Option<String> {
     let is_address = || {
         let port = source.rsplit_once(':').map(|(_, port)| port.trim_end_matches('/'));

@@ -15,7 +15,7 @@ const POLL: Duration = Duration::from_millis(10);
 /// Longest wait for the start, and for the end.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A running program of the demo. Ended on drop.
+/// A running program of the demo. Dropping it ends the program.
 #[derive(Debug)]
 pub struct DemoProcess {
     child: Child,
@@ -31,7 +31,7 @@ pub struct Sidecar {
     admin: SocketAddr,
 }
 
-/// The line of the operator log that tells where the sidecar listens.
+/// The line of the operator log that shows where the sidecar listens.
 #[derive(Debug, Deserialize)]
 struct ListeningLine {
     addresses: String,
@@ -41,7 +41,7 @@ struct ListeningLine {
 // === impl DemoProcess ===
 
 impl DemoProcess {
-    /// Starts the command in `root`; what it writes goes to the file `log` there.
+    /// Starts the command in `root`; its output goes to the file `log` there.
     pub fn start(mut command: Command, root: &Path, log: &str) -> Result<Self> {
         let log = root.join(log);
         let program = PathBuf::from(command.get_program());
@@ -57,7 +57,7 @@ impl DemoProcess {
         Ok(Self { child, program, log })
     }
 
-    /// Looks into its log until that tells that it is up.
+    /// Watches its log until that shows that it is up.
     ///
     /// # Errors
     /// [`Error::Sidecar`]: it has ended, or is not up after 20 s.
@@ -135,7 +135,7 @@ impl Sidecar {
     }
 }
 
-/// Until Ctrl-C or SIGTERM, or until one of them ends by itself.
+/// Waits for Ctrl-C or SIGTERM, or for one of the processes to end on its own.
 pub fn wait_for_interrupt(mut processes: Vec<&mut DemoProcess>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

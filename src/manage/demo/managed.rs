@@ -1,5 +1,5 @@
-//! The management service in the demo: with a sidecar that takes its tables, and a person who makes a
-//! key, uses it and revokes it through the API.
+//! The management service in the demo, with a sidecar that takes its tables and a person who makes
+//! a key, uses it and revokes it through the API.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -21,12 +21,12 @@ use super::session_in;
 use super::tour::{DEADLINE, POLL, Row, Tour, after, code_of, saw};
 use super::upstream::DemoUpstream;
 
-/// `keygatectl admin serve` and a sidecar that fetches from it, in a folder of their own.
+/// `keygatectl admin serve` and a sidecar that fetches from it, in their own folder.
 #[derive(Debug)]
 pub struct ManagedDemo {
     root: PathBuf,
     service: DemoProcess,
-    /// Where the page is.
+    /// Address of the page.
     url: String,
     sidecar: Sidecar,
 }
@@ -35,7 +35,7 @@ pub struct ManagedDemo {
 pub struct ManagedTour<'a> {
     tour: &'a Tour,
     demo: &'a ManagedDemo,
-    /// Of the person's session.
+    /// The cookie of the person's session.
     cookie: Zeroizing<String>,
 }
 
@@ -49,7 +49,7 @@ struct ServiceAnswer {
 // === impl ManagedDemo ===
 
 impl ManagedDemo {
-    /// Whether this program has the management service.
+    /// Whether this program includes the management service.
     pub const IS_BUILT: bool = cfg!(feature = "admin");
 
     pub fn start(root: &Path, keygate: &Path, upstream: &Arc<DemoUpstream>) -> Result<Self> {
@@ -62,8 +62,8 @@ impl ManagedDemo {
         let token = Zeroizing::new(format!("{:032x}", u128::from_be_bytes(*token)));
         let hint = "this folder is the demo's own";
         files::create_new(&root.join("fleet.token"), 0o600, token.as_bytes(), hint)?;
-        // The service shows where the sidecar is, and the sidecar fetches from the service: one
-        // of both has to know its address before it runs.
+        // The service shows where the sidecar is, and the sidecar fetches from the service: one of
+        // them has to know its address before it runs.
         let address = free_address()?;
         let config = ADMIN.replace("SERVICE", &format!("http://{address}{PATH}"));
         files::replace(&root.join("admin.toml"), config.as_bytes())?;
@@ -72,14 +72,14 @@ impl ManagedDemo {
         let url = service.up(|log| {
             let found = log.lines().find_map(|line| line.strip_prefix("listening on "))?;
             let url = found.trim().to_owned();
-            // Its first table has no key in it, and is there in a moment.
+            // Its first table has no key in it, and appears within moments.
             let table = format!("{url}/artefacts/{AUDIENCE}/table.kgt");
             let bearer = Zeroizing::new(format!("Bearer {}", token.as_str()));
             let asked = ureq::get(table).header("authorization", bearer.as_str());
-            // Under the name of the sidecar: the page counts whoever asks.
+            // Under the name of the sidecar: the page counts every client that asks.
             asked.header("keygate-instance", INSTANCE).call().ok().map(|_| url)
         })?;
-        // Its address is known now: the links of the commands to come begin with it.
+        // Its address is known now: the links that later commands print begin with it.
         let known = format!("{config}public_url = \"{url}\"\n");
         files::replace(&root.join("admin.toml"), known.as_bytes())?;
         let config = SIDECAR
@@ -111,7 +111,7 @@ impl ManagedDemo {
         [&mut self.service, self.sidecar.process()]
     }
 
-    /// How to go on in a browser.
+    /// Tells the user how to continue in a browser.
     pub fn invite(&self, session: &mut Session) -> Result<()> {
         let link = self.sign_in_link()?;
         let lines = [
@@ -172,7 +172,7 @@ impl<'a> ManagedTour<'a> {
         Ok(vec![signed_in, created, revoked])
     }
 
-    /// With a link as `admin bootstrap` prints it. The part behind `#` is what the page sends.
+    /// Signs in with a link as `admin bootstrap` prints it. The page sends the part after `#`.
     fn sign_in(&mut self) -> Result<Row> {
         let link = self.demo.sign_in_link()?;
         let token = link.split_once('#').map(|(_, token)| token).unwrap_or_default();
@@ -191,7 +191,7 @@ impl<'a> ManagedTour<'a> {
         })
     }
 
-    /// As the page does.
+    /// Asks as the page does.
     fn ask(&self, path: &str, body: &str) -> Result<ServiceAnswer> {
         let form = match body.starts_with('{') || body.is_empty() {
             true => "application/json",
@@ -216,8 +216,8 @@ impl<'a> ManagedTour<'a> {
         })
     }
 
-    /// Asks the service with the key until the answer has this status; the last one, and how long
-    /// it took.
+    /// Asks the service with the key until the answer has this status. Returns the last status, and
+    /// how long it took.
     fn until(&self, wanted: u16, secret: &str) -> Result<(u16, Duration)> {
         let clock = &self.tour.session.clock;
         let begin = clock.now().mono_ns;
@@ -241,7 +241,7 @@ fn unheard(error: &ureq::Error) -> Error {
     Error::NotInForce(format!("the demo does not answer: {error}"))
 }
 
-/// A command of the management service, by this same program.
+/// A command of the management service, run by this same program.
 fn admin(root: &Path, arguments: &[&str]) -> Result<Command> {
     let this = std::env::current_exe().map_err(Error::read(Path::new("this program")))?;
     let mut command = Command::new(this);
@@ -249,7 +249,7 @@ fn admin(root: &Path, arguments: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-/// What a command says on standard output, once it has ended well.
+/// What a command prints on standard output, once it has succeeded.
 fn said(mut command: Command) -> Result<String> {
     let program = PathBuf::from(command.get_program());
     let output = command.output().map_err(Error::read(&program))?;
@@ -277,10 +277,10 @@ const AUDIENCE: &str = "demo-managed";
 /// As the sidecar's `usage.instance`.
 const INSTANCE: &str = "demo";
 
-/// What is asked for behind the sidecar.
+/// The path that the demo requests through the sidecar.
 const PATH: &str = "/api/orders";
 
-/// `[listen]` is the last section: its public URL is written below when the port is known.
+/// `[listen]` is the last section: its public URL is appended once the port is known.
 const ADMIN: &str = r#"# The management service of the demo.
 state = "state"
 

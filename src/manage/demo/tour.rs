@@ -1,4 +1,4 @@
-//! The scripted tour: requests with what each must lead to.
+//! The scripted tour: requests, each with the result that it must have.
 
 mod observed;
 mod shared;
@@ -29,9 +29,9 @@ use super::upstream::{DemoUpstream, Seen};
 use super::{session_in, write_files};
 use crate::core::{Environment, KeyId, OrgId, Permission};
 
-/// Between two tries while a change is on its way.
+/// Pause between two tries while a change is on its way.
 pub(super) const POLL: Duration = Duration::from_millis(5);
-/// A change must be in force after this.
+/// A change must be in force within this time.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Everything that the tour's requests need.
@@ -51,14 +51,14 @@ pub struct Tour {
     limited: Key,
 }
 
-/// A key of the demo. Its secret is printed: it opens nothing but this demo.
+/// A key of the demo. Its secret is printed: it is valid only in this demo.
 #[derive(Debug)]
 struct Key {
     id: String,
     secret: Zeroizing<String>,
 }
 
-/// One request of the tour, and what was promised of it.
+/// One request of the tour, and its promised result.
 struct TourStep<'a> {
     what: &'static str,
     method: &'static str,
@@ -76,7 +76,7 @@ pub(super) struct Row {
     pub(super) request: String,
     pub(super) status: String,
     pub(super) saw: String,
-    /// Whether it is as promised.
+    /// Whether the result is as promised.
     pub(super) kept: bool,
 }
 
@@ -147,7 +147,7 @@ impl Tour {
     pub(super) fn walk(&mut self) -> Result<Vec<Row>> {
         let bearer = Zeroizing::new(format!("Bearer {}", self.full.secret.as_str()));
         let mut wrong = Zeroizing::new(self.full.secret.to_string());
-        // The last symbol is of the checksum; any other one makes a key that nobody has.
+        // The last symbol belongs to the checksum; any other one makes a key that nobody has.
         let last = wrong.pop();
         wrong.push(if last == Some('0') { '1' } else { '0' });
         let refused = |what, method, fields, status, code| TourStep {
@@ -308,7 +308,7 @@ impl Tour {
         })
     }
 
-    /// What `keygatectl status --serial N URL` answers about this one sidecar.
+    /// What `keygatectl status --serial N URL` reports about this one sidecar.
     fn in_force_everywhere(&self) -> Row {
         let serial = Registry::open(&self.session.registry).map_or(0, |r| r.settings.serial);
         let status = Status {
@@ -327,9 +327,9 @@ impl Tour {
         }
     }
 
-    /// What `keygatectl keys list --usage URL` shows of the first key.
+    /// What `keygatectl keys list --usage URL` shows for the first key.
     fn last_use(&self) -> Row {
-        /// Requests of the tour that it opens.
+        /// How many requests of the tour it admits.
         const REQUESTS: u64 = 3;
         let records = UsageArgs { usage: vec![self.admin.to_string()], token_file: None };
         let id = KeyId::parse(&self.full.id).ok();
@@ -344,12 +344,12 @@ impl Tour {
         }
     }
 
-    /// `keys create` has published nothing yet where the demo silences it.
+    /// `keys create` has not published anything yet if the demo silences it.
     fn publish(&mut self) -> Result<()> {
         super::super::tables::patch::MakePatch::of_settings().run(&mut self.session)
     }
 
-    /// Asks until the answer has this status; how long it took.
+    /// Asks until the answer has this status. Returns how long it took.
     fn until(&self, wanted: u16, key: &Key) -> Result<(TourAnswer, Duration)> {
         let fields = [("x-api-key", key.secret.as_str())];
         let begin = self.session.clock.now().mono_ns;

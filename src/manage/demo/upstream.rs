@@ -1,4 +1,4 @@
-//! A service that knows nothing of keys: answers every request and remembers what it saw.
+//! A service that knows nothing about keys: it answers every request and remembers what it saw.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -33,7 +33,7 @@ impl DemoUpstream {
         std::thread::Builder::new().name("demo-upstream".into()).spawn(move || {
             for stream in listener.incoming().flatten() {
                 let shared = Arc::clone(&shared);
-                // A connection that breaks is its client's affair.
+                // A broken connection is its client's problem.
                 std::thread::spawn(move || shared.serve(stream).ok());
             }
         })?;
@@ -141,7 +141,7 @@ impl Seen {
         self.fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    /// The service's answer: what keygate told it.
+    /// The service's answer: what keygate passed on to it.
     fn answer(&self) -> String {
         let fields: serde_json::Map<_, _> =
             self.fields.iter().map(|(n, v)| (n.clone(), v.clone().into())).collect();

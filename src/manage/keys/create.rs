@@ -78,13 +78,14 @@ impl Create {
     pub fn run(self, session: &mut Session) -> Result<()> {
         session.output.refuse_closed()?;
         let (shown, committed) = self.issue(session)?;
-        // Before publishing: a publication that fails can be repeated, a secret not shown cannot.
+        // Before publishing: a failed publication can be repeated, a secret that was not shown
+        // cannot.
         let committed =
             shown.show(self.publish.left_to_do(&committed.registry)?, committed, session)?;
         self.publish.after(&committed, session)
     }
 
-    /// Puts a new key into the registry. Nothing is shown or published yet.
+    /// Adds a new key to the registry. Nothing is shown or published yet.
     pub fn issue(&self, session: &Session) -> Result<(Shown, Committed)> {
         let request = self.request()?;
         let mut change = super::begin(session, Check::Touched)?;
@@ -94,7 +95,7 @@ impl Create {
         let made = operation::create(&settings, &request, session.now(), &mut SystemRandomness);
         let IssuedKey { entry, issued } = made.map_err(refused)?;
         if !change.add(entry.clone()) {
-            // 60 random bits met an id that is there already: the random source is broken.
+            // 60 random bits collided with an existing id: the random source is broken.
             return Err(Error::Random);
         }
         let committed = super::commit(change, "keys create", &self.publish, session)?;
@@ -129,8 +130,8 @@ impl Create {
 // === impl Shown ===
 
 impl Shown {
-    /// Prints the secret, or takes the key back that nobody has the secret of: keys that were added
-    /// are revoked, and others are as they were before.
+    /// Prints the secret. If that fails, nobody has the secret, so it takes the key back: added
+    /// keys are revoked, and others return to their former state.
     pub fn show(
         &self,
         left_to_do: Option<String>,

@@ -42,7 +42,7 @@ pub struct Revoke {
     /// Revoke what a rotation left behind: the replaced key, or the former secret of a pair
     #[arg(long, conflicts_with = "secret_stdin")]
     pub former: bool,
-    // Last: its options have a heading, which would hold for those behind it.
+    // Last: its options have a heading, which would also apply to those after it.
     #[command(flatten)]
     pub target: KeySelection,
 }
@@ -96,7 +96,7 @@ pub struct Edit {
     pub publish: PublishArgs,
 }
 
-/// A value that can be taken away.
+/// A value that can be removed.
 #[derive(Clone, Copy, Debug)]
 pub struct OrNone<T>(pub Option<T>);
 
@@ -181,7 +181,7 @@ impl Revoke {
 // === impl Edit ===
 
 impl Edit {
-    /// Changes nothing of `key` but its end, and publishes nothing.
+    /// Changes only the end of `key`, and publishes nothing.
     pub fn end_at(key: &str, when: When) -> Self {
         Self {
             key: key.to_owned(),
@@ -247,7 +247,7 @@ impl Edit {
     }
 }
 
-/// Says what became of each key, and publishes it.
+/// Reports what happened to each key, and publishes it.
 pub fn finish(
     committed: &Committed,
     became: impl Fn(&RegistryEntry) -> &'static str,

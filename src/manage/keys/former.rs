@@ -10,7 +10,7 @@ use crate::core::OrgId;
 
 /// The key whose rotation `selector` names, by its own id or name or by its successor's: the one
 /// that was replaced, or a pair that has a former secret at `now` (seconds since 1970). Fails if
-/// there is none, or if several of them still live.
+/// there is none, or if several of them are still valid.
 pub fn former(
     registry: &Registry,
     selector: &str,

@@ -193,7 +193,7 @@ impl Import {
         self.publish.after(&committed, session)
     }
 
-    /// Nothing is imported while a restriction would be lost that nobody has allowed to go.
+    /// Nothing is imported while a restriction would be lost without the operator's consent.
     fn stop_if_wider(&self, report: &ImportReport, faults: &[FileFault]) -> Result<()> {
         let lost: Vec<_> = report.wider.iter().filter(|wider| !wider.allowed).collect();
         if lost.is_empty() {
@@ -262,7 +262,7 @@ impl Import {
                     let allowed = !named.is_empty();
                     used.extend(named);
                     let (name, at) = (wider.name(), ReportLine::of(&wider.fault));
-                    // A plugin for all is told once, whomever it restricts.
+                    // A plugin for everybody is reported once, whomever it restricts.
                     if !told.insert((name.clone(), at.clone())) {
                         return Ok(());
                     }

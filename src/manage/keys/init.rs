@@ -60,7 +60,7 @@ impl Init {
             Form::JsonLines => jsonl::print_settings(&settings, None),
         };
         files::create_new(&path, 0o644, text.as_bytes(), HINT)?;
-        // What was written must be what is read.
+        // Reading must give what was written.
         let registry = Registry::open(&path)?;
         if session.output.json {
             let path = path.display().to_string();
@@ -71,7 +71,7 @@ impl Init {
         session.output.line(&format!("started the registry {}", path.display()))
     }
 
-    /// Refuses what the first change could not publish with.
+    /// Refuses settings with which the first change could not be published.
     fn check_publishing(&self, registry: &Path) -> Result<()> {
         if let Some(signer) = &self.signer {
             Signer::load(signer)?;
@@ -92,7 +92,7 @@ impl Init {
     }
 
     fn settings(&self, registry: &Path) -> Result<RegistrySettings> {
-        // As they are given they are relative to the working directory.
+        // As given, they are relative to the working directory.
         let relative = |path: &Option<PathBuf>| {
             let path = path.as_ref()?;
             let is_here = files::directory(registry) == Path::new(".");
@@ -122,7 +122,7 @@ impl Init {
             on_change: if self.publish.is_some() { OnChange::Table } else { OnChange::Nothing },
             signer: relative(&self.signer),
             table: relative(&self.publish),
-            // A registry that begins now has no sidecars of before.
+            // A new registry has no older sidecars.
             format: TableFormat::NEWEST,
             ..Publish::default()
         };
@@ -185,7 +185,7 @@ fn copy(from: &Path, to: &Path, hint: &'static str, session: &mut Session) -> Re
     Ok(())
 }
 
-/// A `keys.toml` that explains itself.
+/// A self-explanatory `keys.toml`.
 pub fn template(settings: &RegistrySettings) -> String {
     let quote = |text: &str| toml_edit::Value::from(text).to_string();
     let mut text = String::from(

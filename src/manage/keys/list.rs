@@ -22,8 +22,8 @@ use super::unused::show_minute;
 use crate::core::{Environment, KeyId, OrgId, Permission, PolicyName};
 use crate::usage::MergedUse;
 
-/// Keys whose columns are aligned together; the next ones follow with widths of their own, so that
-/// a million keys need no memory.
+/// How many keys have their columns aligned together. The next ones get their own widths, so that a
+/// million keys need no memory.
 pub(super) const ALIGNED: usize = 1000;
 
 #[derive(Debug, clap::Args)]
@@ -61,7 +61,7 @@ pub struct Show {
     pub digests: bool,
 }
 
-/// Columns of a list; the last two where records tell of use.
+/// Columns of a list; the last two only if there are usage records.
 pub(super) const TITLES: [&str; 16] = [
     "ID",
     "NAME",
@@ -138,7 +138,7 @@ impl List {
             }
             Ok(())
         };
-        // Only those that end soon are held, to be sorted; they are few.
+        // Only keys that end soon are held, to be sorted; they are few.
         let mut ending = Vec::new();
         registry.scan_with(&filter, &mut faults, &mut |located| {
             let entry = located.entry;
@@ -194,7 +194,7 @@ pub(super) fn row(entry: &RegistryEntry, now: u64) -> [String; 14] {
         Some(at) => time::show(at).split('T').next().unwrap_or_default().to_owned(),
         None => none.to_owned(),
     };
-    // For a pair the public id is what a caller shows, and whole.
+    // For a pair, the caller shows the public id, in full.
     let key = match &entry.public_id {
         Some(id) => id.to_string(),
         None => match &*entry.key_prefix {
@@ -269,7 +269,7 @@ impl Show {
     }
 }
 
-/// A key in full, as JSON or a line for each of its fields.
+/// A key in full, as JSON or with a line for each of its fields.
 pub(super) fn print_key(value: Value, session: &mut Session) -> Result<()> {
     if session.output.json {
         return session.output.json(&value);
@@ -330,10 +330,10 @@ fn used_cells(used: &MergedUse) -> [String; 2] {
     [show_minute(used.last).unwrap_or_else(|| "-".to_owned()), used.admitted.to_string()]
 }
 
-/// The key that replaced each key that was rotated: the newest one, if there are several.
+/// The key that replaced each rotated key: the newest one, if there are several.
 pub fn successors(registry: &Registry) -> Result<HashMap<KeyId, KeyId>> {
     let mut successors = HashMap::new();
-    // The other reading of the registry names its faults.
+    // The other pass over the registry reports its faults.
     let mut faults = Vec::new();
     registry.scan_with(&Filter::default(), &mut faults, &mut |located| {
         if let Some(former) = located.entry.replaces {
@@ -344,7 +344,7 @@ pub fn successors(registry: &Registry) -> Result<HashMap<KeyId, KeyId>> {
     Ok(successors)
 }
 
-/// A key as programs see it. No digest, no secret.
+/// A key in the form for programs. No digest, no secret.
 pub fn to_json(entry: &RegistryEntry, now: u64) -> Value {
     let limits = entry.limits_in_force();
     json!({

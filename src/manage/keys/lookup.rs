@@ -1,4 +1,4 @@
-//! The keys of secrets that turned up somewhere. Imports the registry.
+//! Finds the keys of secrets that turned up somewhere. Imports the registry.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read as _;
@@ -11,9 +11,9 @@ use super::super::registry::{Filter, Located, Registry};
 use super::import::text;
 use crate::core::{Digest, KeyId};
 
-/// More than this on standard input is no list of secrets.
+/// Longer standard input is not a list of secrets.
 const MAX_BYTES: u64 = 64 * 1024;
-/// A line with more words is no line that holds a secret, but a text.
+/// A line with more words does not hold a secret: it is prose.
 const MAX_WORDS: usize = 64;
 
 /// A line of standard input that holds a secret, perhaps among other words.
@@ -21,11 +21,11 @@ const MAX_WORDS: usize = 64;
 pub struct GivenLine {
     /// From 1.
     number: usize,
-    /// Of the line as it is, then of its words.
+    /// Of the whole line, then of its words.
     digests: Vec<Digest>,
 }
 
-/// By which of its secrets a key was found.
+/// Which of its secrets led to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HeldAs {
     Current,
@@ -41,7 +41,7 @@ pub struct Held {
 }
 
 /// The secrets on standard input, one a line. A line may be more than the secret: a header, a line
-/// of a log, an assignment. A byte order mark, NULs and quotes around it are none of it.
+/// of a log, an assignment. A byte order mark, NULs and surrounding quotes are not part of it.
 pub fn given_lines() -> Result<Vec<GivenLine>> {
     let path = Path::new("standard input");
     let mut input = std::io::BufReader::new(std::io::stdin());
@@ -82,8 +82,8 @@ fn digest_of(text: &str) -> Digest {
     Digest::of(text.as_bytes())
 }
 
-/// The keys that have these secrets, each once. Fails if a line has none of any key. Reads the
-/// registry once, however many words there are.
+/// The keys that have these secrets, each once. Fails if a line matches no key. Reads the registry
+/// once, however many words there are.
 pub fn holders(registry: &Registry, given: &[GivenLine]) -> Result<Vec<Held>> {
     let wanted: HashSet<Digest> = given.iter().flat_map(|line| &line.digests).copied().collect();
     let known = by_digest(registry, wanted)?;
@@ -95,7 +95,7 @@ pub fn holders(registry: &Registry, given: &[GivenLine]) -> Result<Vec<Held>> {
             Some((whole, words)) => (of(whole), words),
             None => continue,
         };
-        // The line as it is: its words need no look.
+        // The whole line matched: its words need no look-up.
         let words = if whole.is_empty() { words } else { &[] };
         let found = whole.iter().chain(words.iter().flat_map(of));
         let mut is_strange = true;

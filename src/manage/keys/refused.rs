@@ -1,5 +1,5 @@
-//! What an operation has refused, in the words of the command line: options in place of fields, and
-//! what to do about it.
+//! What an operation has refused, in the command line's terms: options in place of fields, and what
+//! to do about it.
 
 use super::super::error::Error;
 use super::super::operation::{
@@ -91,7 +91,7 @@ const fn hint_of(state: WrongState) -> &'static str {
     }
 }
 
-/// The option by which a command is told this member of a request to a service.
+/// The option of a command for this member of a request to a service.
 pub fn option_of(member: &str) -> Option<&'static str> {
     Some(match member {
         "environment" => option(KeyField::Environment),
@@ -112,7 +112,7 @@ pub fn option_of(member: &str) -> Option<&'static str> {
     })
 }
 
-/// The option by which a command is told this field.
+/// The option of a command for this field.
 const fn option(field: KeyField) -> &'static str {
     match field {
         KeyField::AddPermissions => "--add-permission",

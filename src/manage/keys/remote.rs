@@ -1,6 +1,6 @@
-//! `keygatectl --server URL keys …`: the same commands over the API of a management service, with the
-//! same answers and exit codes. What the service decides it decides; here requests are written, and
-//! answers read into entries as a registry has them. Imports the client, operations and this room.
+//! `keygatectl --server URL keys …`: the same commands over the API of a management service, with
+//! the same answers and exit codes. The service decides; this code writes requests and reads
+//! answers into registry entries. Imports the client, operations and this room.
 
 pub mod answers;
 mod changes;
@@ -24,27 +24,28 @@ use super::KeysCommand;
 use crate::core::{KeyId, OrgId};
 use crate::exit::Exit;
 
-/// Longest answer: a page of 200 keys with all that they may say.
+/// Longest answer: a page of 200 keys with everything that they may state.
 const LONGEST: u64 = 16 << 20;
 
-/// How often a question without an answer is asked.
+/// How often a request without an answer is sent.
 const TRIES: u32 = 3;
 
-/// Between two tries, where the service does not say how long; and the longest that it may say.
+/// Pause between two tries if the service does not state one; and the longest pause that it may
+/// state.
 const REST: Duration = Duration::from_millis(500);
 const LONGEST_REST: Duration = Duration::from_secs(5);
 
-/// Between clocks, in seconds, where a service does not tell the time.
+/// Tolerated clock difference, in seconds, if a service does not state the time.
 const SKEW: u64 = 60;
 
-/// A service, and who we are to it.
+/// A service, and our credential for it.
 #[derive(Debug)]
 pub struct RemoteKeys {
     client: ServiceClient,
     audience: String,
-    /// That the credential is in.
+    /// The org of the credential.
     org: Option<String>,
-    /// When the command began, by the service's clock where it tells (Unix seconds).
+    /// When the command began, by the service's clock if known (Unix seconds).
     began: u64,
 }
 
@@ -52,8 +53,8 @@ pub struct RemoteKeys {
 ///
 /// # Errors
 ///
-/// What the service refuses, in the words of the same command over files; commands that are for files
-/// alone.
+/// What the service refuses, in the words of the same command over files; commands that are only
+/// for files.
 pub fn run(command: KeysCommand, session: &mut Session) -> Result<()> {
     if let Some(name) = for_files_alone(&command) {
         let why =
@@ -131,11 +132,12 @@ impl RemoteKeys {
         good(&self.client, &answer)
     }
 
-    /// Asks until there is an answer. All tries of a change have one name, so that it is made once.
+    /// Asks until there is an answer. All tries of a change share one idempotency key, so that it
+    /// is made once.
     ///
     /// # Errors
     ///
-    /// [`Error::OutcomeUnknown`]: a change that one of the tries may have made, and the last does not
+    /// [`Error::OutcomeUnknown`]: one of the tries may have made the change, and the last does not
     /// say so.
     fn asked(
         &self,
@@ -165,7 +167,7 @@ impl RemoteKeys {
                 _ => break answer,
             }
         };
-        // A success says what the try has come to that was carried out.
+        // A success is the result of whichever try was carried out.
         if !is_open || answer.as_ref().is_ok_and(ServiceAnswer::is_success) {
             return answer;
         }
@@ -173,12 +175,13 @@ impl RemoteKeys {
         Err(Error::OutcomeUnknown { why, then: "look before you try again".into() })
     }
 
-    /// Refuses an answer about another key than was asked about: what it says is of no use.
+    /// Refuses an answer about a different key than the command asked about: its content is
+    /// useless.
     fn is_key(&self, told: &RemoteKey, id: KeyId, org: &str) -> Result<()> {
         self.is_about((&told.entry.id.to_string(), told.entry.org.as_str()), id, org)
     }
 
-    /// The same by the id and org that an answer tells.
+    /// The same, by the id and org in an answer.
     fn is_about(&self, told: (&str, &str), id: KeyId, org: &str) -> Result<()> {
         if told == (&id.to_string(), org) {
             return Ok(());
@@ -216,7 +219,7 @@ impl RemoteKeys {
     }
 }
 
-/// What an answer says, unless it is a refusal.
+/// The content of an answer, unless it is a refusal.
 fn good<T: serde::de::DeserializeOwned>(
     client: &ServiceClient,
     answer: &ServiceAnswer,
@@ -227,7 +230,7 @@ fn good<T: serde::de::DeserializeOwned>(
     }
 }
 
-/// A service publishes by itself.
+/// A service publishes on its own.
 fn refuse_publishing(publish: &PublishArgs) -> Result<()> {
     let PublishArgs { publish, publish_patch, no_publish, base, signers, meant } = publish;
     let given = [

@@ -1,4 +1,5 @@
-//! `keys unused` and `keys safe-to-revoke`: what the usage records say of keys that may go.
+//! `keys unused` and `keys safe-to-revoke`: what the usage records say about keys that may be
+//! removed.
 
 use std::time::Duration;
 
@@ -20,14 +21,14 @@ pub(super) struct UnusedKey<'k> {
     pub(super) last_used: Option<String>,
 }
 
-/// Keys that nobody has used, and that are not shown, by why.
+/// Unused keys that are not shown, by reason.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct PassedOver {
-    /// Nothing can be said of a key that is younger than the time that was asked for.
+    /// Keys younger than the requested period, about which nothing can be said.
     pub(super) young: u64,
-    /// Nobody knows how old they are.
+    /// Keys of unknown age.
     pub(super) ageless: u64,
-    /// Somebody was refused, and so has the key still.
+    /// Keys whose caller was refused, and so still has the key.
     pub(super) refused: u64,
 }
 
@@ -62,7 +63,7 @@ pub struct SafeToRevoke {
     pub covered: UsagePeriod,
 }
 
-/// A minute of a record as people read it.
+/// A minute of a record in the form for people.
 pub fn show_minute(minute: u32) -> Option<String> {
     (minute > 0).then(|| time::show(u64::from(minute) * 60))
 }
@@ -187,10 +188,10 @@ impl SafeToRevoke {
         let merge = self.records.read_since(audience, minute(from))?;
         let used = merge.key(entry.id);
         let refused = merge.refused_since(entry.id);
-        // Whoever is refused, by a limit or because the key was disabled to see who complains, has
-        // the key still.
+        // A caller who is refused, by a limit or because the key was disabled to see who complains,
+        // still has the key.
         let in_use = used_since(&used, from) || refused > 0;
-        // A use that is there answers the question, however short the records are.
+        // A recorded use settles the question, however short the records are.
         if !in_use {
             self.covered.check(&merge, from, now)?;
         }

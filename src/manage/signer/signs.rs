@@ -1,5 +1,5 @@
-//! Who signs tables: whatever has a key, or asks who has one; and why there is no signature. Imports
-//! table.
+//! Who signs tables: code that has a key, or that asks a process which has one; and why there is no
+//! signature. Imports table.
 
 use std::fmt;
 use std::io::{Read, Seek, Write};
@@ -7,9 +7,9 @@ use std::io::{Read, Seek, Write};
 use crate::table::PublicKey;
 use crate::table::write::Draft;
 
-/// Signs, with a key at hand or by asking whoever has it.
+/// Signs, with a key of its own or by asking the process that has it.
 pub trait SignsTables {
-    /// What verifies its signatures.
+    /// The key that verifies its signatures.
     ///
     /// # Errors
     ///
@@ -24,7 +24,7 @@ pub trait SignsTables {
     fn sign(&self, file: &mut dyn UnsignedFile) -> std::result::Result<[u8; 64], SignFault>;
 }
 
-/// A file that is to be signed: its message, and all of it for a signer who wants to see the keys.
+/// A file to be signed: its message, and all of it for a signer that wants to see the keys.
 pub trait UnsignedFile {
     fn message(&self) -> &[u8];
 
@@ -35,7 +35,7 @@ pub trait UnsignedFile {
     ///
     /// # Errors
     ///
-    /// A reader who is gone, or a file that cannot be read.
+    /// A reader that is gone, or a file that cannot be read.
     fn write_to(&mut self, out: &mut dyn Write) -> std::io::Result<()>;
 }
 
@@ -57,21 +57,21 @@ pub enum SigningReason {
     Audience,
     /// A patch over a table that it has not signed, or not lately.
     Base,
-    /// Too many keys would be gone at once.
+    /// Too many keys would go in one step.
     Brake,
-    /// It answers too many others now.
+    /// It is busy answering too many others.
     Busy,
-    /// The audit log would go back, or its line is another one.
+    /// The audit log would go back, or its line differs from the signed one.
     Checkpoint,
-    /// Neither table nor patch, in another version of the format, or not sound.
+    /// Neither table nor patch, in another version of the format, or damaged.
     File,
-    /// It would be valid for longer than the signer allows, or from a later time on.
+    /// It would be valid for longer than the signer allows, or only from a later time.
     Life,
-    /// Its serial leaves out more than may be passed over at once.
+    /// Its serial skips more than one step may.
     Leap,
     /// Its manifest does not name the signer.
     NotNamed,
-    /// The serial was signed with another content.
+    /// The serial was signed with other content.
     OtherContent,
     /// Something newer was signed.
     Serial,
@@ -83,7 +83,7 @@ pub enum SigningReason {
     Unavailable,
 }
 
-/// A signer's no.
+/// A signer's refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SigningRefusal {
     pub reason: SigningReason,

@@ -1,4 +1,5 @@
-//! `keygatectl table build`: a table of the registry, or of other sources, within a bound of memory.
+//! `keygatectl table build`: a table from the registry, or from other sources, within a memory
+//! bound.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -65,7 +66,7 @@ pub struct Build {
     /// What to do with an unreadable line
     #[arg(long, value_name = "WHAT", value_enum, default_value = "report")]
     pub on_bad_line: OnBadLine,
-    // Last: its options have a heading, which would hold for those behind it.
+    // Last: its options have a heading, which would also apply to those after it.
     #[command(flatten)]
     pub meant: MeantArgs,
 }
@@ -89,7 +90,7 @@ pub enum OnBadLine {
 // === impl Meant ===
 
 impl Meant {
-    /// The word of a manifest.
+    /// The word for it in a manifest.
     pub fn word(self) -> Acknowledge {
         match self {
             Self::Empty => Acknowledge::Empty,
@@ -165,8 +166,8 @@ impl Build {
         let record = session.record(change.serial(), "table build", what);
         let mut records = change.records("table build: fold", &session.stamp(change.serial()));
         records.push(record);
-        // The serial is taken; the lock goes before the long part, and the file that was opened
-        // stays the one that is read.
+        // The serial is taken. The lock is released before the long part, and the file that was
+        // opened is the one that is read.
         let registry = change.commit(&records)?.registry;
         let place = Destination {
             out: &out,
@@ -261,7 +262,7 @@ impl Build {
                     faults.truncate(1);
                 }
                 let hint = match registry {
-                    // A left-out key is one that nobody can use.
+                    // Leaving a key out means that nobody can use it.
                     Some(_) => "no table was written; docs/registry.md describes every field",
                     None => "no table was written; --on-bad-line skip builds without these keys",
                 };
@@ -333,7 +334,7 @@ fn read_source(
     })
 }
 
-/// A key of a file that is no registry, and so has no plans.
+/// A key of a file that is not a registry, and so has no plans.
 fn without_registry(raw: &RawEntry<'_>) -> std::result::Result<RegistryEntry, Vec<FieldFault>> {
     let mut entry = raw.parse()?;
     entry.resolve_plan(&BTreeMap::new()).map_err(|fault| vec![fault])?;

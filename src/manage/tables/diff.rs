@@ -41,10 +41,10 @@ pub struct Diff {
     pub exit_code: bool,
 }
 
-/// Keys that are compared field by field at once; what differs beyond is read again.
+/// Keys that are compared field by field at a time; further differences are read in another pass.
 const AT_ONCE: usize = 1 << 16;
 
-/// One of the two that are compared.
+/// One side of the comparison.
 enum DiffSide {
     Registry(Box<Registry>),
     Table(Box<KeySet>),
@@ -69,8 +69,8 @@ struct Both {
 impl Diff {
     /// Whether the two differ.
     ///
-    /// Both are walked once, and 32 bytes of each secret are kept, sorted by key and merged. Only
-    /// the keys in which the two differ are read whole, some at a time.
+    /// Both are walked once. For each secret, 32 bytes are kept, sorted by key and merged. Only the
+    /// keys that differ are read whole, some at a time.
     pub fn run(self, session: &mut Session) -> Result<()> {
         let mut progress = session.output.progress();
         let old = DiffSide::open(&self.old, self.old_patch.as_deref(), "--old-patch")?;
@@ -109,7 +109,7 @@ impl Diff {
     }
 }
 
-/// The keys whose marks are not the same in both, in order.
+/// The keys whose marks differ, in order.
 fn differing(mut old: Vec<Mark>, mut new: Vec<Mark>) -> Vec<KeyId> {
     old.sort_unstable();
     new.sort_unstable();
@@ -127,7 +127,7 @@ fn differing(mut old: Vec<Mark>, mut new: Vec<Mark>) -> Vec<KeyId> {
             (Some(_), None) => old.next(),
             _ => new.next(),
         };
-        // Both sides of a changed key come one behind the other.
+        // The two sides of a changed key follow each other.
         if let Some(mark) = mark.filter(|mark| ids.last() != Some(&mark.id)) {
             ids.push(mark.id);
         }
@@ -161,7 +161,7 @@ fn tell(mut change: Value, key: Option<&KeySpec>, session: &mut Session) -> Resu
     session.output.line(&line)
 }
 
-/// An org whose keys may do more or less together than before.
+/// Reports an org whose keys may together do more or less than before.
 fn tell_org(
     org: &OrgId,
     was: Option<&LimitSet>,
@@ -213,7 +213,7 @@ fn describe(specs: &[KeySpec]) -> Map<String, Value> {
     let grant = &first.grant;
     let mut digests: Vec<_> = specs.iter().map(|spec| spec.digest.0).collect();
     digests.sort_unstable();
-    // A name for the set of secrets that tells two sets apart and no digest.
+    // A name for the set of secrets that distinguishes two sets without showing a digest.
     let set = crate::core::Digest::of(&digests.concat());
     let set: String = set.0.iter().take(4).map(|b| format!("{b:02x}")).collect();
     let mut others = show_limits(&grant.limits);
@@ -269,7 +269,7 @@ impl DiffSide {
         Ok(Self::Table(Box::new(KeySet::new(Arc::new(table), patch, &[], None))))
     }
 
-    /// Limits of orgs, without the orgs that have none.
+    /// Limits of orgs, leaving out orgs that have none.
     fn orgs(&self) -> BTreeMap<OrgId, LimitSet> {
         match self {
             Self::Registry(registry) => registry.settings.org_limits(),
@@ -338,7 +338,7 @@ impl DiffSide {
 // === impl Mark ===
 
 impl Mark {
-    /// `buffer` is only there to be used again.
+    /// `buffer` is there only for reuse.
     fn of(
         view: &KeyView<'_>,
         digest: &Digest,
@@ -348,7 +348,7 @@ impl Mark {
     ) -> Self {
         let KeyView { id, org, name, expires, grant, uses: _ } = view;
         buffer.clear();
-        // Each text is followed by a byte that none of them holds, each number has its length.
+        // Each text is followed by a byte that no text contains; each number has a fixed length.
         for text in [*org, *name, public_id.unwrap_or("\u{1}"), grant.permissions.joined()] {
             buffer.extend_from_slice(text.as_bytes());
             buffer.push(0);

@@ -1,4 +1,4 @@
-//! `keygatectl table inspect`: everything that a file says, digests only when asked.
+//! `keygatectl table inspect`: everything that a file states; digests only on request.
 
 use std::path::PathBuf;
 
@@ -182,7 +182,7 @@ fn head(manifest: &Manifest, signed_by: &[String], session: &mut Session) -> Res
     columns.print(&mut session.output)
 }
 
-/// One record as programs see it.
+/// One record in the form for programs.
 pub fn to_json(key: &KeyEntry<'_>) -> Value {
     let grant = key.view.grant;
     json!({

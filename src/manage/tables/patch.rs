@@ -1,5 +1,5 @@
-//! `keygatectl patch`: everything in which the registry differs from the published table, as one
-//! small file.
+//! `keygatectl patch`: all differences between the registry and the published table, as one small
+//! file.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,5 @@
-//! `keygatectl table attach-signature`: for keys that live in an HSM or a KMS, and for tables that
-//! need several signers.
+//! `keygatectl table attach-signature`: for keys in an HSM or a KMS, and for tables that need
+//! several signers.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -93,7 +93,7 @@ impl AttachSignature {
         published.answer(session)
     }
 
-    /// The table that a patch is over, where the patch is about to replace another one.
+    /// The patch's table, if the patch is about to replace another one.
     fn base_of(
         &self,
         manifest: &Manifest,
@@ -120,7 +120,7 @@ impl AttachSignature {
     }
 }
 
-/// The registry at hand, if it has made this file.
+/// The available registry, if it has made this file.
 fn made_by(manifest: &Manifest, session: &Session) -> Option<Registry> {
     let registry = Registry::open(&session.registry).ok()?;
     let knows = registry.settings.published.iter().any(|artefact| artefact.is(manifest));

@@ -1,4 +1,4 @@
-//! `keygatectl table verify`: each fault has an exit code of its own.
+//! `keygatectl table verify`: each fault has its own exit code.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::table::{
     Trust,
 };
 
-/// What is in force may have expired since.
+/// The file that is in force may have expired since.
 const BEFORE: Now = Now { unix_ms: 0, mono_ns: 0 };
 
 #[derive(Debug, clap::Args)]
@@ -115,7 +115,7 @@ impl Verify {
                 let patch = Arc::new(Patch::open(file, &trust, &bounds).map_err(refused)?);
                 match desk.offer_patch(Arc::clone(&patch), now).map_err(refused)? {
                     AcceptOutcome::Restricted(refusal) => Err(refused(refusal)),
-                    // With --after it has to fit now, not when another table has come.
+                    // With --after it has to fit now, not once another table has arrived.
                     AcceptOutcome::Held if self.after.is_some() => {
                         let serial = patch.manifest().base.map_or(0, |base| base.serial);
                         let why = "the one given with --after is older";
@@ -127,7 +127,8 @@ impl Verify {
         }
     }
 
-    /// The ending says what a sidecar takes it for; otherwise it is what it says itself.
+    /// The file's extension says what a sidecar takes it for; otherwise the file's own statement
+    /// counts.
     fn wanted(&self) -> Result<FileKind> {
         match self.file.extension().and_then(|e| e.to_str()) {
             Some("kgt") => Ok(FileKind::Table),

@@ -11,7 +11,7 @@ use crate::exit::Exit;
 const OBSERVE: &str = "\n[observe]\n";
 
 impl Tour {
-    /// A request that is refused passes while keygate observes, and the report names it.
+    /// A request that would be refused passes while keygate observes, and the report names it.
     pub(super) fn observed(&self) -> Result<[Row; 2]> {
         let path = self.configuration();
         let text = std::fs::read_to_string(&path).map_err(Error::read(&path))?;
@@ -32,7 +32,7 @@ impl Tour {
         Ok([passed, reported])
     }
 
-    /// What `keygate observe-report URL` says of this one sidecar.
+    /// What `keygate observe-report URL` reports about this one sidecar.
     fn report(&self) -> Result<Row> {
         let mut command = Command::new(&self.keygate);
         command.args(["observe-report", &format!("http://{}", self.admin)]);
@@ -55,7 +55,7 @@ impl Tour {
         self.session.registry.with_file_name("keygate.toml")
     }
 
-    /// Asks without a key until the answer has this status; the last status.
+    /// Asks without a key until the answer has this status. Returns the last status.
     fn without_a_key(&self, wanted: u16) -> Result<u16> {
         let begin = self.session.clock.now().mono_ns;
         loop {

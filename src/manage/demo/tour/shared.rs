@@ -1,4 +1,4 @@
-//! One limit of two sidecars, counted in a store, where this machine has one.
+//! One limit that two sidecars share, counted in a store, if this machine has one.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ use super::{DEADLINE, POLL, Row, Tour, code_of, status};
 /// Programs that speak the protocol.
 const STORES: [&str; 2] = ["valkey-server", "redis-server"];
 
-/// The store and the two sidecars. They end with the value.
+/// The store and the two sidecars. Dropping the value ends them.
 struct SharedPair {
     sidecars: [Sidecar; 2],
     _store: DemoProcess,
 }
 
 impl Tour {
-    /// The third request of a key with 2/min, when two sidecars took one each before.
+    /// The third request of a key with 2/min, after two sidecars admitted one each.
     pub(super) fn shared_limit(&self) -> Result<Row> {
         let row = |status: String, kept| Row {
             what: "the same limit of two sidecars ([shared])".to_owned(),
@@ -63,7 +63,7 @@ impl SharedPair {
         store.up(|log| log.contains("eady to accept connections").then_some(()))?;
         let path = registry.with_file_name("keygate.toml");
         let text = std::fs::read_to_string(&path).map_err(Error::read(&path))?;
-        // Two processes cannot have one state file.
+        // Two processes cannot share one state file.
         let text = text.replace("state_file = \"keygate.state\"\n", "");
         let shared =
             format!("\n[shared]\nurl = \"unix://{}\"\ntimeout = \"1s\"\n", socket.display());

@@ -1,5 +1,5 @@
-//! APISIX: consumers and their credentials in `apisix.yaml`, in what the Admin API answers, and as
-//! ADC writes them.
+//! APISIX: consumers and their credentials in `apisix.yaml`, in the Admin API's answers, and as ADC
+//! writes them.
 
 use std::io::BufRead;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::rules::{Allowance, AllowedNetworks, OneLimit, Quota};
 use super::shape::Shape;
 use super::yaml::{self, Yaml};
 
-/// Credentials of another kind on a consumer; on a route they ask for more than a key.
+/// Credentials of other kinds on a consumer; on a route they ask for more than a key.
 const OTHER_WAYS: [&str; 7] = [
     "basic-auth",
     "hmac-auth",
@@ -21,7 +21,7 @@ const OTHER_WAYS: [&str; 7] = [
     "ldap-auth-advanced",
     "wolf-rbac",
 ];
-/// Plugins that refuse nobody who has a key: they log, route or rewrite. Held against
+/// Plugins that refuse nobody who has a key: they log, route or rewrite. Checked against
 /// `apisix/plugins` of August 2026.
 const HARMLESS: [&str; 72] = [
     "ai-cache",
@@ -98,14 +98,14 @@ const HARMLESS: [&str; 72] = [
     "zipkin",
 ];
 
-/// The lists and mappings that say who may come in. Settings of plugins are judged where they are
+/// The lists and mappings that say who is admitted. Settings of plugins are judged where they are
 /// read.
 const SHAPE: Shape = Shape {
     lists: &["consumer_groups", "consumers", "credentials", "plugin_configs", "routes", "services"],
     maps: &["plugins"],
     opaque: &["plugins", "config", "upstream", "labels"],
 };
-/// By what a route of APISIX picks its requests beyond host and path.
+/// How a route of APISIX picks its requests besides host and path.
 const PICKING: [&str; 5] = ["filter_func", "remote_addr", "remote_addrs", "script", "vars"];
 
 /// Consumers, groups and credentials of all documents of a file.
@@ -113,7 +113,7 @@ const PICKING: [&str; 5] = ["filter_func", "remote_addr", "remote_addrs", "scrip
 struct Apisix<'y> {
     consumers: Vec<(Spot, &'y Yaml)>,
     groups: Vec<(Spot, &'y Yaml)>,
-    /// Credentials apart from their consumer, with its name.
+    /// Credentials separate from their consumer, with its name.
     credentials: Vec<(Spot, String, &'y Yaml)>,
     /// Where the file lists plugins for everybody.
     shared: Vec<(Spot, String, &'y Yaml)>,
@@ -186,7 +186,7 @@ impl<'y> Apisix<'y> {
     }
 
     fn read_consumer(&mut self, spot: Spot, consumer: &'y Yaml) {
-        // A file of the stand-alone mode writes a credential beside its consumer.
+        // A file of the stand-alone mode writes a credential next to its consumer.
         let id = consumer.get("id").and_then(Yaml::word).unwrap_or_default();
         match id.split_once("/credentials/") {
             Some((owner, _)) => self.credentials.push((spot, owner.to_owned(), consumer)),
@@ -235,7 +235,7 @@ impl<'y> Apisix<'y> {
         Ok(())
     }
 
-    /// Plugins of global rules, services and routes: a key cannot hold what holds for all.
+    /// Plugins of global rules, services and routes: a key cannot hold what applies to everybody.
     fn tell_shared(&self, findings: &mut Findings<'_>) -> Result<()> {
         let somewhere = self.shared.iter().any(|(_, _, plugins)| guards(plugins));
         let everywhere =
@@ -259,7 +259,7 @@ impl<'y> Apisix<'y> {
         Ok(())
     }
 
-    /// A route may take `key-auth` from its service, a service's routes may have it themselves.
+    /// A route may take `key-auth` from its service, and a service's routes may have it themselves.
     fn could_take_keys(&self, whose: &str) -> bool {
         let of_another_kind =
             |other: &str| !other.is_empty() && other.split('/').next() != whose.split('/').next();
@@ -317,7 +317,7 @@ impl<'y> Apisix<'y> {
         Ok(())
     }
 
-    /// Every configuration of `key-auth` that lets this consumer in, with its description.
+    /// Every configuration of `key-auth` that admits this consumer, with its description.
     fn keys_of<'s>(
         &'s self,
         client: &str,
@@ -333,7 +333,7 @@ impl<'y> Apisix<'y> {
         let nested = nested.map(|(n, c)| (spot.item(c.line, "credentials", n), c));
         let apart = self.credentials.iter().filter(|(_, owner, _)| owner == client);
         for (spot, credential) in nested.chain(apart.map(|(s, _, c)| (s.clone(), *c))) {
-            // ADC names the kind, everybody else has a plugin in it.
+            // ADC names the kind; all others put a plugin in it.
             let config = match credential.text("type") {
                 "key-auth" => credential.get("config"),
                 "" => credential.at(&["plugins", "key-auth"]),
@@ -355,7 +355,8 @@ impl<'y> Apisix<'y> {
         Ok(living)
     }
 
-    /// What a consumer's plugins, else those of its group, come to. `None`: they refuse it always.
+    /// What the consumer's plugins, or else those of its group, amount to. `None`: they always
+    /// refuse it.
     fn terms_of(
         &self,
         client: &str,
@@ -403,7 +404,7 @@ impl<'y> Apisix<'y> {
                     }
                 }
                 "limit-count" => {
-                    // `rules` are limits by other words, in place of or beside this one.
+                    // `rules` state limits in another form, instead of or in addition to this one.
                     let windows = plugin.count("count").zip(plugin.count("time_window"));
                     let windows = windows.filter(|_| plugin.get("rules").is_none());
                     quota = Some(windows.map(|(count, seconds)| Quota::new(count, seconds)));
@@ -457,7 +458,7 @@ impl<'y> Apisix<'y> {
             return Ok(vec![group.clone()]);
         }
         let Some(group) = consumer.get("group_id") else { return Ok(Vec::new()) };
-        // What is no word names no group that is here.
+        // A value that is not a word cannot name a group that is here.
         let id = group.word().unwrap_or_else(|| "?".to_owned());
         let named = |(_, group): &&(Spot, &Yaml)| {
             ["id", "name"].iter().any(|f| group.get(f).and_then(Yaml::word).as_ref() == Some(&id))
@@ -480,7 +481,7 @@ fn guards(plugins: &Yaml) -> bool {
     alone || ways.iter().any(|way| way.get("key-auth").is_some())
 }
 
-/// APISIX counts by address unless it is told otherwise.
+/// APISIX counts by address unless configured otherwise.
 fn tell_counting(
     name: &str,
     client: &str,

@@ -25,7 +25,7 @@ use crate::wording::visible::one_line;
 /// Fewer characters than this hold fewer than 128 bits, however they were chosen.
 const SHORT: usize = 16;
 
-/// One thing that a file says.
+/// One thing that a file states.
 #[derive(Debug)]
 pub enum ImportItem {
     /// Something that makes a key unusable, with its place.
@@ -37,10 +37,10 @@ pub enum ImportItem {
     Wider(Wider),
 }
 
-/// A restriction of the other program that would be lost: keys would be admitted more widely.
+/// A restriction of the other program that would be lost: more requests would be admitted.
 #[derive(Clone, Debug)]
 pub struct Wider {
-    /// What is acknowledged, such as the name of a plugin.
+    /// What has to be acknowledged, such as the name of a plugin.
     pub what: String,
     /// Whom it restricts: a client, or `service/orders`; empty for all keys.
     pub whose: String,
@@ -56,29 +56,29 @@ pub struct Spot {
     pub place: String,
 }
 
-/// Where an importer tells what it finds.
+/// Where an importer reports what it finds.
 pub struct Findings<'a> {
     path: &'a Path,
     sink: &'a mut dyn FnMut(ImportItem) -> Result<()>,
 }
 
-/// A key of another program, as far as its file tells.
+/// A key of another program, as far as its file describes it.
 #[derive(Debug, Default)]
 pub struct Candidate {
-    /// From 1; 0 where the parser knows no lines.
+    /// From 1; 0 if the parser knows no lines.
     pub line: u64,
     /// Where in a structured file, such as `consumers[2].keyauth_credentials[0]`.
     pub place: String,
-    /// The client's name: the org if none is given, and the name if none is given.
+    /// The client's name: used as the org if none is given, and as the name if none is given.
     pub client: String,
     pub raw: RawEntry<'static>,
     /// In place of `raw.digest`.
     pub secret: Option<Secret>,
-    /// Who belongs to no group may do nothing there: default permissions are not for this key.
+    /// A client in no group may do nothing there: default permissions are not for this key.
     pub grouped: bool,
 }
 
-/// What keys get that say nothing themselves.
+/// What keys get that state nothing themselves.
 #[derive(Debug)]
 pub struct Defaults<'a> {
     pub org: Option<&'a OrgId>,
@@ -91,7 +91,7 @@ pub struct Defaults<'a> {
     pub accept_short: bool,
 }
 
-/// A key ready for the registry, and its secret as long as we judge it.
+/// A key ready for the registry, and its secret while we judge it.
 #[derive(Debug)]
 pub struct AcceptedKey {
     pub entry: RegistryEntry,
@@ -140,7 +140,7 @@ impl<'a> Findings<'a> {
         (self.sink)(ImportItem::Lost(fault))
     }
 
-    /// The restriction `what` of `whose` cannot be carried.
+    /// Reports that the restriction `what` of `whose` cannot be carried over.
     pub fn wider(
         &mut self,
         what: &str,
@@ -182,7 +182,7 @@ impl<'a> Findings<'a> {
 // === impl Wider ===
 
 impl Wider {
-    /// The name by which one allows it.
+    /// The name by which the operator allows it.
     pub fn name(&self) -> String {
         match self.whose.as_str() {
             "" => self.what.clone(),
@@ -208,7 +208,7 @@ impl Candidate {
         }
     }
 
-    /// From where it may be used. [`AllowedNetworks::Nowhere`] is for the caller to tell.
+    /// Where it may be used from. [`AllowedNetworks::Nowhere`] is for the caller to report.
     pub fn within(&mut self, reach: &AllowedNetworks) {
         if let AllowedNetworks::Networks(networks) = reach {
             self.raw.networks = networks.iter().map(|n| show_network(n).into()).collect();
@@ -289,9 +289,10 @@ pub fn secret_of(value: Option<&Yaml>) -> std::result::Result<Secret, &'static s
     }
 }
 
-/// A client's name as an org, which is ASCII without spaces: as keygate writes names into headers.
+/// A client's name as an org, which is ASCII without spaces: keygate escapes names in headers the
+/// same way.
 fn org_of(client: &str) -> String {
-    /// What an org cannot hold; `%` besides, so that no two clients get one org.
+    /// What an org cannot hold; also `%`, so that no two clients get the same org.
     const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
     if OrgId::is_valid(client.as_bytes()) {
         return client.to_owned();
@@ -299,13 +300,13 @@ fn org_of(client: &str) -> String {
     utf8_percent_encode(client.trim(), ESCAPED).to_string()
 }
 
-/// A client's name with its org, where the two differ.
+/// A client's name and its org, if they differ.
 pub fn escaped_org(client: &str) -> Option<(String, String)> {
     let org = org_of(client);
     (org != client).then(|| (client.to_owned(), org))
 }
 
-/// A secret that no request can carry, or that anybody can guess, is no key.
+/// Refuses a secret that no request can carry, or that anybody can guess.
 fn check_secret(secret: &Secret, defaults: &Defaults<'_>) -> std::result::Result<(), &'static str> {
     let bytes = secret.expose();
     if let Some(why) = std::str::from_utf8(bytes).ok().and_then(placeholder::of_secret) {
@@ -323,7 +324,7 @@ fn check_secret(secret: &Secret, defaults: &Defaults<'_>) -> std::result::Result
     }
 }
 
-/// A few symbols behind the known prefix, if there is one: at most a quarter of them.
+/// A few symbols after the known prefix, if there is one: at most a quarter of them.
 fn first_characters(secret: &Secret, settings: &RegistrySettings) -> Box<str> {
     let bytes = secret.expose();
     let name = longest_prefix(bytes, settings);
@@ -354,14 +355,14 @@ fn longest_prefix<'s>(secret: &[u8], settings: &'s RegistrySettings) -> Option<&
 /// What is known of the secrets behind imported digests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownSecrets {
-    /// The operator says that they conform to their prefix's checksum.
+    /// The operator states that they conform to their prefix's checksum.
     Conform,
-    /// Nobody has said that they do.
+    /// Nobody has stated that they do.
     MayNotConform,
 }
 
 /// The prefixes whose `checksummed` mark this key disproves: with the mark, its secret would be
-/// refused without a look-up. Where only a digest is known, it may disprove each.
+/// refused without a look-up. If only a digest is known, it may disprove any of them.
 pub fn unmarks(
     taken: &AcceptedKey,
     settings: &RegistrySettings,
@@ -371,7 +372,7 @@ pub fn unmarks(
     let disproved = |name: &str, prefix: &[u8]| match &taken.secret {
         Some(secret) => {
             let secret = secret.expose();
-            // Another form of the same prefix may claim it.
+            // Another form of the same prefix may accept it.
             let conforms = settings.prefixes.values().any(|f| f.conforms(secret));
             secret.starts_with(prefix) && !conforms
         }

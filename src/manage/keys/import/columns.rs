@@ -1,5 +1,5 @@
-//! Fields of a key by the names that tables of other programs give them, and columns that say
-//! nothing about who is admitted. Any other column may restrict a key, and stops.
+//! Fields of a key by the names that tables of other programs use, and columns that do not affect
+//! who is admitted. Any other column may restrict a key, and stops the import.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -10,8 +10,8 @@ use super::collect::{Candidate, ImportItem, Wider};
 use crate::core::Secret;
 use crate::manage::time;
 
-/// Columns that are left out without a question: who made the key and when, how it was used, how to
-/// reach its holder. What may bound a key (a plan, a counter, a role) is not here.
+/// Columns that are silently ignored: who made the key and when, how it was used, how to reach its
+/// holder. Columns that may bound a key (a plan, a counter, a role) are not here.
 const HARMLESS: [&str; 74] = [
     "ansprechpartner",
     "algorithm",
@@ -141,12 +141,12 @@ fn plain_name(name: &str) -> String {
     plain.trim_matches('_').to_owned()
 }
 
-/// Whether a column that no field has says nothing about who is admitted.
+/// Whether a column without a field of its own does not affect who is admitted.
 pub fn is_harmless(name: &str) -> bool {
     HARMLESS.contains(&plain_name(name).as_str())
 }
 
-/// What is said of a column that no field has and that holds something.
+/// What to report about a non-empty column without a field of its own.
 pub fn unknown(name: &str, line: u64, path: &Path) -> ImportItem {
     if is_harmless(name) {
         let why = "no field of a key has this name; it was not carried";
@@ -215,7 +215,8 @@ impl Column {
         })
     }
 
-    /// Sets the field; what is wrong with a word that no field has as it is.
+    /// Sets the field, or returns what is wrong with the value. A word for which there is no field
+    /// stays as it is.
     pub fn set(self, candidate: &mut Candidate, value: &str) -> Result<(), &'static str> {
         let raw = &mut candidate.raw;
         let text = || Some(Cow::Owned(value.to_owned()));
@@ -262,7 +263,7 @@ impl Column {
             Self::Replaces => raw.replaces = text(),
             Self::Revoked => ended("revoked", yes_or_no(value)?),
             Self::Secret => candidate.secret = Some(Secret::new(value)),
-            // A column of this name may as well say when a key begins.
+            // A column of this name may just as well state when a key begins.
             Self::KeyPrefix if time::day(value.get(..10).unwrap_or_default()).is_some() => {
                 return Err("is a time; when a key begins is `not_before`");
             }
@@ -275,8 +276,8 @@ impl Column {
     }
 }
 
-/// Sets the status, unless another column has said a stricter one. A word that is none wins: it is
-/// told as a fault.
+/// Sets the status, unless another column has set a stricter one. An unknown word wins: it is
+/// reported as a fault.
 fn tighten(raw: &mut RawEntry<'static>, word: Cow<'static, str>) {
     let rank = |word: &str| match word {
         "active" => 0,
@@ -301,7 +302,7 @@ fn status_word(value: &str) -> Cow<'static, str> {
     }
 }
 
-/// The pair's former secret, of which two columns tell.
+/// The pair's former secret, from two columns.
 pub fn previous<'r>(raw: &'r mut RawEntry<'static>) -> &'r mut RawPrevious<'static> {
     raw.previous
         .get_or_insert_with(|| RawPrevious { digest: "".into(), expires: RawTime(String::new()) })

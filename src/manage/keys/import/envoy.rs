@@ -153,7 +153,7 @@ fn kind_of(value: Option<&Yaml>) -> Option<&str> {
     value.map(|value| value.text("@type")).filter(|kind| !kind.is_empty())
 }
 
-/// Envoy goes by the type, and by the name only where there is none: any filter can have any name.
+/// Envoy goes by the type, and by the name only if there is no type: any filter can have any name.
 fn is_harmless(kind: Option<&str>, called: &str) -> bool {
     let Some(kind) = kind else {
         let short = called.strip_prefix("envoy.filters.http.").unwrap_or(called);

@@ -1,5 +1,5 @@
-//! Kong: its declarative configuration, nested and flat, as people write it, as `kong config
-//! db_export` and as `decK` write it. [`model`] holds what counts for keys, [`judge`] decides.
+//! Kong: its declarative configuration, nested and flat, as written by people, by `kong config
+//! db_export` and by `decK`. [`model`] holds what counts for keys, [`judge`] decides.
 
 pub mod judge;
 pub mod model;
@@ -13,7 +13,7 @@ use super::collect::{Findings, ImportItem, Spot, secret_of};
 use super::shape::Shape;
 use super::yaml::{self, Misshapen, Yaml};
 
-/// Entities that say nothing of who may come in.
+/// Entities that do not affect who is admitted.
 const APART: [&str; 14] = [
     "ca_certificates",
     "certificates",
@@ -30,7 +30,7 @@ const APART: [&str; 14] = [
     "upstreams",
     "vaults",
 ];
-/// Other credentials than keys, at the top or in a consumer.
+/// Credentials other than keys, at the top or in a consumer.
 const OTHER_CREDENTIALS: [&str; 7] = [
     "basicauth_credentials",
     "hmacauth_credentials",
@@ -57,7 +57,7 @@ const CONSUMER: [&str; 12] = [
     "type",
 ];
 
-/// The lists that say who may come in. Settings of plugins are judged where they are read.
+/// The lists that say who is admitted. Settings of plugins are judged where they are read.
 const SHAPE: Shape = Shape {
     lists: &[
         "acls",
@@ -117,7 +117,7 @@ fn read_document<'y>(
         for (n, route) in entity.list("routes").iter().enumerate() {
             read_route(route, &spot.item(route.line, "routes", n), &scope, shared, kong);
         }
-        // Elsewhere the service may be called by its id.
+        // Other entities may refer to the service by its id.
         kong.alias(entity, &service);
     }
     for (n, entity) in document.list("routes").iter().enumerate() {
@@ -285,12 +285,12 @@ fn read_credential(entity: &Yaml, spot: &Spot, findings: &mut Findings<'_>) -> R
     })
 }
 
-/// Kong takes 0 for none.
+/// Kong treats 0 as none.
 pub fn ttl_of(ttl: Option<&Yaml>) -> std::result::Result<Option<u64>, Misshapen> {
     ttl.map(Yaml::seconds).transpose().map(|ttl| ttl.filter(|ttl| *ttl > 0))
 }
 
-/// A group may let a client in, or keep it out.
+/// A group may admit a client, or keep it out.
 fn tell_group(spot: &Spot, findings: &mut Findings<'_>) -> Result<()> {
     findings.wider("groups", &spot.place, spot, "names a group in a way that cannot be read")
 }

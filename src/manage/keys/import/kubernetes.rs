@@ -1,5 +1,6 @@
 //! Kubernetes: the Secrets in which gateways keep keys, and the resources that say whose they are.
-//! A Secret is taken as its gateway takes it: by type, label or reference, never because it is one.
+//! A Secret is selected as its gateway selects it: by type, label or reference, never just because
+//! it is a Secret.
 
 pub mod resource;
 
@@ -15,7 +16,7 @@ use super::shape::Shape;
 use super::yaml::{self, Misshapen, Yaml};
 use crate::wording::shell::quoted;
 
-/// Types whose entries are something else than keys of clients, and what.
+/// Types whose entries are not keys of clients, and what they are.
 const NEVER: [(&str, &str); 14] = [
     ("kubernetes.io/service-account-token", "holds a token of a service account"),
     ("kubernetes.io/dockercfg", "holds credentials of an image registry"),
@@ -58,7 +59,8 @@ const HARMLESS_PARTS: [&str; 11] = [
 const SHAPE: Shape =
     Shape { lists: &["consumerGroups", "credentials"], maps: &[], opaque: &["metadata"] };
 
-/// `keys_in`: Secrets whose every entry is said to be a key, as `NAME` or `NAMESPACE/NAME`.
+/// `keys_in`: Secrets of which the operator says that every entry is a key, as `NAME` or
+/// `NAMESPACE/NAME`.
 pub fn read(
     source: &mut dyn BufRead,
     path: &Path,
@@ -102,7 +104,7 @@ pub fn read(
     findings.fault(&Spot::default(), why)
 }
 
-/// Names of `--keys-in` that mean no Secret, or several.
+/// Reports names of `--keys-in` that match no Secret, or several.
 fn tell_named(
     resources: &KubernetesResources<'_>,
     keys_in: &[String],
@@ -118,7 +120,7 @@ fn tell_named(
                 findings.fault(&Spot::default(), why)?;
             }
             [first, ..] => {
-                // Which of them has keys is not known, so none is read.
+                // It is unknown which of them has keys, so none is read.
                 let all = named.iter().map(|secret| quoted(&secret.full_name()).into_owned());
                 let all = all.collect::<Vec<_>>().join(", ");
                 let why = format!("{option}: several Secrets have this name: {all}");
@@ -130,7 +132,7 @@ fn tell_named(
     Ok(())
 }
 
-/// A Secret of any gateway but Kong; whether it held keys.
+/// Reads a Secret of any gateway but Kong. Returns whether it held keys.
 fn give_secret(
     secret: &KubernetesResource<'_>,
     resources: &KubernetesResources<'_>,
@@ -218,7 +220,7 @@ fn kong_kind(secret: &KubernetesResource<'_>) -> Option<String> {
     label.or_else(|| secret.entry(KONG_ENTRY)?.text().map(|text| text.trim().to_owned()))
 }
 
-/// A credential of Kong, given to the consumers that refer to it; whether it is a key.
+/// Reads a credential of Kong for the consumers that refer to it. Returns whether it is a key.
 fn read_kong_secret(
     secret: &KubernetesResource<'_>,
     kind: &str,
@@ -227,7 +229,7 @@ fn read_kong_secret(
     findings: &mut Findings<'_>,
 ) -> Result<bool> {
     if kind == "acl" {
-        // Read with the consumers that have it.
+        // Read together with its consumers.
         return Ok(false);
     }
     if !matches!(kind, "key-auth" | "key-auth-enc") {
@@ -356,7 +358,7 @@ fn read_kong_plugins<'y>(
             Some((namespace, short)) => (Some(namespace), short),
             None => (None, name),
         };
-        // A plugin of another namespace with the same name may refuse less.
+        // A plugin of the same name in another namespace may refuse less.
         let own = resources.of_kind("KongPlugin").find(|plugin| {
             let beside = match namespace {
                 Some(namespace) => plugin.is_in(namespace),
@@ -401,7 +403,7 @@ fn kong_plugin<'y>(plugin: &KubernetesResource<'y>, scope: &Scope) -> Plugin<'y>
     }
 }
 
-/// Policies of gateways that refuse requests with a good key.
+/// Reports policies of gateways that refuse requests with a good key.
 fn tell_policies(resources: &KubernetesResources<'_>, findings: &mut Findings<'_>) -> Result<()> {
     for policy in resources.all() {
         let what = policy.kind.as_str();

@@ -23,10 +23,10 @@ const MAX_LINE: u64 = 1 << 20;
 
 // CSV
 
-/// Columns by name, in any order; `permissions` and `networks` hold words between spaces.
+/// Columns by name, in any order; `permissions` and `networks` hold words separated by spaces.
 ///
-/// Separated by what the first line has most of: a comma, or, as spreadsheets write it where the
-/// comma is for decimals, a semicolon or a tab. Excel's line `sep=;` is understood.
+/// The separator is the one that the first line has most of: a comma, a tab, or a semicolon, which
+/// spreadsheets write where the comma is for decimals. Excel's line `sep=;` is understood.
 pub fn read_csv(
     source: &mut dyn BufRead,
     path: &Path,
@@ -63,7 +63,7 @@ pub fn read_csv(
         Err(e) => return csv_fault(e, before, path, sink),
     };
     let columns: Vec<_> = headers.iter().map(Column::of).collect();
-    // Before any of them is named: a table without headings has keys there.
+    // Before any of them is named in a message: a table without headings has keys there.
     if !columns.iter().flatten().any(|c| matches!(c, Column::Digest | Column::Secret)) {
         let why = "the first line must name the columns, and one must be `secret` or `digest`";
         return sink(ImportItem::Fault(FileFault::new(path, before + 1, "", why)));
@@ -91,7 +91,7 @@ pub fn read_csv(
         // Where the record began: its own position is that of the empty lines before it.
         let inside = record.iter().flat_map(str::bytes).filter(|b| *b == b'\n').count() as u64;
         let line = before + reader.position().line().saturating_sub(inside + 1);
-        // A row that is cut short has lost what its last columns say.
+        // A truncated row has lost the content of its last columns.
         if record.len() != columns.len() {
             let why = format!(
                 "{} for {}",
@@ -122,7 +122,7 @@ pub fn read_csv(
     }
 }
 
-/// Of two columns for one field, one would be lost.
+/// If two columns were for one field, one would be lost.
 fn refuse_twins(
     headers: &csv::StringRecord,
     columns: &[Option<Column>],
@@ -168,12 +168,12 @@ fn separator_of(line: &[u8]) -> Separator {
         })
         .collect();
     let count = |separator: u8| outside.iter().filter(|b| **b == separator).count();
-    // On a tie the comma, which is listed last: `max_by_key` takes the last of equals.
+    // On a tie the comma wins, which is listed last: `max_by_key` returns the last maximum.
     let separators = [b'\t', b';', b','];
     Separator::Guessed(separators.into_iter().max_by_key(|s| count(*s)).unwrap_or(b','))
 }
 
-/// The message of the `csv` crate names positions and lengths, never a value.
+/// The message of the `csv` crate contains positions and lengths, never a value.
 fn csv_fault(
     e: csv::Error,
     before: u64,
@@ -382,7 +382,7 @@ pub fn read_htpasswd(
     })
 }
 
-/// Calls `each` with number and text of every line, and names one that is no text.
+/// Calls `each` with the number and text of every line, and reports a line that is not text.
 pub fn each_line(
     source: &mut dyn BufRead,
     path: &Path,

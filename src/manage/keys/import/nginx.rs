@@ -80,8 +80,8 @@ const STANDARD: [&str; 62] = [
     "x_requested_with",
     "x_scheme",
 ];
-/// Directives that make a server refuse requests with any key: of nginx, nginx Plus and what
-/// is built in most often (OpenResty, ModSecurity).
+/// Directives that make a server refuse requests with any key, from nginx, nginx Plus and the
+/// modules most often built in (OpenResty, ModSecurity).
 const REFUSING: [&str; 25] = [
     "access_by_lua",
     "access_by_lua_block",
@@ -109,7 +109,7 @@ const REFUSING: [&str; 25] = [
     "ssl_verify_client",
     "valid_referers",
 ];
-/// Beginnings of names of directives that refuse requests, of modules that we do not know as well.
+/// Beginnings of names of directives that refuse requests, including modules that we do not know.
 const REFUSING_KINDS: [&str; 8] = [
     "access_by_",
     "app_protect_",
@@ -120,7 +120,7 @@ const REFUSING_KINDS: [&str; 8] = [
     "rewrite_by_",
     "server_rewrite_by_",
 ];
-/// Settings of those that refuse nothing by themselves.
+/// Related settings that refuse nothing themselves.
 const SETTINGS: [&str; 20] = [
     "app_protect_config_set_timeout",
     "app_protect_cookie_seed",
@@ -143,18 +143,18 @@ const SETTINGS: [&str; 20] = [
     "modsecurity_transaction_id",
     "modsecurity_use_error_log",
 ];
-/// Files that nginx brings along, without rules of their own.
+/// Files that come with nginx and contain no rules of their own.
 const PLAIN_INCLUDES: [&str; 6] =
     ["fastcgi.conf", "fastcgi_params", "mime.types", "proxy_params", "scgi_params", "uwsgi_params"];
 
-/// A block that is open.
+/// An open block.
 enum Block {
     /// An `if`.
     If(Condition),
     /// A map whose entries are keys; its result.
     Keys(String),
     Other,
-    /// A named location: what is answered there was refused elsewhere.
+    /// A named location: the refusal that it answers happened elsewhere.
     Page,
 }
 
@@ -163,24 +163,24 @@ struct MapReader<'a, 'f> {
     open: Vec<Block>,
     /// Words of the directive that is being read.
     words: Vec<Zeroizing<String>>,
-    /// Entries outside of any block: keys, if the file has no block at all.
+    /// Entries outside any block: keys, if the file has no block at all.
     bare: Vec<(u64, Vec<Zeroizing<String>>)>,
     has_blocks: bool,
     /// Digests of keys, with the result of the map that holds them.
     seen: Vec<(String, BTreeSet<Digest>)>,
     /// Refusing directives that were reported.
     told: BTreeSet<String>,
-    /// Variables that hold a key, or whose key it is.
+    /// Variables that hold a key, or the key's client.
     variables: KeyVariables,
     /// What maps of keys say: their result, a key, and its value.
     values: Vec<(String, Digest, String)>,
-    /// What maps of keys give to any other one.
+    /// What maps of keys return for any other key.
     defaults: BTreeMap<String, String>,
-    /// Refusals by a condition, with their line. A map may stand behind them.
+    /// Refusals by a condition, with their line. A map may follow them.
     conditions: Vec<(u64, Condition)>,
     /// Variables that are set to something else somewhere.
     assigned: Vec<(u64, String)>,
-    /// Braces that are open in code of another language.
+    /// Open braces in code of another language.
     code: usize,
     found: bool,
 }
@@ -284,7 +284,7 @@ impl MapReader<'_, '_> {
         }
     }
 
-    /// A configuration that is cut short may have refused more further down: nothing of it is taken.
+    /// A truncated configuration may have refused more further down: nothing of it is taken.
     fn broken(&self, line: u64, why: &str) -> Error {
         let hint = "`nginx -t` must accept the file; `nginx -T` writes a whole configuration";
         Error::fault(self.findings.at(&Spot::new(line, ""), why), hint)
@@ -305,7 +305,7 @@ impl MapReader<'_, '_> {
         }
         self.know_values();
         for (line, condition) in std::mem::take(&mut self.conditions) {
-            // Whoever brings no known key is refused by keygate as well.
+            // keygate also refuses a client without a known key.
             if !condition.spares_keys(&self.variables) {
                 let why = "this `if` refuses requests of some clients, and has no place in a key";
                 let whose = format!("line{line}");
@@ -344,7 +344,7 @@ impl MapReader<'_, '_> {
         }
     }
 
-    /// What begins with `{`.
+    /// Opens a block, for a directive that ends with `{`.
     fn block(&mut self, words: &[Zeroizing<String>], line: u64) -> Result<Block> {
         let words: Vec<&str> = words.iter().map(|word| word.as_str()).collect();
         match words.as_slice() {
@@ -362,9 +362,9 @@ impl MapReader<'_, '_> {
                 }
             },
             ["if", condition @ ..] => Ok(Block::If(Condition::of(condition))),
-            // What refused elsewhere is answered from there; no client asks for it.
+            // Refusals from elsewhere are answered there; no client asks for it.
             ["location", page] if page.starts_with('@') => Ok(Block::Page),
-            // Its body refuses methods, or is Lua.
+            // The body refuses methods, or is Lua.
             [name, ..] => {
                 if is_refusing(name) {
                     self.refuses(name, line)?;
@@ -475,7 +475,7 @@ impl MapReader<'_, '_> {
     }
 }
 
-/// `return 403;` and any other answer that is no success and no redirection.
+/// `return 403;` and any other answer that is neither a success nor a redirection.
 fn refuses(words: &[Zeroizing<String>]) -> bool {
     let words: Vec<&str> = words.iter().map(|word| word.as_str()).collect();
     match words.as_slice() {
@@ -494,8 +494,8 @@ fn is_refusing(name: &str) -> bool {
     REFUSING.contains(&name) || kind && !SETTINGS.contains(&name)
 }
 
-/// The text behind code in braces, with the brace that closes it. Braces in its texts and in its
-/// comments count for nothing.
+/// The text after code in braces, with the closing brace. Braces in its strings and comments do not
+/// count.
 fn behind_code<'t>(text: &'t str, open: &mut usize) -> &'t str {
     let mut quote = None;
     let mut chars = text.char_indices().peekable();
@@ -540,8 +540,8 @@ fn not_a_carrier(source: &str) -> Option<&'static str> {
     }
 }
 
-/// As `ngx_conf_read_token` reads: a backslash escapes quotes, itself and `t`, `r`, `n`; before
-/// anything else it stays.
+/// Reads a token like `ngx_conf_read_token`: a backslash escapes quotes, itself and `t`, `r`, `n`;
+/// before anything else it stays.
 fn token(text: &str) -> std::result::Result<(Token, &str), &'static str> {
     let mut chars = text.chars();
     match chars.next() {

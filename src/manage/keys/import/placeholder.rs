@@ -1,7 +1,7 @@
-//! Texts in the place of a key that are not keys: placeholders to fill in, references to a secret
-//! that is kept elsewhere, hashes. Pure.
+//! Texts in place of a key that are not keys: placeholders to fill in, references to a secret that
+//! is kept elsewhere, hashes. Pure.
 
-/// Schemes and openings of secret stores, with what they are in a message.
+/// Schemes and prefixes of secret stores, with the name that a message gives them.
 const REFERENCES: [&str; 15] = [
     "{vault://",
     "{vault:",
@@ -19,7 +19,7 @@ const REFERENCES: [&str; 15] = [
     "secretsmanager:",
     "doppler:",
 ];
-/// What encrypts values inside of a file that is otherwise readable.
+/// Tools that encrypt values inside a file that is otherwise readable.
 const ENCRYPTED: [&str; 7] = [
     "enc[",
     "enc(",
@@ -29,12 +29,12 @@ const ENCRYPTED: [&str; 7] = [
     "age-encryption.org",
     "-----begin age",
 ];
-/// Hashes of passwords: nobody would be admitted by sending one.
+/// Hashes of passwords: sending one would admit nobody.
 const HASHES: [&str; 12] = [
     "$2a$", "$2b$", "$2x$", "$2y$", "$apr1$", "$argon2", "$1$", "$5$", "$6$", "{sha", "{ssha",
     "$pbkdf2",
 ];
-/// Openings and closings of templates; anywhere in the text.
+/// Opening and closing marks of templates; anywhere in the text.
 const PAIRS: [(&str, &str); 7] =
     [("${", "}"), ("$(", ")"), ("{{", "}}"), ("{%", "%}"), ("<%", "%>"), ("#{", "}"), ("[[", "]]")];
 /// Signs around the whole text.
@@ -69,7 +69,7 @@ const OF_YOURS: [&str; 26] = [
     "value",
     "then",
 ];
-/// Texts that say that there is nothing yet, without their separators.
+/// Texts that say that nothing is there yet, without their separators.
 const FILL_IN: [&str; 45] = [
     "addkeyhere",
     "addme",
@@ -144,12 +144,13 @@ const WORDS: [&str; 24] = [
     "unknown",
     "unset",
 ];
-/// A character this many times in a row is no chance, nor a hexadecimal digit twice as often.
+/// A character repeated this often is not chance, nor is a hexadecimal digit repeated twice as
+/// often.
 const RUN: usize = 8;
 /// Shorter texts than this occur by chance within keys of mixed letters and digits.
 const BY_CHANCE: usize = 7;
 
-/// Why `text` is no key but the place of one; `None` if nothing speaks against it.
+/// Why `text` is a placeholder and not a key; `None` if nothing suggests that.
 pub fn of_secret(text: &str) -> Option<&'static str> {
     let text = text.trim();
     let lower = text.to_ascii_lowercase();
@@ -203,15 +204,15 @@ fn has_angle(text: &str) -> bool {
     })
 }
 
-/// What a person writes between brackets; by chance, keys of all printable characters hold
-/// brackets as well.
+/// What a person writes between brackets. Keys of all printable characters also contain brackets by
+/// chance.
 fn is_prose(text: &str) -> bool {
     text.len() > 1
         && text.chars().any(char::is_alphabetic)
         && text.chars().all(|c| c.is_alphanumeric() || " -_.:/'\"(),|=?!%@$[]".contains(c))
 }
 
-/// `op://…` and its like: a scheme and `://` is an address, for any store.
+/// `op://…` and the like: a scheme and `://` is an address, for any store.
 fn is_reference(lower: &str) -> bool {
     let in_a_project = lower.starts_with("projects/") && lower.contains("/secrets/");
     if in_a_project || REFERENCES.iter().any(|start| lower.starts_with(start)) {

@@ -1,4 +1,4 @@
-//! What an import says it did.
+//! What an import reports.
 
 use serde::Serialize;
 
@@ -13,10 +13,10 @@ pub struct ImportReport {
     pub format: &'static str,
     pub dry_run: bool,
     pub imported: u64,
-    /// Keys that the registry has already.
+    /// Keys that the registry already has.
     pub present: u64,
     pub refused: Vec<ReportLine>,
-    /// What the file says and a key cannot hold.
+    /// What the file states and a key cannot hold.
     pub not_carried: Vec<ReportLine>,
     /// What the other program refuses and keygate would admit.
     pub wider: Vec<Widened>,

@@ -1,18 +1,19 @@
-//! What the rules of other gateways come to as networks and limit of a key. Never wider than the
-//! rule: if a key cannot say the same, it admits less, or the import reports the difference. Pure.
+//! What the rules of other gateways amount to as networks and limit of a key. Never wider than the
+//! rule: if a key cannot express the same, it admits less, or the import reports the difference.
+//! Pure.
 
 use ipnet::IpNet;
 
 use super::yaml::{Misshapen, Yaml, list_of};
 use crate::core::address::parse_network;
 
-/// More networks than this in one key are a mistake, or a rule that belongs into a firewall.
+/// More networks than this in one key are a mistake, or a rule that belongs in a firewall.
 const MAX_NETWORKS: usize = 1024;
 /// The longest window of a limit.
 const LONGEST: u64 = 30 * DAY;
 pub const DAY: u64 = 24 * 3600;
 
-/// From where a key may be used.
+/// Where a key may be used from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllowedNetworks {
     Anywhere,
@@ -25,16 +26,16 @@ pub enum AllowedNetworks {
 pub struct Quota {
     pub count: u64,
     pub seconds: u64,
-    /// How many of them at once.
+    /// How many of them may arrive together.
     pub burst: u64,
 }
 
-/// Quotas as one limit of a key.
+/// Quotas combined into one limit of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OneLimit {
     /// As [`crate::manage::registry::entry::parse_limit`] reads it.
     pub text: String,
-    /// It refuses some that every quota would admit.
+    /// It refuses some requests that every quota would admit.
     pub stricter: bool,
 }
 
@@ -56,8 +57,8 @@ impl Default for Allowance {
 // === impl AllowedNetworks ===
 
 impl AllowedNetworks {
-    /// Lists of addresses and networks: those allowed (none: all) without those denied. A rule that
-    /// says neither, or in another shape, is not known; it is never one that allows all.
+    /// Lists of addresses and networks: those allowed (none: all) minus those denied. A rule that
+    /// has neither, or another shape, is unknown; it never counts as one that allows everything.
     pub fn of(allow: Option<&Yaml>, deny: Option<&Yaml>) -> Result<Self, &'static str> {
         let list = |value| list_of(value).map_err(|Misshapen| "networks that are no list");
         let (allow, deny) = (list(allow)?, list(deny)?);
@@ -83,7 +84,7 @@ impl AllowedNetworks {
         Ok(if nets.is_empty() { Self::Nowhere } else { Self::Networks(nets) })
     }
 
-    /// From where both allow it.
+    /// Where both allow it from.
     pub fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Anywhere, one) | (one, Self::Anywhere) => one,
@@ -130,7 +131,7 @@ fn without(net: IpNet, denied: IpNet) -> Vec<IpNet> {
 // === impl Quota ===
 
 impl Quota {
-    /// All of `count` may come at once.
+    /// All of `count` may arrive together.
     pub const fn new(count: u64, seconds: u64) -> Self {
         Self { count, seconds, burst: count }
     }

@@ -1,6 +1,6 @@
 //! The shape of another program's file: lists where lists belong, mappings where mappings belong.
-//! A list that is a text, or a template that nobody filled in, would read as an empty one, and what
-//! it restricts would be gone without a word.
+//! Without this check, a text or an unfilled template in place of a list would read as an empty
+//! list, and its restrictions would silently vanish.
 
 use super::super::super::error::Result;
 use super::collect::{Findings, Spot};
@@ -9,7 +9,7 @@ use super::yaml::Yaml;
 /// Names and what belongs under them, at any depth.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// Lists of entities: mappings, or words that name one.
+    /// Lists of entities: mappings, or words that name an entity.
     pub lists: &'static [&'static str],
     /// Mappings.
     pub maps: &'static [&'static str],
@@ -20,7 +20,7 @@ pub struct Shape {
 // === impl Shape ===
 
 impl Shape {
-    /// Tells everything in `value` that has another shape as a restriction that would be lost.
+    /// Reports everything in `value` that has another shape as a restriction that would be lost.
     pub fn check(&self, value: &Yaml, spot: &Spot, findings: &mut Findings<'_>) -> Result<()> {
         for (name, inner) in value.entries().filter(|(_, inner)| !inner.is_null()) {
             let at = spot.down(inner.line, name);

@@ -1,4 +1,4 @@
-//! JSON in which no name stands twice in one object: of two values, one would be lost unseen.
+//! JSON in which no name occurs twice in one object: one of two values would silently be lost.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ struct Strict(Value);
 
 struct StrictVisitor;
 
-/// One value, and what is wrong with the text. It quotes nothing of it.
+/// One value, or what is wrong with the text. The fault does not quote from it.
 pub fn parse(text: &str) -> Result<Value, String> {
     serde_json::from_str::<Strict>(text).map(|Strict(value)| value).map_err(|e| {
         if e.to_string().starts_with(TWICE) {

@@ -1,5 +1,5 @@
-//! The text of a foreign file, whichever way its program wrote it: UTF-8 or UTF-16, with or without
-//! a byte order mark, with line ends of any system.
+//! The text of a foreign file, however its program wrote it: UTF-8 or UTF-16, with or without a
+//! byte order mark, with line ends of any system.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -8,23 +8,23 @@ use zeroize::Zeroizing;
 
 use super::super::super::error::{Error, FileFault, Result};
 
-/// Larger UTF-16 and YAML files are not known; a bound keeps a wrong file from filling the memory.
+/// We know of no larger UTF-16 or YAML files; a bound keeps a wrong file from filling the memory.
 pub const MAX_BYTES: u64 = 256 << 20;
 
-/// UTF-8 whose lines all end in a line feed, the last one too.
+/// UTF-8 in which every line, including the last, ends in a line feed.
 struct UnifiedLines<R> {
     source: R,
     after_return: bool,
     last: u8,
 }
 
-/// How the bytes make characters.
+/// How bytes encode characters.
 enum Encoding {
     Utf16(fn([u8; 2]) -> u16),
     Utf8,
 }
 
-/// The file as UTF-8 with line feeds. Bytes that are no UTF-8 go through: the parser names their
+/// The file as UTF-8 with line feeds. Bytes that are not UTF-8 pass through: the parser names their
 /// line.
 pub fn plain<'s>(source: &'s mut dyn BufRead, path: &Path) -> Result<Box<dyn BufRead + 's>> {
     let start: [u8; 4] = {
@@ -35,7 +35,7 @@ pub fn plain<'s>(source: &'s mut dyn BufRead, path: &Path) -> Result<Box<dyn Buf
         [0xef, 0xbb, 0xbf, _] => (3, Encoding::Utf8),
         [0xff, 0xfe, ..] => (2, Encoding::Utf16(u16::from_le_bytes)),
         [0xfe, 0xff, ..] => (2, Encoding::Utf16(u16::from_be_bytes)),
-        // Without a mark: no text that we read begins with a NUL, or has one in second place.
+        // Without a mark: no text that we read begins with a NUL, or has one as its second byte.
         [1..=0xff, 0, 1..=0xff, 0] => (0, Encoding::Utf16(u16::from_le_bytes)),
         [0, 1..=0xff, 0, 1..=0xff] => (0, Encoding::Utf16(u16::from_be_bytes)),
         _ => (0, Encoding::Utf8),
@@ -50,7 +50,7 @@ pub fn plain<'s>(source: &'s mut dyn BufRead, path: &Path) -> Result<Box<dyn Buf
     }
 }
 
-/// The whole file at once, for parsers that need it so.
+/// The whole file, for parsers that need all of it in memory.
 pub fn whole(source: &mut dyn BufRead, path: &Path) -> Result<Zeroizing<String>> {
     let mut text = Zeroizing::new(String::new());
     plain(source, path)?.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(|e| {
@@ -120,7 +120,7 @@ impl<R: Read> Read for UnifiedLines<R> {
         loop {
             let read = self.source.read(to)?;
             if read == 0 {
-                // Parsers then count the last line like any other.
+                // Makes parsers count the last line like any other.
                 return match (self.last, to.first_mut()) {
                     (b'\n', _) | (_, None) => Ok(0),
                     (_, Some(first)) => {
@@ -145,7 +145,7 @@ impl<R: Read> Read for UnifiedLines<R> {
 }
 
 impl<R> UnifiedLines<R> {
-    /// CR LF and CR become LF, in place; the length that remains.
+    /// CR LF and CR become LF, in place. Returns the remaining length.
     fn unify(&mut self, bytes: &mut [u8]) -> usize {
         let mut kept = 0;
         for at in 0..bytes.len() {

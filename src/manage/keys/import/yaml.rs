@@ -35,12 +35,12 @@ pub fn documents(source: &mut dyn BufRead, path: &Path) -> Result<Vec<Yaml>> {
     let text = text::whole(source, path)?;
     let mut options = Options::default();
     options.with_snippet = false;
-    // A hexadecimal key such as `7e9123` looks like a number beyond all bounds.
+    // A hexadecimal key such as `7e9123` parses as a number beyond all bounds.
     options.non_finite_float_policy = NonFiniteFloatPolicy::PassThrough;
-    // `!vault` and the like: what stands there is not the value but a way to it.
+    // `!vault` and the like: the text is not the value but a reference to it.
     options.reject_unsupported_tags = true;
     if let Some(budget) = &mut options.budget {
-        // The file is bounded, and so are aliases; these are for documents of many keys.
+        // The file is bounded, and so are aliases; these budgets are for documents with many keys.
         budget.max_events = 100_000_000;
         budget.max_nodes = 100_000_000;
         budget.max_documents = 10_000_000;
@@ -65,12 +65,12 @@ pub fn documents(source: &mut dyn BufRead, path: &Path) -> Result<Vec<Yaml>> {
     })
 }
 
-/// A value of another kind than what belongs there. A restriction of such a shape is not known, and
-/// so must never count as none.
+/// A value of a different kind from what belongs there. A restriction of such a shape is unknown,
+/// and so must never count as absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Misshapen;
 
-/// The items of what may be a list; nothing is an empty one.
+/// The items of what may be a list; an absent value is an empty list.
 pub fn list_of(value: Option<&Yaml>) -> std::result::Result<&[Yaml], Misshapen> {
     match value.map(|value| &value.is) {
         None | Some(Is::Null) => Ok(&[]),
@@ -79,7 +79,7 @@ pub fn list_of(value: Option<&Yaml>) -> std::result::Result<&[Yaml], Misshapen> 
     }
 }
 
-/// Why a text is no YAML, as far as we see it without quoting from it.
+/// Why a text is not YAML, as far as we can tell without quoting from it.
 fn reason(text: &str, line: u64) -> &'static str {
     let at = usize::try_from(line).unwrap_or_default().saturating_sub(1);
     let near = text.lines().skip(at.saturating_sub(1)).take(2);
@@ -102,7 +102,7 @@ impl Yaml {
         (!value.is_null()).then_some(value)
     }
 
-    /// Down a path of names.
+    /// Follows a path of names.
     pub fn at(&self, names: &[&str]) -> Option<&Self> {
         names.iter().try_fold(self, |value, name| value.get(name))
     }
@@ -153,7 +153,7 @@ impl Yaml {
         matches!(self.is, Is::List(_))
     }
 
-    /// Neither a list nor a mapping with something in it, nor any other value.
+    /// Whether it is neither a list nor a mapping with content, nor any other value.
     pub fn is_empty(&self) -> bool {
         match &self.is {
             Is::Null => true,
@@ -206,7 +206,7 @@ impl Yaml {
         }
     }
 
-    /// Whether `name` is there and says `yes`.
+    /// Whether `name` is there and has the value `yes`.
     pub fn says(&self, name: &str, yes: &str) -> bool {
         match (self.get(name).map(|value| &value.is), yes) {
             (Some(Is::Bool(is)), _) => is.to_string() == yes,

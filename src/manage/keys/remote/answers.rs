@@ -1,4 +1,4 @@
-//! Answers of the API, as far as commands need them, and a key of it as a registry's entry.
+//! Answers of the API, as far as commands need them, and a key from it as a registry entry.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -52,11 +52,11 @@ pub struct ToldChange {
     pub in_force: Option<ToldForce>,
 }
 
-/// Which key a change was about, of an answer that may say more than this program can read.
+/// Which key a change was about, from an answer that may contain more than this program can read.
 #[derive(Debug, Deserialize)]
 pub struct ToldAbout {
     pub key: ToldName,
-    /// What a rotation has changed beside it. Whatever is wrong with it says nothing about the key.
+    /// The other key that a rotation changed. Errors in it say nothing about the key itself.
     #[serde(default)]
     replaced: Value,
 }
@@ -80,7 +80,7 @@ pub struct ToldForce {
 pub struct ToldUsage {
     pub last_used: Option<ToldLastUse>,
     pub as_of: Option<String>,
-    /// Of the first report; a service from before does not say.
+    /// Time of the first report; an older service does not state it.
     pub since: Option<String>,
     pub days: Vec<ToldBucket>,
     pub networks: Vec<ToldNetwork>,
@@ -123,7 +123,7 @@ pub struct ToldKey {
     pub environment: Option<String>,
     pub limits: BTreeMap<String, String>,
     pub plan: Option<String>,
-    /// With those of the plan; a service from before does not say.
+    /// Including those of the plan; an older service does not state them.
     #[serde(default)]
     pub limits_in_force: BTreeMap<String, String>,
     pub created: Option<String>,
@@ -145,7 +145,7 @@ pub struct ToldKey {
 // === impl ToldAbout ===
 
 impl ToldAbout {
-    /// Which version of a key a rotation has left.
+    /// The version of a key that a rotation left behind.
     pub fn version_left(&self, id: KeyId) -> Option<u64> {
         let is_it = self.replaced.get("id")?.as_str() == Some(&*id.to_string());
         is_it.then(|| self.replaced.get("version")?.as_u64())?
@@ -155,7 +155,7 @@ impl ToldAbout {
 /// A key of a service.
 #[derive(Clone, Debug)]
 pub struct RemoteKey {
-    /// Nobody tells digests: those in it stand for nothing.
+    /// A service never discloses digests: those in the entry are meaningless.
     pub entry: RegistryEntry,
     pub version: u64,
     /// Of its last change.
@@ -229,7 +229,7 @@ impl RemoteKey {
             };
             let limits: std::result::Result<Vec<_>, String> =
                 told.limits_in_force.iter().map(named).collect();
-            // What is the key's own among them stands in its place.
+            // The key's own limits override these.
             plan.limits = LimitSet::new(limits.map_err(|why| odd("limit", &one_line(&why)))?);
         }
         let last_used = told.last_used.as_ref().map(|used| used.at.clone());
@@ -240,8 +240,8 @@ impl RemoteKey {
     }
 }
 
-/// The buffer of the text becomes the secret's, which is wiped. No secret is empty, or has what no
-/// header can carry.
+/// The buffer of the text becomes the secret's, which is wiped. A secret is never empty, and has
+/// nothing that a header cannot carry.
 fn secret<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Secret>, D::Error> {
     let told = Option::<String>::deserialize(from)?.map(|text| Secret::new(text.into_bytes()));
     let is_one = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_graphic);

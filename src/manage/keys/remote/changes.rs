@@ -1,4 +1,4 @@
-//! Changes of keys that are there, how any change is sent again, and what is said of it.
+//! Changes of existing keys, how any change is sent again, and what is reported about it.
 
 use std::time::Duration;
 
@@ -22,10 +22,10 @@ use crate::manage::service::{ServiceAnswer, ToldText, path_segment, told_line, t
 use crate::manage::session::{Session, SystemRandomness};
 use crate::wording::visible::one_line;
 
-/// Longest that a command waits until its change is published.
+/// How long a command waits at most until its change is published.
 const PUBLISHED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Between two questions whether it is.
+/// Pause between two checks whether it is.
 const LOOK: Duration = Duration::from_millis(250);
 
 const WHAT_HELPS: &str = "the service goes on trying; docs/management.md, \"Why something is not \
@@ -34,7 +34,7 @@ const WHAT_HELPS: &str = "the service goes on trying; docs/management.md, \"Why 
 const LOOK_AGAIN: &str = "sidecars may take the key as before; the same command, given again, says \
                           whether it is published";
 
-/// A change of a service, before it is sent.
+/// A change for a service, before it is sent.
 pub(super) struct RemoteChange {
     pub(super) method: Method,
     pub(super) path: String,
@@ -62,7 +62,8 @@ impl RemoteKeys {
         loop {
             let old = self.select(&edit.key, edit.org.as_ref(), now)?;
             if let Some(plans) = plans_of(&request, &old) {
-                // What is wrong is told in the same words, and what is so already is not asked for.
+                // Faults are reported in the same words, and a change that is already made is not
+                // requested.
                 let settings = OperationSettings {
                     prefixes: &Default::default(),
                     shown: &Default::default(),
@@ -87,7 +88,7 @@ impl RemoteKeys {
             };
             let answer = self.send_once(&change).map_err(|e| once_more(e, old.entry.id))?;
             left -= 1;
-            // Somebody else was first: what is added and taken away is worked out anew.
+            // Somebody else was first: work out again what to add and remove.
             if answer.status == 412 && left > 0 {
                 continue;
             }
@@ -124,7 +125,7 @@ impl RemoteKeys {
                 found.push(key);
             }
         }
-        // Before the first is changed: what is wrong with one of them is wrong with all.
+        // Before the first change: what is wrong with one of them is wrong with all.
         let newest = found.iter().map(|key| key.serial).max();
         let mut wanted = Vec::new();
         for key in found {
@@ -136,7 +137,7 @@ impl RemoteKeys {
             }
         }
         if let (true, Some(serial)) = (wanted.is_empty(), newest) {
-            // Whoever tries again wants to know whether it is published by now.
+            // A user who tries again wants to know whether it is published by now.
             return self.judge_publication(serial);
         }
         let mut last = None;
@@ -173,11 +174,11 @@ impl RemoteKeys {
         self.send(&change)
     }
 
-    /// The end of a command that has told of its changes: the last is published.
+    /// Ends a command that has reported its changes: the last one is published.
     ///
     /// # Errors
     ///
-    /// It is not, or nobody knows.
+    /// It is not, or its state is unknown.
     fn end_told(&self, told: &ToldChange) -> Result<()> {
         match self.publication_of(told.serial)? {
             // The change was answered once it was published.
@@ -190,7 +191,7 @@ impl RemoteKeys {
     ///
     /// # Errors
     ///
-    /// Why it is not published, or not wherever it should be; or nobody knows.
+    /// Why it is not published, or not everywhere it should be; or that its state is unknown.
     pub(super) fn judge_publication(&self, serial: u64) -> Result<()> {
         let unknown = self.publication_of(serial)?;
         self.refuse_unknown(serial, unknown)
@@ -207,11 +208,12 @@ impl RemoteKeys {
         Err(Error::Added { message, exit: Exit::TryAgain })
     }
 
-    /// Waits until the serial is published. What cannot be asked now is no fault of the change: why.
+    /// Waits until the serial is published. If that cannot be asked now, the change is not at
+    /// fault: returns why.
     ///
     /// # Errors
     ///
-    /// Why it is not published, or not wherever it should be.
+    /// Why it is not published, or not everywhere it should be.
     fn publication_of(&self, serial: u64) -> Result<Option<Error>> {
         let mut waited = Duration::ZERO;
         let (why, then) = loop {
@@ -222,7 +224,7 @@ impl RemoteKeys {
             if let Some(ToldHindrance { reason, detail }) = told.unpublished {
                 let reason = one_line(&reason).into_owned();
                 let why = match detail {
-                    // Operators are told in full.
+                    // Operators get full detail.
                     Some(detail) => format!(
                         " everywhere: {reason}: {}",
                         told_line(detail.lines().next().unwrap_or_default())
@@ -263,7 +265,8 @@ impl RemoteKeys {
         }
     }
 
-    /// Sends a change until there is an answer. All tries have one name, so that it is made once.
+    /// Sends a change until there is an answer. All tries share one idempotency key, so that it is
+    /// made once.
     pub(super) fn send_once(&self, change: &RemoteChange) -> Result<ServiceAnswer> {
         let mut random = [0u8; 16];
         SystemRandomness.fill(&mut random).map_err(|_| Error::Random)?;
@@ -308,7 +311,7 @@ impl RemoteKeys {
     }
 }
 
-/// What to do where nobody knows whether a change was made that can be made twice.
+/// What to do if it is unknown whether a change was made that is safe to repeat.
 fn once_more(error: Error, id: KeyId) -> Error {
     match error {
         Error::OutcomeUnknown { why, .. } => Error::OutcomeUnknown {

@@ -15,16 +15,16 @@ use crate::manage::service::path_segment;
 use crate::manage::time;
 use crate::wording::echo::is_like_secret;
 
-/// Pages of 200 keys that are read: ten million keys.
+/// How many pages of 200 keys are read: ten million keys.
 const MOST_PAGES: u32 = 50_000;
 
-/// Longest name that a service looks for.
+/// Longest name that a service searches for.
 const LONGEST_NAME: usize = 200;
 
 // === impl RemoteKeys ===
 
 impl RemoteKeys {
-    /// All keys of an org, in the order in which they came.
+    /// All keys of an org, in the order of the answers.
     pub fn all(&self, org: Option<&OrgId>) -> Result<Vec<RemoteKey>> {
         self.pages(&self.org(org)?, "sort=oldest")
     }
@@ -46,7 +46,7 @@ impl RemoteKeys {
                 }
             }
             match page.next {
-                // A cursor that comes again brings nothing that is new.
+                // A repeated cursor brings nothing new.
                 Some(_) if found.len() == before => break,
                 Some(next) => cursor = format!("&cursor={}", path_segment(&next)),
                 None => return Ok(found),
@@ -69,7 +69,7 @@ impl RemoteKeys {
             return self.by_id(id, org);
         }
         let mut found = self.named(selector, org)?;
-        // The living namesake is meant.
+        // The living key of this name is meant.
         let kept = |key: &RemoteKey| !key.entry.status.is_final();
         let one = |is: &dyn Fn(&RemoteKey) -> bool| found.iter().filter(|key| is(key)).count() == 1;
         if one(&kept) {
@@ -97,7 +97,7 @@ impl RemoteKeys {
     pub(super) fn named(&self, name: &str, org: Option<&OrgId>) -> Result<Vec<RemoteKey>> {
         let is_odd = name.len() > LONGEST_NAME || name.chars().any(char::is_control);
         let mut found = match is_odd || name.is_empty() || is_like_secret(name) {
-            // A secret in the wrong place does not belong into a URL: it stays here.
+            // A misplaced secret must not get into a URL: the search happens here.
             true => self.all(org)?,
             false => {
                 self.pages(&self.org(org)?, &format!("sort=oldest&q={}", path_segment(name)))?
@@ -107,7 +107,8 @@ impl RemoteKeys {
         Ok(found)
     }
 
-    /// The key whose rotation `selector` names, as `keys revoke --former` means it over files.
+    /// The key whose rotation `selector` names, with the meaning that `keys revoke --former` has
+    /// over files.
     pub fn former(&self, selector: &str, org: Option<&OrgId>, now: u64) -> Result<RemoteKey> {
         let all = self.all(org)?;
         let is_meant = |key: &&RemoteKey| match KeyId::parse(selector) {
@@ -155,7 +156,7 @@ impl RemoteKeys {
         self.get(&format!("{org}/{}/usage", key.entry.id))
     }
 
-    /// Active keys that nobody was seen to use since then (Unix seconds).
+    /// Active keys without a known use since then (Unix seconds).
     pub fn unused_since(&self, org: Option<&OrgId>, since: u64) -> Result<Vec<RemoteKey>> {
         let since = path_segment(&time::show(since));
         self.pages(&self.org(org)?, &format!("state=active&unused_since={since}"))
@@ -180,7 +181,7 @@ impl RemoteKeys {
     }
 }
 
-/// The key that replaced each key that was rotated.
+/// The key that replaced each rotated key.
 pub(super) fn successors_of(keys: &[RemoteKey]) -> HashMap<KeyId, KeyId> {
     keys.iter().filter_map(|key| Some((key.entry.replaces?, key.entry.id))).collect()
 }

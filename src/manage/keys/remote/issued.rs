@@ -1,4 +1,4 @@
-//! Keys with a new secret: made at a service, shown once, and taken back where nobody has the secret.
+//! Keys with a new secret: made at a service, shown once, and taken back if nobody has the secret.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -19,14 +19,14 @@ use crate::manage::session::Session;
 use crate::manage::time;
 use crate::wording::shell::quoted;
 
-/// What a new secret was asked for.
+/// The reason for a new secret.
 #[derive(Clone, Copy, Debug)]
 enum SecretWish<'a> {
     Key {
         org: &'a OrgId,
         name: &'a str,
     },
-    /// A rotation of this key, as it was before.
+    /// A rotation of this key, in its former state.
     Rotation(&'a RemoteKey),
 }
 
@@ -78,7 +78,7 @@ impl RemoteKeys {
         self.judge_publication(told.serial)
     }
 
-    /// Has a secret made and shows it once, or takes the key back that nobody has the secret of.
+    /// Has a secret made and shows it once, or takes back a key whose secret nobody has.
     fn issue(
         &self,
         change: &RemoteChange,
@@ -93,14 +93,14 @@ impl RemoteKeys {
         })?;
         let (mut told, key) = match self.read(&answer, asked) {
             Ok(read) => read,
-            // It was made all the same, and its secret is in what cannot be read.
+            // The service made the key all the same, and its secret is in the unreadable answer.
             Err(e) => {
                 let then = match self.name_in(&answer, asked) {
                     Some(id) => self.take_back(id, asked, &answer),
                     None => self.look(asked),
                 };
                 let message = e.to_string();
-                // One hint: what is left to do comes first.
+                // One hint: the remaining task comes first.
                 let message = match message.split_once("\nhint: ") {
                     Some((why, also)) => format!("{why}\nhint: {then}; {also}"),
                     None => format!("{message}\nhint: {then}"),
@@ -110,7 +110,7 @@ impl RemoteKeys {
         };
         let id = key.entry.id;
         let Some(secret) = told.secret.take() else {
-            // The first try was carried out, and this is the answer of a second one.
+            // The first try was carried out, and this is the answer to a second one.
             let message = format!(
                 "{}: the answer with the secret of {id} got lost\nhint: {}",
                 self.server(),
@@ -171,12 +171,12 @@ impl RemoteKeys {
 
     // --- taking back
 
-    /// Undoes what has made a secret that nobody has seen, as far as that can be; says what is left to
-    /// do.
+    /// Undoes, as far as possible, a change that made a secret which nobody has seen. Says what is
+    /// left to do.
     fn take_back(&self, id: KeyId, asked: SecretWish<'_>, answer: &ServiceAnswer) -> String {
         let org = match asked {
             SecretWish::Key { org, .. } => org.as_str(),
-            // To revoke a pair would end what its callers use.
+            // Revoking a pair would end what its callers use.
             SecretWish::Rotation(old) if old.entry.id == id => return self.of_pair(old),
             SecretWish::Rotation(old) => old.entry.org.as_str(),
         };
@@ -204,12 +204,12 @@ impl RemoteKeys {
         }
     }
 
-    /// Ends a key whose secret nobody has: for good, or if that is not allowed for now. Says what has
-    /// become of it, and whether that is all.
+    /// Ends a key whose secret nobody has: permanently, or, if that is not allowed, by suspending
+    /// it. Says what happened to it, and whether that is all.
     fn end_unseen(&self, id: KeyId, org: &str) -> (bool, String) {
         let end = |turn| {
             let answer = self.turn(id, org, turn, AnswerWhen::Kept)?;
-            // Whatever a newer service says of it: that it is the one is enough.
+            // Whatever else a newer service states: it is enough that this is the right key.
             let ToldAbout { key, .. } = answer.json(self.server())?;
             self.is_about((&key.id, &key.org), id, org)
         };
@@ -217,7 +217,7 @@ impl RemoteKeys {
             return (true, format!("{id} was revoked"));
         };
         let why = first_line(&e);
-        // Whoever may not revoke may disable nonetheless.
+        // A caller that may not revoke may still be allowed to disable.
         let is_refused = e.exit() != Exit::TryAgain.code();
         let left = match is_refused && end(StatusChange::Disable).is_ok() {
             true => format!("nobody has the secret of {id}, which was disabled"),
@@ -226,8 +226,8 @@ impl RemoteKeys {
         (false, format!("{left}: `keygatectl keys revoke {id}` ends it ({why})"))
     }
 
-    /// Gives a key that was rotated back what the rotation has taken from it, if it is still as the
-    /// rotation has left it: an end that somebody else has chosen since stays. Whether it is as before.
+    /// Gives a rotated key its former end back, if it is still as the rotation has left it: an end
+    /// that somebody else has chosen since stays. Returns whether it is as before.
     fn end_as_before(&self, old: &RemoteKey, left: Option<u64>) -> Result<bool> {
         let is_now = self.select(&old.entry.id.to_string(), Some(&old.entry.org), 0)?;
         if left != Some(is_now.version) {
@@ -267,7 +267,7 @@ impl RemoteKeys {
 
     // --- where nobody knows
 
-    /// What is there of a change whose outcome no answer says, and where to see it.
+    /// What can be seen of a change whose outcome is unknown, and where to look.
     fn look(&self, asked: SecretWish<'_>) -> String {
         match asked {
             SecretWish::Key { org, name } => self.look_for_key(org, name),
@@ -329,7 +329,7 @@ impl RemoteKeys {
     }
 }
 
-/// How a key gets its end back that a rotation has shortened.
+/// How to give a key back the end that a rotation has shortened.
 fn give_back(old: &RemoteKey) -> String {
     let shown = |at: Option<u64>| at.map_or_else(|| "never".to_owned(), time::show);
     let sunset = match old.entry.sunset {

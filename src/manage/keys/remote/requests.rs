@@ -22,7 +22,7 @@ pub(super) fn new_key(create: &Create, now: u64) -> Result<Value> {
     if !create.networks.is_empty() {
         body.insert("networks".into(), create.networks.iter().map(show_network).collect());
     }
-    // Left out, the service has a default of its own.
+    // If left out, the service uses a default of its own.
     if let Some(when) = create.expires {
         body.insert("expires".into(), shown_when(when, "--expires", now)?);
     }
@@ -170,7 +170,7 @@ fn put_details(
     Ok(())
 }
 
-/// An instant by this host's clock, as over files; null: never.
+/// An instant by this host's clock, as with files; null: never.
 fn shown_when(when: When, option: &'static str, now: u64) -> Result<Value> {
     let at = when.resolve(now).map_err(|e| Error::argument(option, e))?;
     Ok(at.map(time::show).into())

@@ -1,4 +1,4 @@
-//! What a service shows of its keys, printed as that of a registry is.
+//! What a service states about its keys, printed like a registry's.
 
 use std::collections::HashMap;
 
@@ -21,8 +21,8 @@ use crate::manage::time;
 use crate::manage::usage::{UsageArgs, UsagePeriod};
 use crate::wording::visible::one_line;
 
-/// Sidecars report each minute or are asked each 15 s; who is silent for longer, in seconds, may have
-/// seen a use.
+/// In seconds. Sidecars report each minute or are asked each 15 s; one that is silent for longer
+/// may have seen a use.
 const REPORTED: u64 = 600;
 
 /// What sidecars have seen of a key in a period.
@@ -30,7 +30,7 @@ const REPORTED: u64 = 600;
 struct SeenUse {
     /// Somebody was admitted with it, or may have been.
     is_admitted: bool,
-    /// The last use that was told is in the period.
+    /// The last reported use is in the period.
     is_last: bool,
     admitted: u64,
     refused: u64,
@@ -39,7 +39,7 @@ struct SeenUse {
 // === impl List ===
 
 impl List {
-    /// The same of a service.
+    /// The same for a service.
     pub fn of_service(&self, keys: &RemoteKeys, session: &mut Session) -> Result<()> {
         refuse_records(&self.records, None)?;
         let now = session.now();
@@ -96,7 +96,7 @@ impl List {
 // === impl Show ===
 
 impl Show {
-    /// The same of a service.
+    /// The same for a service.
     pub fn of_service(&self, keys: &RemoteKeys, session: &mut Session) -> Result<()> {
         for (option, is_given) in
             [("--secret-stdin", self.secret_stdin), ("--digests", self.digests)]
@@ -135,7 +135,7 @@ fn remote_json(
 // === impl Unused ===
 
 impl Unused {
-    /// What a service's sidecars have told it.
+    /// The same, from what a service's sidecars have reported to it.
     pub fn of_service(&self, keys: &RemoteKeys, session: &mut Session) -> Result<()> {
         refuse_records(&self.records, Some(&self.covered))?;
         let now = session.now();
@@ -143,8 +143,8 @@ impl Unused {
         let mut found = Vec::new();
         let mut passed = PassedOver::default();
         let all = keys.unused_since(self.org.as_ref(), from)?;
-        // What is said of the reports is the same for all keys, also for those that are too young: where
-        // nobody has told, none of them is unused.
+        // The statement about the reports is the same for all keys, also for those that are too
+        // young: without reports, none of them counts as unused.
         if let Some(first) = all.first() {
             judge_reports(&keys.usage(first)?, from, now)?;
         }
@@ -174,7 +174,7 @@ impl Unused {
     }
 }
 
-/// A service has the records of its sidecars itself.
+/// A service has its sidecars' records itself.
 fn refuse_records(records: &UsageArgs, covered: Option<&UsagePeriod>) -> Result<()> {
     let given = [
         ("--usage", !records.usage.is_empty()),
@@ -190,7 +190,7 @@ fn refuse_records(records: &UsageArgs, covered: Option<&UsagePeriod>) -> Result<
     }
 }
 
-/// Refuses to say that a key is unused where nobody would have told of its use.
+/// Refuses to call a key unused if its use would not have been reported.
 fn judge_reports(told: &ToldUsage, from: u64, now: u64) -> Result<()> {
     let hint = "hint: docs/admin-api.md, \"Use\", says how sidecars report; the page of the service \
                 shows which are silent";
@@ -212,12 +212,12 @@ fn judge_reports(told: &ToldUsage, from: u64, now: u64) -> Result<()> {
     Err(Error::NoUsage(format!("{why}\n{hint}")))
 }
 
-/// How a key was used since `from`. A day that has begun before counts as a whole: nobody knows which
-/// part of it.
+/// How a key was used since `from`. A day that began before `from` counts in full, because its uses
+/// have no time of day.
 ///
 /// # Errors
 ///
-/// A time that cannot be read: a use may be behind it.
+/// A time that cannot be read: there may be a use behind it.
 fn seen(told: &ToldUsage, from: u64) -> std::result::Result<SeenUse, String> {
     let at = |text: &String| time::instant(text).map_err(|e| format!("{} {e}", told_line(text)));
     let last = told.last_used.as_ref().map(|used| at(&used.at)).transpose()?;
@@ -231,8 +231,8 @@ fn seen(told: &ToldUsage, from: u64) -> std::result::Result<SeenUse, String> {
         }
         seen.admitted = seen.admitted.saturating_add(day.admitted);
         seen.refused = seen.refused.saturating_add(day.refused);
-        // Of a day that has begun before, the last use says whether it was after `from`; if it is not
-        // even of that day, it says nothing.
+        // For a day that began earlier, the last use shows whether it was after `from`. If it is
+        // not even on that day, it shows nothing.
         let is_told_apart = begin < from && last.is_some_and(|last| last >= begin);
         seen.is_admitted |= day.admitted > 0 && !is_told_apart;
     }
@@ -256,7 +256,7 @@ fn instant(text: &str) -> Option<u64> {
 // === impl SafeToRevoke ===
 
 impl SafeToRevoke {
-    /// By what a service's sidecars have told it.
+    /// The same, from what a service's sidecars have reported to it.
     pub fn of_service(&self, keys: &RemoteKeys, session: &mut Session) -> Result<()> {
         refuse_records(&self.records, Some(&self.covered))?;
         let now = session.now();
@@ -267,7 +267,7 @@ impl SafeToRevoke {
         let seen = seen(&told, from).map_err(|why| unreadable(keys, &key, &why))?;
         let SeenUse { admitted, refused, .. } = seen;
         let in_use = seen.is_admitted || refused > 0;
-        // A use that is there answers the question, however long nobody has reported.
+        // A recorded use settles the question, however long the sidecars have been silent.
         if !in_use {
             judge_reports(&told, from, now)?;
         }

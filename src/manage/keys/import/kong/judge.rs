@@ -7,9 +7,9 @@ use super::super::rules::{Allowance, AllowedNetworks, DAY, OneLimit, Quota};
 use super::super::yaml::{Misshapen, Yaml};
 use super::model::{Consumer, Kong, KongKey, Plugin, PluginConfig, Reference, Scope};
 
-/// Plugins that refuse nobody who has a key: they log, route, or rewrite. Held against `kong/plugins`
-/// of July 2026 and, for the closed ones, against Kong's documentation. Not `request-callout`, which
-/// may end a request by what another service answers.
+/// Plugins that refuse nobody who has a key: they log, route, or rewrite. Checked against
+/// `kong/plugins` of July 2026 and, for the closed ones, against Kong's documentation. Not
+/// `request-callout`, which may end a request depending on another service's answer.
 const HARMLESS: [&str; 58] = [
     "acme",
     "ai-prompt-compressor",
@@ -79,7 +79,7 @@ const CARRIED: [&str; 5] =
 #[derive(Debug)]
 struct ConsumerTerms {
     allowance: Allowance,
-    /// Nobody in no group may do anything.
+    /// A consumer in no group may do nothing.
     grouped: bool,
     /// Words that count as the consumer's groups.
     groups: Vec<String>,
@@ -87,7 +87,7 @@ struct ConsumerTerms {
     refused: Option<String>,
 }
 
-/// Gives every key that Kong would accept, and tells the rest.
+/// Returns every key that Kong would accept, and reports the rest.
 pub fn all(kong: Kong<'_>, findings: &mut Findings<'_>) -> Result<()> {
     for plugin in &kong.plugins {
         tell_plugin(plugin, &kong, findings)?;
@@ -117,7 +117,7 @@ pub fn all(kong: Kong<'_>, findings: &mut Findings<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What is said of a plugin once, whomever it restricts.
+/// What is reported about a plugin once, whomever it restricts.
 fn tell_plugin(plugin: &Plugin<'_>, kong: &Kong<'_>, findings: &mut Findings<'_>) -> Result<()> {
     let name = plugin.name.as_str();
     let spot = &plugin.spot;
@@ -126,7 +126,7 @@ fn tell_plugin(plugin: &Plugin<'_>, kong: &Kong<'_>, findings: &mut Findings<'_>
         return findings.lost(spot, format!("plugin `{name}` is switched off"));
     }
     if name == "key-auth" || name == "key-auth-enc" {
-        // It is what makes keys; which header it reads is the sidecar's configuration.
+        // This plugin is what makes keys; the sidecar's configuration says which header to read.
         return Ok(());
     }
     if is_harmless(name) {
@@ -155,10 +155,10 @@ fn tell_plugin(plugin: &Plugin<'_>, kong: &Kong<'_>, findings: &mut Findings<'_>
             );
             findings.lost(spot, why)?;
         }
-        // The report says for each consumer whom it denies.
+        // The report lists for each consumer what it is denied.
         return Ok(());
     }
-    // Kong has no `acl` for one consumer; the author intends to refuse somebody.
+    // Kong has no `acl` for one consumer; its author intends to refuse somebody.
     if carried && !bound && name != "acl" {
         return Ok(());
     }
@@ -195,13 +195,13 @@ fn is_harmless(name: &str) -> bool {
     HARMLESS.contains(&name) || LOGS.contains(&name)
 }
 
-/// `acl` is for everybody who comes to a service: it has no consumer of its own.
+/// `acl` is for everybody who calls a service: it has no consumer of its own.
 fn service_wide(plugin: &Plugin<'_>) -> bool {
     plugin.scope.consumer.is_none() && plugin.scope.group.is_none()
 }
 
-/// Whether requests that the plugin sees come with keys: `key-auth` is there as well, or
-/// nowhere in this file.
+/// Whether requests that the plugin sees carry keys: `key-auth` is there as well, or nowhere in
+/// this file.
 fn guards_keys(plugin: &Plugin<'_>, kong: &Kong<'_>) -> bool {
     let is_key = |p: &&Plugin<'_>| p.enabled && matches!(&*p.name, "key-auth" | "key-auth-enc");
     let service = |scope: &Scope| match (&scope.service, &scope.route) {
@@ -234,8 +234,8 @@ enum Reaching {
     Global,
 }
 
-/// The plugins of one name that are in force for a consumer wherever it goes: its own, else those
-/// of its groups, else those for all. Kong takes the most specific one alone (docs, "plugin
+/// The plugins of one name that are in force for a consumer everywhere: its own, else those of its
+/// groups, else those for everybody. Kong takes only the most specific one (docs, "plugin
 /// precedence").
 fn in_force<'k, 'y: 'k>(
     name: &'k str,
@@ -385,7 +385,7 @@ fn read_quotas(
 }
 
 /// `minute: 600` of the open plugin, `limit` and `window_size` of the advanced one. `Err`: one of
-/// them is no number.
+/// them is not a number.
 fn quotas_of(name: &str, config: PluginConfig<'_>) -> std::result::Result<Vec<Quota>, Misshapen> {
     let whole = |value: &Yaml| value.whole().ok_or(Misshapen);
     if name == "rate-limiting" {
@@ -413,7 +413,7 @@ fn quotas_of(name: &str, config: PluginConfig<'_>) -> std::result::Result<Vec<Qu
     Ok(pairs.map(|(count, seconds)| Quota::new(count, seconds)).collect())
 }
 
-/// Groups of the `acl` plugin, in the words of today or of before.
+/// Groups of the `acl` plugin, with the field names of today or those of earlier versions.
 #[derive(Debug)]
 struct AclGroups {
     allow: Vec<String>,
@@ -453,7 +453,7 @@ fn judge_acls(
         terms.groups.extend(groups);
     }
     for acl in acls {
-        // What cannot be read was told of the plugin.
+        // What cannot be read was reported with the plugin.
         let Ok(AclGroups { allow, deny }) = AclGroups::of(acl.config) else { continue };
         let bound = acl.scope.service.is_some() || acl.scope.route.is_some();
         let is_in = |list: &[String]| terms.groups.iter().any(|group| list.contains(group));

@@ -33,9 +33,9 @@ pub struct KongKey {
     pub spot: Spot,
     /// Or why it is missing.
     pub key: Result<Secret, &'static str>,
-    /// Unix seconds, if that is what the file says.
+    /// Unix seconds, if that is what the file states.
     pub created: Option<u64>,
-    /// Seconds from `created` on; `None`: it never ends. `Err`: when it ends is not known.
+    /// Seconds from `created`; `None`: it never ends. `Err`: its end is unknown.
     pub ttl: Result<Option<u64>, Misshapen>,
 }
 
@@ -64,12 +64,12 @@ pub struct Scope {
     pub route: Option<String>,
 }
 
-/// A plugin's settings, over those it shares with others.
+/// A plugin's settings, on top of those that it shares with others.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PluginConfig<'y> {
     pub own: Option<&'y Yaml>,
     pub shared: Option<&'y Yaml>,
-    /// Why the settings are not known.
+    /// Why the settings are unknown.
     pub unknown: Option<&'static str>,
 }
 
@@ -91,7 +91,7 @@ impl<'y> Kong<'y> {
         self.consumers.iter().any(|consumer| !consumer.credentials.is_empty())
     }
 
-    /// The consumer that is meant: by id, else by username, else by custom id.
+    /// The consumer that `reference` means: by id, else by username, else by custom id.
     pub fn consumer(&mut self, reference: &Reference) -> Option<&mut Consumer> {
         let at = self.position(reference)?;
         self.consumers.get_mut(at)
@@ -137,7 +137,7 @@ impl<'y> PluginConfig<'y> {
         self.get(name).and_then(Yaml::as_text).unwrap_or_default()
     }
 
-    /// What stands under one of two names, of which the second is the old one.
+    /// The value under one of two names, the second of which is the old one.
     pub fn either(&self, new: &str, old: &str) -> Option<&'y Yaml> {
         self.get(new).filter(|value| !value.is_empty()).or_else(|| self.get(old))
     }
@@ -146,7 +146,7 @@ impl<'y> PluginConfig<'y> {
         self.get(name).is_some_and(Yaml::is_true)
     }
 
-    /// The settings stand in a mapping, or nowhere.
+    /// The settings are in a mapping, or absent.
     pub fn is_well_formed(&self) -> bool {
         [self.own, self.shared].into_iter().flatten().all(Yaml::is_map)
     }
@@ -164,7 +164,7 @@ impl Reference {
         value.word().map(|word| Self { word, ..Self::default() })
     }
 
-    /// By which names an entity is called.
+    /// The names that an entity has.
     pub fn named(entity: &Yaml) -> Self {
         let word = |name| entity.get(name).and_then(Yaml::word).unwrap_or_default();
         let name = match word("username") {
@@ -174,14 +174,13 @@ impl Reference {
         Self { id: word("id"), name, custom_id: word("custom_id"), word: String::new() }
     }
 
-    /// By its name, for people: else by what else there is.
+    /// The name for people to read: its name, else whatever else there is.
     pub fn first(&self) -> &str {
         let all = [&self.name, &self.word, &self.custom_id, &self.id];
         all.into_iter().find(|text| !text.is_empty()).map_or("", String::as_str)
     }
 
-    /// Whether the entity with these names is meant by `reference`: 0 by id, 1 by name, 2 by
-    /// custom id.
+    /// Whether `reference` means the entity with these names: 0 by id, 1 by name, 2 by custom id.
     pub fn answers(&self, reference: &Self, rank: usize) -> bool {
         let (own, meant) = match rank {
             0 => (&self.id, &reference.id),

@@ -1,4 +1,4 @@
-//! Resources of Kubernetes as far as they count for keys.
+//! Resources of Kubernetes as far as they matter for keys.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,7 +8,7 @@ use super::super::collect::{Spot, secret_of};
 use super::super::yaml::Yaml;
 use crate::core::Secret;
 
-/// Kinds that keygatectl reads or reports; any other is not a Secret.
+/// Kinds that keygatectl reads or reports; a resource of any other kind is not a Secret.
 const KNOWN: [&str; 24] = [
     "AuthConfig",
     "AuthPolicy",
@@ -36,7 +36,7 @@ const KNOWN: [&str; 24] = [
     "VirtualServer",
 ];
 
-/// Every resource of a file, lists taken apart.
+/// Every resource of a file, with lists expanded.
 pub struct KubernetesResources<'y>(Vec<KubernetesResource<'y>>);
 
 pub struct KubernetesResource<'y> {
@@ -69,7 +69,7 @@ impl<'y> KubernetesResources<'y> {
         let mut all = Vec::new();
         for document in documents {
             if document.text("kind").ends_with("List") {
-                // Items of a `SecretList` need not say what they are.
+                // Items of a `SecretList` need not state their kind.
                 let kind = document.text("kind").trim_end_matches("List");
                 all.extend(
                     document.list("items").iter().map(|item| KubernetesResource::of(item, kind)),
@@ -198,7 +198,7 @@ impl<'y> KubernetesResource<'y> {
         }
     }
 
-    /// With its namespace, if it says one.
+    /// With its namespace, if it states one.
     pub fn full_name(&self) -> String {
         match self.namespace {
             "" => self.name.clone(),
@@ -210,7 +210,7 @@ impl<'y> KubernetesResource<'y> {
         self.is_in(other.namespace)
     }
 
-    /// The names of what its `spec` is made of.
+    /// The names of the parts of its `spec`.
     pub fn parts(&self) -> impl Iterator<Item = &'y str> {
         let entries = self.yaml.get("spec").into_iter().flat_map(|spec| spec.entries());
         entries.filter(|(_, value)| !value.is_null()).map(|(name, _)| name)
@@ -227,7 +227,7 @@ impl<'y> KubernetesResource<'y> {
         found
     }
 
-    /// `stringData` is written over `data`, as Kubernetes does.
+    /// `stringData` overrides `data`, as in Kubernetes.
     pub fn entries(&self) -> Vec<SecretEntry<'y>> {
         let mut entries: Vec<SecretEntry<'y>> = Vec::new();
         for (section, encoded) in [("stringData", false), ("data", true)] {
@@ -255,7 +255,7 @@ impl SecretEntry<'_> {
         if self.encoded { decoded(&secret) } else { Ok(trimmed(secret.expose().to_vec())) }
     }
 
-    /// For entries that are no secret.
+    /// For entries that are not secret.
     pub fn text(&self) -> Option<String> {
         String::from_utf8(self.value().ok()?.expose().to_vec()).ok()
     }
@@ -279,12 +279,12 @@ fn trimmed(mut raw: Vec<u8>) -> Secret {
 // === impl Selector ===
 
 impl<'y> Selector<'y> {
-    /// Entries beside `api_key` that hold a key.
+    /// Entries other than `api_key` that hold a key.
     pub fn entries(&self) -> Vec<&'y str> {
         self.keys.clone()
     }
 
-    /// As Kubernetes selects by labels.
+    /// Whether it selects `secret`, by the label rules of Kubernetes.
     pub fn selects(&self, secret: &KubernetesResource<'_>) -> bool {
         if self.namespace.is_some_and(|namespace| !secret.is_in(namespace)) {
             return false;

@@ -1,12 +1,12 @@
-//! What `if ($client = "") { return 401; }` of nginx refuses: who brings no known key, as keygate
-//! does, or somebody who has one.
+//! What nginx's `if ($client = "") { return 401; }` refuses: a client without a known key, as
+//! keygate does, or a client with one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Patterns that any text matches but the empty one.
+/// Patterns that match any text except the empty one.
 const SOMETHING: [&str; 4] = [".", ".+", "^.+$", "^..*$"];
 
-/// What stands in the parentheses of an `if`.
+/// The content of an `if`'s parentheses.
 #[derive(Clone, Debug)]
 pub enum Condition {
     /// A variable, how it is compared, and with what.
@@ -20,14 +20,14 @@ pub enum Condition {
 pub struct KeyVariables {
     /// Those that hold the key itself.
     pub carriers: BTreeSet<String>,
-    /// Those that a map makes of it, with each value that they have for some key.
+    /// Those that a map derives from the key, with each value that they have for some key.
     pub results: BTreeMap<String, BTreeSet<String>>,
 }
 
 // === impl Condition ===
 
 impl Condition {
-    /// `words` with the parentheses, as nginx splits them.
+    /// Parses `words` with the parentheses, as nginx splits them.
     pub fn of(words: &[&str]) -> Self {
         let mut words = words.to_vec();
         if let Some(first) = words.first_mut() {
@@ -36,7 +36,7 @@ impl Condition {
         if let Some(last) = words.last_mut() {
             *last = last.strip_suffix(')').unwrap_or(last);
         }
-        // A parenthesis that stands alone; an empty value between two words stays.
+        // A parenthesis on its own; an empty value between two words stays.
         if words.first() == Some(&"") {
             words.remove(0);
         }
@@ -53,7 +53,8 @@ impl Condition {
         }
     }
 
-    /// Whether it holds for no key that is imported. What is not understood may hold for one.
+    /// Whether it holds for none of the imported keys. A condition that we do not understand may
+    /// hold for one.
     pub fn spares_keys(&self, keys: &KeyVariables) -> bool {
         let Self::Compared { variable, operator, value } = self else { return false };
         if value.contains('$') && !SOMETHING.contains(&value.as_str()) && value != "^$" {
@@ -64,7 +65,7 @@ impl Condition {
         if !is_carrier && known.is_none() {
             return false;
         }
-        // A key is never empty; of its client we know every value.
+        // A key is never empty, and we know every value for its client.
         let is = |text: &String| text.eq_ignore_ascii_case(value);
         let is_filled = known.is_none_or(|known| known.iter().all(|text| !text.is_empty()));
         match operator.as_str() {
