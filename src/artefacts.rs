@@ -1,7 +1,7 @@
-//! Tables and patches over HTTP, from memory, to sidecars that wait for the next one:
-//! `GET /artefacts/AUDIENCE/table.kgt` and `…/patch.kgp`, for fleets with a bearer token. Whoever
-//! publishes puts files on the [`ArtefactShelf`]; that wakes all who wait for them at once. Imports
-//! core only: it verifies nothing, and sidecars trust signatures, not this.
+//! Tables and patches over HTTP, from memory, to sidecars that wait for the next one: `GET
+//! /artefacts/AUDIENCE/table.kgt` and `…/patch.kgp`, for fleets with a bearer token. The publisher
+//! puts files on the [`ArtefactShelf`]; that wakes everybody who waits for them. Imports core only:
+//! it verifies nothing, and sidecars trust signatures, not this server.
 
 mod etag;
 mod leave;

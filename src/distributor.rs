@@ -1,13 +1,13 @@
-//! The distributor: a cache of an origin's tables and patches, without a state of its own, that
-//! thousands of sidecars wait at while it waits at the origin once per file. `keygatectl
-//! distributor` is [`command`].
+//! The distributor: a cache of an origin's tables and patches, without state of its own. It waits
+//! at the origin once per file, so that thousands of sidecars can wait at the distributor instead.
+//! `keygatectl distributor` is [`command`].
 //!
 //! ```text
 //! origin → follow (a thread per file) → judge → shelf → those who wait
 //! ```
 //!
-//! Imports artefacts, clock, config, core, exit, manage, reload, serving, table and tls. Sidecars trust
-//! signatures, not this.
+//! Imports artefacts, clock, config, core, exit, manage, reload, serving, table and tls. Sidecars
+//! trust signatures, not the distributor.
 
 mod arguments;
 pub mod command;

@@ -1,4 +1,4 @@
-//! Entity tags that say which artefact they are of. Pure.
+//! Entity tags that identify an artefact. Pure.
 
 use http::HeaderMap;
 use http::header;
@@ -12,7 +12,7 @@ const DIGITS: usize = 32;
 /// as the request waits.
 const MOST: usize = 8;
 
-/// What an artefact is recognised by: `"SERIAL-HASH"`, strong (RFC 9110 section 8.8.1).
+/// The identity of an artefact: `"SERIAL-HASH"`, strong (RFC 9110 section 8.8.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArtefactTag {
     pub serial: u64,
@@ -23,7 +23,7 @@ pub struct ArtefactTag {
 // === impl ArtefactTag ===
 
 impl ArtefactTag {
-    /// Of a file with this SHA-256.
+    /// The tag of a file with this SHA-256.
     pub fn of(serial: u64, sha256: &Digest) -> Self {
         let mut hash: String = sha256.0.iter().map(|byte| format!("{byte:02x}")).collect();
         hash.truncate(DIGITS);
@@ -44,7 +44,7 @@ pub(super) struct KnownTags {
     tags: Box<[KnownTag]>,
 }
 
-/// An [`ArtefactTag`] in the room that a request may take while it waits.
+/// An [`ArtefactTag`], small enough to keep while a request waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct KnownTag {
     serial: u64,
@@ -54,7 +54,7 @@ struct KnownTag {
 // === impl KnownTag ===
 
 impl KnownTag {
-    /// Without its quotes. `None`: it is another server's.
+    /// Without its quotes. `None`: another server made it.
     fn parse(opaque: &str) -> Option<Self> {
         let (serial, digits) = opaque.split_once('-')?;
         let is_serial = serial.bytes().all(|b| b.is_ascii_digit());
@@ -67,7 +67,7 @@ impl KnownTag {
     }
 }
 
-/// Of its digits.
+/// The hash that its digits encode.
 fn hash_of(digits: &str) -> Option<[u8; DIGITS / 2]> {
     let is_hash = digits.len() == DIGITS
         && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
@@ -78,13 +78,13 @@ fn hash_of(digits: &str) -> Option<[u8; DIGITS / 2]> {
 // === impl KnownTags ===
 
 impl KnownTags {
-    /// Compared weakly, as RFC 9110 section 13.1.2 has it: `W/` counts for nothing.
+    /// Compared weakly, as RFC 9110 section 13.1.2 requires: `W/` is ignored.
     pub(super) fn of(fields: &HeaderMap) -> Self {
         let (mut any, mut tags) = (false, Vec::new());
         for value in fields.get_all(header::IF_NONE_MATCH) {
             let Ok(text) = value.to_str() else { continue };
             any |= text.trim() == "*";
-            // Our tags hold neither comma nor quote.
+            // Our tags contain neither a comma nor a quote.
             let opaque = text.split(',').filter_map(|one| {
                 let one = one.trim();
                 let one = one.strip_prefix("W/").unwrap_or(one);
@@ -96,7 +96,7 @@ impl KnownTags {
         Self { any, tags: tags.into() }
     }
 
-    /// Whether the caller has this one already.
+    /// Whether the caller already has this one.
     pub(super) fn has(&self, tag: &ArtefactTag) -> bool {
         self.any || self.tags.iter().any(|known| known.is(tag))
     }

@@ -1,6 +1,6 @@
-//! Lets those who wait go one after the other, before the process ends: whoever is let go is back in a
-//! moment, at another server if there is one, and a fleet that is let go at once is back at once.
-//! Imports nothing of the crate.
+//! Lets waiting callers go one after the other, before the process ends. A caller that is let go
+//! comes back moments later, at another server if there is one; a fleet that was let go all
+//! together would come back all together. Imports nothing of the crate.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 /// The golden ratio as a share of 2^32: its multiples spread evenly, however many there are.
 const STRIDE: u32 = 2_654_435_769;
 
-/// Whether those who wait are to leave. Clones are one and the same.
+/// Whether waiting callers are to leave. Clones share one state.
 #[derive(Clone, Debug)]
 pub(super) struct WaitersLeave {
     told: watch::Sender<Option<LeaveTerms>>,
@@ -33,20 +33,20 @@ impl WaitersLeave {
         Self { told: watch::Sender::new(None), places: Arc::default() }
     }
 
-    /// From now on: whoever waits, or comes, leaves within this time.
+    /// From now on, every caller that waits or arrives leaves within this time.
     pub(super) fn begin(&self, within: Duration) {
         self.told.send_replace(Some(LeaveTerms { began: Instant::now(), within }));
     }
 
-    /// Until it is this one's turn.
+    /// Waits until it is this caller's turn.
     pub(super) async fn turn(&self) {
         let mut told = self.told.subscribe();
         let comes_late = told.borrow().is_some();
         let Ok(Some(terms)) = told.wait_for(Option::is_some).await.map(|terms| *terms) else {
             return;
         };
-        // Whoever comes back here must not take us for a server that holds nothing; at the end of the
-        // time all have to be gone.
+        // A caller that comes back here must not conclude that this server never holds an answer;
+        // when the time is over, all have to be gone.
         let share = match comes_late {
             true => 1.0,
             false => {
@@ -61,7 +61,7 @@ impl WaitersLeave {
 // === impl LeaveTerms ===
 
 impl LeaveTerms {
-    /// How long the one with this share of the time waits on, so much after the beginning.
+    /// How much longer the caller with this share of the time waits, `elapsed` after the beginning.
     fn rest(&self, share: f64, elapsed: Duration) -> Duration {
         self.within.mul_f64(share).saturating_sub(elapsed)
     }

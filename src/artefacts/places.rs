@@ -1,4 +1,4 @@
-//! How many polls wait, of each caller, of each fleet and in all. Imports nothing of the crate.
+//! How many polls wait: per caller, per fleet and in total. Imports nothing of the crate.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// How many polls may wait at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WaitLimits {
-    /// Of one caller: a sidecar waits for a table and a patch of each audience.
+    /// Per caller: a sidecar waits for a table and a patch of each audience.
     pub of_a_caller: usize,
-    /// Of one fleet, so that no fleet keeps out the others.
+    /// Per fleet, so that no fleet keeps out the others.
     pub of_a_fleet: usize,
     pub in_all: usize,
 }
 
-/// The polls that wait. Clones are one and the same.
+/// The waiting polls. Clones share one state.
 #[derive(Clone, Debug, Default)]
 pub(super) struct WaitingPolls {
     limits: WaitLimits,
@@ -28,38 +28,38 @@ struct WaitCounts {
     callers: HashMap<PollCaller, usize>,
 }
 
-/// Who waits.
+/// The caller of a poll.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PollCaller {
     pub(super) fleet: Box<str>,
-    /// What it calls itself, which anybody may: another address that says the same is another caller,
-    /// and cannot take its places.
+    /// The name that it states, which anybody may use: another address with the same name is
+    /// another caller, and cannot take its places.
     pub(super) instance: Option<Box<str>>,
-    /// `None`: it came over a Unix socket.
+    /// `None`: it connected over a Unix socket.
     pub(super) address: Option<IpAddr>,
 }
 
-/// The right to wait; given back when dropped.
+/// The right to wait; returned when dropped.
 #[derive(Debug)]
 pub(super) struct WaitingPlace {
     polls: WaitingPolls,
     caller: PollCaller,
 }
 
-/// Why somebody may not wait.
+/// Why a caller may not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoPlace {
-    /// This caller waits often enough.
+    /// This caller already has enough waiting polls.
     Caller,
-    /// Too many wait.
+    /// Too many polls wait.
     All,
 }
 
 // === impl WaitLimits ===
 
 impl WaitLimits {
-    /// For callers that may each wait for so many files: once for each, and once more for each that it
-    /// asks for again before the end of the former request was noticed.
+    /// For callers that may each wait for this many files. Each file counts twice: a caller may ask
+    /// for it again before the end of its former request was noticed.
     #[must_use]
     pub fn for_files(self, files: usize) -> Self {
         Self { of_a_caller: self.of_a_caller.max(files * 2), ..self }
@@ -100,7 +100,7 @@ impl WaitingPolls {
     }
 
     fn lock(&self) -> MutexGuard<'_, WaitCounts> {
-        // Counts are whole at every point where a thread could panic.
+        // Wherever a thread could panic, the counts are consistent.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -114,7 +114,7 @@ impl Drop for WaitingPlace {
     }
 }
 
-/// One less; who has none is forgotten.
+/// Subtracts one; a caller without any is forgotten.
 fn fall<K, Q>(counts: &mut HashMap<K, usize>, name: &Q)
 where
     K: std::borrow::Borrow<Q> + std::hash::Hash + Eq,

@@ -10,8 +10,8 @@ pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("prefe
 /// Longest wait. Proxies end requests that stay silent for longer.
 pub(super) const LONGEST: Duration = Duration::from_secs(60);
 
-/// How long the caller would wait for something new, up to [`LONGEST`]; zero: not at all. What
-/// cannot be understood is passed over, and the first of several counts (RFC 7240 section 2).
+/// How long the caller is willing to wait for something new, up to [`LONGEST`]; zero: not at all.
+/// Unknown preferences are ignored, and the first of several counts (RFC 7240 section 2).
 pub(super) fn wait(fields: &HeaderMap) -> Duration {
     let texts = fields.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
     let mut waits = texts.flat_map(|text| text.split(',')).filter_map(|preference| {
@@ -21,7 +21,7 @@ pub(super) fn wait(fields: &HeaderMap) -> Duration {
     });
     let Some(text) = waits.next() else { return Duration::ZERO };
     let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    // A number that no integer holds is a long wait.
+    // A number too large for an integer is a long wait.
     let seconds = if is_number { text.parse().unwrap_or(u64::MAX) } else { 0 };
     Duration::from_secs(seconds).min(LONGEST)
 }

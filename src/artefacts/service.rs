@@ -1,4 +1,4 @@
-//! Answers requests for artefacts, at once or when there is something new.
+//! Answers requests for artefacts, immediately or once there is something new.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -22,13 +22,13 @@ use super::prefer::{PREFERENCE_APPLIED, wait};
 use super::shelf::{ArtefactName, ArtefactShelf, ServedArtefacts, ShelvedArtefact};
 use crate::core::Digest;
 
-/// What all paths begin with.
+/// All paths begin with this.
 const ROOT: &str = "/artefacts/";
 
-/// Who asks, in its own words.
+/// The caller's name, as stated by the caller.
 const INSTANCE: &str = "keygate-instance";
 
-/// What the caller has in force is proved by the signed head of its file.
+/// The signed head of its file proves what the caller has in force.
 const HEAD: &str = "keygate-head";
 
 /// Longest name of a sidecar.
@@ -38,23 +38,23 @@ const INSTANCE_MAX: usize = 128;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArtefactFleet {
     pub name: Box<str>,
-    /// Whose artefacts it sees. Of all others it cannot tell whether they are there.
+    /// Whose artefacts it sees. It cannot tell whether artefacts of other audiences exist.
     pub audiences: Vec<Box<str>>,
-    /// Of the token. `None`: whoever has no other fleet's token is of this one.
+    /// Digest of the token. `None`: every caller without another fleet's token belongs to this one.
     pub bearer: Option<Digest>,
 }
 
 /// What a caller gets that says it has something newer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BehindCaller {
-    /// What there is: here it was published.
+    /// The current artefact: it was published here.
     Sent,
-    /// Nothing, until there is something newer still: another server had it sooner. A sidecar refuses
-    /// what is older than what it has, and then waits before it asks again.
+    /// Nothing, until there is something even newer: another server had it earlier. A sidecar
+    /// refuses what is older than what it has, and then waits before it asks again.
     Withheld,
 }
 
-/// What was answered, for whoever counts: an extension of the response to a fleet's request.
+/// The answer as counters need it: an extension of the response to a fleet's request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArtefactAnswered {
     pub audience: Box<str>,
@@ -63,24 +63,23 @@ pub struct ArtefactAnswered {
     pub waited: bool,
 }
 
-/// What a request says of who sent it. The fleet is proved by its token; the rest is the sidecar's
-/// word.
+/// What a request says about its sender. The token proves the fleet; the rest is only what the
+/// sidecar claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArtefactPoll {
     pub fleet: Box<str>,
     pub audience: Box<str>,
     pub name: ArtefactName,
-    /// `Keygate-Instance`; `None`: it does not say.
+    /// `Keygate-Instance`; `None`: not stated.
     pub instance: Option<Box<str>>,
     pub peer: Option<IpAddr>,
-    /// What it has in force, by its `If-None-Match`; `None`: nothing of ours.
+    /// What it has in force, by its `If-None-Match`; `None`: nothing from here.
     pub has: Option<ArtefactTag>,
-    /// The signed head of that file, as `Keygate-Head` has it: nobody can make one up. Not looked at
-    /// yet.
+    /// The signed head of that file, from `Keygate-Head`: nobody can forge it. Not verified yet.
     pub head: Option<Box<[u8]>>,
 }
 
-/// Serves the artefacts of a shelf. Clones are one and the same.
+/// Serves the artefacts of a shelf. Clones share one state.
 #[derive(Clone)]
 pub struct ArtefactService(Arc<Serving>);
 
@@ -103,14 +102,14 @@ pub struct ArtefactConnection {
 /// Why there is no artefact. The words are the `code` of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NoArtefact {
-    /// No token, or one that is no fleet's.
+    /// No token, or one that belongs to no fleet.
     Unauthorized,
     Method,
-    /// No such path, or one of another fleet's audiences.
+    /// No such path, or an audience of another fleet.
     NotFound,
     /// Nothing was published there yet.
     Unpublished,
-    /// Whether anything was is not known yet.
+    /// It is not known yet whether anything was published.
     Unknown,
     TooManyPolls,
     Busy,
@@ -119,7 +118,7 @@ enum NoArtefact {
 // === impl ArtefactService ===
 
 impl ArtefactService {
-    /// `told` hears of every request of a fleet before it is answered. It must not wait.
+    /// `told` gets every request of a fleet before it is answered. It must not wait.
     pub fn new(
         shelf: ArtefactShelf,
         fleets: Vec<ArtefactFleet>,
@@ -128,7 +127,7 @@ impl ArtefactService {
         Self::with_terms(shelf, fleets, WaitLimits::default(), BehindCaller::Sent, told)
     }
 
-    /// As [`Self::new`], for those who pass on what others publish.
+    /// Like [`Self::new`], for servers that pass on what others publish.
     pub fn with_terms(
         shelf: ArtefactShelf,
         fleets: Vec<ArtefactFleet>,
@@ -146,12 +145,12 @@ impl ArtefactService {
         }))
     }
 
-    /// Serves these fleets from now on. Who waits already goes on waiting.
+    /// Serves these fleets from now on. Callers that already wait continue to wait.
     pub fn set_fleets(&self, fleets: Vec<ArtefactFleet>) {
         self.0.fleets.store(Arc::new(fleets));
     }
 
-    /// Whether a request with these fields is a fleet's.
+    /// Whether a request with these fields belongs to a fleet.
     pub fn is_of_fleet(&self, fields: &HeaderMap) -> bool {
         fleet(&self.0.fleets.load(), fields).is_some()
     }
@@ -161,13 +160,13 @@ impl ArtefactService {
         self.0.polls.waiting()
     }
 
-    /// Lets those who wait go within this time, evenly spread, and all who come from now on as well:
-    /// the process is about to end. Until its turn each still hears at once of what is new.
+    /// Lets waiting callers go within this time, evenly spread, and all who arrive from now on as
+    /// well: the process is about to end. Until its turn, each still gets news immediately.
     pub fn leave(&self, within: Duration) {
         self.0.leave.begin(within);
     }
 
-    /// For a connection from `peer`; `None`: it came over a Unix socket.
+    /// For a connection from `peer`; `None`: a Unix socket.
     pub fn connection(&self, peer: Option<IpAddr>) -> ArtefactConnection {
         ArtefactConnection { service: self.clone(), peer }
     }
@@ -183,7 +182,7 @@ impl ArtefactService {
             Ok(asked) => asked,
             Err(refused) => return refused.response(),
         };
-        // Its fields would keep a buffer of the connection for as long as this waits.
+        // Its fields would keep a buffer of the connection alive for as long as this waits.
         drop(request);
         let (audience, name) = (asked.audience.clone(), asked.name);
         let (mut response, waited) = self.find(asked).await;
@@ -248,7 +247,7 @@ impl ArtefactService {
             () = tokio::time::sleep(asked.wait) => {}
             () = self.0.leave.turn() => {}
         }
-        // However it ends, the answer is the one of now.
+        // However the wait ends, the current state is the answer.
         let mut response = asked.look(&board.borrow_and_update()).response();
         if let Ok(applied) = HeaderValue::from_str(&format!("wait={}", asked.wait.as_secs())) {
             response.headers_mut().insert(PREFERENCE_APPLIED, applied);
@@ -257,7 +256,7 @@ impl ArtefactService {
     }
 }
 
-/// The fleet whose token it is. All are compared, each in constant time.
+/// The fleet that has this token. All are compared, each in constant time.
 fn fleet<'f>(fleets: &'f [ArtefactFleet], fields: &HeaderMap) -> Option<&'f ArtefactFleet> {
     let digest = bearer(fields);
     let mut found = None;
@@ -274,7 +273,7 @@ fn fleet<'f>(fleets: &'f [ArtefactFleet], fields: &HeaderMap) -> Option<&'f Arte
     found
 }
 
-/// Of the one token of a request.
+/// Digest of the token, if a request has exactly one.
 fn bearer(fields: &HeaderMap) -> Option<Digest> {
     let mut values = fields.get_all(header::AUTHORIZATION).iter();
     let (value, None) = (values.next()?, values.next()) else { return None };
@@ -298,7 +297,7 @@ where
 
     fn call(&self, request: Request<B>) -> Self::Future {
         let (service, peer) = (self.service.clone(), self.peer);
-        // The body is of no use, and need not be shared between threads.
+        // The body is not needed, and then need not be shared between threads.
         let request = request.map(drop);
         Box::pin(async move { Ok(service.answer(request, peer).await) })
     }
@@ -340,7 +339,7 @@ impl ArtefactRequest {
         }
     }
 
-    /// Until there is something new, or nobody publishes any more.
+    /// Waits until there is something new, or nobody publishes any more.
     async fn news(&self, board: &mut watch::Receiver<ServedArtefacts>, _place: &WaitingPlace) {
         while board.changed().await.is_ok() {
             if matches!(self.look(&board.borrow_and_update()), ArtefactFinding::New(_)) {
@@ -423,19 +422,19 @@ impl NoArtefact {
     }
 }
 
-/// A cache in between would hand out yesterday's table, and one fleet's to another.
+/// An intermediate cache would return yesterday's table, or one fleet's table to another.
 fn uncached(fields: &mut HeaderMap) {
     let value = HeaderValue::from_static("private, no-cache");
     fields.insert(header::CACHE_CONTROL, value);
 }
 
-/// The head of a file, from the field that sidecars send it in.
+/// The head of a file, from the field in which sidecars send it.
 fn head(fields: &HeaderMap) -> Option<Box<[u8]>> {
     let text = fields.get(HEAD)?.as_bytes();
     BASE64_URL_SAFE_NO_PAD.decode(text).ok().map(Into::into)
 }
 
-/// A name that is too long, or that no configuration can have, is none.
+/// A name that is too long, or that no configuration can have, counts as absent.
 fn instance(fields: &HeaderMap) -> Option<Box<str>> {
     let text = fields.get(INSTANCE)?.to_str().ok()?.trim();
     let is_name =

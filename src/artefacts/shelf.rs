@@ -30,8 +30,8 @@ pub enum ShelvedArtefact {
     #[default]
     Missing,
     Served(ServedArtefact),
-    /// Whether anything was published is not known yet. A sidecar that was told of no patch would
-    /// serve without the revocations in it.
+    /// It is not known yet whether anything was published. A sidecar that is told there is no patch
+    /// would serve without the revocations in it.
     Unknown,
 }
 
@@ -42,7 +42,7 @@ pub struct ServedArtefacts {
     pub patch: ShelvedArtefact,
 }
 
-/// Artefacts by audience. Clones are one and the same.
+/// Artefacts by audience. Clones share one state.
 #[derive(Clone, Debug, Default)]
 pub struct ArtefactShelf(Arc<Mutex<ShelfBoards>>);
 
@@ -89,7 +89,7 @@ impl ShelvedArtefact {
     }
 }
 
-/// Of whoever publishes, and so knows.
+/// For the publisher, who knows.
 impl From<Option<ServedArtefact>> for ShelvedArtefact {
     fn from(published: Option<ServedArtefact>) -> Self {
         published.map_or(Self::Missing, Self::Served)
@@ -99,7 +99,7 @@ impl From<Option<ServedArtefact>> for ShelvedArtefact {
 // === impl ServedArtefacts ===
 
 impl ServedArtefacts {
-    /// Of whoever has not asked yet.
+    /// For a server that has not asked yet.
     pub const UNKNOWN: Self =
         Self { table: ShelvedArtefact::Unknown, patch: ShelvedArtefact::Unknown };
 
@@ -114,7 +114,7 @@ impl ServedArtefacts {
 // === impl ArtefactShelf ===
 
 impl ArtefactShelf {
-    /// Serves these from now on, both in one step, and wakes all who wait for either.
+    /// Serves these from now on, both in one step, and wakes everybody who waits for either.
     pub fn put(&self, audience: &str, artefacts: ServedArtefacts) {
         self.sender(audience).send_replace(artefacts);
     }
@@ -132,11 +132,11 @@ impl ArtefactShelf {
         self.sender(audience).borrow().clone()
     }
 
-    /// Lets all who wait go, now and from now on: the process is about to end.
+    /// Lets all waiting callers go, now and from now on: the process is about to end.
     pub fn close(&self) {
         let mut boards = self.lock();
         boards.is_closed = true;
-        // Who holds a receiver is told that nobody sends any more.
+        // Holders of a receiver notice that nobody sends any more.
         boards.audiences.clear();
     }
 
@@ -153,7 +153,7 @@ impl ArtefactShelf {
     }
 
     fn lock(&self) -> MutexGuard<'_, ShelfBoards> {
-        // The map is whole at every point where a thread could panic.
+        // Wherever a thread could panic, the map is consistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

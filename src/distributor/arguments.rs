@@ -1,4 +1,4 @@
-//! The options of `keygatectl distributor`, as they are typed.
+//! The options of `keygatectl distributor`, as the user types them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What is served, what is known of it, and the answers to sidecars.
+//! What the distributor serves, what it knows about it, and the answers to sidecars.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,11 +21,12 @@ use crate::clock::Clock;
 use crate::table::Buffer;
 use crate::tls::{Certificate, Reloadable as _, ServerTls};
 
-/// How long after its start an audience of which the origin says nothing keeps it unready. From then
-/// on the others count: their sidecars must not be without a distributor for its sake.
+/// How long after the start an audience about which the origin says nothing keeps the distributor
+/// unready. From then on the others count: their sidecars must not go without a distributor because
+/// of it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// All of it. Clones are one and the same.
+/// The desk. Clones share one state.
 #[derive(Clone)]
 pub(super) struct DistributorDesk(Arc<DeskParts>);
 
@@ -59,14 +60,14 @@ struct KeptArtefact {
     news: Histogram,
     /// 0: nothing is served.
     serial: AtomicU64,
-    /// The origin has said something about it.
+    /// The origin has answered about it.
     is_known: AtomicBool,
-    /// When the origin last said that what is served is what it has, in nanoseconds of the
-    /// process's clock; 0: never.
+    /// When the origin last confirmed that the served version is its current one, in nanoseconds of
+    /// the process's clock; 0: never.
     confirmed_ns: AtomicU64,
-    /// When what is served arrived.
+    /// When the served version arrived.
     arrived_ns: AtomicU64,
-    /// From then to the last who was waiting for it, in nanoseconds.
+    /// From then until the last waiting sidecar was answered, in nanoseconds.
     news_ns: AtomicU64,
 }
 
@@ -144,24 +145,24 @@ impl DistributorDesk {
         self.0.service.set_fleets(fleets);
     }
 
-    // --- what followers tell
+    // --- reports from followers
 
     /// Every file with its number.
     pub(super) fn places(&self) -> impl Iterator<Item = (usize, &OriginArtefact)> {
         self.0.kept.iter().map(|kept| &kept.place).enumerate()
     }
 
-    /// Serial of what is served; 0: nothing.
+    /// Serial of the served version; 0: nothing is served.
     pub(super) fn serial(&self, at: usize) -> u64 {
         self.0.kept.get(at).map_or(0, |kept| kept.serial.load(Ordering::Relaxed))
     }
 
-    /// The origin has said something about it.
+    /// The origin has answered about it.
     pub(super) fn is_known(&self, at: usize) -> bool {
         self.0.kept.get(at).is_some_and(|kept| kept.is_known.load(Ordering::Relaxed))
     }
 
-    /// What is served.
+    /// The served version.
     pub(super) fn served(&self, at: usize) -> Option<ServedArtefact> {
         let place = &self.0.kept.get(at)?.place;
         self.0.shelf.get(&place.audience).get(place.name).served().cloned()
@@ -181,14 +182,14 @@ impl DistributorDesk {
         self.0.shelf.put_one(&kept.place.audience, kept.place.name, state);
     }
 
-    /// The origin has what is served.
+    /// The origin has the version that is served.
     pub(super) fn confirmed(&self, at: usize) {
         let Some(kept) = self.0.kept.get(at) else { return };
         kept.confirmed_ns.store(self.0.clock.now().mono_ns.max(1), Ordering::Relaxed);
     }
 
-    /// The origin has nothing there. What was served before goes on being served: sidecars would go
-    /// on with it as well, and a new one is better off with it than without.
+    /// The origin has nothing there. A version that was served before is still served: sidecars
+    /// would keep using it as well, and a new sidecar is better off with it than without.
     pub(super) fn missing(&self, at: usize) {
         let Some(kept) = self.0.kept.get(at) else { return };
         if kept.serial.load(Ordering::Relaxed) > 0 {
@@ -207,9 +208,9 @@ impl DistributorDesk {
         }
     }
 
-    // --- what sidecars ask
+    // --- requests from sidecars
 
-    /// Whether a request with these fields is a fleet's.
+    /// Whether a request with these fields belongs to a fleet.
     pub(super) fn knows(&self, fields: &HeaderMap) -> bool {
         self.0.service.is_of_fleet(fields)
     }
@@ -251,7 +252,7 @@ impl DistributorDesk {
             }
             None => self.0.metrics.refused(status),
         }
-        // Who has no token does not keep a place.
+        // A connection without a token does not keep a place.
         if self.is_leaving() || status == StatusCode::UNAUTHORIZED {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
@@ -280,7 +281,7 @@ impl DistributorDesk {
         self.0.metrics.turned_away();
     }
 
-    /// Those who wait are let go within this time, and connections end with their next answer.
+    /// Lets waiting sidecars go within this time; connections end with their next answer.
     pub(super) fn leave(&self, within: Duration) {
         self.0.is_leaving.store(true, Ordering::Relaxed);
         self.0.service.leave(within);
@@ -290,14 +291,15 @@ impl DistributorDesk {
         self.0.is_leaving.load(Ordering::Relaxed)
     }
 
-    /// The first file of which the origin has said nothing yet.
+    /// The first file about which the origin has said nothing yet.
     pub(super) fn awaited(&self) -> Option<&OriginArtefact> {
         let awaited = self.0.kept.iter().find(|kept| !kept.is_known.load(Ordering::Relaxed));
         awaited.map(|kept| &kept.place)
     }
 
-    /// Whether it is of use as it is: the origin has spoken of every file, or of all of one audience
-    /// and had time enough for the others. What is not known of those is 503 in any case.
+    /// Whether the distributor is useful as it is. The origin has answered about every file, or
+    /// about all files of one audience while the others have had time enough. A file of unknown
+    /// state is answered with 503 in any case.
     pub(super) fn is_ready(&self) -> bool {
         let age = self.0.clock.now().mono_ns.saturating_sub(self.0.began_ns);
         let mut awaited: Vec<_> = self.0.kept.iter().collect();
@@ -309,7 +311,7 @@ impl DistributorDesk {
             || Duration::from_nanos(age) >= PATIENCE && self.0.kept.iter().any(is_whole)
     }
 
-    /// All metrics, as they are now.
+    /// All metrics, with their current values.
     pub(super) fn metrics(&self) -> String {
         let metrics = &self.0.metrics;
         metrics.show(self.0.service.waiting(), self.0.connections.load(Ordering::Relaxed));
@@ -349,7 +351,7 @@ impl Drop for ConnectedSidecar {
     }
 }
 
-/// What an access line says of a request: nothing that is secret is in it.
+/// What an access line says about a request: nothing in it is secret.
 struct AccessedBy {
     path: Box<str>,
     instance: Box<str>,

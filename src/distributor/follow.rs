@@ -1,5 +1,5 @@
-//! Follows one file of the origin on a thread of its own: one request at a time, however many sidecars
-//! wait for what comes of it. The last good version is served for as long as there is no other.
+//! Follows one file of the origin on a thread of its own: one request at a time, however many
+//! sidecars wait for the result. The last good version is served until there is another.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -15,11 +15,11 @@ use crate::reload::{
 };
 use crate::table::{Buffer, Refusal, SignedHead};
 
-/// Longest pause after a file that is of no use, unless polling is slower still: all sidecars are
-/// behind for as long, and nobody but this process asks.
+/// Longest pause after a useless file, unless polling is slower still: meanwhile all sidecars are
+/// behind, and only this process asks.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// One file, and how its origin is asked.
+/// One file, and how to ask its origin.
 pub(super) struct OriginFollower {
     pub(super) desk: DistributorDesk,
     /// The file's number on the desk.
@@ -28,14 +28,14 @@ pub(super) struct OriginFollower {
     pub(super) source: UrlSource,
     pub(super) poll: Duration,
     pub(super) max_bytes: u64,
-    /// Said last, so that each request does not say it again.
+    /// The last message, so that it is not repeated for each request.
     pub(super) said: Option<String>,
 }
 
 // === impl OriginFollower ===
 
 impl OriginFollower {
-    /// Until nobody can send to `stopped` any more.
+    /// Runs until nobody can send to `stopped` any more.
     pub(super) fn run(mut self, stopped: &Receiver<()>) {
         let mut pace = self.source.pace().at_most(LONGEST_PAUSE);
         let mut patience = TransferDeadline::AtOnce;
@@ -45,8 +45,8 @@ impl OriginFollower {
             let took = self.since(began);
             let (end, claim) = self.hear(fetched, took);
             let is_first = patience == TransferDeadline::AtOnce;
-            // As long as nothing is known of it, nobody is served: an origin that has nothing there
-            // must say so at once.
+            // While nothing is known about the file, nobody is served: an origin that has nothing
+            // there must say so immediately.
             patience = match self.desk.is_known(self.at) {
                 true => TransferDeadline::Wait,
                 false => TransferDeadline::AtOnce,
@@ -87,7 +87,7 @@ impl OriginFollower {
                     FetchAnswer::Changed { bytes, validators } => {
                         let head = SignedHead::bytes_of(&bytes).map(<[u8]>::to_vec);
                         let end = self.judge(bytes);
-                        // What was refused is not named: the origin takes the name for what we have.
+                        // A refused file is not named: the origin takes the name for what we have.
                         if !matches!(end, FetchEnd::Failed { .. }) {
                             self.source.taken(validators);
                             self.source.shows(head.as_deref());
@@ -135,7 +135,7 @@ impl OriginFollower {
         }
     }
 
-    /// Counts, and says what is wrong: once, until it is right again.
+    /// Counts the result, and reports a problem: once, until it is solved.
     fn told(&mut self, result: OriginResult, wrong: Option<String>) {
         self.desk.fetched(self.at, result);
         let (audience, what) = (&self.place.audience, word(self.place.name));
@@ -155,8 +155,8 @@ impl OriginFollower {
     }
 }
 
-/// What a fault says of the next request. An answer without a file costs nobody much, and is over as
-/// soon as somebody has mended a token or a rule of an ingress: it is asked again as one that is away.
+/// What a fault means for the next request. An answer without a file costs little, and its cause
+/// ends as soon as somebody fixes a token or an ingress rule: ask again as if the origin were away.
 fn end_of(FetchFault { error, is_away }: &FetchFault) -> FetchEnd {
     let retry_after = match error {
         SourceError::Status { retry_after, .. } => *retry_after,
@@ -172,7 +172,7 @@ fn end_of(FetchFault { error, is_away }: &FetchFault) -> FetchEnd {
     }
 }
 
-/// In the words of this command's options; a sidecar has settings for the same.
+/// In terms of this command's options; a sidecar has settings for the same.
 fn told_of_fault(error: &SourceError) -> String {
     match error {
         SourceError::TooLarge { bytes, limit } => {

@@ -1,5 +1,6 @@
-//! Which files are passed on. Trust is the sidecars' business; what is kept from them is what all of
-//! them would refuse, because a fleet that refuses a file backs off and is late for the next. Pure.
+//! Which files are passed on. Trust is up to the sidecars. Only files that all of them would refuse
+//! are kept from them, because a fleet that refuses a file backs off and gets the next one late.
+//! Pure.
 
 use crate::artefacts::{ArtefactName, ServedArtefact};
 use crate::table::{FileKind, Manifest, PublicKey, Refusal, SignedHead, Trust, TrustError};
@@ -9,7 +10,7 @@ use crate::table::{FileKind, Manifest, PublicKey, Refusal, SignedHead, Trust, Tr
 pub(super) struct ArtefactJudge {
     audience: Box<str>,
     kind: FileKind,
-    /// `None`: whatever the origin has.
+    /// `None`: whatever the origin has is passed on.
     trust: Option<Trust>,
 }
 
@@ -19,7 +20,7 @@ pub(super) enum ArtefactVerdict {
     New {
         serial: u64,
     },
-    /// What is served already, sent by an origin that cannot compare.
+    /// It is already served; an origin that cannot compare has sent it again.
     Served,
 }
 
@@ -40,10 +41,11 @@ impl ArtefactJudge {
         Ok(Self { audience: audience.into(), kind, trust })
     }
 
-    /// Whether a file may be served in place of the one that is.
+    /// Whether a file may replace the one that is served.
     ///
-    /// The serial of a file that nobody has signed means nothing: if it could keep out lower ones, one
-    /// forged file would keep out all that follow. So only who verifies goes by it.
+    /// The serial of an unsigned file means nothing. If it could keep out lower ones, one forged
+    /// file would keep out all that follow. So only a distributor that verifies signatures compares
+    /// serials.
     ///
     /// # Errors
     /// Every sidecar would refuse it.
@@ -55,7 +57,7 @@ impl ArtefactJudge {
         if served.is_some_and(|served| *served.bytes == *file) {
             return Ok(ArtefactVerdict::Served);
         }
-        // Nothing but the frame is looked at before the signatures hold.
+        // Until the signatures are verified, only the frame is looked at.
         if let Some(trust) = &self.trust {
             SignedHead::open(file, self.kind, trust)?;
         }

@@ -34,14 +34,14 @@ pub(super) struct DistributorMetrics {
     handle: PrometheusHandle,
 }
 
-/// Which file something is about.
+/// The file that a metric is about.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MeteredArtefact<'a> {
     pub(super) audience: &'a str,
     pub(super) name: ArtefactName,
 }
 
-/// What became of one request to the origin.
+/// The outcome of one request to the origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OriginResult {
     Failed,
@@ -97,7 +97,7 @@ impl DistributorMetrics {
         let recorder =
             match builder.set_buckets_for_metric(Matcher::Full(NEWS.to_owned()), &BUCKETS) {
                 Ok(builder) => builder.build_recorder(),
-                // Only without a bucket.
+                // This fails only without a bucket.
                 Err(_) => PrometheusBuilder::new().build_recorder(),
             };
         for (name, help) in [
@@ -131,7 +131,7 @@ impl DistributorMetrics {
         Self { recorder, handle }
     }
 
-    /// Every series of a file, before anything happens to it.
+    /// Creates every series of a file, before anything happens to it.
     pub(super) fn begin(&self, artefact: MeteredArtefact<'_>) -> Histogram {
         for result in OriginResult::ALL {
             let key = Key::from_parts(FETCHES, artefact.with("result", result.as_str()));
@@ -168,7 +168,7 @@ impl DistributorMetrics {
         self.recorder.register_counter(&key, &METADATA).increment(1);
     }
 
-    // --- read when somebody asks
+    // --- read on request
 
     pub(super) fn show(&self, waiting: usize, connections: usize) {
         for (name, value) in [(WAITING, waiting), (CONNECTIONS, connections)] {
@@ -203,7 +203,7 @@ impl DistributorMetrics {
         self.recorder.register_gauge(&key, &METADATA).set(ends_at as f64);
     }
 
-    /// As Prometheus reads it.
+    /// The text that Prometheus reads.
     pub(super) fn render(&self) -> String {
         self.handle.render()
     }

@@ -1,5 +1,5 @@
-//! What the options mean: which files come from where, for whom, and within which bounds. All that
-//! is ever asked of the origin stands here: no request of a sidecar makes another URL.
+//! What the options mean: which files come from where, for whom, and within which bounds. Every URL
+//! that the origin is ever asked for is made here: no request of a sidecar makes another one.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,12 +23,12 @@ const MOST_AUDIENCES: usize = 256;
 /// Longest name of an audience, and of a distributor.
 const LONGEST_NAME: usize = 128;
 
-/// How long an origin can be asked to hold an answer: whole seconds can be asked for, and proxies end
-/// requests that stay silent for longer than a minute.
+/// How long an origin can be asked to hold an answer: in whole seconds, and at most a minute,
+/// because proxies end requests that stay silent for longer.
 const LONG_POLL: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(60);
 
-/// What stays as it is in a part of a path.
+/// Characters that stay unescaped in a part of a path.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// What a distributor does.
@@ -69,7 +69,7 @@ pub(super) enum AccessLines {
 // === impl DistributorOptions ===
 
 impl DistributorOptions {
-    /// Reads the public keys and the token files, so that what is wrong with them shows at the start.
+    /// Reads the public keys and the token files, so that errors in them show at the start.
     pub(super) fn of(given: DistributorArguments) -> Result<Self> {
         let urls = urls(&given)?;
         let trust = trusted(&given.trusted_signers)?;
@@ -211,7 +211,7 @@ fn audience_name(option: &'static str, text: &str) -> Result<Box<str>> {
     }
 }
 
-/// The URL is not shown: it may hold what should not be in it.
+/// The URL is not shown: somebody may have put a secret into it.
 fn url(option: &'static str, text: &str) -> Result<String> {
     let refused = |why: &str| Error::argument(option, why);
     let uri: Uri = text.parse().map_err(|_| refused("is no URL"))?;
@@ -230,7 +230,7 @@ fn url(option: &'static str, text: &str) -> Result<String> {
     Ok(text.to_owned())
 }
 
-/// `None`: what the origin has is passed on.
+/// `None`: whatever the origin has is passed on.
 fn trusted(texts: &[String]) -> Result<Option<Vec<PublicKey>>> {
     let mut keys = Vec::new();
     for text in texts {

@@ -1,4 +1,4 @@
-//! `/metrics`, `/livez` and `/readyz`, on a listener of their own. Nothing else is there, and nothing
+//! `/metrics`, `/livez` and `/readyz`, on a listener of their own. It has nothing else, and nothing
 //! on it changes anything.
 
 use std::convert::Infallible;
@@ -18,10 +18,10 @@ use crate::serving::{ConnectionPlaces, HeadBounds, accept_until, serve_connectio
 
 const HEAD: HeadBounds = HeadBounds { time: Duration::from_secs(10), length: 8 * 1024 };
 
-/// Connections at a time; the idlest gives way to one more.
+/// Simultaneous connections; a further one replaces the one that has been idle for longest.
 const MOST: usize = 64;
 
-/// Until `stop` says true.
+/// Serves until `stop` becomes true.
 pub(super) async fn serve(
     listener: TcpListener,
     desk: DistributorDesk,
@@ -47,7 +47,7 @@ async fn accept(
             async move { Ok::<_, Infallible>(answer) }
         });
         tokio::select! {
-            // How it ends concerns the client alone.
+            // How it ends matters only to the client.
             _ = serve_connection(stream, service, HEAD, stop) => {}
             _ = gives_way => {}
         }

@@ -25,27 +25,27 @@ use crate::reload::UrlSource;
 use crate::tls::{Reloadable, ServerTls, Watcher};
 use crate::wording::visible::Visible;
 
-/// Between two looks at token files and certificate.
+/// Pause between two checks of token files and certificate.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Files and sockets of no sidecar's, beside those of followers.
+/// Files and sockets other than those of sidecars and followers.
 const OURS: u64 = 64;
 
 fn internal(error: std::io::Error) -> Error {
     Error::Added { message: error.to_string(), exit: Exit::Internal }
 }
 
-/// Until a signal says to stop.
+/// Runs until a signal says to stop.
 pub(super) fn run(options: DistributorOptions, session: &mut Session) -> Result<()> {
     // A log that nobody reads must not hold up a fleet.
     let (log, _log) = tracing_appender::non_blocking(std::io::stderr());
     let filter = EnvFilter::new("info,hyper=warn");
-    // Text of the origin steers no terminal.
+    // Text from the origin must not control a terminal.
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(false)
         .with_writer(move || Visible(log.clone()));
-    // A second one in the same process is a test's, and the first one serves both.
+    // Only a test starts a second one in the same process; the first log serves both.
     let _ = log.try_init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("distributor")
@@ -82,11 +82,11 @@ pub(super) fn run(options: DistributorOptions, session: &mut Session) -> Result<
             session.output.line(&format!("{what} on {scheme}://{address}"))?;
         }
         session.output.flush()?;
-        // Nobody is served before the addresses are ours.
+        // Nobody is served before we own the addresses.
         let fell = Arc::new(Notify::new());
         let stop = follow(followers, &fell)?;
         let (close, told) = watch::channel(false);
-        // Probes are answered to the end.
+        // Probes are answered until the process ends.
         let (_end, ended) = watch::channel(false);
         let bounds = ConnectionBounds { most, age: options.connection_age };
         let serving = tokio::spawn(serve(listener, desk.clone(), bounds, told));
@@ -94,7 +94,7 @@ pub(super) fn run(options: DistributorOptions, session: &mut Session) -> Result<
         let caring = tokio::spawn(care(desk.clone(), options.fleets, certificates));
         tokio::select! {
             () = signals.wait() => {}
-            // Sidecars would be served what gets older and older, and nobody would know.
+            // Otherwise sidecars would be served ever older files, and nobody would notice.
             () = fell.notified() => {
                 let message = "a thread that follows the origin has panicked, see above";
                 return Err(Error::Added { message: message.to_owned(), exit: Exit::Internal });
@@ -104,12 +104,12 @@ pub(super) fn run(options: DistributorOptions, session: &mut Session) -> Result<
         desk.leave(options.drain);
         tokio::select! {
             () = tokio::time::sleep(options.drain) => {}
-            // Whoever asks twice does not want to wait.
+            // A second signal means that the operator does not want to wait.
             () = signals.wait() => {}
         }
         close.send_replace(true);
         tokio::select! {
-            // A panic of that task was reported already.
+            // A panic of that task was already reported.
             _ = serving => {}
             () = signals.wait() => {}
         }
@@ -121,7 +121,7 @@ pub(super) fn run(options: DistributorOptions, session: &mut Session) -> Result<
     })
 }
 
-/// SIGTERM, SIGINT and SIGHUP: of files that change nobody has to be told.
+/// SIGTERM, SIGINT and SIGHUP. SIGHUP stops too: the process notices changed files without it.
 struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
@@ -153,7 +153,7 @@ fn listen(option: &'static str, address: SocketAddr, sharing: Sharing) -> Result
     })
 }
 
-/// Opens every URL, so that a CA file that is of no use shows at the start.
+/// Opens every URL, so that an unusable CA file shows at the start.
 fn followers(options: &DistributorOptions, desk: &DistributorDesk) -> Result<Vec<OriginFollower>> {
     let opened = desk.places().map(|(at, place)| {
         let source = UrlSource::of_instance(&place.url, &options.origin, Some(&options.instance))
@@ -171,8 +171,8 @@ fn followers(options: &DistributorOptions, desk: &DistributorDesk) -> Result<Vec
     opened.collect()
 }
 
-/// A thread for each file, until what is returned is dropped. One that waits at the origin then ends
-/// with the process; `fell` hears of one that panics.
+/// Starts a thread for each file, which runs until the returned value is dropped. A thread that
+/// waits at the origin at that time ends with the process; `fell` is notified if one panics.
 fn follow(followers: Vec<OriginFollower>, fell: &Arc<Notify>) -> Result<Vec<Sender<()>>> {
     let mut stops = Vec::new();
     for follower in followers {
@@ -183,7 +183,7 @@ fn follow(followers: Vec<OriginFollower>, fell: &Arc<Notify>) -> Result<Vec<Send
     Ok(stops)
 }
 
-/// Says so when its thread panics.
+/// Notifies when its thread panics.
 struct Fall(Arc<Notify>);
 
 impl Drop for Fall {
@@ -194,7 +194,7 @@ impl Drop for Fall {
     }
 }
 
-/// Works on a thread of its own.
+/// Does the work on a thread of its own.
 fn watched(fell: &Arc<Notify>, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     let fall = Fall(Arc::clone(fell));
     let thread = std::thread::Builder::new().name("fetch-origin".to_owned());
@@ -205,7 +205,7 @@ fn watched(fell: &Arc<Notify>, work: impl FnOnce() + Send + 'static) -> std::io:
     Ok(())
 }
 
-/// Looks after what changes beside: token files, certificate, metrics.
+/// Takes care of what changes at run time: token files, certificate, metrics.
 async fn care(desk: DistributorDesk, mut fleets: FleetTokens, mut certificates: Watcher) {
     let mut tick = tokio::time::interval(LOOK);
     loop {
@@ -213,13 +213,13 @@ async fn care(desk: DistributorDesk, mut fleets: FleetTokens, mut certificates: 
         if let Some(changed) = fleets.look() {
             desk.set_fleets(changed);
         }
-        // It says itself what it has found.
+        // It logs its findings itself.
         certificates.look(|_| {});
         desk.tidy();
     }
 }
 
-/// Raises the limit of file descriptors to what the connections need, or takes fewer connections.
+/// Raises the limit of file descriptors to what the connections need, or admits fewer connections.
 fn fit_descriptors(connections: usize, files: u64) -> usize {
     let ours = OURS + files * 2;
     let limit = getrlimit(Resource::Nofile);

@@ -1,5 +1,5 @@
-//! The listener that sidecars wait at: connections that end, and an end that they come back from one
-//! after the other.
+//! The listener that sidecars wait at. Connections have an end, and at the end of the process they
+//! return one after the other.
 
 use std::convert::Infallible;
 use std::io;
@@ -26,32 +26,33 @@ use crate::config::Sharing;
 use crate::reload::random_share;
 use crate::serving::{accept_until, told_to_stop};
 
-/// For a handshake: those of a fleet that comes back wait for one another.
+/// For a handshake: those of a returning fleet wait for one another.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 
-/// Until the head of the first request is there.
+/// Time for the head of the first request to arrive.
 const FIRST_HEAD: Duration = Duration::from_secs(5);
 
-/// The same of the next, on an idle connection.
+/// The same for the next request, on an idle connection.
 const HEAD: Duration = Duration::from_secs(30);
 
-/// For the place of a connection that was told to give way.
+/// How long to wait for the place of a connection that was told to end.
 const GIVES_WAY: Duration = Duration::from_secs(1);
 
-/// Longest head of a request: sidecars send the head of what they have in one of its fields. A
+/// Longest head of a request: sidecars send the head of the file they have in one of its fields. A
 /// connection's buffer begins with 8 KiB.
 const LONGEST_HEAD: usize = 32 * 1024;
 
-/// A client that takes nothing of an answer for so long is gone.
+/// A client that has acknowledged nothing of an answer for this long is gone.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
-/// For the answer under way when a connection is to end: as long as a sidecar waits for a table.
+/// Time for the answer in progress when a connection is to end: as long as a sidecar waits for a
+/// table.
 const LAST_ANSWER: Duration = Duration::from_secs(15 * 60);
 
 /// The same at the end of the process.
 const LEAVE: Duration = Duration::from_secs(10);
 
-/// Connections that wait to be accepted: a fleet that comes back. The kernel may hold fewer.
+/// Connections that wait to be accepted, when a fleet returns. The kernel may hold fewer.
 const BACKLOG: i32 = 16_384;
 
 /// Bounds of connections.
@@ -62,10 +63,10 @@ pub(super) struct ConnectionBounds {
     pub(super) age: Duration,
 }
 
-/// Takes an address, inside a runtime.
+/// Binds an address, inside a runtime.
 ///
 /// # Errors
-/// It is taken, or may not be.
+/// It is in use, or not permitted.
 pub(super) fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for old connections.
@@ -79,7 +80,7 @@ pub(super) fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListe
     TcpListener::from_std(socket.into())
 }
 
-/// Serves until `stop` says true, then lets answers under way end, 10 s at most.
+/// Serves until `stop` becomes true, then lets answers in progress end, 10 s at most.
 pub(super) async fn serve(
     listener: TcpListener,
     desk: DistributorDesk,
@@ -109,8 +110,8 @@ async fn accept(
     let free = match Arc::clone(places).try_acquire_owned() {
         Ok(place) => Some(place),
         Err(_) => {
-            // Either this one is closed at once, since another distributor may have a place, or one
-            // that has shown no token yet.
+            // One connection is closed immediately: either this one, since another distributor may
+            // have a place, or one that has not shown a token yet.
             desk.turned_away();
             if !strangers.give_way() {
                 return Ok(());
@@ -140,7 +141,7 @@ async fn accept(
     Ok(())
 }
 
-/// What a connection has, and gives back at its end.
+/// What a connection holds, and returns at its end.
 struct ConnectionParts {
     desk: DistributorDesk,
     peer: IpAddr,
@@ -150,13 +151,13 @@ struct ConnectionParts {
 }
 
 async fn arrive(stream: TcpStream, parts: ConnectionParts, stop: watch::Receiver<bool>) {
-    // What cannot be set makes it slower, not wrong.
+    // If it cannot be set, the connection is slower, not wrong.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     let Some(tls) = parts.desk.tls().map(|tls| TlsAcceptor::from(tls.current())) else {
         return connection(stream, parts, stop).await;
     };
-    // Whose handshake fails is told by TLS. Boxed: its state is larger than a connection's.
+    // TLS reports failed handshakes. Boxed: its state is larger than a connection's.
     let shaking = Box::pin(tokio::time::timeout(HANDSHAKE, tls.accept(stream)));
     if let Ok(Ok(stream)) = shaking.await {
         connection(stream, parts, stop).await;
@@ -186,9 +187,9 @@ where
     let mut timer = pin!(tokio::time::sleep(FIRST_HEAD.min(age)));
     let is_over = loop {
         tokio::select! {
-            // What came in time counts, however late this task has its turn.
+            // What arrived in time counts, however late this task gets its turn.
             biased;
-            // How it ends concerns the client alone.
+            // How it ends matters only to the client.
             _ = connection.as_mut() => break true,
             () = timer.as_mut() => match (stranger.has_asked(), timer.deadline() < ends_at) {
                 (false, _) => return,

@@ -1,5 +1,6 @@
-//! Connections on which nobody has shown a fleet's token yet. When all places are taken the oldest of
-//! them gives way, so that whoever merely reaches the listener cannot keep out those who may fetch.
+//! Connections on which nobody has shown a fleet's token yet. When all places are taken, the oldest
+//! of these is closed. So clients that merely reach the listener cannot keep out those who may
+//! fetch.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -8,14 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// Those of one listener. Clones are one and the same.
+/// The strangers of one listener. Clones share one state.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Strangers(Arc<Mutex<StrangerBook>>);
 
 #[derive(Debug, Default)]
 struct StrangerBook {
     next: u64,
-    /// By number: the lowest came first.
+    /// By number: the lowest is the oldest.
     ends: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
@@ -28,7 +29,8 @@ pub(super) struct Stranger {
     is_known: AtomicBool,
 }
 
-/// Resolves when a stranger's connection has to end, and never if it turns out to be a fleet's.
+/// Resolves when a stranger's connection has to end, and never if it turns out to belong to a
+/// fleet.
 #[derive(Debug)]
 pub(super) struct StrangerEnd(oneshot::Receiver<()>);
 
@@ -49,12 +51,12 @@ impl Strangers {
     /// Ends the oldest. `false`: there is none.
     pub(super) fn give_way(&self) -> bool {
         let oldest = self.lock().ends.pop_first();
-        // Whose connection is over gives its place back in any case.
+        // A connection that is over returns its place in any case.
         oldest.map(|(_, end)| end.send(())).is_some()
     }
 
     fn lock(&self) -> MutexGuard<'_, StrangerBook> {
-        // A number and a map are whole at every point where a thread could panic.
+        // Wherever a thread could panic, number and map are consistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -62,7 +64,7 @@ impl Strangers {
 // === impl Stranger ===
 
 impl Stranger {
-    /// A request has come; `is_of_fleet`: whether it shows a fleet's token.
+    /// A request has arrived; `is_of_fleet`: whether it shows a fleet's token.
     pub(super) fn asks(&self, is_of_fleet: impl FnOnce() -> bool) {
         self.has_asked.store(true, Ordering::Relaxed);
         if !self.is_known.load(Ordering::Relaxed) && is_of_fleet() {
@@ -71,7 +73,7 @@ impl Stranger {
         }
     }
 
-    /// Whether a request has come.
+    /// Whether a request has arrived.
     pub(super) fn has_asked(&self) -> bool {
         self.has_asked.load(Ordering::Relaxed)
     }
@@ -87,7 +89,7 @@ impl Drop for Stranger {
 
 impl StrangerEnd {
     pub(super) async fn comes(self) {
-        // Nobody is left to send it.
+        // Nobody is left who could send it.
         if self.0.await.is_err() {
             pending::<()>().await;
         }

@@ -1,5 +1,5 @@
-//! Token files of fleets, read again when they change. Whoever replaces a token puts the new one on a
-//! second line, gives it to the sidecars, and then takes the old line out.
+//! Token files of fleets, read again when they change. To replace a token, put the new one on a
+//! second line, give it to the sidecars, and then remove the old line.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ const LEAST: usize = 16;
 /// Most tokens of a fleet.
 const MOST: usize = 8;
 
-/// What whoever has no token is called, where none is needed.
+/// Name for clients without a token, if none is required.
 const OPEN: &str = "open";
 
 /// A fleet as an option names it.
@@ -24,14 +24,14 @@ pub(super) struct FleetFile {
     pub(super) path: PathBuf,
 }
 
-/// The fleets of now, by their files.
+/// The current fleets, from their files.
 #[derive(Debug)]
 pub(super) struct FleetTokens {
     files: Vec<FleetFile>,
-    /// What those who have no token may have; `None`: nothing.
+    /// The audiences for clients without a token; `None`: none.
     open_to: Option<Vec<Box<str>>>,
     fleets: Vec<ArtefactFleet>,
-    /// Said already, so that each look does not say it again.
+    /// The last message, so that it is not repeated at each check.
     said: Option<String>,
 }
 
@@ -41,7 +41,7 @@ impl FleetTokens {
     /// Reads the files.
     ///
     /// # Errors
-    /// What is wrong, with the file's name; never what is in it.
+    /// What is wrong, with the file's name; never its content.
     pub(super) fn load(
         files: Vec<FleetFile>,
         open_to: Option<Vec<Box<str>>>,
@@ -54,8 +54,8 @@ impl FleetTokens {
         self.fleets.clone()
     }
 
-    /// Reads the files again. The fleets, if they are others now. Those of before count on while a
-    /// file is of no use.
+    /// Reads the files again. Returns the fleets if they have changed. The former ones stay valid
+    /// while a file is unusable.
     pub(super) fn look(&mut self) -> Option<Vec<ArtefactFleet>> {
         match read(&self.files, self.open_to.as_deref()) {
             Ok(fleets) => {
@@ -105,7 +105,7 @@ fn read(files: &[FleetFile], open_to: Option<&[Box<str>]>) -> Result<Vec<Artefac
     Ok(fleets)
 }
 
-/// Digests of a file's tokens, one on a line.
+/// Digests of a file's tokens, one per line.
 fn tokens(path: &Path) -> Result<Vec<Digest>, String> {
     let at = |why: &str| format!("{}: {why}", path.display());
     let bytes = read_secret(path).map_err(|e| {
