@@ -1,6 +1,6 @@
 //! The key table: format, verification, look-up, patch overlay, acceptance. docs/table-format.md is
-//! the normative description. Imports core and wording only. No I/O but through what it is handed,
-//! no clock, no log.
+//! the normative description. Imports core and wording only. No I/O except through what callers
+//! pass in, no clock, no log.
 //!
 //! ```text
 //! registry → BodyBuilder → BuiltBody → Draft → signature → file              write/, manage alone
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`write`] is the half that makes files. The sidecar is built without a use of it:
-//! `tests/it/layering.rs` lets `manage` alone import it.
+//! `tests/it/layering.rs` lets only `manage` import it.
 
 #![deny(clippy::indexing_slicing)]
 

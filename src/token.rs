@@ -1,9 +1,9 @@
 //! JSON Web Tokens (RFC 7519): those of users, which identity providers sign and keygate verifies,
-//! and those that keygate makes for the service, of what it has decided.
+//! and those in which keygate tells the service what it has decided.
 //!
 //! Pure: no I/O, no clock, no log. Callers pass in bytes and the time. Imports only `core`.
 //!
-//! - [`rules`]: what is configured of one issuer.
+//! - [`rules`]: the configuration of one issuer.
 //! - [`claims`]: whether the claims hold, and what they mean.
 //! - [`jwks`]: an issuer's public keys (RFC 7517).
 //! - [`verify`]: from the bytes of a token to a [`UserToken`](crate::core::UserToken).

@@ -2,10 +2,10 @@
 //! what was accepted before ([`Ledger`]), what arrives, and the clock's reading.
 //! Imports core only.
 //!
-//! A verified patch that nothing in force includes yet is on a shelf. The newest one made over
-//! the table in force is the patch in force; the removals and restrictions of all the others apply
-//! as well. So a revocation that has once arrived stays in force, whoever publishes next and in
-//! whatever order files arrive, until something that states to include it is in force.
+//! A verified patch that nothing in force includes yet is on a shelf. The newest one made over the
+//! table in force is the patch in force; the removals and restrictions of all the others apply as
+//! well. So a revocation that has once arrived stays in force, whoever publishes next and in
+//! whatever order files arrive. It ends only when something that claims to include it is in force.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -30,15 +30,15 @@ const SHELF: usize = 8;
 pub struct AcceptRules {
     /// No serial below this is accepted, whatever the ledger says.
     pub min_serial: u64,
-    /// Share of the active keys that may go at once without acknowledgement.
+    /// Share of the active keys that may go in one step without acknowledgement.
     pub shrink_brake: f64,
-    /// Seconds after the expiry of the table in force from which on nothing is admitted; `None`:
-    /// it serves on.
+    /// Seconds after the expiry of the table in force; from then on nothing is admitted. `None`:
+    /// the table stays in force.
     pub refuse_after: Option<u64>,
 }
 
-/// What has been accepted: the content of the state file. Survives a restart, so that a restart is
-/// neither a way back nor an outage.
+/// What has been accepted: the content of the state file. It survives a restart, so that a restart
+/// neither opens a way back nor causes an outage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// The table last put in force, by serial and hash.
@@ -68,7 +68,7 @@ struct LedgerText {
     shelf: Vec<String>,
 }
 
-/// The state file is not one that we wrote.
+/// The state file is not one that keygate wrote.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not a state file of keygate: {why}\n\
@@ -78,18 +78,18 @@ pub struct LedgerError {
     why: Box<str>,
 }
 
-/// What came of an offer.
+/// The outcome of an offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AcceptOutcome {
-    /// A patch waits for its base. Its removals and restrictions are in force already.
+    /// A patch waits for its base. Its removals and restrictions are already in force.
     Held,
     /// A patch that the table in force includes. Nothing changed.
     Included,
     InForce,
-    /// Refused as a patch, for this reason; but it is genuine and nothing in force includes it, so
+    /// Refused as a patch, for this reason. But it is genuine and nothing in force includes it, so
     /// its removals and restrictions are in force.
     Restricted(Refusal),
-    /// It is what is in force, or on the shelf, already.
+    /// It is already in force, or on the shelf.
     Unchanged,
 }
 
@@ -137,8 +137,8 @@ impl Acceptance {
         Self { rules, ledger: Ledger::default(), table: None, shelf: Vec::new(), current: None }
     }
 
-    /// Goes on from a ledger. Patches on its shelf are verified again; the second part tells of
-    /// those that are dropped because they no longer hold.
+    /// Continues from a ledger. Patches on its shelf are verified again; the second part lists
+    /// those that are dropped because they are no longer valid.
     pub fn restore(
         rules: AcceptRules,
         mut ledger: Ledger,
@@ -186,9 +186,9 @@ impl Acceptance {
         self.settle();
     }
 
-    /// Holds what is in force against changed trust, and drops what is no longer signed by enough
-    /// trusted signers. A dropped table takes its serials out of the ledger with it: whoever
-    /// signed it may have burnt them. The result says what was dropped, and why.
+    /// Checks what is in force against changed trust, and drops what is no longer signed by enough
+    /// trusted signers. A dropped table takes its serials out of the ledger with it: its signer may
+    /// have burnt them. The result lists what was dropped, and why.
     pub fn set_trust(&mut self, trust: &Trust) -> Vec<(Base, Refusal)> {
         let mut dropped = Vec::new();
         if let Some(table) = &self.table
@@ -214,7 +214,7 @@ impl Acceptance {
         dropped
     }
 
-    /// A verified table has arrived. A draft that nobody has signed is refused, whoever opened it.
+    /// Offers a verified table. A draft that nobody has signed is refused, whoever opened it.
     pub fn offer_table(&mut self, table: Arc<Table>, now: Now) -> Result<AcceptOutcome, Refusal> {
         refuse_draft(table.signed_by())?;
         let manifest = table.manifest();
@@ -236,7 +236,7 @@ impl Acceptance {
         Ok(AcceptOutcome::InForce)
     }
 
-    /// A verified patch has arrived. Drafts are refused as with [`Self::offer_table`].
+    /// Offers a verified patch. Drafts are refused as with [`Self::offer_table`].
     pub fn offer_patch(&mut self, patch: Arc<Patch>, now: Now) -> Result<AcceptOutcome, Refusal> {
         refuse_draft(patch.signed_by())?;
         let manifest = patch.manifest();
@@ -265,7 +265,7 @@ impl Acceptance {
         next.settle();
         let is_it = |shelved: &Arc<Patch>| Arc::ptr_eq(shelved, &patch);
         if !next.shelf.iter().any(is_it) {
-            // What is in force includes it: it has nothing to add, not even a restriction.
+            // The table in force includes it: it has nothing to add, not even a restriction.
             return Err(refusal.unwrap_or(Refusal::Rollback { serial, floor: self.floor() }));
         }
         if next.shelf.len() > SHELF {
@@ -330,7 +330,7 @@ impl Acceptance {
         self.rules.brake(manifest, self.ledger.active.unwrap_or(0), active)
     }
 
-    /// Of a patch that was not accepted before.
+    /// For a patch that was not accepted before.
     fn check_patch(&self, manifest: &Manifest, now: Now) -> Result<(), Refusal> {
         let serial = manifest.serial;
         let same = |last: Option<Base>| last.is_some_and(|last| last.serial == serial);
@@ -340,7 +340,7 @@ impl Acceptance {
         fresh(manifest, now)
     }
 
-    /// Takes from the shelf what is included, and makes what is in force from the rest.
+    /// Removes included patches from the shelf, and makes the key set in force from the rest.
     fn settle(&mut self) {
         let Some(table) = self.table.clone() else {
             self.current = None;
@@ -378,13 +378,13 @@ impl Acceptance {
     }
 }
 
-/// How far this machine's clock is behind the publisher's: it is not refused for that, because a
-/// slow clock would then be an outage, but expiry and not-before are judged by it.
+/// How far this machine's clock is behind the publisher's. The file is not refused for that,
+/// because a slow clock would then be an outage, but expiry and not-before are judged by it.
 pub fn clock_behind_ms(manifest: &Manifest, now: Now) -> Option<u64> {
     manifest.issued_at_ms.checked_sub(now.unix_ms).filter(|behind| *behind > 0)
 }
 
-/// [`Trust::for_inspection`] opens what nobody has signed yet. Such a file must not come into force.
+/// [`Trust::for_inspection`] opens unsigned files as well. Such a file must not come into force.
 fn refuse_draft(signed_by: &[PublicKey]) -> Result<(), Refusal> {
     match signed_by {
         [] => Err(Refusal::Unsigned),
@@ -424,7 +424,7 @@ impl Ledger {
         })
     }
 
-    /// What [`Ledger::parse`] reads: one line of JSON.
+    /// The text that [`Ledger::parse`] reads: one line of JSON.
     pub fn to_text(&self) -> String {
         let text = LedgerText {
             version: 1,
@@ -435,14 +435,14 @@ impl Ledger {
             active: self.active,
             shelf: self.shelf.iter().map(|file| BASE64_STANDARD.encode(file)).collect(),
         };
-        // Numbers, hex and base64: there is nothing in it that JSON could not hold.
+        // Numbers, hex and base64: it contains nothing that JSON could not hold.
         let mut line = serde_json::to_string(&text).unwrap_or_default();
         line.push('\n');
         line
     }
 
-    /// What neither of two processes may forget that share a state file: the higher serials of both,
-    /// and every patch of either that the later table does not include.
+    /// What neither of two processes that share a state file may forget: the higher serials of
+    /// both, and every patch of either that the later table does not include.
     pub fn raised_by(&self, other: &Self) -> Self {
         let serial = |base: Option<Base>| base.map_or(0, |base| base.serial);
         let later = if serial(other.table) > serial(self.table) { other } else { self };

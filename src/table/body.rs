@@ -1,6 +1,6 @@
-//! A verified body in place in memory, and the look-ups in it. Built without looking at a
-//! single key as text: one pass over the records checks their order and their ranges and notes
-//! where each bucket of digests begins. Imports core only.
+//! A verified body in place in memory, and the look-ups in it. It is built without reading a single
+//! key as text: one pass over the records checks their order and their ranges and notes where each
+//! bucket of digests begins. Imports core only.
 
 mod check;
 mod check_v2;
@@ -27,7 +27,7 @@ use crate::core::{
     Permission, PermissionSet, PolicyName, UseCell,
 };
 
-/// Bytes of orgs that are worth a second copy.
+/// Up to this many bytes of orgs, a second copy is worth its memory.
 const FEW: usize = 1 << 20;
 
 /// The body of one file. Keeps the whole file, so that it is read into memory once.
@@ -37,9 +37,9 @@ pub(crate) struct TableBody {
     sections: [Range<usize>; SECTIONS],
     records: Directory,
     pairs: Directory,
-    /// The orgs once more, as text; empty if they are more than [`FEW`].
+    /// A second copy of the orgs, as text; empty if they are more than [`FEW`].
     orgs: Box<str>,
-    /// Decoded when a look-up first meets them: a table may have as many grants as keys.
+    /// Decoded on the first look-up: a table may have as many grants as keys.
     grants: Box<[OnceLock<Box<Grant>>]>,
     /// Decoded like the grants.
     org_limits: Box<[OnceLock<Box<LimitSet>>]>,
@@ -57,7 +57,7 @@ pub struct Counts {
     pub disabled: u64,
     pub revoked: u64,
     pub canary: u64,
-    /// Of all of them, those that are a pair's.
+    /// How many of all records belong to pairs.
     pub pairs: u64,
 }
 
@@ -66,7 +66,7 @@ pub struct Counts {
 pub(crate) struct FoundRecord<'t> {
     pub body: &'t TableBody,
     pub record: &'t RawRecord,
-    /// Its place among the records, and that of its cell among the cells.
+    /// Its index among the records, which is also that of its cell among the cells.
     pub index: usize,
 }
 
@@ -136,14 +136,14 @@ impl TableBody {
             + self.uses.get().map_or(0, |uses| size_of_val(&**uses))
     }
 
-    /// From now on there is a cell for every record: 8 bytes each.
+    /// Gives every record a cell from now on: 8 bytes each.
     ///
     /// # Errors
     ///
     /// [`Refusal::Memory`]: there is no memory for them.
     pub(crate) fn count_uses(&self) -> Result<(), Refusal> {
         if self.uses.get().is_none() {
-            // Of two who come here at once the second only finds its cells in vain.
+            // If two threads arrive here together, the second discards its cells.
             let _ = self.uses.set(cells(self.records().len())?);
         }
         Ok(())
@@ -225,14 +225,14 @@ impl TableBody {
         <[RawOrgLimits]>::ref_from_bytes(self.bytes(Section::OrgLimits)).unwrap_or_default()
     }
 
-    /// Orgs with the limits that are stated for them, in the order of their names.
+    /// Orgs with the limits stated for them, ordered by name.
     pub(crate) fn org_limits(&self) -> impl Iterator<Item = OrgLimits<'_>> {
         (0..self.raw_org_limits().len()).filter_map(|index| self.org_limits_at(index))
     }
 
-    /// The limits that are stated for an org; `None`: nothing is.
+    /// The limits stated for an org; `None`: none are.
     pub(crate) fn limits_of_org(&self, org: &str) -> Option<&LimitSet> {
-        // The orgs are sorted, so their offsets are in the order of their names.
+        // The orgs are sorted, so the order of their offsets is that of their names.
         let rows = self.raw_org_limits();
         let at = rows.binary_search_by(|row| self.org(row.org.get()).cmp(org)).ok()?;
         self.org_limits_at(at).map(|found| found.limits)
@@ -244,7 +244,7 @@ impl TableBody {
         Some(OrgLimits { org: self.org(raw.org.get()), limits: cell.get_or_init(set) })
     }
 
-    /// Names of all policies that it states a limit for, in their order.
+    /// Names of all policies that it states a limit for, in order.
     pub(crate) fn policies(&self) -> impl Iterator<Item = &str> {
         let text = std::str::from_utf8(self.bytes(Section::Policies)).unwrap_or_default();
         text.split_terminator('\0')
@@ -267,7 +267,7 @@ impl TableBody {
             .unwrap_or_default()
     }
 
-    /// The string that begins at `offset` of a section of strings; checked when it was opened.
+    /// The string that begins at `offset` of a section of strings; checked on opening.
     fn string(&self, section: Section, offset: u32) -> &str {
         let rest = self.bytes(section).get(offset as usize..).unwrap_or_default();
         str_until_nul(rest)
@@ -293,7 +293,7 @@ impl TableBody {
     }
 
     /// An org's name. Every look-up asks for one, and a loop over its letters would wait for the
-    /// record: so it is sliced from text that was checked before, where its end is found at once.
+    /// record. So it is sliced from text that was checked before, where its end is found quickly.
     fn org(&self, offset: u32) -> &str {
         let start = offset as usize;
         let rest = self.orgs.as_bytes().get(start..).unwrap_or_default();
@@ -305,7 +305,7 @@ impl TableBody {
         static NOTHING: OnceLock<Grant> = OnceLock::new();
         match (self.grants.get(index as usize), self.raw_grants().get(index as usize)) {
             (Some(cell), Some(raw)) => cell.get_or_init(|| Box::new(self.decode(raw))),
-            // Indexes were checked; should that ever be wrong, nothing is granted.
+            // Indexes were checked; should one ever be wrong, nothing is granted.
             _ => NOTHING.get_or_init(nothing),
         }
     }
@@ -344,7 +344,7 @@ impl TableBody {
 
 impl std::fmt::Debug for TableBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Never the bytes: they hold digests.
+        // Never the bytes: they contain digests.
         f.debug_struct("Body").field("counts", &self.counts).finish_non_exhaustive()
     }
 }
@@ -363,8 +363,8 @@ impl<'t> FoundRecord<'t> {
         }
     }
 
-    /// From when to when it is active, in Unix seconds, without its grant being decoded; `None`: its
-    /// status says that it is not.
+    /// The active span in Unix seconds, without decoding the grant; `None`: its status says that it
+    /// is not active.
     pub(crate) fn active_span(&self) -> Option<Range<u64>> {
         let raw = self.body.raw_grants().get(self.record.grant.get() as usize)?;
         let expires = u64::from(self.record.expires.get());
@@ -394,7 +394,7 @@ impl<'t> FoundRecord<'t> {
         Digest(self.record.digest)
     }
 
-    /// As the file states it, without regard to any patch.
+    /// As the file states it, ignoring any patch.
     pub(crate) fn entry(&self) -> super::entry::KeyEntry<'t> {
         super::entry::KeyEntry {
             view: self.view(),
@@ -420,7 +420,7 @@ impl<'t> FoundRecord<'t> {
         }
     }
 
-    /// What a caller of a pair presents as its id.
+    /// The id that the caller of a pair presents.
     pub(crate) fn public_id(&self) -> Option<&'t str> {
         let offset = self.record.text.get();
         if offset == NONE || self.kind() != KeyKind::Pair {

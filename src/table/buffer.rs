@@ -1,19 +1,19 @@
 //! The memory that holds a file while it is in force. Imports nothing of the crate.
 //!
-//! A look-up touches two places of a large table that no cache holds. With pages of 4 KiB it then
-//! waits for the page table as well, which is too large for the caches itself: huge pages halve its
-//! time. The allocator is built without them, because they would triple the memory of an idle
-//! process, so that what is large gets memory of its own, which goes back as a whole.
+//! A look-up touches two places of a large table, which no cache holds. With pages of 4 KiB it also
+//! waits for the page table, which is itself too large for the caches: huge pages halve its time.
+//! The allocator is built without them, because they would triple the memory of an idle process. So
+//! large buffers get memory of their own, which is returned as a whole.
 
 use std::io::{self, Read};
 use std::ops::{Deref, DerefMut};
 
 use memmap2::{Advice, MmapMut};
 
-/// From here on bytes get memory of their own.
+/// From this size, bytes get memory of their own.
 const LARGE: usize = 4 << 20;
 
-/// Size of a buffer for what comes without a statement of its length.
+/// Size of a buffer for data of unstated length.
 const FIRST: usize = 64 << 10;
 
 /// Bytes of a table or patch.
@@ -30,7 +30,7 @@ enum Backing {
 // === impl Buffer ===
 
 impl Buffer {
-    /// That many zeros; an error if there is not as much memory.
+    /// This many zeros; an error if there is not enough memory.
     pub(crate) fn zeroed(len: usize) -> io::Result<Self> {
         let place = if len < LARGE {
             let mut bytes = Vec::new();
@@ -39,15 +39,15 @@ impl Buffer {
             Backing::Heap(bytes)
         } else {
             let map = MmapMut::map_anon(len)?;
-            // A kernel without huge pages has the smaller ones.
+            // A kernel without huge pages uses small ones.
             let _ = map.advise(Advice::HugePage);
             Backing::Own(map)
         };
         Ok(Self { place, len })
     }
 
-    /// Reads to the end, but at most one byte beyond `limit`: what is longer shows in the length.
-    /// `expected` bytes need no second buffer.
+    /// Reads to the end, but at most one byte beyond `limit`: the length then shows that the data
+    /// is longer. `expected` bytes need no second buffer.
     pub fn read(reader: &mut impl Read, expected: u64, limit: u64) -> io::Result<Self> {
         let size = |bytes: u64| usize::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory);
         let most = size(limit.saturating_add(1))?;
@@ -77,7 +77,7 @@ impl Buffer {
         Ok(buffer)
     }
 
-    /// Bytes of memory that it takes.
+    /// Bytes of memory that it uses.
     pub(crate) fn resident(&self) -> usize {
         match &self.place {
             Backing::Heap(bytes) => bytes.capacity(),
@@ -123,7 +123,7 @@ impl From<Vec<u8>> for Buffer {
 
 impl std::fmt::Debug for Buffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Never the bytes: they hold digests.
+        // Never the bytes: they contain digests.
         f.debug_struct("Buffer").field("len", &self.len).finish_non_exhaustive()
     }
 }

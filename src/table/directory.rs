@@ -1,5 +1,5 @@
-//! Where in a sorted array each leading bit pattern begins: one step from a digest to the one or two
-//! records that it may be. Imports core only.
+//! Where each leading bit pattern begins in a sorted array: one step from a digest to the one or
+//! two records that may match. Imports core only.
 
 use std::ops::Range;
 
@@ -10,21 +10,21 @@ use super::buffer::Buffer;
 use super::layout::RawRecord;
 use super::refusal::Refusal;
 
-/// Where in a sorted array each leading bit pattern begins.
+/// Where each leading bit pattern begins in a sorted array.
 ///
-/// A block of buckets has its start in 32 bits, a bucket its distance from there in 8: 1 to 2 bytes
-/// per key, which caches hold where four times as much would not fit.
+/// The start of a block of buckets takes 32 bits; the distance of a bucket from there takes 8. That
+/// is 1 to 2 bytes per key, which fits into caches where four times as much would not.
 pub(crate) struct Directory {
     /// A [`U32`] each.
     blocks: Buffer,
     distances: Buffer,
-    /// Leading bits of the 64-bit prefix that number the buckets.
+    /// Number of leading bits of the 64-bit prefix that form the bucket number.
     bits: u32,
     /// Buckets of a block, as a power of two.
     block_bits: u32,
 }
 
-/// Digests are spread evenly, so that a block holds about 50 entries and never 256.
+/// Digests are spread evenly, so a block holds about 50 entries and never 256.
 const EVEN: u32 = 5;
 /// Where they are not, each bucket is a block of its own.
 const UNEVEN: u32 = 0;
@@ -36,8 +36,8 @@ impl Directory {
         Self { blocks: Vec::new().into(), distances: Vec::new().into(), bits: 0, block_bits: 0 }
     }
 
-    /// Of `prefixes` in ascending order, of which the first `prefix_bits` bits count. One to two
-    /// entries to a bucket, which is one cache line or two side by side.
+    /// Built from `prefixes` in ascending order; their first `prefix_bits` bits count. One to two
+    /// entries per bucket, which is one cache line or two adjacent ones.
     pub(crate) fn of(
         prefixes: impl Iterator<Item = u64> + Clone,
         count: usize,
@@ -107,8 +107,9 @@ fn zeroed(bytes: usize) -> Result<Buffer, Refusal> {
 
 /// Index of the record with this digest, in its bucket of one or two (seldom more).
 ///
-/// Comparing in turn is the quickest: choosing among three without a branch, or guessing the place
-/// from the digest's next bits, touches more memory per look-up and took 1.5 to 3 times as long.
+/// Comparing one after the other is fastest. Choosing among three without a branch, or guessing the
+/// place from the digest's next bits, touches more memory per look-up and took 1.5 to 3 times as
+/// long.
 pub(crate) fn position(
     records: &[RawRecord],
     range: Range<usize>,

@@ -7,7 +7,7 @@ use crate::core::{Digest, KeySpec, KeyView, LimitSet, OrgId, OwnerView};
 pub struct KeyEntry<'k> {
     pub view: KeyView<'k>,
     pub digest: Digest,
-    /// What a caller of a pair presents as its id.
+    /// The id that the caller of a pair presents.
     pub public_id: Option<&'k str>,
     /// Who issued it.
     pub owner: Option<OwnerView<'k>>,
@@ -17,7 +17,7 @@ pub struct KeyEntry<'k> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrgLimits<'k> {
     pub org: &'k str,
-    /// Empty only in a patch, which so takes them away.
+    /// Empty only in a patch, which removes them that way.
     pub limits: &'k LimitSet,
 }
 

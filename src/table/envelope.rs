@@ -7,9 +7,9 @@ use super::format::TableFormat;
 use super::layout::ALIGN;
 use super::refusal::Refusal;
 
-/// Most bytes of a manifest. It is the only thing that is parsed as text.
+/// Most bytes of a manifest. It is the only part that is parsed as text.
 pub(crate) const MAX_MANIFEST: usize = 4096;
-/// What a file begins with, before the version byte.
+/// The beginning of a file, before the version byte.
 pub(crate) const MAGIC: [u8; 7] = *b"keygate";
 /// Most signatures of a file.
 pub(crate) const MAX_SIGNATURES: usize = 16;

@@ -1,5 +1,6 @@
-//! [`Table`] and [`Patch`]: values that exist only of verified bytes. Their one exception, drafts
-//! that nobody has signed yet, is for looking into: `Acceptance` refuses them. Imports core only.
+//! [`Table`] and [`Patch`]: values that exist only of verified bytes. The one exception is a draft
+//! that nobody has signed yet, which can be opened for inspection: `Acceptance` refuses drafts.
+//! Imports core only.
 
 use super::body::{Counts, TableBody};
 use super::buffer::Buffer;
@@ -14,7 +15,7 @@ use super::trust::{PublicKey, Trust};
 use crate::core::format::KeyFormats;
 use crate::core::{Digest, KeyId};
 
-/// Bounds on what is read. The reader of the file holds `max_bytes` as well, before it reads on.
+/// Bounds on what is read. The reader of the file also enforces `max_bytes`, before it reads on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     pub max_bytes: u64,
@@ -28,7 +29,7 @@ pub struct Table(File);
 #[derive(Debug)]
 pub struct Patch(File);
 
-/// What a file says of itself before its body. Its signatures hold.
+/// What a file states about itself before its body. Its signatures are valid.
 #[derive(Debug)]
 pub struct SignedHead {
     pub manifest: Manifest,
@@ -54,7 +55,7 @@ impl Default for Bounds {
 
 impl File {
     /// In this order: bound, frame, signatures, and only then the manifest, the hash of the body,
-    /// its structure. Nothing but the frame is looked at before the signatures hold.
+    /// its structure. Until the signatures are verified, only the frame is looked at.
     fn open(file: Buffer, kind: FileKind, trust: &Trust, bounds: &Bounds) -> Result<Self, Refusal> {
         let bytes = file.len() as u64;
         if bytes > bounds.max_bytes {
@@ -77,15 +78,15 @@ impl File {
 // === impl SignedHead ===
 
 impl SignedHead {
-    /// Longest head of a file: frame, manifest, signatures and the padding behind them.
+    /// Longest head of a file: frame, manifest, signatures and the padding after them.
     pub const MAX_BYTES: u64 =
         (24 + MAX_MANIFEST + MAX_SIGNATURES * size_of::<SignatureEntry>() + ALIGN) as u64;
 
-    /// Opens the head of a file of which `file` is the beginning, or all.
+    /// Opens the head of a file; `file` is its beginning, or all of it.
     ///
     /// # Errors
     ///
-    /// As [`Table::open`], but for what is wrong with the body, which is not looked at.
+    /// As [`Table::open`], except for faults of the body, which is not looked at.
     pub fn open(file: &[u8], kind: FileKind, trust: &Trust) -> Result<Self, Refusal> {
         let envelope = Envelope::parse(file)?;
         let signed_by = trust.verify(&envelope)?;
@@ -106,21 +107,21 @@ impl SignedHead {
         Ok(Self { manifest, signed_by: signed_by.into() })
     }
 
-    /// The bytes of a file's head: what [`Self::open`] needs. `None`: it is no such file.
+    /// The bytes of a file's head, which [`Self::open`] needs. `None`: it is not such a file.
     pub fn bytes_of(file: &[u8]) -> Option<&[u8]> {
         file.get(..Envelope::parse(file).ok()?.body_at)
     }
 
-    /// Whose signatures hold.
+    /// The signers whose signatures are valid.
     pub fn signed_by(&self) -> &[PublicKey] {
         &self.signed_by
     }
 }
 
 impl Manifest {
-    /// What a whole file states of itself, for whoever passes it on: its frame is sound, it is of
-    /// this kind and for this audience, and its body is the one that it states. Nobody has looked at
-    /// signatures, nor into the body.
+    /// What a whole file states about itself, for a server that passes it on: its frame is sound,
+    /// it is of this kind and for this audience, and its body matches its statement. Neither
+    /// signatures nor the content of the body have been checked.
     ///
     /// # Errors
     ///
@@ -140,7 +141,7 @@ impl Manifest {
     }
 }
 
-/// Length and hash of a body as the manifest states them.
+/// Checks length and hash of a body against the manifest.
 pub(crate) fn check_body(manifest: &Manifest, body: &[u8]) -> Result<(), Refusal> {
     let found = body.len() as u64;
     if found < manifest.body_bytes {
@@ -173,7 +174,7 @@ fn check_counts(manifest: &Manifest, body: &TableBody) -> Result<(), Refusal> {
 // === impl Table ===
 
 impl Table {
-    /// Verifies `file` and takes it over: the buffer that was read is the one that is used.
+    /// Verifies `file` and takes ownership: the buffer that was read is the one that is used.
     pub fn open(file: impl Into<Buffer>, trust: &Trust, bounds: &Bounds) -> Result<Self, Refusal> {
         File::open(file.into(), FileKind::Table, trust, bounds).map(Self)
     }
@@ -186,7 +187,7 @@ impl Table {
         self.0.manifest.serial
     }
 
-    /// Everybody whose signature is on it, all verified.
+    /// All signers of the file, all verified.
     pub fn signed_by(&self) -> &[PublicKey] {
         &self.0.signed_by
     }
@@ -209,8 +210,8 @@ impl Table {
         self.0.body.resident()
     }
 
-    /// Counts uses of its keys from now on, which takes 8 bytes for each. Changes nothing where they
-    /// are counted already.
+    /// Counts uses of its keys from now on, which takes 8 bytes for each. Changes nothing if they
+    /// are already counted.
     ///
     /// # Errors
     ///
@@ -232,7 +233,7 @@ impl Table {
 // === impl Patch ===
 
 impl Patch {
-    /// Verifies `file` and takes it over.
+    /// Verifies `file` and takes ownership.
     pub fn open(file: impl Into<Buffer>, trust: &Trust, bounds: &Bounds) -> Result<Self, Refusal> {
         File::open(file.into(), FileKind::Patch, trust, bounds).map(Self)
     }
@@ -254,7 +255,7 @@ impl Patch {
         self.0.manifest.keys + self.0.manifest.removed
     }
 
-    /// Added and changed keys, as they then are.
+    /// Added and changed keys, in their new form.
     pub fn iter(&self) -> impl Iterator<Item = KeyEntry<'_>> {
         self.0.body.iter().map(|found| found.entry())
     }
@@ -264,18 +265,18 @@ impl Patch {
         self.0.body.format()
     }
 
-    /// Orgs whose limits it states; none: it takes them away.
+    /// Orgs whose limits it states; no limits: it removes them.
     pub fn org_limits(&self) -> impl Iterator<Item = OrgLimits<'_>> {
         self.0.body.org_limits()
     }
 
-    /// Secrets that it takes out, with their key; true if no other secret of the key is left.
+    /// Secrets that it removes, with their key; true if no other secret of the key is left.
     pub fn removals(&self) -> impl Iterator<Item = (Digest, KeyId, bool)> {
         let removals = self.0.body.removals().iter();
         removals.map(|r| (Digest(r.digest), KeyId::from_checked(r.id), r.whole == 1))
     }
 
-    /// As [`Table::count_uses`], of the keys that it adds or changes.
+    /// Like [`Table::count_uses`], for the keys that it adds or changes.
     ///
     /// # Errors
     ///
@@ -289,7 +290,7 @@ impl Patch {
         self.0.manifest.base == Some(table.manifest().as_base())
     }
 
-    /// The file itself, to be kept beside the state.
+    /// The file itself, to be kept next to the state.
     pub fn file(&self) -> &[u8] {
         self.0.body.file()
     }

@@ -1,7 +1,7 @@
 //! The versions of the format. Imports nothing of this room.
 
-/// A version that is read and written. The default is what a publisher writes who has not said that
-/// all readers know a newer one.
+/// A version that is read and written. The default is for publishers who have not stated that all
+/// readers know a newer one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TableFormat {
     /// One limit per key.

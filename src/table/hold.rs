@@ -2,9 +2,10 @@
 //! table whose publisher did not know of it. A key may then do only what both allow.
 //! Imports core only.
 //!
-//! What patches say against a key is looked up by its id and by its secret, which is the same caller
-//! under another id (two registries may have imported it apart). It is held against a record when a
-//! look-up meets it: so a patch costs its own size, whatever the size of the table.
+//! What patches say against a key is looked up by its id and by its secret. A secret under another
+//! id is the same caller (two registries may have imported it separately). It is compared with a
+//! record when a look-up reaches the record: so a patch costs its own size, whatever the size of
+//! the table.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -20,12 +21,12 @@ use crate::core::{
 #[derive(Debug, Default)]
 pub(crate) struct Hold {
     removed: HashSet<Digest, BuildHasherDefault<First8>>,
-    /// Under which id a secret is stated; the ids, where patches disagree.
+    /// The id under which a secret is stated; several ids if patches disagree.
     stated: HashMap<Digest, Vec<KeyId>, BuildHasherDefault<First8>>,
     keys: HashMap<KeyId, Against>,
 }
 
-/// What became of one record.
+/// What is left of one record.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum HeldVerdict<'h> {
     Free,
@@ -41,7 +42,8 @@ struct Against {
     met: Met,
 }
 
-/// The records of one key that were met, one or two of them, as a list that grows without a lock.
+/// The records of one key that look-ups have reached, one or two of them, as a list that grows
+/// without a lock.
 #[derive(Debug, Default)]
 struct Met(OnceLock<Box<(Left, Self)>>);
 
@@ -143,7 +145,7 @@ impl Met {
         let digest = found.digest();
         let (mut at, mut stated) = (self, Some(stated));
         loop {
-            // Only the end of the list is made, so that this is done once.
+            // Only the end of the list is made, so this runs once.
             let mut make = || Left::of(found, stated.take().into_iter().flatten());
             let (left, next) = &**at.0.get_or_init(|| Box::new((make(), Self::default())));
             if left.digest == digest {
@@ -167,7 +169,7 @@ impl Left {
         for (stated, until) in stated {
             match meet(&grant, stated) {
                 Some(both) => grant = both,
-                // Nothing is allowed by both: refused as disabled would be.
+                // Both together allow nothing: refuse it like a disabled key.
                 None => grant.status = grant.status.max(KeyStatus::Disabled),
             }
             expires = earlier(expires, *until);
@@ -191,7 +193,7 @@ fn meet(a: &Grant, b: &Grant) -> Option<Grant> {
         permissions: common_permissions(&a.permissions, &b.permissions),
         networks: common_networks(&a.networks, &b.networks)?,
         limits: a.limits.meet(&b.limits),
-        // It forbids nothing: the one that callers know stays.
+        // It forbids nothing: callers keep the date that they know.
         sunset: earlier(a.sunset, b.sunset),
     })
 }

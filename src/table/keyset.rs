@@ -25,7 +25,7 @@ pub struct KeySet {
     counts: Counts,
     /// Limits of orgs that held patches lower.
     held_orgs: BTreeMap<Box<str>, LimitSet>,
-    /// Whether any org may have a limit: most tables have none, and then no request looks.
+    /// Whether any org may have a limit: most tables have none, and then requests skip the look-up.
     has_org_limits: bool,
 }
 
@@ -66,7 +66,7 @@ impl KeySet {
             has_org_limits: false,
         };
         for stated in held.iter().flat_map(|patch| patch.org_limits()) {
-            // Met with what is in force, and with what the held patches before have left.
+            // Combined with what is in force, and with what earlier held patches have left.
             let limits = set.org_limits(stated.org).meet(stated.limits);
             set.held_orgs.insert(stated.org.into(), limits);
         }
@@ -116,8 +116,8 @@ impl KeySet {
         self.held_patches
     }
 
-    /// Records by the state of their key, patch and restrictions counted in (but not that a held
-    /// patch is also against secrets which it does not name).
+    /// Records by the state of their key, including the patch and restrictions. It does not count
+    /// the effect of a held patch on secrets that the patch does not name.
     pub fn counts(&self) -> Counts {
         self.counts
     }
@@ -158,14 +158,14 @@ impl KeySet {
         stated.chain(held).chain(held_keys).collect()
     }
 
-    /// Where uses of these keys are counted: the patch, and the table. What a table counts goes on
+    /// Where uses of these keys are counted: the patch, and the table. A table's counts continue
     /// under every patch over it.
     pub fn use_blocks(&self) -> impl Iterator<Item = UseBlock> {
         let patch = self.patch.clone().map(UseBlock::Patch);
         patch.into_iter().chain([UseBlock::Table(Arc::clone(&self.table))])
     }
 
-    /// Every key in force, the table's in the order of their digests, then the patch's.
+    /// Every key in force: the table's, ordered by digest, then the patch's.
     pub fn iter(&self) -> impl Iterator<Item = KeyEntry<'_>> {
         self.raw_iter().filter_map(|found| self.entry(found))
     }
@@ -175,7 +175,7 @@ impl KeySet {
         self.raw_iter().filter(move |found| found.id() == id).filter_map(|found| self.entry(found))
     }
 
-    /// The key that has this digest, of whichever kind, as `inspect` sees it.
+    /// The key with this digest, of whichever kind, as `inspect` sees it.
     pub fn find_digest(&self, digest: &Digest) -> Option<KeyEntry<'_>> {
         self.entry(self.patched(digest)?)
     }
@@ -195,7 +195,7 @@ impl KeySet {
     }
 
     /// The record with the patch laid over the table: the patch's record or removal if it has one,
-    /// else the table's. Restrictions of held patches come on top of it ([`KeySet::verdict`]).
+    /// else the table's. Restrictions of held patches are applied later ([`KeySet::verdict`]).
     fn patched(&self, digest: &Digest) -> Option<FoundRecord<'_>> {
         if let Some(patch) = self.patch.as_deref().map(Patch::body) {
             if let Some(found) = patch.find(&digest.0) {
@@ -261,7 +261,7 @@ impl KeyLookup for KeySet {
             (Some(view), _) => PairLookup::Found(view),
             (None, Some(view)) => PairLookup::WrongSecret(view),
             (None, None) => {
-                // As long as with a known id.
+                // Takes as long as with a known id.
                 std::hint::black_box(secret.matches(&Digest([0; 32])));
                 PairLookup::UnknownId
             }

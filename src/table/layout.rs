@@ -1,4 +1,4 @@
-//! The fixed-width structures of a body, as docs/table-format.md lays them down. Little-endian,
+//! The fixed-width structures of a body, as docs/table-format.md specifies them. Little-endian,
 //! without alignment, so that verified bytes are used in place. Imports core only.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,7 +13,7 @@ use crate::core::{Environment, KeyKind, KeyStatus, Limit};
 
 /// The body and every section of it begin at a multiple of this.
 pub(crate) const ALIGN: usize = 64;
-/// In the place of an offset or an index: none.
+/// In place of an offset or an index: none.
 pub(crate) const NONE: u32 = u32::MAX;
 /// Most records of a file: indexes are 32 bits and [`NONE`] is one of them.
 pub(crate) const MAX_KEYS: u64 = NONE as u64 - 1;
@@ -30,7 +30,7 @@ pub(crate) enum Section {
     Formats,
     Removals,
     Texts,
-    /// From here on: of format 2 alone.
+    /// From here on: format 2 only.
     Policies,
     Limits,
     OrgLimits,
@@ -91,7 +91,7 @@ pub(crate) struct RawGrant {
     /// of the first limit, how many follow, and the sunset in Unix seconds (0: none).
     pub by_format: [U32; 3],
     pub zero_too: U32,
-    /// Unix seconds; 0: at once.
+    /// Unix seconds; 0: immediately.
     pub not_before: U64,
 }
 
@@ -112,7 +112,7 @@ pub(crate) struct RawLimit {
 pub(crate) struct RawOrgLimits {
     /// Offset into the orgs.
     pub org: U32,
-    /// Index of the first limit, and how many follow. None: a patch takes the org's limits away.
+    /// Index of the first limit, and how many follow. None: a patch removes the org's limits.
     pub limit: U32,
     pub limits: U32,
     pub zero: U32,
@@ -129,7 +129,7 @@ pub(crate) struct RawNetwork {
     pub address: [u8; 16],
 }
 
-/// A secret that a patch takes out of its base. Sorted by digest.
+/// A secret that a patch removes from its base. Sorted by digest.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub(crate) struct Removal {

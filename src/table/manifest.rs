@@ -1,4 +1,5 @@
-//! The manifest: what a file says of itself, inside the signed bytes. Imports core and wording only.
+//! The manifest: what a file states about itself, inside the signed bytes. Imports core and wording
+//! only.
 
 use std::fmt;
 
@@ -10,14 +11,14 @@ use super::refusal::Refusal;
 use super::signer_id::SignerId;
 use crate::wording::visible::one_line;
 
-/// Highest serial: what every JSON reader can hold exactly.
+/// Highest serial: the largest number that every JSON reader can hold exactly.
 pub const MAX_SERIAL: u64 = (1 << 53) - 1;
 
-/// Highest serial that a publisher chooses, or goes on behind: half of what a manifest can state, so
-/// that no choice uses up the serials of the changes to come.
+/// Highest serial that a publisher chooses, or continues after: half of what a manifest can state,
+/// so that no choice uses up the serials of future changes.
 pub const MAX_CHOSEN_SERIAL: u64 = 1 << 52;
 
-/// What a publisher did on purpose that a sidecar would otherwise refuse.
+/// What a publisher did on purpose and a sidecar would otherwise refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Acknowledge {
@@ -44,10 +45,10 @@ pub struct Base {
 pub struct Issue {
     pub serial: u64,
     /// Every change published with a serial at or below this one is in the file. A publisher who
-    /// knows all that was published before states the file's own serial.
+    /// knows everything published before states the file's own serial.
     pub includes_through: u64,
     pub issued_at_ms: u64,
-    /// Unix seconds from which on the file is no longer accepted.
+    /// From this time in Unix seconds, the file is no longer accepted.
     pub expires_at: Option<u64>,
     pub audience: Box<str>,
     /// Who may sign it.
@@ -58,7 +59,7 @@ pub struct Issue {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// The version byte once more.
+    /// The version byte again.
     pub format: u8,
     pub kind: FileKind,
     pub serial: u64,
@@ -77,7 +78,7 @@ pub struct Manifest {
     /// Removals in the body; only a patch has any.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub removed: u64,
-    /// Exactly in a patch.
+    /// Present exactly in a patch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Base>,
     pub body_bytes: u64,
@@ -93,14 +94,14 @@ fn is_zero(n: &u64) -> bool {
 // === impl Manifest ===
 
 impl Manifest {
-    /// What a file states, not verified. For showing to people why a file is refused.
+    /// What a file states, not verified. For showing people why a file is refused.
     pub fn unverified(file: &[u8]) -> Result<Self, Refusal> {
         Self::parse(&Envelope::parse(file)?)
     }
 
     pub(crate) fn parse(envelope: &Envelope<'_>) -> Result<Self, Refusal> {
         let bad = |why: &str| Refusal::Manifest { why: why.into() };
-        // What serde says quotes what is there, and nobody may have vouched for that.
+        // serde's message quotes the content, which nobody may have vouched for.
         let manifest: Self = serde_json::from_slice(envelope.manifest)
             .map_err(|e| bad(&one_line(&e.to_string())))?;
         if manifest.format != envelope.format.number() {
@@ -124,7 +125,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The table of this manifest as a patch names it.
+    /// The table of this manifest, as a patch refers to it.
     pub fn as_base(&self) -> Base {
         Base { serial: self.serial, body_sha256: self.body_sha256 }
     }

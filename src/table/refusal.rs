@@ -6,8 +6,8 @@ use super::signer_id::SignerId;
 use crate::wording::count::count;
 use crate::wording::shell::quoted;
 
-/// Declares [`Refusal::reason`] and [`Refusal::exit`] side by side, and the list of all of them,
-/// so that no variant can go without its own word and its own code.
+/// Declares [`Refusal::reason`] and [`Refusal::exit`] together, and the list of all of them, so
+/// that every variant has its own word and its own code.
 macro_rules! reasons {
     ($( $pattern:pat => $word:literal $exit:literal, )*) => {
         impl Refusal {
@@ -27,7 +27,7 @@ macro_rules! reasons {
     };
 }
 
-/// Alphabetical. Fields are for the message only; the reason word carries the decision.
+/// Alphabetical. Fields are only for the message; the reason word carries the decision.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error(

@@ -11,7 +11,7 @@ pub struct SignerId([u8; 8]);
 // === impl SignerId ===
 
 impl SignerId {
-    /// The id of the signer whose SubjectPublicKeyInfo this is (44 bytes of DER).
+    /// The id of the signer with this SubjectPublicKeyInfo (44 bytes of DER).
     pub fn of(spki: &[u8]) -> Self {
         let Digest(hash) = Digest::of(spki);
         let mut id = [0; 8];

@@ -1,6 +1,5 @@
-//! From when to when keys are active, as the records say: for whoever counts keys that can be used, and
-//! not only those whose status says so.
-//! Imports core only.
+//! When keys are active, according to the records: for counting keys that can be used, not merely
+//! those with an active status. Imports core only.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,13 +12,14 @@ use crate::core::{Digest, Environment, KeyId, KeyKind, NetworkSet};
 /// Unix seconds; the end is [`u64::MAX`] for a key that does not expire.
 pub type ActiveSpan = Range<u64>;
 
-/// A record, and when its key is active by it.
+/// A record, and the span in which it makes its key active.
 #[derive(Clone, Copy)]
 pub struct KeyLife<'t> {
     found: FoundRecord<'t>,
 }
 
-/// What a record asks of requests beside secret and time, for whoever keeps that without the record.
+/// What a record requires of requests apart from secret and time, for code that keeps this without
+/// the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyTerms {
     kind: KeyKind,
@@ -27,12 +27,12 @@ pub struct KeyTerms {
     networks: NetworkSet,
 }
 
-/// Where the records of a key are in a table: a record is found by its secret, and a patch speaks of the
-/// key's other secret too. 4 bytes for each record.
+/// Where the records of a key are in a table. A record is found by its secret, but a patch speaks
+/// of the key's other secret too. 4 bytes for each record.
 #[derive(Debug)]
 pub struct IdIndex(Vec<u32>);
 
-/// The records of some patches by the key that they are of.
+/// The records of some patches, by key.
 #[derive(Debug, Default)]
 pub struct PatchedIds<'p>(HashMap<KeyId, Vec<KeyLife<'p>>>);
 
@@ -52,8 +52,8 @@ impl<'t> KeyLife<'t> {
         self.found.active_span().unwrap_or(0..0)
     }
 
-    /// Whether requests that the other record admits can be refused by this one whatever they ask for: it is
-    /// of another kind, names another environment, or its networks are others.
+    /// Whether there may be requests that the other record admits and this one always refuses: it
+    /// is of another kind, names another environment, or has other networks.
     pub fn excludes(&self, other: &KeyLife<'_>) -> bool {
         let (ours, theirs) = (&self.found, &other.found);
         ours.is_other_kind(theirs)
@@ -71,7 +71,7 @@ impl<'t> KeyLife<'t> {
         }
     }
 
-    /// Whether both are of one key, which callers name alike.
+    /// Whether both belong to one key, and callers use the same name for it.
     pub fn is_same_key(&self, other: &KeyLife<'_>) -> bool {
         self.id() == other.id() && self.found.public_id() == other.found.public_id()
     }
@@ -94,7 +94,7 @@ impl std::fmt::Debug for KeyLife<'_> {
 // === impl KeyTerms ===
 
 impl KeyTerms {
-    /// As [`KeyLife::excludes`].
+    /// Like [`KeyLife::excludes`].
     pub fn excludes(&self, other: &KeyLife<'_>) -> bool {
         let theirs = other.found.view().grant;
         self.kind != theirs.kind
@@ -111,7 +111,7 @@ impl KeyTerms {
 // === impl Table ===
 
 impl Table {
-    /// Of every record of an active key.
+    /// One for every record of an active key.
     pub fn active_spans(&self) -> impl Iterator<Item = ActiveSpan> {
         self.body().iter().filter_map(|found| found.active_span())
     }
@@ -128,12 +128,12 @@ impl Table {
 // === impl Patch ===
 
 impl Patch {
-    /// Of every record of an active key in it.
+    /// One for every record of an active key in it.
     pub fn active_spans(&self) -> impl Iterator<Item = ActiveSpan> {
         self.body().iter().filter_map(|found| found.active_span())
     }
 
-    /// Of every record of an active key that it replaces or removes in `table`.
+    /// One for every record of an active key that it replaces or removes in `table`.
     pub fn replaced_spans<'t>(&'t self, table: &'t Table) -> impl Iterator<Item = ActiveSpan> + 't {
         let replaced = self.body().iter().map(|found| found.record.digest);
         let digests = replaced.chain(self.body().removals().iter().map(|gone| gone.digest));
@@ -148,7 +148,7 @@ impl Patch {
         KeyLife::of(self.body(), digest)
     }
 
-    /// What is in force of a secret where this patch is over `table`.
+    /// What is in force for a secret while this patch is over `table`.
     pub fn life_over<'t>(&'t self, table: &'t Table, digest: &Digest) -> Option<KeyLife<'t>> {
         match self.life(digest) {
             None if self.body().removal(&digest.0).is_none() => table.life(digest),
@@ -168,7 +168,7 @@ impl IdIndex {
         Self(order)
     }
 
-    /// The records of a key in `table`, of which this index is.
+    /// The records of a key in `table`, which must be the table of this index.
     pub fn lives<'t>(&'t self, table: &'t Table, id: KeyId) -> impl Iterator<Item = KeyLife<'t>> {
         let body = table.body();
         let at = move |index: u32| body.record(index as usize).map(|found| KeyLife { found });

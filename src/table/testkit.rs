@@ -16,7 +16,7 @@ use crate::core::{
 
 pub(crate) const AUDIENCE: &str = "test";
 
-/// A signer made of a number.
+/// A signer derived from a number.
 pub(crate) struct Signer {
     pair: Ed25519KeyPair,
     pub(crate) key: PublicKey,
@@ -38,7 +38,7 @@ impl Signer {
     }
 }
 
-/// The `n`th key: active, single, may read.
+/// The `n`th key: active, single, with the permission to read.
 pub(crate) fn spec(n: u32) -> KeySpec {
     KeySpec {
         id: KeyId::parse(&format!("key_{n:08}")).unwrap(),
@@ -102,7 +102,7 @@ pub(crate) fn body_in(format: TableFormat, specs: &[KeySpec]) -> BuiltBody<Curso
     builder.finish().unwrap()
 }
 
-/// The file of a draft, signed by each.
+/// The file of a draft, signed by each signer.
 pub(crate) fn sealed<F: Read + Seek>(mut draft: Draft<F>, signers: &[&Signer]) -> Vec<u8> {
     for signer in signers {
         let signature = signer.sign(draft.message());

@@ -18,7 +18,7 @@ pub use crate::core::SignerError as PublicKeyError;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey(SignerKey);
 
-/// Which files are taken: signed by `required` of `signers`, for `audience`.
+/// Which files are accepted: signed by `required` of `signers`, for `audience`.
 #[derive(Clone, Debug)]
 pub struct Trust {
     signers: Option<Box<[PublicKey]>>,
@@ -40,7 +40,7 @@ pub enum TrustError {
 // === impl PublicKey ===
 
 impl PublicKey {
-    /// Refuses what would make a signature worthless. aws-lc-rs itself takes such keys.
+    /// Refuses keys that would make a signature worthless. aws-lc-rs itself accepts them.
     pub fn from_raw(bytes: [u8; 32]) -> Result<Self, PublicKeyError> {
         SignerKey::from_bytes(bytes).map(Self)
     }
@@ -75,7 +75,7 @@ impl PublicKey {
         SignerId::of(&self.spki_der())
     }
 
-    /// Refuses malleable signatures (`S` not below the group order) as well: aws-lc-rs does.
+    /// Also refuses malleable signatures (`S` not below the group order): aws-lc-rs does.
     pub(crate) fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
         UnparsedPublicKey::new(&ED25519, self.as_bytes()).verify(message, signature).is_ok()
     }
@@ -87,7 +87,7 @@ impl From<SignerKey> for PublicKey {
     }
 }
 
-/// `ed25519:` and the base64 of the raw key: what [`PublicKey::parse`] takes.
+/// `ed25519:` and the base64 of the raw key, which [`PublicKey::parse`] accepts.
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ed25519:{}", BASE64_STANDARD.encode(self.as_bytes()))
@@ -103,7 +103,7 @@ impl fmt::Debug for PublicKey {
 // === impl Trust ===
 
 impl Trust {
-    /// `required` signatures of `signers`, and only files for `audience`.
+    /// Requires `required` signatures of `signers`, and accepts only files for `audience`.
     pub fn new(
         signers: impl IntoIterator<Item = PublicKey>,
         required: usize,
@@ -125,8 +125,8 @@ impl Trust {
         Ok(Self { signers: Some(signers.into()), required, audience: Some(audience.into()) })
     }
 
-    /// Takes any signer that the file names, or a file that nobody has signed yet, for any
-    /// audience. For looking into a file: only `manage` asks for it (`tests/it/layering.rs`), and
+    /// Accepts any signer that the file names, or an unsigned file, for any audience. For
+    /// inspecting a file: only `manage` calls it (`tests/it/layering.rs`), and
     /// [`Acceptance`](super::Acceptance) puts no draft in force.
     pub fn for_inspection() -> Self {
         Self { signers: None, required: 0, audience: None }
@@ -136,7 +136,7 @@ impl Trust {
         self.audience.as_deref()
     }
 
-    /// Whether signatures by these signers suffice. Holds what is in force against a changed
+    /// Whether signatures by these signers suffice. For checking what is in force against a changed
     /// configuration.
     pub fn accepts(&self, signed_by: &[PublicKey]) -> Result<(), Refusal> {
         let Some(trusted) = &self.signers else {
@@ -153,7 +153,7 @@ impl Trust {
         Ok(())
     }
 
-    /// The signers of a file whose every signature holds over its message, if they suffice.
+    /// The signers of a file whose signatures over its message are all valid, if they suffice.
     ///
     /// Untrusted signatures are verified too: a file with a wrong signature was altered.
     pub(crate) fn verify(&self, envelope: &Envelope<'_>) -> Result<Vec<PublicKey>, Refusal> {

@@ -20,7 +20,7 @@ pub struct UsedKey<'b> {
     pub id: KeyId,
     pub org: &'b str,
     pub digest: Digest,
-    /// Of a pair, which may have two records.
+    /// For a pair, which may have two records.
     pub public_id: Option<&'b str>,
     pub uses: &'b UseCell,
 }
@@ -37,7 +37,7 @@ impl UseBlock {
         }
     }
 
-    /// Records with a cell. 0 where uses are not counted.
+    /// Records with a cell. 0 if uses are not counted.
     pub fn len(&self) -> usize {
         self.cells().len()
     }
@@ -46,7 +46,7 @@ impl UseBlock {
         self.len() == 0
     }
 
-    /// The first record of `range` that was ever used. Looks at cells alone.
+    /// The first record of `range` that was ever used. Reads only cells.
     pub fn first_used(&self, range: Range<usize>) -> Option<usize> {
         let start = range.start;
         let cells = self.cells().get(range)?;
@@ -63,7 +63,7 @@ impl UseBlock {
         self.body().records().partition_point(|record| record.digest < digest.0)
     }
 
-    /// What the key with this id counts under this digest.
+    /// The count of the key with this id under this digest.
     pub fn cell(&self, id: KeyId, digest: &Digest) -> Option<&UseCell> {
         let found = self.body().find(&digest.0)?;
         found.uses().filter(|_| found.id() == id)

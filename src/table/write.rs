@@ -1,6 +1,6 @@
-//! Makes the files that the rest of this room reads: bodies, manifests, patches, and what is to be
-//! signed. `manage` alone imports it (and benches, fuzz targets and tests): the sidecar cannot make
-//! a table. Holds no private key: it hands out the message and takes the signature.
+//! Makes the files that the rest of this room reads: bodies, manifests, patches, and the message to
+//! sign. Only `manage` imports it (and benches, fuzz targets and tests): the sidecar cannot make a
+//! table. It holds no private key: it hands out the message and takes the signature.
 
 mod build;
 mod fault;

@@ -1,6 +1,6 @@
-//! A rate for each of many callers, in a table of fixed size: what strangers choose the names of
-//! must not make memory grow. Where it is full, the caller goes that says least: one whose whole
-//! burst is there again, or else one that was not seen for longest (a clock per set of eight).
+//! A rate for each of many callers, in a table of fixed size: names that strangers choose must not
+//! make memory grow. When it is full, the least informative caller is evicted: one whose whole
+//! burst is available again, or else the one not seen for longest (a clock per set of eight).
 
 use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
@@ -13,26 +13,26 @@ use crate::core::{Digest, Limit, Now};
 /// Callers of one table: 2 MiB with a rate for each.
 const SLOTS: usize = 65_536;
 
-/// Slots that one caller can have; a power of two.
+/// Slots that one caller can be in; a power of two.
 const WAYS: usize = 8;
 
-/// Parts of one table, each with a lock of its own: whoever waits for another lock while it holds
-/// one keeps only this share of all callers waiting.
+/// Parts of one table, each with its own lock: a thread that holds one while it waits for another
+/// lock delays only this share of all callers.
 const PARTS: usize = 64;
 
 /// Sets of one part.
 const PART_SETS: usize = SLOTS / WAYS / PARTS;
 
-/// What a table keeps of a caller.
+/// What a table keeps for a caller.
 pub trait BucketState: Default {
-    /// Whether it still says something. What does not may be forgotten.
+    /// Whether it carries no information any more. Then it may be forgotten.
     fn is_spent(&self, now: Now) -> bool;
 }
 
-/// The states of at most [`SLOTS`] callers. A part of the table is made when it is first used.
+/// The states of at most [`SLOTS`] callers. A part of the table is allocated on first use.
 pub struct BoundedBuckets<S = AtomicU64> {
     parts: [Mutex<Vec<BucketSet<S>>>; PARTS],
-    /// Mixed into the place of a caller, so that nobody can choose eight that collide.
+    /// Mixed into the position of a caller, so that nobody can choose eight that collide.
     seed: u64,
 }
 
@@ -44,10 +44,10 @@ struct BucketSet<S> {
 /// One caller's state.
 #[derive(Debug, Default)]
 struct Bucket<S> {
-    /// Zero: nobody's.
+    /// Zero: the slot is free.
     caller: u128,
     state: S,
-    /// Since the clock's hand has passed. The set's hand is in the first slot of it.
+    /// Since the clock's hand has passed. The set's hand is in its first slot.
     used: u32,
     hand: u32,
 }
@@ -58,10 +58,11 @@ struct BucketPlace {
     set: usize,
 }
 
-/// The network that a budget is for: one IPv4 address, or a /64 of IPv6, which is one customer's.
+/// The network that shares one budget: one IPv4 address, or a /64 of IPv6, which belongs to one
+/// customer.
 pub fn network_of(address: IpAddr) -> u128 {
     match address.to_canonical() {
-        // Within ::ffff:0:0/96, which no /64 of a client is in.
+        // Within ::ffff:0:0/96, which contains no /64 of a client.
         IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
         IpAddr::V6(v6) => v6.to_bits() & !u128::from(u64::MAX),
     }
@@ -93,7 +94,7 @@ impl BucketState for AtomicU64 {
 // === impl BoundedBuckets ===
 
 impl BoundedBuckets {
-    /// Takes one out of the caller's rate.
+    /// Takes one from the caller's rate.
     ///
     /// # Errors
     /// Nothing is left.
@@ -101,7 +102,7 @@ impl BoundedBuckets {
         self.with(caller, now, |state| limit.charge(1, state, now.mono_ns))
     }
 
-    /// Whether one could be taken. Takes none, and makes no room for a new caller.
+    /// Whether one could be taken. Takes none, and makes no slot for a new caller.
     ///
     /// # Errors
     /// Nothing is left.
@@ -123,8 +124,8 @@ impl<S: BucketState> BoundedBuckets<S> {
         Self { parts: std::array::from_fn(|_| Mutex::default()), seed }
     }
 
-    /// Hands over the caller's state, which is nobody else's meanwhile. `charge` may take locks that
-    /// nobody holds while waiting for this table.
+    /// Passes the caller's state to `charge`, which has exclusive use of it. `charge` may take only
+    /// locks that nobody holds while waiting for this table.
     pub fn with<T>(&self, caller: u128, now: Now, charge: impl FnOnce(&mut S) -> T) -> T {
         let caller = caller.max(1);
         let place = self.place(caller);
@@ -148,7 +149,7 @@ impl<S: BucketState> BoundedBuckets<S> {
         }
     }
 
-    /// Forgets the caller. `None`: the table has nothing of it.
+    /// Forgets the caller. `None`: the table has nothing on it.
     pub fn take(&self, caller: u128) -> Option<S> {
         let caller = caller.max(1);
         let place = self.place(caller);
@@ -186,7 +187,7 @@ impl<S> std::fmt::Debug for BoundedBuckets<S> {
 // === impl BucketSet ===
 
 impl<S: BucketState> BucketSet<S> {
-    /// The caller's slot: its own, or one that it gets.
+    /// The caller's slot: its own, or a newly assigned one.
     fn slot(&mut self, caller: u128, now: Now) -> Option<&mut Bucket<S>> {
         let own = self.slots.iter().position(|slot| slot.caller == caller);
         let full = |slot: &Bucket<S>| slot.caller == 0 || !slot.state.is_spent(now);
@@ -199,7 +200,7 @@ impl<S: BucketState> BucketSet<S> {
         Some(slot)
     }
 
-    /// Moves the hand on to a slot that was not used since it passed.
+    /// Moves the hand on to a slot that was not used since the hand last passed.
     fn oldest(&mut self) -> usize {
         let [first, ..] = &self.slots;
         let mut hand = first.hand as usize % WAYS;

@@ -1,8 +1,8 @@
-//! Tokens that have been verified: finding one costs a SHA-256, verifying it again a hundred times as
-//! much. One per worker, so without a lock.
+//! Tokens that have been verified: finding one costs a SHA-256, verifying it again a hundred times
+//! as much. One cache per worker, so it needs no lock.
 //!
-//! Two generations instead of timers: when the young one is full it becomes the old one, and the old
-//! one goes. What is used moves to the young one.
+//! Two generations instead of timers: when the young one is full it becomes the old one, and the
+//! former old one is dropped. A token that is used moves to the young one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,16 +17,16 @@ const MOST: usize = 2048;
 /// Most bytes of text of one generation.
 const MOST_TEXT: usize = 256 * 1024;
 
-/// Only tokens that hold are in it: a stranger cannot fill it.
+/// Only valid tokens are in it: a stranger cannot fill it.
 #[derive(Debug, Default)]
 pub struct TokenCache {
     young: Generation,
     old: Generation,
-    /// Of the key sets that the tokens were verified with.
+    /// Number of the key sets that the tokens were verified with.
     keys: u64,
 }
 
-/// The quick hash: only issuers can choose what is in it.
+/// The quick hash: only issuers can choose the content.
 #[derive(Debug, Default)]
 struct Generation {
     tokens: HashMap<[u8; 32], Arc<UserToken>, RandomState>,
@@ -36,8 +36,8 @@ struct Generation {
 // === impl TokenCache ===
 
 impl TokenCache {
-    /// Forgets everything if the key sets are others than those of the last call. `keys` must never
-    /// be the number of two different states.
+    /// Forgets everything if the key sets have changed since the last call. `keys` must never be
+    /// the number of two different states.
     pub fn settle(&mut self, keys: u64) {
         if self.keys != keys {
             *self = Self { keys, ..Self::default() };
@@ -76,7 +76,7 @@ impl TokenCache {
     }
 }
 
-/// Bytes on the heap beside the entry, roughly.
+/// Bytes on the heap in addition to the entry, roughly.
 fn text_of(token: &UserToken) -> usize {
     let (said, permissions) = (token.said(), token.permissions());
     let words: usize = permissions.iter().map(|word| word.as_str().len() + 16).sum();
@@ -135,7 +135,7 @@ mod tests {
         }
         let text: usize = [&cache.young, &cache.old].iter().map(|g| g.text).sum();
         assert!(text <= 2 * MOST_TEXT, "{text}");
-        // Digest, pointer and the token itself, twice for the room that a map keeps free.
+        // Digest, pointer and the token itself, twice because a map keeps slots free.
         let entry = 32 + 8 + 2 * 8 + size_of::<UserToken>();
         assert!(cache.len() * entry + text <= 1 << 20, "{} tokens, {text}", cache.len());
     }

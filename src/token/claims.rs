@@ -1,6 +1,7 @@
 //! Whether the claims of a token hold now, and what they mean here (RFC 7519 section 4.1). keygate
-//! checks them itself, by its own clock: the defaults of libraries have let tokens through whose
-//! `exp` or `nbf` was text (CVE-2026-25537), whose `iss` was a list, or which were over by a minute.
+//! checks them itself, by its own clock. With their defaults, libraries have accepted tokens whose
+//! `exp` or `nbf` was text (CVE-2026-25537), whose `iss` was a list, or which had expired a minute
+//! earlier.
 
 use serde_json::Value;
 
@@ -9,17 +10,17 @@ use super::rules::IssuerRules;
 use crate::core::{ClaimReading, Now, OrgId, TokenFault};
 
 /// How far the clock of an issuer may be ahead of ours, in seconds: for `nbf` and `iat`, since a
-/// client uses its token at once. `exp` has no leeway.
+/// client uses its token immediately. `exp` has no leeway.
 const AHEAD_SECS: u64 = 10;
 
 /// Longest `sub`, in bytes (OpenID Connect Core section 2).
 const LONGEST_SUBJECT: usize = 255;
 
-/// The claims of one token. Whether they are its issuer's is for the signature to say.
+/// The claims of one token. Whether they are really its issuer's is up to the signature.
 #[derive(Debug)]
 pub struct Claims(UniqueObject);
 
-/// What claims that hold say. The fields are those of [`crate::core::VerifiedToken`].
+/// The meaning of valid claims. The fields are those of [`crate::core::VerifiedToken`].
 #[derive(Debug)]
 pub struct ClaimsMeaning {
     pub subject: Box<str>,
@@ -36,20 +37,20 @@ pub struct ClaimsMeaning {
 
 impl Claims {
     /// # Errors
-    /// [`TokenFault::Malformed`]: they are no object, or have a name twice.
+    /// [`TokenFault::Malformed`]: they are not an object, or have a name twice.
     pub fn parse(json: &[u8]) -> Result<Self, TokenFault> {
         UniqueObject::parse(json).map(Self).ok_or(TokenFault::Malformed)
     }
 
-    /// One string: a list of issuers is none.
+    /// One string: a list of issuers counts as no issuer.
     pub fn issuer(&self) -> Option<&str> {
         self.0.text("iss")
     }
 
-    /// Whether they hold by `rules`, of the issuer that they name.
+    /// Whether they hold by `rules`, which must be those of the issuer that they name.
     ///
     /// # Errors
-    /// The first that does not hold.
+    /// The first claim that does not hold.
     pub fn check(&self, rules: &IssuerRules, now: Now) -> Result<ClaimsMeaning, TokenFault> {
         if self.issuer() != Some(&*rules.issuer) {
             return Err(TokenFault::Issuer);
@@ -95,9 +96,9 @@ impl Claims {
     }
 
     /// A number of seconds since 1970, whole or not (RFC 7519 section 2, NumericDate). Text that
-    /// looks like a number is none.
+    /// looks like a number is not one.
     fn time(&self, name: &str) -> Result<Option<u64>, TokenFault> {
-        /// Beyond this a 64-bit float is not exact; it is some 285 million years away.
+        /// Beyond this a 64-bit float is not exact; it is about 285 million years away.
         const LATEST: f64 = 9_007_199_254_740_992.0;
         let Some(value) = self.0.get(name) else { return Ok(None) };
         let number = value.as_f64().filter(|_| value.is_number()).ok_or(TokenFault::Claims)?;
@@ -107,8 +108,8 @@ impl Claims {
         Ok(Some(number as u64))
     }
 
-    /// A string of words between spaces (RFC 8693 section 4.2), or a list of strings. A string of
-    /// the list that no map can have, since it is no word, is dropped.
+    /// A string of words separated by spaces (RFC 8693 section 4.2), or a list of strings. A string
+    /// of the list that is not a word, and so cannot occur in a map, is dropped.
     fn words(&self, reading: &ClaimReading) -> Result<Box<str>, TokenFault> {
         let Some(name) = &reading.permissions_claim else { return Ok(Box::default()) };
         match self.0.get(name) {

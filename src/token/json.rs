@@ -1,5 +1,5 @@
-//! A JSON object in which no name is there twice: two readers of one object must not see two
-//! values (RFC 7519 section 4, RFC 8725 section 2.4).
+//! A JSON object in which no name occurs twice: two readers of one object must not see two values
+//! (RFC 7519 section 4, RFC 8725 section 2.4).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;
 
-/// The members of an object, each of which is there once. Objects within are as `serde_json` reads
+/// The members of an object, each of which occurs once. Nested objects are as `serde_json` reads
 /// them.
 #[derive(Debug, Default)]
 pub(super) struct UniqueObject(BTreeMap<String, Value>);

@@ -1,7 +1,7 @@
-//! An issuer's public keys: a JWK Set (RFC 7517), as keygate takes it.
+//! An issuer's public keys: a JWK Set (RFC 7517), as keygate accepts it.
 //!
-//! The library would make an HMAC key of an `oct` entry, and ignore that `crv`, `alg` and `use`
-//! contradict each other. So every entry is looked at here before the library gets it.
+//! The library would make an HMAC key of an `oct` entry, and would not notice that `crv`, `alg` and
+//! `use` contradict each other. So keygate checks every entry before the library gets it.
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
@@ -19,18 +19,18 @@ pub const LONGEST_SET: usize = 256 * 1024;
 /// Most keys of a set.
 const MOST_KEYS: usize = 64;
 
-/// Bits of an RSA modulus that are taken (NIST SP 800-131A; the library verifies no longer ones).
+/// Accepted bits of an RSA modulus (NIST SP 800-131A; the library verifies no longer ones).
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
 /// The keys that can verify tokens of one issuer.
 #[derive(Debug, Default)]
 pub struct JwkSet {
     keys: Vec<SigningJwk>,
-    /// Entries that keygate has no use for: for encryption, of other kinds, or for algorithms that
-    /// are not configured. Each as a person would name it.
+    /// Entries that keygate cannot use: for encryption, of other kinds, or for algorithms that are
+    /// not configured. Each with a description for people.
     pub ignored: Vec<String>,
-    /// Entries with a private part, or a symmetric key. Anybody can sign with them now, so that
-    /// the set has none of their keys, under whatever name.
+    /// Entries with a private part, or a symmetric key. Anybody can sign with them now, so the set
+    /// has none of their keys, under whatever name.
     pub leaked: usize,
 }
 
@@ -49,14 +49,14 @@ struct KeyMaterial {
     public: Vec<u8>,
 }
 
-/// Most characters of a member that are shown to a person.
+/// How many characters of a member are shown to a person.
 const SHOWN: usize = 64;
 
-/// Members of a key that its owner alone may know (RFC 7518 sections 6.2.2, 6.3.2 and 6.4.1;
-/// `priv` of `AKP` keys).
+/// Members of a key that only its owner may know (RFC 7518 sections 6.2.2, 6.3.2 and 6.4.1; `priv`
+/// of `AKP` keys).
 const PRIVATE: [&str; 9] = ["d", "dp", "dq", "k", "oth", "p", "priv", "q", "qi"];
 
-/// Why a set is not taken. The one before stays in force.
+/// Why a set is refused. The previous one stays in force.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwksError {
     #[error("it is not a JWK Set: an object whose `keys` is a list of objects")]
@@ -72,7 +72,7 @@ pub enum JwksError {
 // === impl JwkSet ===
 
 impl JwkSet {
-    /// A set without a key that keygate can use is one all the same: its issuer trusts none.
+    /// A set without a usable key is still a set: its issuer trusts no key.
     ///
     /// # Errors
     /// See [`JwksError`].
@@ -131,7 +131,7 @@ impl JwkSet {
             && self.keys.iter().zip(&other.keys).all(|(a, b)| same(a, b))
     }
 
-    /// The key that a token names, or without a name the only one that fits.
+    /// The key that a token names, or, if it names none, the only one that fits.
     fn find(
         &self,
         kid: Option<&str>,
@@ -218,7 +218,7 @@ impl SigningJwk {
 // === impl KeyMaterial ===
 
 impl KeyMaterial {
-    /// `None`: it is of another kind, or has not what a key of its kind has.
+    /// `None`: it is of another kind, or lacks a member that a key of its kind has.
     fn of(entry: &Value) -> Option<Self> {
         let text = |name: &str| entry.get(name).and_then(Value::as_str);
         let bytes = |name: &str| BASE64_URL_SAFE_NO_PAD.decode(text(name)?).ok();
@@ -263,7 +263,8 @@ impl std::fmt::Debug for KeyMaterial {
     }
 }
 
-/// `kid "one" (kty RSA, alg RS512)`. A stranger may have written it, so it is in quotes, escaped and short.
+/// `kid "one" (kty RSA, alg RS512)`. A stranger may have written it, so it is quoted, escaped and
+/// short.
 fn shown(entry: &serde_json::Map<String, Value>) -> String {
     let member = |name: &str| {
         let text = entry.get(name)?.as_str()?;
@@ -280,7 +281,7 @@ fn shown(entry: &serde_json::Map<String, Value>) -> String {
     }
 }
 
-/// Both coordinates, which RFC 7518 section 6.2.1.2 wants at full width.
+/// Both coordinates, which RFC 7518 section 6.2.1.2 requires at full width.
 fn point(x: &[u8], y: &[u8], width: usize) -> Option<Vec<u8>> {
     (x.len() == width && y.len() == width).then(|| [x, y].concat())
 }

@@ -1,9 +1,9 @@
-//! Tokens for the management service: those that a product gives its own people, whose claims have the
-//! names that the product chose, signed with a secret that both know (HS256) or with keys of a set; and
-//! the assertions of our own sidecars.
+//! Tokens for the management service: those that a product gives its own people, and the assertions
+//! of our own sidecars. A product's claims have the names that the product chose. It signs them
+//! with a secret that both know (HS256) or with keys of a set.
 //!
-//! A sidecar never takes HMAC: it would have to be told the secret that makes users. The management
-//! service stands beside the product, and some products have nothing else.
+//! A sidecar never accepts HMAC: it would have to know the secret that makes users. The management
+//! service runs next to the product, and some products have nothing else.
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
@@ -19,30 +19,30 @@ use crate::core::{Now, TokenFault};
 /// How far an issuer's clock may be ahead of ours, in seconds. `exp` has no leeway.
 const AHEAD_SECS: u64 = 10;
 
-/// What proves that a token is the product's. Each takes its own algorithms, whatever the token says:
-/// a public key is no HMAC secret (RFC 8725 section 2.1).
+/// What proves that the product made a token. Each variant accepts its own algorithms, whatever the
+/// token says: a public key is not an HMAC secret (RFC 8725 section 2.1).
 #[derive(Clone, Copy, Debug)]
 pub enum ProductKeys<'k> {
-    /// HS256 alone.
+    /// HS256 only.
     Shared(&'k SharedSecret),
     Set(&'k JwkSet),
 }
 
-/// A secret of HS256. Does not print itself.
+/// A secret of HS256. Never prints itself.
 pub struct SharedSecret(hmac::Key);
 
-/// Whom a token must be from and for, where that is configured.
+/// Whom a token must be from and for, if that is configured.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProductTokenTerms<'r> {
     /// `iss`, byte for byte.
     pub issuer: Option<&'r str>,
     /// One of `aud`.
     pub audience: Option<&'r str>,
-    /// From `iat` on, or, without one, from now: longest life, in seconds.
+    /// Longest life, in seconds: from `iat`, or, if that is missing, from now.
     pub longest_life: Option<u64>,
 }
 
-/// The claims of a token that holds.
+/// The claims of a valid token.
 #[derive(Debug)]
 pub struct ProductClaims(UniqueObject);
 
@@ -69,7 +69,7 @@ impl ProductClaims {
     /// Reads and verifies a token.
     ///
     /// # Errors
-    /// The first thing wrong. The signature is looked at before the claims.
+    /// The first thing wrong. The signature is checked before the claims.
     pub fn verify(
         token: &str,
         keys: ProductKeys<'_>,
@@ -146,7 +146,7 @@ impl ProductClaims {
         }
     }
 
-    /// A text, or a whole number as one: some products number their people.
+    /// A text, or a whole number as text: some products number their people.
     pub fn word(&self, name: &str) -> Option<String> {
         match self.0.get(name)? {
             Value::String(text) => Some(text.clone()),
@@ -159,7 +159,7 @@ impl ProductClaims {
         self.0.get(name)
     }
 
-    /// When its person signed in, if it says so. Unix seconds.
+    /// When the person signed in, if stated. Unix seconds.
     pub fn auth_time(&self) -> Option<u64> {
         self.time("auth_time").ok().flatten()
     }
@@ -168,7 +168,7 @@ impl ProductClaims {
         self.0.has(name)
     }
 
-    /// When its person signed in, or when it was made. Unix seconds.
+    /// When the person signed in, or else when the token was made. Unix seconds.
     pub fn signed_in(&self) -> Option<u64> {
         [self.time("auth_time"), self.time("iat")].into_iter().find_map(|time| time.ok().flatten())
     }
@@ -178,7 +178,7 @@ impl ProductClaims {
         self.time("iat").ok().flatten()
     }
 
-    /// A number of seconds since 1970, whole or not. Text that looks like a number is none.
+    /// A number of seconds since 1970, whole or not. Text that looks like a number is not one.
     fn time(&self, name: &str) -> Result<Option<u64>, TokenFault> {
         /// Beyond this a 64-bit float is not exact.
         const LATEST: f64 = 9_007_199_254_740_992.0;

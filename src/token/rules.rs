@@ -1,4 +1,4 @@
-//! What is configured of one issuer of user tokens.
+//! The configuration of one issuer of user tokens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +18,10 @@ pub struct IssuerRules {
     pub types: Vec<Box<str>>,
     /// Longest life of a token.
     pub max_life: Duration,
-    /// What its claims mean. Tokens share it: they tell by it whether anything has changed.
+    /// What its claims mean. Tokens share it, and so can tell whether anything has changed.
     pub reading: Arc<ClaimReading>,
     pub onward: TokenOnward,
-    /// Of each subject.
+    /// For each subject.
     pub limit: Option<Limit>,
 }
 
@@ -38,10 +38,10 @@ pub enum TokenAlgorithm {
 // === impl IssuerRules ===
 
 impl IssuerRules {
-    /// Whether a token that was verified by other rules of this issuer is right by these.
+    /// Whether a token that was verified by other rules of this issuer is valid by these.
     ///
     /// # Errors
-    /// The first thing wrong, in the order of a request's.
+    /// The first thing wrong, in the order in which a request checks them.
     pub fn take(&self, token: &VerifiedToken, now: Now) -> Result<(), TokenFault> {
         if !self.algorithms.iter().any(|known| known.as_str() == token.algorithm) {
             return Err(TokenFault::Algorithm);
@@ -68,7 +68,7 @@ impl IssuerRules {
         self.audiences.iter().any(|known| **known == *audience)
     }
 
-    /// In Unix seconds. Without `issued` a token lives at least from now on.
+    /// In Unix seconds. Without `issued`, a token's life counts from now.
     pub(super) fn take_life(
         &self,
         issued: Option<u64>,
@@ -103,7 +103,7 @@ impl TokenAlgorithm {
         Self::ALL.into_iter().find(|known| known.as_str() == alg)
     }
 
-    /// As the library calls it.
+    /// The library's name for it.
     pub(super) const fn of_library(self) -> jsonwebtoken::Algorithm {
         match self {
             Self::EdDsa => jsonwebtoken::Algorithm::EdDSA,

@@ -1,6 +1,6 @@
 //! Makes JSON Web Tokens for the service: compact JWS (RFC 7515 section 7.1) by Ed25519 or
-//! HMAC-SHA-256. What is signed here always begins with a JOSE header (`eyJ`), and never is a table.
-//! Imports `core`.
+//! HMAC-SHA-256. What is signed here always begins with a JOSE header (`eyJ`), so it is never a
+//! table. Imports `core`.
 
 pub mod assertion;
 pub mod cache;
@@ -16,7 +16,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::core::{Digest, Now};
 
-/// A secret that signs tokens. Shows nothing of itself, and is wiped when it is dropped: a key pair by
+/// A secret that signs tokens. Never prints itself, and is wiped when it is dropped: a key pair by
 /// aws-lc, which clears whatever it frees.
 pub struct TokenKey {
     secret: TokenSecret,
@@ -37,7 +37,7 @@ enum TokenSecret {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublicTokenKey([u8; 32]);
 
-/// Why a file holds no key that could sign tokens. Says nothing of what is in it.
+/// Why a file holds no key that could sign tokens. Says nothing about the file's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenKeyError {
     #[error("the file holds no PKCS#8 private key in PEM (`-----BEGIN PRIVATE KEY-----`)")]
@@ -50,19 +50,19 @@ pub enum TokenKeyError {
     TooMany,
 }
 
-/// The library could not sign, which it does not say a reason for.
+/// The library could not sign; it states no reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the token could not be signed")]
 pub struct SigningFailed;
 
-/// A token, and for how long it may be used again.
+/// A token, and how long it may be reused.
 pub struct MintedToken {
     pub text: String,
     /// On the process's clock: half of its life is over.
     pub renew_ns: u64,
 }
 
-/// From when to when a token is good.
+/// From when to when a token is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct TokenLife {
     /// Unix seconds.
@@ -193,7 +193,7 @@ impl std::fmt::Debug for TokenKey {
 }
 
 fn jose_head(alg: &str, kid: Option<&str>) -> Box<str> {
-    // Three texts are always JSON.
+    // Three texts always make valid JSON.
     let head = serde_json::to_vec(&JoseHead { alg, kid, typ: "JWT" }).unwrap_or_default();
     let mut head = BASE64_URL_SAFE_NO_PAD.encode(head);
     head.push('.');
@@ -219,7 +219,7 @@ impl PublicTokenKey {
         &self.0
     }
 
-    /// Its thumbprint (RFC 7638 with RFC 8037 section 2): the same for everybody who works it out.
+    /// Its thumbprint (RFC 7638 with RFC 8037 section 2): everybody computes the same one.
     pub fn key_id(&self) -> String {
         let text = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, self.x());
         BASE64_URL_SAFE_NO_PAD.encode(Digest::of(text.as_bytes()).0)
@@ -244,7 +244,7 @@ pub fn jwk_set(keys: &[PublicTokenKey]) -> String {
 // === impl TokenLife ===
 
 impl TokenLife {
-    /// `seconds` from now on, and not beyond the end of the key that it speaks for.
+    /// `seconds` from now, but not beyond the end of the key that it speaks for.
     fn of(now: Now, seconds: u64, key_expires: Option<u64>) -> Self {
         let issued = now.unix_secs();
         let expires = issued.saturating_add(seconds).min(key_expires.unwrap_or(u64::MAX));

@@ -1,6 +1,6 @@
-//! From the bytes of a token to what it says. Two steps, so that a caller can refuse to pay for the
-//! second one: [`Unverified::read`] costs a few microseconds, [`Unverified::verify`] up to a hundred
-//! (an ECDSA signature).
+//! From the bytes of a token to what it says. Two steps, so that a caller can decline to pay for
+//! the second one: [`Unverified::read`] costs a few microseconds, [`Unverified::verify`] up to a
+//! hundred (an ECDSA signature).
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::core::{Now, SignerPrint, TokenFault, UserToken, VerifiedToken};
 /// Longest token that is read, in bytes.
 pub const LONGEST_TOKEN: usize = 8 * 1024;
 
-/// A token that is right in everything but its signature, at which nobody has looked yet.
+/// A token that is right in everything but its signature, which has not been checked yet.
 #[derive(Debug)]
 pub struct Unverified<'t> {
     rules: &'t IssuerRules,
@@ -30,7 +30,7 @@ pub struct Unverified<'t> {
     meaning: ClaimsMeaning,
 }
 
-/// What a token says of itself before anything is checked: enough to find its issuer.
+/// What a token says about itself before anything is checked: enough to find its issuer.
 struct TokenParts<'t> {
     header: jsonwebtoken::Header,
     claims: Claims,
@@ -38,7 +38,7 @@ struct TokenParts<'t> {
     signature: &'t str,
 }
 
-/// Where the rules and the keys of issuers are.
+/// Provides the rules and the keys of issuers.
 pub trait Issuers {
     fn rules(&self, issuer: &str) -> Option<&IssuerRules>;
     /// `None`: there are none that may be used now.
@@ -46,7 +46,7 @@ pub trait Issuers {
 }
 
 /// Whether a credential has the form of a signed token (RFC 7515 section 7.1): three parts of
-/// Base64url between two dots. Whether it is one is a later question.
+/// Base64url, separated by two dots. Whether it is one is a later question.
 pub fn looks_like_token(credential: &[u8]) -> bool {
     let mut parts = 1;
     let mut length = 0;
@@ -58,17 +58,17 @@ pub fn looks_like_token(credential: &[u8]) -> bool {
             _ => return false,
         }
     }
-    // The last part is empty where `alg` is `none`: a token all the same, and refused as one.
+    // The last part is empty if `alg` is `none`: still a token, and refused as one.
     parts == 3
 }
 
 // === impl Unverified ===
 
 impl<'t> Unverified<'t> {
-    /// Reads a token and checks all but its signature.
+    /// Reads a token and checks everything except its signature.
     ///
     /// # Errors
-    /// The first thing wrong. With it the issuer, if its name is one of those configured.
+    /// The first thing wrong, together with the issuer if its name is among those configured.
     pub fn read(
         token: &'t [u8],
         issuers: &'t impl Issuers,
@@ -100,7 +100,7 @@ impl<'t> Unverified<'t> {
         let typ: Box<str> = typ.strip_prefix("application/").unwrap_or(&typ).into();
         rules.take_type(&typ)?;
         let meaning = claims.check(rules, now)?;
-        // `jku`, `x5u`, `x5c` and `jwk` are not looked at: they would let a token choose its key.
+        // `jku`, `x5u`, `x5c` and `jwk` are ignored: they would let a token choose its key.
         let keys = issuers.keys(&rules.issuer).ok_or(TokenFault::KeysMissing)?;
         let signer = keys.signer(header.kid.as_deref(), algorithm)?;
         Ok(Self { rules, keys, signer, algorithm, typ, message, signature, meaning })
@@ -110,7 +110,7 @@ impl<'t> Unverified<'t> {
         self.rules
     }
 
-    /// Looks at the signature.
+    /// Checks the signature.
     ///
     /// # Errors
     /// [`TokenFault::Signature`].
@@ -138,11 +138,11 @@ impl<'t> Unverified<'t> {
     }
 }
 
-/// A token that is not taken, whatever its signature.
+/// A token that is refused, whatever its signature.
 #[derive(Debug)]
 pub struct UnreadToken<'t> {
     pub fault: TokenFault,
-    /// Whose it says it is, if that is configured.
+    /// The issuer that it names, if that one is configured.
     pub issuer: Option<&'t IssuerRules>,
 }
 
@@ -158,7 +158,7 @@ impl<'t> TokenParts<'t> {
         let (head, claims) = message.split_once('.').ok_or(TokenFault::Malformed)?;
         let decode =
             |part: &str| BASE64_URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenFault::Malformed);
-        // The library's reader refuses what is there twice, but not `crit`, and says nothing of
+        // The library's reader refuses duplicate members, except `crit`, and reports nothing about
         // an algorithm that it does not know.
         let raw = super::json::UniqueObject::parse(&decode(head)?).ok_or(TokenFault::Malformed)?;
         if raw.has("crit") || raw.has("b64") {

@@ -1,4 +1,4 @@
-//! What a reader checks of a body before it is used: widths, words, order, ranges. Integers are
+//! What a reader checks in a body before using it: widths, words, order, ranges. Integers are
 //! compared and zeros are counted; nothing is allocated per key. Imports core only.
 
 use std::ops::Range;
@@ -16,7 +16,7 @@ use super::{Counts, TableBody};
 use crate::core::format::{KeyFormat, KeyFormats};
 use crate::core::{KeyId, KeyKind, KeyStatus, OrgId, Permission};
 
-/// Most bytes of the formats, the one section that is parsed as text.
+/// Most bytes of the formats, the only section that is parsed as text.
 const MAX_FORMATS: usize = 64 * 1024;
 
 // === impl TableBody ===
@@ -49,7 +49,7 @@ impl TableBody {
         Ok(())
     }
 
-    /// Permission sets and orgs: sorted, without repetition, each of allowed words.
+    /// Permission sets and orgs: sorted, without duplicates, each of allowed words.
     pub(super) fn check_words(&self) -> Result<(), Refusal> {
         check_strings(self.bytes(Section::Orgs), "orgs", OrgId::is_valid)?;
         check_strings(self.bytes(Section::Permissions), "permissions", |set| {
@@ -59,7 +59,7 @@ impl TableBody {
                 .unwrap_or(None);
             set.is_empty() || words.is_some_and(|w| w.is_sorted_by(|a, b| a < b))
         })?;
-        // Names are free text; what matters is that no control character gets into a log.
+        // Names are free text; it only matters that no control character gets into a log.
         let texts = self.bytes(Section::Texts);
         let control = |b: &u8| (*b < 0x20 && *b != 0) || *b == 0x7f;
         let whole = texts.last().is_none_or(|b| *b == 0);
@@ -74,7 +74,7 @@ impl TableBody {
         }
     }
 
-    /// Status and kind of each grant, for the count of the records.
+    /// Status and kind of each grant, for counting the records.
     pub(super) fn check_grants(&self) -> Result<Box<[(KeyStatus, KeyKind)]>, Refusal> {
         let networks = self.networks();
         for (index, raw) in networks.iter().enumerate() {
@@ -111,7 +111,7 @@ impl TableBody {
                 .checked_add(raw.networks.get() as usize)
                 .and_then(|end| networks.get(first..end))
                 .ok_or_else(|| bad("networks"))?;
-            // No networks means everywhere, so an empty set has one spelling only.
+            // No networks means everywhere, so an empty set has only one spelling.
             let sorted = set.is_sorted_by(|a, b| a.network() < b.network());
             if (set.is_empty() && first != 0) || !sorted {
                 return Err(bad("networks"));
@@ -226,7 +226,7 @@ impl TableBody {
     }
 }
 
-/// The ranges of the sections in the file. Lengths must add up to the file's end, exactly.
+/// The ranges of the sections in the file. The lengths must add up exactly to the file's end.
 pub(super) fn split(
     file: &[u8],
     at: usize,

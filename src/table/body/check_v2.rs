@@ -1,4 +1,4 @@
-//! What a reader checks of the sections that format 2 has added: policies, limits, limits of orgs,
+//! What a reader checks in the sections that format 2 has added: policies, limits, limits of orgs,
 //! owners, and the texts that lead to owners. Imports core only.
 
 use super::super::file_kind::FileKind;
@@ -10,7 +10,8 @@ use super::text::TextParts;
 use crate::core::{KeyKind, KeySpec, LimitSet, OwnerView, PolicyName};
 
 impl TableBody {
-    /// Policies and the rows of limits. Whatever names a set of them checks that set.
+    /// Policies and the rows of limits. The code that checks a reference to a set also checks the
+    /// set.
     pub(super) fn check_limits(&self) -> Result<(), Refusal> {
         let policies = self.bytes(Section::Policies);
         check_strings(policies, "policies", PolicyName::is_valid)?;
@@ -24,7 +25,7 @@ impl TableBody {
         Ok(())
     }
 
-    /// A set is a run of limits, ascending by policy; no limits have one spelling.
+    /// A set is a run of limits, ascending by policy; no limits have only one spelling.
     fn is_limit_set(&self, first: u32, limits: u32) -> bool {
         let (first, limits) = (first as usize, limits as usize);
         let set = first.checked_add(limits).and_then(|end| self.raw_limits().get(first..end));
@@ -58,7 +59,7 @@ impl TableBody {
         Ok(())
     }
 
-    /// Only a patch takes limits of an org away.
+    /// Only a patch removes limits of an org.
     pub(crate) fn check_org_limits_of(&self, kind: FileKind) -> Result<(), Refusal> {
         let none = self.raw_org_limits().iter().position(|raw| raw.limits.get() == 0);
         match (kind, none) {
@@ -76,7 +77,7 @@ impl TableBody {
             let index = starts.len();
             let bad = |what| out_of_range(what, "owner", index);
             let end = memchr::memchr_iter(0, rest).nth(2).ok_or_else(|| bad("end"))? + 1;
-            // Three texts with a zero byte behind each: they compare as the three in turn.
+            // Three texts, each followed by a zero byte: comparing them compares the three in turn.
             let owner = rest.get(..end).unwrap_or_default();
             order(before, owner, "owner", index)?;
             before = Some(owner);
@@ -93,7 +94,8 @@ impl TableBody {
         Ok(starts.into())
     }
 
-    /// The text of record `index`, which has to begin where the one before ended; where it ends.
+    /// Checks the text of record `index`, which has to begin where the previous one ended. Returns
+    /// where it ends.
     pub(super) fn check_text_v2(
         &self,
         offset: u32,

@@ -1,4 +1,4 @@
-//! What records of one secret, in files of their own, ask for beside time. No grant is decoded.
+//! What records of one secret, in different files, require apart from time. No grant is decoded.
 
 use super::{FoundRecord, RawGrant};
 
@@ -12,7 +12,7 @@ impl FoundRecord<'_> {
         ours.kind() != theirs.kind() || named.is_some() && named != theirs.environment().flatten()
     }
 
-    /// Whether it takes requests from some networks alone.
+    /// Whether it admits requests only from some networks.
     pub(crate) fn names_networks(&self) -> bool {
         self.raw_grant().is_some_and(|grant| grant.networks.get() > 0)
     }

@@ -1,4 +1,4 @@
-//! Texts and owners of format 2: what a record's text holds, and the owner that it leads to.
+//! Texts and owners of format 2: what a record's text holds, and the owner that it refers to.
 //! Imports core and the layout.
 
 use super::super::layout::Section;
@@ -9,7 +9,7 @@ use crate::core::{KeyKind, OwnerView};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TextParts<'t> {
     pub name: &'t str,
-    /// Exactly for a pair.
+    /// Present exactly if the key is a pair.
     pub public_id: Option<&'t str>,
     /// Offset into the owners.
     pub owner: Option<u32>,
@@ -18,7 +18,7 @@ pub(super) struct TextParts<'t> {
 }
 
 impl TableBody {
-    /// The text at `offset` of a key of this kind. `None`: it does not end, or its owner is no
+    /// The text at `offset` of a key of this kind. `None`: it does not end, or its owner is not a
     /// number.
     pub(super) fn text_v2(&self, offset: u32, kind: KeyKind) -> Option<TextParts<'_>> {
         let texts = self.bytes(Section::Texts);
@@ -41,7 +41,7 @@ impl TableBody {
         Some(TextParts { name, public_id, owner, end })
     }
 
-    /// The owner that begins at `offset`; checked when it was opened.
+    /// The owner that begins at `offset`; checked on opening.
     pub(super) fn owner_at(&self, offset: u32) -> Option<OwnerView<'_>> {
         let owners = std::str::from_utf8(self.bytes(Section::Owners).get(offset as usize..)?);
         let mut texts = owners.ok()?.split('\0');
@@ -50,9 +50,9 @@ impl TableBody {
     }
 }
 
-/// Decimal, in its one spelling. Allocates nothing: a table has one for each owned key.
+/// Decimal, in canonical spelling. Allocates nothing: a table has one for each owned key.
 fn number(digits: &str) -> Option<u32> {
-    // What is parsed besides: a sign, and zeros in front.
+    // The standard parser also accepts a sign and leading zeros.
     match digits.as_bytes() {
         [b'0'] | [b'1'..=b'9', ..] => digits.parse().ok(),
         _ => None,

@@ -28,7 +28,7 @@ pub struct BodyBuilder<S: Spool> {
     memory: usize,
     format: TableFormat,
     records: Sorter<S::File>,
-    /// Key id, then the hash of the public id: shows an id that is used twice.
+    /// Key id, then the hash of the public id: reveals an id that is used twice.
     ids: Sorter<S::File>,
     sections: Sections,
     org_limits: BTreeMap<OrgId, LimitSet>,
@@ -39,12 +39,12 @@ pub struct BodyBuilder<S: Spool> {
     removals: BTreeMap<Digest, (KeyId, RemovalOf)>,
     keys: u64,
     pairs: u64,
-    /// Without what the owners add.
+    /// Not including what the owners add.
     text_bytes: u64,
     texts: u64,
 }
 
-/// What a removal takes away.
+/// What a removal removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RemovalOf {
     /// The key: it has no secret left.
@@ -53,7 +53,7 @@ pub enum RemovalOf {
     Secret,
 }
 
-/// A finished body, with what its manifest states of it.
+/// A finished body, with what its manifest will state about it.
 #[derive(Debug)]
 pub struct BuiltBody<F> {
     pub(crate) format: TableFormat,
@@ -105,7 +105,7 @@ impl<S: Spool> BodyBuilder<S> {
         self.unheld = UnheldBy::new(format);
     }
 
-    /// States the limits of an org. None of them: a patch takes them away.
+    /// States the limits of an org. If there are none, a patch removes them.
     pub fn org_limits(&mut self, org: &OrgId, limits: &LimitSet) -> Result<(), BuildError> {
         if limits.len() > LimitSet::MOST {
             return Err(BuildError::Limits(org.as_str().into()));
@@ -130,7 +130,7 @@ impl<S: Spool> BodyBuilder<S> {
         };
         let expires = match spec.expires {
             None => 0,
-            // A key that expired at the epoch has expired all the same a second later.
+            // A key that expired at the epoch still counts as expired one second later.
             Some(at) => u32::try_from(at.max(1)).map_err(|_| BuildError::Expiry(spec.id))?,
         };
         let mut entry = Vec::with_capacity(ENTRY + spec.name.len() + 40);
@@ -163,7 +163,7 @@ impl<S: Spool> BodyBuilder<S> {
         Ok(())
     }
 
-    /// A secret that a patch takes out of its base.
+    /// Removes a secret of the base in a patch.
     pub(crate) fn remove(&mut self, digest: Digest, id: KeyId, of: RemovalOf) {
         self.removals.insert(digest, (id, of));
     }
@@ -256,7 +256,7 @@ impl<S: Spool> BodyBuilder<S> {
     }
 }
 
-/// What holds of one key by itself.
+/// What a single key must satisfy.
 fn check(spec: &KeySpec) -> Result<(), BuildError> {
     let id = spec.id;
     if !KeySpec::is_name(&spec.name) {

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::core::{KeyId, LimitSet};
 
-/// Why keys do not make a table. Everything but `Io` is the registry's author's to mend.
+/// Why keys do not make a table. The registry's author has to fix everything except `Io`.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     #[error("{0} and {1} have one digest: the same secret twice")]
@@ -24,7 +24,7 @@ pub enum BuildError {
         list(.shown, *.more)
     )]
     Format {
-        /// What cannot be held, the first of it.
+        /// The first things that cannot be held.
         shown: Vec<Unheld>,
         /// How many more there are.
         more: u64,

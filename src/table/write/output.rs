@@ -1,4 +1,4 @@
-//! The body's way out: written, counted and hashed in one go. Imports core only.
+//! The output of the body: written, counted and hashed in one pass. Imports core only.
 
 use std::io::{self, BufReader, BufWriter, Read, Write};
 

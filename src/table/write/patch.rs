@@ -1,5 +1,5 @@
-//! What changed since a table: drafted from a comparison, or change by change over the patch
-//! before. Imports core only.
+//! What changed since a table: drafted from a comparison, or change by change over the previous
+//! patch. Imports core only.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Cursor;
@@ -16,7 +16,7 @@ use crate::table::keyset::KeySet;
 use crate::table::manifest::{Base, Issue, Manifest};
 use crate::table::refusal::Refusal;
 
-/// A patch being put together. Cumulative: it replaces every earlier patch over its base.
+/// A patch in preparation. Cumulative: it replaces every earlier patch over its base.
 #[derive(Debug)]
 pub struct PatchDraft {
     base: Base,
@@ -26,12 +26,12 @@ pub struct PatchDraft {
     formats: Vec<KeyFormat>,
 }
 
-/// What a patch has to know of the table that it is over. The table itself need not be at hand: its
-/// [manifest](Manifest) says the first two, and who made it knows the third.
+/// What a patch has to know about its base. The table itself is not needed: its
+/// [manifest](Manifest) states the first two, and its maker knows the third.
 #[derive(Clone, Debug)]
 pub struct PatchBase {
     pub base: Base,
-    /// Readers of the table have to read the patch as well.
+    /// Readers of the table have to be able to read the patch as well.
     pub format: TableFormat,
     pub formats: Vec<KeyFormat>,
 }
@@ -43,7 +43,7 @@ pub struct PatchDifference<'t> {
     draft: PatchDraft,
     /// Records of the table that the target has as well, changed or not.
     seen: Vec<bool>,
-    /// Tells a key that is gone from a pair that has ended its rotation.
+    /// Distinguishes a removed key from a pair that has ended its rotation.
     left: HashSet<KeyId>,
 }
 
@@ -64,7 +64,7 @@ pub enum PatchError {
 // === impl PatchBase ===
 
 impl PatchBase {
-    /// Of the table with this manifest. `None`: it is written in a version that this program does not
+    /// The base with this manifest. `None`: it is written in a version that this program does not
     /// know.
     pub fn of(manifest: &Manifest, formats: impl IntoIterator<Item = KeyFormat>) -> Option<Self> {
         Some(Self {
@@ -78,13 +78,13 @@ impl PatchBase {
 // === impl PatchDifference ===
 
 impl<'t> PatchDifference<'t> {
-    /// Compared with no key yet.
+    /// Not compared with any key yet.
     pub fn from(table: &'t Table) -> Self {
         let seen = vec![false; table.body().records().len()];
         Self { table, draft: PatchDraft::over(table), seen, left: HashSet::new() }
     }
 
-    /// A record that there should be. They come in any order.
+    /// A record that should exist. They may arrive in any order.
     pub fn push(&mut self, spec: KeySpec) {
         self.left.insert(spec.id);
         let body = self.table.body();
@@ -98,7 +98,7 @@ impl<'t> PatchDifference<'t> {
         }
     }
 
-    /// All were pushed: what is left of the table is gone.
+    /// All were pushed: table records that were not seen are removed.
     pub fn finish(mut self) -> PatchDraft {
         for (found, seen) in self.table.body().iter().zip(self.seen) {
             if !seen {
@@ -125,12 +125,12 @@ impl PatchDraft {
         })
     }
 
-    /// No change yet, over a table that need not be at hand.
+    /// No change yet, over a table that need not be available.
     pub fn over_base(PatchBase { base, format, formats }: PatchBase) -> Self {
         Self { base, format, changes: BTreeMap::new(), org_limits: BTreeMap::new(), formats }
     }
 
-    /// Goes on from a patch: everything that it states stays stated. Needs no table.
+    /// Continues from a patch: everything that it states stays stated. Needs no table.
     pub fn after(patch: &Patch) -> Option<Self> {
         let mut draft = Self {
             base: patch.manifest().base?,
@@ -153,31 +153,31 @@ impl PatchDraft {
         Some(draft)
     }
 
-    /// Everything in which `target` differs from `table`. `target` comes in any order.
+    /// All differences between `target` and `table`. `target` may be in any order.
     pub fn difference(table: &Table, target: impl IntoIterator<Item = KeySpec>) -> Self {
         let mut difference = PatchDifference::from(table);
         target.into_iter().for_each(|spec| difference.push(spec));
         difference.finish()
     }
 
-    /// States a key: added, or as it now is.
+    /// States a key: added, or in its new form.
     pub fn put(&mut self, spec: KeySpec) {
         self.changes.insert(spec.digest, PatchChange::Put(Box::new(spec)));
     }
 
-    /// States that a secret is gone, or with it the whole key.
+    /// States that a secret is gone, and possibly the whole key with it.
     pub fn remove(&mut self, digest: Digest, id: KeyId, of: RemovalOf) {
         self.changes.insert(digest, PatchChange::Remove { id, of });
     }
 
-    /// The version to write, unless it is to be that of what it is drafted from: readers of the
-    /// base have to read the patch as well.
+    /// The version to write, if it differs from that of the draft's origin: readers of the base
+    /// have to be able to read the patch as well.
     pub fn set_format(&mut self, format: TableFormat) {
         self.format = format;
     }
 
-    /// States the limits of orgs as they now are: those of `table` that differ, and those that it
-    /// has and `target` has not.
+    /// States the current limits of orgs: those that differ from `table`, and those in the table
+    /// that `target` lacks.
     pub fn org_limits(&mut self, table: &Table, target: &BTreeMap<OrgId, LimitSet>) {
         let body = table.body();
         self.org_limits = target
@@ -192,7 +192,7 @@ impl PatchDraft {
         }
     }
 
-    /// States the limits of an org as they now are; none take away what the table states.
+    /// States the current limits of an org; an empty set removes what the table states.
     pub fn state_org_limits(&mut self, org: OrgId, limits: LimitSet) {
         self.org_limits.insert(org, limits);
     }
@@ -232,7 +232,7 @@ impl PatchDraft {
 }
 
 /// The keys of a table with its patch and all restrictions folded in: what the next table is built
-/// from when there is no registry at hand.
+/// from when no registry is available.
 pub fn fold(set: &KeySet) -> impl Iterator<Item = KeySpec> {
     set.iter().filter_map(|entry| entry.to_spec())
 }

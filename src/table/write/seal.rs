@@ -1,5 +1,5 @@
-//! A file on its way to be signed. The signature is made elsewhere: by the signer's key, by
-//! `openssl pkeyutl -sign -rawin`, by an HSM. Imports core only.
+//! A file about to be signed. The signature is made elsewhere: by the signer's key, by `openssl
+//! pkeyutl -sign -rawin`, by an HSM. Imports core only.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
@@ -14,7 +14,7 @@ use crate::table::refusal::Refusal;
 use crate::table::signer_id::SignerId;
 use crate::table::trust::PublicKey;
 
-/// A table or patch whose content is fixed and that may yet be signed.
+/// A table or patch whose content is fixed and that can still be signed.
 #[derive(Debug)]
 pub struct Draft<F> {
     manifest: Manifest,
@@ -61,12 +61,12 @@ impl<F> BuiltBody<F> {
         self.sha256
     }
 
-    /// States what it is, as a table.
+    /// Makes it a table, with its manifest.
     pub fn into_table(self, issue: Issue) -> Result<Draft<F>, Refusal> {
         self.into_draft(FileKind::Table, None, issue)
     }
 
-    /// States what it is, as a patch over `base`.
+    /// Makes it a patch over `base`, with its manifest.
     pub(crate) fn into_patch(self, base: Base, issue: Issue) -> Result<Draft<F>, Refusal> {
         self.into_draft(FileKind::Patch, Some(base), issue)
     }
@@ -99,7 +99,7 @@ impl<F> BuiltBody<F> {
         if text.len() > MAX_MANIFEST {
             return Err(bad(format!("{} bytes, at most {MAX_MANIFEST} are allowed", text.len())));
         }
-        // What a reader would refuse is not worth a signature.
+        // A file that readers would refuse is not worth a signature.
         let message = Envelope::message_of(self.format, &text);
         let manifest = Manifest::parse(&Envelope::parse(&Envelope::head_of(&message, &[]))?)?;
         Ok(Draft { manifest, message, signatures: Vec::new(), body: self.file, body_at: 0 })
@@ -109,8 +109,8 @@ impl<F> BuiltBody<F> {
 // === impl Draft ===
 
 impl<F: Read + Seek> Draft<F> {
-    /// A file that was written before, signed or not. Its body is held against its manifest, so
-    /// that nobody is asked to sign what readers will refuse.
+    /// A file that was written before, signed or not. Its body is checked against its manifest, so
+    /// that nobody is asked to sign a file that readers will refuse.
     pub fn read(mut file: F) -> Result<Self, SealError> {
         file.seek(SeekFrom::Start(0))?;
         let bound = 16 + MAX_MANIFEST + MAX_SIGNATURES * size_of::<SignatureEntry>() + 64;

@@ -17,7 +17,7 @@ pub(super) struct Interner<T> {
     numbers: HashMap<T, u32>,
 }
 
-/// What is interned while keys come in.
+/// What is interned while keys arrive.
 #[derive(Default)]
 pub(super) struct Sections {
     pub orgs: Interner<Box<str>>,
@@ -25,7 +25,7 @@ pub(super) struct Sections {
     pub owners: Interner<Owner>,
 }
 
-/// The side tables in their final order, and what the numbers of the interners became.
+/// The side tables in their final order, and the new values of the interners' numbers.
 pub(super) struct Interned {
     pub grants: Vec<RawGrant>,
     pub grant_of: Vec<u32>,
@@ -46,7 +46,7 @@ pub(super) struct Interned {
 #[derive(Default)]
 pub(super) struct Uses(Vec<u64>);
 
-/// The place of each set of limits.
+/// The position of each set of limits.
 #[derive(Default)]
 struct LimitSets<'l> {
     rows: Vec<RawLimit>,
@@ -56,8 +56,7 @@ struct LimitSets<'l> {
 // === impl Sections ===
 
 impl Sections {
-    /// In canonical order: equal content gives equal bytes, in whatever order the keys came
-    /// in.
+    /// In canonical order: equal content gives equal bytes, in whatever order the keys arrived.
     pub(super) fn intern(
         mut self,
         format: TableFormat,
@@ -101,7 +100,7 @@ impl Sections {
                 }
                 TableFormat::V2 => {
                     let [first, count] = limits.place(&grant.limits);
-                    // Checked when the key came in.
+                    // Checked when the key arrived.
                     let sunset = grant.sunset.map_or(0, |at| u32::try_from(at.max(1)).unwrap_or(0));
                     [first, count, sunset]
                 }
@@ -127,7 +126,7 @@ impl Sections {
         let mut distinct: Vec<RawGrant> = Vec::with_capacity(raws.len());
         let mut states = Vec::with_capacity(raws.len());
         for (raw, number) in raws {
-            // `not_before` 0 and none are written alike, so that two grants may become one.
+            // `not_before` 0 and none are written the same way, so two grants may become one.
             if distinct.last() != Some(&raw) {
                 distinct.push(raw);
                 states.extend(grants.get(number).cloned());
@@ -168,7 +167,7 @@ impl Sections {
 // === impl Interned ===
 
 impl Interned {
-    /// What the texts say of an owner.
+    /// What the texts say about an owner.
     pub(super) fn owner_text(&self, number: u32) -> String {
         self.owner_of.get(number as usize).map(ToString::to_string).unwrap_or_default()
     }
@@ -190,7 +189,7 @@ impl Uses {
         }
     }
 
-    /// Bytes of all numbers in the texts, without the zero bytes behind them.
+    /// Bytes of all numbers in the texts, without the zero bytes after them.
     pub(super) fn bytes(&self, side: &Interned) -> u64 {
         let length = |number: usize| side.owner_text(number as u32).len() as u64;
         self.0.iter().enumerate().map(|(number, uses)| uses * length(number)).sum()
@@ -224,7 +223,7 @@ impl<'l> LimitSets<'l> {
     }
 }
 
-/// The networks of all grants, each set once, and the place of each grant's.
+/// The networks of all grants, each set once, and the position of each grant's.
 fn networks(grants: &[Grant]) -> Result<(Vec<RawNetwork>, Vec<[u32; 2]>), BuildError> {
     let sets: BTreeSet<_> =
         grants.iter().map(|g| &g.networks).filter(|networks| !networks.is_empty()).collect();
@@ -238,7 +237,7 @@ fn networks(grants: &[Grant]) -> Result<(Vec<RawNetwork>, Vec<[u32; 2]>), BuildE
     Ok((raws, of))
 }
 
-/// The owners, sorted and without repetition, and the offset of each given one.
+/// The owners, sorted and without duplicates, and the offset of each given one.
 fn owners(items: &[Owner]) -> (Vec<u8>, Vec<u32>) {
     let text = |owner: &Owner| {
         let view = owner.view();
@@ -247,7 +246,7 @@ fn owners(items: &[Owner]) -> (Vec<u8>, Vec<u32>) {
     strings(items, text)
 }
 
-/// A section of strings, sorted and without repetition, and the offset of each given one.
+/// A section of strings, sorted and without duplicates, and the offset of each given one.
 fn strings<T>(items: &[T], text: impl Fn(&T) -> String) -> (Vec<u8>, Vec<u32>) {
     let mut offsets: BTreeMap<String, u32> = items.iter().map(|i| (text(i), 0)).collect();
     let mut bytes = Vec::new();
@@ -268,7 +267,7 @@ impl<T: std::hash::Hash + Eq> Interner<T> {
         *self.numbers.entry(value).or_insert(next)
     }
 
-    /// The values by their numbers.
+    /// The values, ordered by number.
     fn take(&mut self) -> Vec<T> {
         let mut pairs: Vec<_> = std::mem::take(&mut self.numbers).into_iter().collect();
         pairs.sort_unstable_by_key(|(_, number)| *number);

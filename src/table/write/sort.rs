@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 
-/// Gives out empty files for what does not fit in memory. They are dropped when done with.
+/// Provides empty files for data that does not fit in memory. They are dropped after use.
 pub trait Spool {
     type File: Read + Write + Seek;
 
@@ -20,7 +20,8 @@ pub struct InMemory;
 pub(crate) struct Sorter<F> {
     memory: usize,
     arena: Vec<u8>,
-    /// The first eight bytes, big-endian, and the place of the string: most comparisons need no more.
+    /// The first eight bytes, big-endian, and the position of the string: most comparisons need no
+    /// more.
     order: Vec<(u64, usize, u16)>,
     runs: Vec<F>,
 }
@@ -64,7 +65,7 @@ impl<F: Read + Write + Seek> Sorter<F> {
     ) -> io::Result<()> {
         let length = u16::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let entry = size_of::<(u64, usize, u16)>();
-        // Vectors grow by doubling, so half of the bound is what may be filled.
+        // Vectors grow by doubling, so only half of the bound may be filled.
         let used = self.arena.len() + bytes.len() + (self.order.len() + 1) * entry;
         if used > self.memory / 2 && !self.order.is_empty() {
             self.spill(spool)?;

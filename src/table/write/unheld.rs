@@ -7,7 +7,7 @@ use crate::table::format::TableFormat;
 /// How many an error names.
 const SHOWN: usize = 20;
 
-/// Gathers what a format has no place for.
+/// Collects what a format has no place for.
 #[derive(Debug)]
 pub struct UnheldBy {
     format: TableFormat,
@@ -47,7 +47,7 @@ impl UnheldBy {
 
     fn add(&mut self, whose: &str, what: &'static str) {
         let unheld = Unheld { whose: whose.into(), what };
-        // The two secrets of a pair say the same.
+        // The two secrets of a pair report the same.
         match self.shown.contains(&unheld) {
             true => {}
             false if self.shown.len() < SHOWN => self.shown.push(unheld),

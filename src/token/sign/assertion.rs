@@ -1,6 +1,5 @@
-//! The signed assertion: who calls, as keygate has decided it, in a token that the service can verify
-//! with a public key alone.
-//! Imports `core`.
+//! The signed assertion: who calls, as keygate has decided, in a token that the service can verify
+//! with just a public key. Imports `core`.
 
 use http::HeaderName;
 use serde::Serialize;
@@ -8,7 +7,7 @@ use serde::Serialize;
 use super::{MintedToken, PublicTokenKey, SigningFailed, TokenKey, TokenLife};
 use crate::core::{Environment, KeyView, Now};
 
-/// `[assertion]`: what assertions say and what signs them.
+/// `[assertion]`: what assertions say and which key signs them.
 #[derive(Debug)]
 pub struct Assertions {
     /// Only keygate may set it.
@@ -19,16 +18,16 @@ pub struct Assertions {
     pub life: u64,
     pub binding: AssertionBinding,
     pub key: TokenKey,
-    /// Published beside that of `key`: of a key that signs soon, or has signed before.
+    /// Published next to that of `key`: for a key that will sign soon, or has signed before.
     pub also_published: Vec<PublicTokenKey>,
 }
 
-/// What an assertion is good for.
+/// What an assertion is valid for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AssertionBinding {
     /// Every request of its key.
     Key,
-    /// One request: it names method, path and id.
+    /// One request: the assertion names method, path and id.
     Request,
 }
 
@@ -36,7 +35,7 @@ pub enum AssertionBinding {
 #[derive(Clone, Copy, Debug)]
 pub struct BoundRequest<'r> {
     pub method: &'r str,
-    /// As it is sent, without the query.
+    /// As sent to the service, without the query.
     pub path: &'r str,
     pub request_id: &'r str,
 }
@@ -70,8 +69,8 @@ impl Assertions {
         self.key.public().into_iter().chain(self.also_published.iter().copied()).collect()
     }
 
-    /// What keygate says of a request with `key` to the service of `audience`. `bound`: only of this
-    /// one.
+    /// What keygate tells the service of `audience` about a request with `key`. `bound`: valid only
+    /// for this one.
     ///
     /// # Errors
     /// The library could not sign.

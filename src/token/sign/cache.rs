@@ -1,4 +1,4 @@
-//! Tokens that were made, by key, while they may be used again. Bounded, and without timers.
+//! Tokens that were made, by key, for as long as they may be reused. Bounded, and without timers.
 //! Imports `core`.
 
 use std::cell::RefCell;
@@ -38,7 +38,7 @@ struct CachedToken {
     renew_ns: u64,
 }
 
-/// Keys whose token is kept: about 2 MiB.
+/// How many keys have their token kept: about 2 MiB.
 pub const MOST_TOKENS: usize = 4096;
 
 // === impl MintedCache ===
@@ -54,7 +54,7 @@ impl MintedCache {
         self.halves.borrow_mut().get(TokenOf::of(admitted)?, now_ns)
     }
 
-    /// Keeps the token of the key, in place of one that it may have.
+    /// Keeps the token of the key, replacing a former one.
     pub fn keep(&self, admitted: &Admitted<'_>, token: MintedToken) -> Rc<str> {
         let text: Rc<str> = token.text.into();
         let cached = CachedToken { text: Rc::clone(&text), renew_ns: token.renew_ns };

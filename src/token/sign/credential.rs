@@ -1,6 +1,5 @@
-//! The upstream credential: what a service that insists on a credential of its own gets with every
-//! admitted request.
-//! Imports `core`.
+//! The upstream credential: for a service that insists on a credential of its own, sent with every
+//! admitted request. Imports `core`.
 
 use http::{HeaderName, HeaderValue};
 use zeroize::Zeroizing;
@@ -12,7 +11,7 @@ use crate::core::{KeyView, Now, OwnerView};
 /// `[upstream.credential]`.
 #[derive(Debug)]
 pub struct UpstreamCredential {
-    /// Taken out of every admitted request first.
+    /// First removed from every admitted request.
     pub field: HeaderName,
     pub form: CredentialForm,
 }
@@ -25,7 +24,7 @@ pub enum CredentialForm {
     Token(UpstreamTokens),
 }
 
-/// A field's value. Shows nothing of itself, and is wiped when it is dropped.
+/// A field's value. Never prints itself, and is wiped when it is dropped.
 pub struct FixedCredential(Zeroizing<Box<str>>);
 
 /// Tokens of the kind that the service gives its own users.
@@ -35,7 +34,7 @@ pub struct UpstreamTokens {
     pub claims: ClaimsTemplate,
     /// In seconds, at most five minutes.
     pub life: u64,
-    /// In front of the token: `Bearer `, or nothing.
+    /// Prefix of the token: `Bearer `, or nothing.
     pub scheme: &'static str,
 }
 
@@ -43,14 +42,14 @@ pub struct UpstreamTokens {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoToken {
     Failed,
-    /// The claims ask for what the key does not have.
+    /// The claims require something that the key does not have.
     Missing(ClaimSlot),
 }
 
 // === impl UpstreamCredential ===
 
 impl UpstreamCredential {
-    /// What the claims ask for and this key does not have.
+    /// What the claims require and this key does not have.
     pub fn missing(&self, key: &KeyView<'_>, owner: Option<OwnerView<'_>>) -> Option<ClaimSlot> {
         match &self.form {
             CredentialForm::Fixed(_) => None,
@@ -58,7 +57,7 @@ impl UpstreamCredential {
         }
     }
 
-    /// Every claim that asks for what `key` does not have.
+    /// Every claim that requires something `key` does not have.
     pub fn all_missing(&self, key: &KeyView<'_>, owner: Option<OwnerView<'_>>) -> Vec<ClaimSlot> {
         match &self.form {
             CredentialForm::Fixed(_) => Vec::new(),
@@ -70,8 +69,8 @@ impl UpstreamCredential {
 // === impl FixedCredential ===
 
 impl FixedCredential {
-    /// The value in a file's bytes, without the white space around it. `None`: it is no field value
-    /// of 1 to 4,096 visible ASCII characters and spaces.
+    /// The value in a file's bytes, without surrounding white space. `None`: it is not a field
+    /// value of 1 to 4,096 visible ASCII characters and spaces.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         let value = bytes.trim_ascii();
         let fits = (1..=4096).contains(&value.len())

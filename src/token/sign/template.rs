@@ -1,6 +1,5 @@
 //! The claims of an upstream credential: a JSON object of literals and of slots, each of which is a
-//! whole value. Compiled once; a token is its pieces, one after the other.
-//! Imports `core`.
+//! whole value. Compiled once; a token consists of its pieces, one after the other. Imports `core`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,7 +16,7 @@ pub struct ClaimsTemplate {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
-    /// JSON as it stands.
+    /// Literal JSON.
     Text(Box<str>),
     Slot(ClaimSlot),
 }
@@ -37,7 +36,7 @@ pub enum ClaimSlot {
     Permissions,
 }
 
-/// What the slots are filled with.
+/// The values for the slots.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClaimValues<'k> {
     pub(super) key: &'k KeyView<'k>,
@@ -146,7 +145,7 @@ impl ClaimsTemplate {
         Ok(Self { pieces: compiled.finish() })
     }
 
-    /// The slots that this key has no value for. None: a token can be made for it.
+    /// The slots that this key has no value for. If there are none, a token can be made for it.
     pub fn missing<'t>(
         &'t self,
         key: &'t KeyView<'_>,
@@ -199,7 +198,7 @@ fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// Pieces so far; text that follows text is one.
+/// The pieces so far; consecutive texts are merged.
 #[derive(Default)]
 struct Compiled {
     pieces: Vec<Piece>,
@@ -255,7 +254,7 @@ impl Compiled {
     }
 }
 
-/// A slot, or the text that is meant: `$$` is a dollar sign.
+/// A slot, or literal text: `$$` is a dollar sign.
 fn slot_or_text(text: &str) -> Result<Result<ClaimSlot, String>, TemplateFault> {
     if let Some(slot) = ClaimSlot::ALL.into_iter().find(|slot| slot.as_str() == text) {
         return Ok(Ok(slot));
@@ -269,7 +268,7 @@ fn slot_or_text(text: &str) -> Result<Result<ClaimSlot, String>, TemplateFault> 
     }
 }
 
-/// Begins the message of a name that an object has twice: a reader would choose one of the two.
+/// Begins the message about a name that an object has twice: a reader would choose one of the two.
 const TWICE: &str = "twice: ";
 
 impl<'de> Deserialize<'de> for Shape {
