@@ -1,4 +1,4 @@
-//! Are configuration and table fit for each other? Says so before a sidecar is started with them.
+//! Do configuration and table fit together? This answers before a sidecar is started with them.
 //! Imports core, config, exposure, mounts, reload, table and wording.
 
 mod limits;
@@ -29,7 +29,7 @@ pub use self::load::{Instead, LoadError, load};
 /// A user token, judged by the files on this machine.
 pub use crate::reload::judge_offline;
 
-/// What was looked at, and what deserves a second look.
+/// What was checked, and what deserves a second look.
 #[derive(Debug, Serialize)]
 pub struct CheckReport {
     pub config: String,
@@ -38,10 +38,10 @@ pub struct CheckReport {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub upstreams: BTreeMap<String, Vec<String>>,
     pub sources: usize,
-    /// `None`: the table was not looked at.
+    /// `None`: the table was not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<TableReport>,
-    /// What is wrong between the two; a start would go on all the same.
+    /// Mismatches between the two; a start would proceed all the same.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<Finding>,
     pub findings: Vec<Finding>,
@@ -59,7 +59,7 @@ pub struct TableReport {
     pub revoked: u64,
     /// Keys that are planted to be stolen.
     pub canary: u64,
-    /// Keys that are active, have not run out, and fit this deployment's environment.
+    /// Keys that are active, have not expired, and fit this deployment's environment.
     pub usable: u64,
 }
 
@@ -75,10 +75,10 @@ pub struct Finding {
     pub hint: Option<String>,
 }
 
-/// Keys that open nothing are named one by one up to this many.
+/// Up to this many keys that open nothing are named individually.
 const NAMED: usize = 20;
 
-/// What can be said of the configuration without a table. `serve` logs the same at its start and
+/// What can be said about the configuration without a table. `serve` logs the same at its start and
 /// after a reload.
 pub fn notes(config: &Config, now: Now) -> Vec<Finding> {
     let mut findings: Vec<Finding> = config
@@ -100,7 +100,7 @@ pub fn notes(config: &Config, now: Now) -> Vec<Finding> {
     findings
 }
 
-/// A patch beside the table that nobody reads: revocations in it would wait for the next table.
+/// A patch next to the table that nothing reads: revocations in it would wait for the next table.
 fn unread_patch(config: &Config, findings: &mut Vec<Finding>) {
     let (TableSource::Path(table), None) = (&config.table.source, &config.table.patch) else {
         return;
@@ -119,13 +119,13 @@ fn unread_patch(config: &Config, findings: &mut Vec<Finding>) {
     }
 }
 
-/// `loaded`: `None` to look at the configuration alone.
+/// `loaded`: `None` to check only the configuration.
 pub fn check(file: &Path, config: &Config, loaded: Option<&Preview>, now: Now) -> CheckReport {
     let mut findings = notes(config, now);
     if let Ok(mounts) = Mounts::read() {
         mounted_alone(file, config, &mounts, &mut findings);
     }
-    // A look at the configuration alone says the same on every machine.
+    // A check of only the configuration reports the same on every machine.
     if loaded.is_some() {
         exposed(config, &mut findings);
     }
@@ -178,7 +178,7 @@ fn routes_by_upstream(config: &Config) -> BTreeMap<String, Vec<String>> {
     by_name
 }
 
-/// What can be said of the routes without a table.
+/// What can be said about the routes without a table.
 fn routes_alone(config: &Config, findings: &mut Vec<Finding>) {
     let settings = &config.settings;
     let takes_all = settings.sources.iter().any(|source| match source {
@@ -259,7 +259,7 @@ fn observed(observe: &Observe, now: Now, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Files whose replacement a sidecar that runs here would never see.
+/// Files whose replacement a sidecar running here would never see.
 fn mounted_alone(file: &Path, config: &Config, mounts: &Mounts, findings: &mut Vec<Finding>) {
     let watched = config.watched_files();
     let named = watched.iter().map(|watched| (watched.key, watched.path.as_path()));
@@ -306,7 +306,7 @@ fn together(config: &Config, keys: &KeySet, now: Now, findings: &mut Vec<Finding
     let mut stranded: [u64; 2] = [0, 0];
     let carried = carried(&config.settings.sources);
     let mut nameless: Vec<_> = (0..=config.upstreams.len()).map(NamelessKeys::of).collect();
-    // Many keys share a grant; whether it opens anything is asked once for each.
+    // Many keys share a grant; whether it opens anything is decided once for each.
     let mut verdicts: HashMap<*const Grant, bool> = HashMap::new();
     for entry in keys.iter() {
         let view = entry.view;
@@ -393,7 +393,7 @@ fn together(config: &Config, keys: &KeySet, now: Now, findings: &mut Vec<Finding
     }
 }
 
-/// Keys that the credential of one upstream has no claims for, by the claim that is missing first.
+/// Keys that lack a claim of one upstream's credential, by the first claim that is missing.
 #[derive(Default)]
 struct NamelessKeys {
     /// 0: `[upstream]`; n: the n-th of `[upstreams.NAME]`.
@@ -472,7 +472,7 @@ struct CarriedKinds {
     singles: bool,
 }
 
-/// Which kinds of keys the sources take.
+/// Which kinds of keys the sources accept.
 fn carried(sources: &[CredentialSource]) -> CarriedKinds {
     let is_pair = |source: &CredentialSource| {
         matches!(
@@ -519,7 +519,7 @@ impl Finding {
 }
 
 impl Finding {
-    /// For a log line, which says itself how grave it is.
+    /// For a log line, which has its own severity.
     pub fn text(&self) -> String {
         let hint = self.hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
         format!("{}: {}{hint}", self.subject, self.message)

@@ -1,5 +1,5 @@
-//! One decision, told in full: the same [`decide`] as the proxy's, without a request. Imports core
-//! and config; the keys are handed in. What it says is for the operator, not for callers.
+//! One decision, explained in full: the same [`decide`] as the proxy's, without a request. Imports
+//! core and config; the keys are passed in. The explanation is for the operator, not for callers.
 
 mod answer;
 mod charges;
@@ -40,7 +40,7 @@ pub struct Ask<'a> {
 
 #[derive(Clone, Copy)]
 pub enum Credential<'a> {
-    /// One that is not ours: a user's token.
+    /// A credential that is not ours: a user's token.
     Foreign,
     /// As if the key's holder had presented it: the secret is not known here.
     Key {
@@ -57,14 +57,14 @@ pub enum Credential<'a> {
     Token(&'a Result<Arc<UserToken>, TokenFault>),
 }
 
-/// Stands for the id that each request gets.
+/// Placeholder for the id that each request gets.
 const REQUEST_ID: &str = "REQUEST-ID";
 
-/// Stand for tokens, which nobody needs to see here.
+/// Placeholders for tokens, which nobody needs to see here.
 const ASSERTION: &str = "ASSERTION";
 const CREDENTIAL: &str = "CREDENTIAL";
 
-/// `keys`: `None` where no table is loaded.
+/// `keys`: `None` if no table is loaded.
 pub fn explain<K: KeyLookup>(settings: &Settings, keys: Option<&K>, ask: &Ask<'_>) -> Explained {
     let path = ask.target.split_once('?').map_or(ask.target, |(path, _)| path);
     if path.contains(path::NOT_IN_TARGETS) || ask.target.contains('#') {
@@ -122,7 +122,7 @@ fn presented<K: KeyLookup>(
                 carriers.find(|(kind, _)| ask.source.is_none_or(|wanted| wanted == *kind));
             let presented = match &carrier {
                 Some((_, prefixes)) if prefixes.own(secret) => Presented::Single(secret),
-                // Where no source looks, there is nothing.
+                // If no source looks there, nothing was presented.
                 None => Presented::Nothing,
                 Some(_) => Presented::Foreign,
             };
@@ -228,7 +228,7 @@ fn told<K: KeyLookup>(
     Explained { observing, ..answer }
 }
 
-/// A target that was read, with what is wrong with it.
+/// A parsed target, with what is wrong with it.
 #[derive(Clone, Copy)]
 struct JudgedTarget<'t> {
     path: &'t str,
@@ -251,7 +251,7 @@ fn kind(source: &CredentialSource) -> &'static str {
     }
 }
 
-/// What makes a single secret in this source ours; `None`: it carries pairs.
+/// What marks a single secret in this source as ours; `None`: it carries pairs.
 fn prefixes(source: &CredentialSource) -> Option<Prefixes> {
     match source {
         CredentialSource::Basic { form: BasicForm::Pair, .. } | CredentialSource::Pair { .. } => {

@@ -1,9 +1,9 @@
 //! The webhook that puts sidecars into pods on their way into a cluster: `keygatectl webhook`. Only
 //! with the feature `kubernetes`.
 //!
-//! A review is answered from its bytes and the settings alone (`review`); nothing is asked of the API
-//! server meanwhile. Imports clock, cluster, config, core, exit, inject, manage, serving, telemetry,
-//! tls and wording.
+//! A review is answered from only its bytes and the settings (`review`), without asking the API
+//! server. Imports clock, cluster, config, core, exit, inject, manage, serving, telemetry, tls and
+//! wording.
 
 pub mod authority;
 pub mod certificate;

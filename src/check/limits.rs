@@ -1,4 +1,4 @@
-//! Limits that the table states against the policies and costs that the configuration has. Imports
+//! Compares limits that the table states with the policies and costs of the configuration. Imports
 //! core, table and wording.
 
 use std::collections::{BTreeMap, HashSet};
@@ -10,7 +10,7 @@ use crate::core::{
 use crate::table::KeySet;
 use crate::wording::count::count;
 
-/// What the table says of policies for keys, or for orgs.
+/// What the table states about policies for keys, or for orgs.
 #[derive(Default)]
 struct StatedLimits<'k> {
     by_name: BTreeMap<&'k str, Stated<'k>>,
@@ -28,7 +28,7 @@ struct Stated<'k> {
     limits: Vec<Limit>,
 }
 
-/// Something is wrong, and something only deserves a look.
+/// Errors, and warnings that only deserve a look.
 #[derive(Debug, Default)]
 pub(super) struct LimitFindings {
     pub(super) errors: Vec<Finding>,
@@ -48,7 +48,7 @@ pub(super) fn look(policies: &LimitPolicies, routes: &RouteTable, keys: &KeySet)
             found.quota(policies, stated);
         }
     }
-    // A name may be unknown for keys and orgs alike.
+    // A name may be unknown for both keys and orgs.
     found.warnings.dedup();
     found
 }
@@ -58,7 +58,7 @@ pub(super) fn look(policies: &LimitPolicies, routes: &RouteTable, keys: &KeySet)
 impl<'k> StatedLimits<'k> {
     fn of_keys(keys: &'k KeySet) -> Self {
         let mut stated = Self::default();
-        // Many keys share a grant: one of them stands for all.
+        // Many keys share a grant: one of them represents all.
         let mut seen: HashSet<*const Grant> = HashSet::new();
         for entry in keys.iter() {
             let grant = entry.view.grant;
@@ -140,7 +140,7 @@ impl LimitFindings {
         });
     }
 
-    /// A limit in the place of a quota that is no count for its period.
+    /// A limit in place of a quota that is not a count for its period.
     fn quota(&mut self, policies: &LimitPolicies, stated: &Stated<'_>) {
         let Some(policy) = policies.get(stated.policy) else { return };
         let Some(period) = policy.quota else { return };

@@ -1,4 +1,4 @@
-//! The table that a configuration names, loaded by the very steps of a start.
+//! The table that a configuration names, loaded by the same steps as at a start.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use crate::config::{Config, TableConfig, TableSource};
 use crate::exit::Exit;
 use crate::reload::{self, FirstLoadError, LoadFailure, Preview, SourceError, UseCounting};
 
-/// Files to look at instead of those that the configuration names.
+/// Files to check instead of those that the configuration names.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Instead<'a> {
     pub table: Option<&'a Path>,
@@ -22,7 +22,7 @@ pub struct LoadError {
     exit: Exit,
 }
 
-/// Reads, verifies and accepts as a start does. The state file is read, so that a rollback shows;
+/// Reads, verifies and accepts like a start. The state file is read, so that a rollback is noticed;
 /// nothing is written.
 pub fn load(config: &Config, instead: Instead<'_>, clock: &Clock) -> Result<Preview, LoadError> {
     let uses = UseCounting::from(&config.usage);
@@ -37,7 +37,7 @@ pub fn load(config: &Config, instead: Instead<'_>, clock: &Clock) -> Result<Prev
     reload::look_first(&config, uses, clock).map_err(|error| LoadError::of(&error, &config))
 }
 
-/// The file itself where a directory holds it; a URL without its query, which may hold a secret.
+/// The file itself if a directory holds it; a URL without its query, which may hold a secret.
 fn shown(source: &TableSource, extension: &str) -> String {
     let path = match source {
         TableSource::Path(path) => path,
@@ -76,7 +76,7 @@ impl LoadError {
                  enter every directory above it",
                 path.display()
             ),
-            // These name their path.
+            // These messages name their path.
             LoadFailure::Source(
                 named @ (SourceError::Credential(_)
                 | SourceError::NotRegular { .. }

@@ -1,5 +1,5 @@
-//! Files that say whom to trust, and that more people may write than their owner. Imports `config`
-//! and `wording`.
+//! Files that say whom to trust, and that others than their owner may write. Imports `config` and
+//! `wording`.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use super::Finding;
 use crate::config::{Config, FileWriters};
 use crate::wording::shell::quoted_path;
 
-/// A file that is not there has no finding here: whoever reads it says so.
+/// A missing file has no finding here: its reader reports it.
 pub(super) fn look(config: &Config, findings: &mut Vec<Finding>) {
     for file in config.trust_files() {
         if let Some(writers) = FileWriters::of(&file.path) {

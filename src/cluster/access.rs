@@ -24,7 +24,7 @@ pub struct ClusterOptions {
     pub api_ca: Option<PathBuf>,
 }
 
-/// The same with every default in its place.
+/// The same, with every default filled in.
 pub(super) struct ClusterAccess {
     /// Without a slash at its end.
     pub(super) url: Box<str>,
@@ -35,7 +35,7 @@ pub(super) struct ClusterAccess {
 
 impl ClusterOptions {
     /// # Errors
-    /// No URL is given, and this is no pod.
+    /// No URL is given, and this is not a pod.
     pub(super) fn resolve(&self) -> Result<ClusterAccess, ClusterError> {
         let of_pod = |name: &str| Path::new(POD_ACCOUNT).join(name);
         let (url, token, ca) = match &self.api_server {
@@ -48,7 +48,7 @@ impl ClusterOptions {
         }
         let options = UrlOptions {
             ca: self.api_ca.clone().or(ca),
-            // The kubelet replaces it every hour or so; it is read anew for every request.
+            // The kubelet replaces it every hour or so; it is read again for every request.
             bearer_file: self.api_token.clone().or(token),
             ..UrlOptions::default()
         };
@@ -56,7 +56,7 @@ impl ClusterOptions {
     }
 }
 
-/// The kubelet tells every pod.
+/// The kubelet passes it to every pod.
 fn url_of_pod() -> Result<String, ClusterError> {
     let told = |name: &str| {
         let value = std::env::var_os(name)?.into_string().ok()?;

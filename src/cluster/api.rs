@@ -1,4 +1,4 @@
-//! Requests to the API server. Blocks: it is for threads beside the runtimes.
+//! Requests to the API server. Blocks: run it on threads outside the runtimes.
 
 use std::fmt;
 use std::io::Read as _;
@@ -14,13 +14,13 @@ use crate::config::UrlOptions;
 use crate::remote;
 use crate::wording::visible::one_line;
 
-/// For one request with its answer.
+/// Time for one request with its answer.
 const WHOLE: Duration = Duration::from_secs(10);
 
 /// Longest answer: a page of 500 pods.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// Longest message of the API server that an error repeats.
+/// How much of the API server's message an error repeats at most.
 const MESSAGE: usize = 500;
 
 /// The API server as one service account reaches it.
@@ -35,7 +35,7 @@ pub struct ClusterApi {
 pub struct ObjectPath {
     /// `/api/v1` or `/apis/GROUP/VERSION`.
     group: &'static str,
-    /// `None`: of the cluster.
+    /// `None`: a cluster-wide one.
     namespace: Option<Box<str>>,
     /// `secrets`.
     kind: &'static str,
@@ -46,23 +46,23 @@ pub struct ObjectPath {
 /// How a patch is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatchForm {
-    /// RFC 7396: a list takes the place of the whole list.
+    /// RFC 7396: a list replaces the whole list.
     Merge,
-    /// Kubernetes' own: members of lists are found by their name.
+    /// Kubernetes' own form: members of lists are found by their name.
     StrategicMerge,
 }
 
 // === impl ClusterApi ===
 
 impl ClusterApi {
-    /// Asks nothing yet.
+    /// Does not ask anything yet.
     ///
     /// # Errors
-    /// This is no pod and no URL is given, or the file of the authority is of no use.
+    /// No URL is given and this is not a pod, or the file of the authority is unusable.
     pub fn new(options: &ClusterOptions) -> Result<Self, ClusterError> {
         let ClusterAccess { url, options } = options.resolve()?;
         let config = remote::agent(&url, &options)?
-            // The credential is for this server alone.
+            // The credential is for this server only.
             .max_redirects(0)
             .timeout_global(Some(WHOLE))
             .build();
@@ -70,7 +70,7 @@ impl ClusterApi {
         Ok(Self { url, options, agent })
     }
 
-    /// The object; `None`: there is none.
+    /// The object; `None`: it does not exist.
     pub fn find(&self, object: &ObjectPath) -> Result<Option<Value>, ClusterError> {
         match self.get(object, "") {
             Ok(found) => Ok(Some(found)),
@@ -92,17 +92,18 @@ impl ClusterApi {
     /// Makes an object in `collection`.
     ///
     /// # Errors
-    /// [`ClusterError::Conflict`]: there is one of its name.
+    /// [`ClusterError::Conflict`]: an object of this name exists.
     pub fn create(&self, collection: &ObjectPath, object: &Value) -> Result<Value, ClusterError> {
         let url = self.url_of(collection, FIELD_MANAGER);
         let request = self.agent.post(url).header(header::CONTENT_TYPE, "application/json");
         self.send("create", collection, request, object)
     }
 
-    /// Changes what `change` names. With a `metadata.resourceVersion` it is for that version alone.
+    /// Changes what `change` names. A `metadata.resourceVersion` in it restricts the change to that
+    /// version.
     ///
     /// # Errors
-    /// [`ClusterError::Conflict`]: the object is not of that version any more.
+    /// [`ClusterError::Conflict`]: the object no longer has that version.
     pub fn patch(
         &self,
         object: &ObjectPath,
@@ -168,15 +169,15 @@ impl ClusterApi {
     }
 }
 
-/// What no name of an object has.
+/// Characters that no name of an object has.
 const OUTSIDE_NAMES: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
 
-/// Whose fields these are, for those who read `managedFields`.
+/// The owner of these fields, for readers of `managedFields`.
 const FIELD_MANAGER: &str = "fieldManager=keygate";
 
 const UNKNOWN_ACCOUNT: &str = "it does not know the token; --api-token names another file, and in a pod the kubelet renews it";
 
-/// What a `Status` of the API says; of others only that there was one.
+/// The message of a `Status` of the API; for other answers, only that there was one.
 fn message_of(status: Option<&Value>, code: u16) -> String {
     let message = status.and_then(|status| status.get("message")?.as_str());
     let text = match message {
@@ -216,7 +217,7 @@ impl ObjectPath {
         Self { group, namespace: None, kind, name: Some(name.into()) }
     }
 
-    /// What holds it.
+    /// The collection that holds it.
     pub fn collection(&self) -> Self {
         Self { name: None, ..self.clone() }
     }
@@ -235,7 +236,7 @@ impl ObjectPath {
         }
     }
 
-    /// What to do where RBAC has no rule for it.
+    /// What to do if RBAC has no rule for it.
     fn remedy(&self) -> &'static str {
         match (self.kind, &self.name) {
             ("secrets", None) => {
@@ -255,7 +256,7 @@ impl ObjectPath {
         }
     }
 
-    /// What to do where it is not there.
+    /// What to do if it does not exist.
     fn absent(&self) -> &'static str {
         match self.kind {
             "mutatingwebhookconfigurations" => {

@@ -1,8 +1,8 @@
-//! What the API server refuses, in words that say what to do about it.
+//! The API server's refusals, in words that say what to do about them.
 
 use crate::remote::RemoteFileError;
 
-/// Why a request to the API server came to nothing.
+/// Why a request to the API server failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     #[error("--api-server: `{0}` is no URL\nhint: it begins with https:// or http://")]
@@ -43,7 +43,7 @@ pub enum ClusterError {
 // === impl ClusterError ===
 
 impl ClusterError {
-    /// Whether the object was changed since it was read, so that reading it anew is the remedy.
+    /// Whether the object was changed since it was read, so that reading it again is the remedy.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict { .. })
     }

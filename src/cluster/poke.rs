@@ -1,5 +1,6 @@
-//! `keygatectl poke`: pods read a changed ConfigMap or Secret at once. The kubelet looks at mounted
-//! objects about once a minute, and whenever the pod itself changes; so the pod gets an annotation.
+//! `keygatectl poke`: makes pods read a changed ConfigMap or Secret immediately. The kubelet checks
+//! mounted objects about once a minute, and whenever the pod itself changes; so the pod gets an
+//! annotation.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -16,7 +17,7 @@ use crate::manage::AddedCommand;
 use crate::manage::error::{Error, Result};
 use crate::manage::session::Session;
 
-/// Its value is the version of the object that pods are to read.
+/// Its value is the version of the object that pods should read.
 const ANNOTATION: &str = "keygate.dev/table-version";
 
 /// What the injector sets on every pod that has a sidecar.
@@ -25,7 +26,7 @@ const INJECTED: &str = "keygate.dev/injected";
 /// Pods in one answer of the API server.
 const PAGE: usize = 500;
 
-/// Requests at a time.
+/// Simultaneous requests.
 const AT_ONCE: usize = 8;
 
 /// Options of `keygatectl poke`.
@@ -48,11 +49,11 @@ struct PokeOptions {
     cluster: ClusterOptions,
 }
 
-/// What became of the pods.
+/// What happened to the pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct PokeReport {
     poked: usize,
-    /// They had the annotation already.
+    /// They already had the annotation.
     unchanged: usize,
     failed: Vec<String>,
 }
@@ -111,7 +112,7 @@ impl PokeOptions {
         }
     }
 
-    /// Those that are to be poked.
+    /// The pods to poke.
     fn pods(&self, api: &ClusterApi) -> std::result::Result<Vec<Value>, ClusterError> {
         let labels = match &self.selector {
             Some(selector) => format!("{INJECTED},{selector}"),
@@ -137,7 +138,7 @@ impl PokeOptions {
         }
     }
 
-    /// Whether a pod runs, or is going to, and has the object mounted.
+    /// Whether a pod runs, or will, and has the object mounted.
     fn reads(&self, pod: &Value) -> bool {
         let phase = pod.pointer("/status/phase").and_then(Value::as_str);
         let is_over = matches!(phase, Some("Succeeded" | "Failed"))
@@ -184,7 +185,7 @@ impl PokeOptions {
         report.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// False: it has the annotation.
+    /// False: it already has the annotation.
     fn poke_one(
         &self,
         api: &ClusterApi,

@@ -16,16 +16,16 @@ use crate::core::{Access, KeyView, PolicyName, Route, UserToken};
 pub struct Explained {
     /// `admitted`, `passed`, `observed` or `rejected`.
     pub verdict: &'static str,
-    /// Nothing is refused and no limit holds: `[observe]` covers this request and this caller.
+    /// Nothing is refused and no limit applies: `[observe]` covers this request and this caller.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub observing: bool,
-    /// Why it is refused, or would be were it not observed: the word of log and metric.
+    /// Why it is refused, or would be if it were not observed: the word of log and metric.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
-    /// What was wrong, where the reason has more to say.
+    /// What was wrong, if the reason has more to say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// The rule that decided; none when no rule matches.
+    /// The rule that decided; none if no rule matches.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<ExplainedRule>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,7 +35,7 @@ pub struct Explained {
     /// The limits that the request would be charged under, all of them or none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub charges: Vec<ExplainedCharge>,
-    /// Kind of the source that a secret was taken to be carried in.
+    /// Kind of the source that the secret is assumed to be in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<&'static str>,
     /// Fields that tell the service who is calling.
@@ -290,7 +290,7 @@ impl fmt::Display for ExplainedKey {
 }
 
 pub(super) fn time(unix_secs: u64) -> String {
-    // Later than the year 9999 has no RFC 3339 form.
+    // Times after the year 9999 have no RFC 3339 form.
     let at = unix_secs.min(253_402_300_799);
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(at);
     humantime::format_rfc3339_seconds(time).to_string()

@@ -10,7 +10,7 @@ use crate::core::{CallerKind, Charge, LimitSet, PolicyName, PolicyScope};
 #[derive(Debug, Serialize)]
 pub struct ExplainedCharge {
     pub policy: String,
-    /// `key`; of a user token its `subject`; or `org`: all its keys and tokens together.
+    /// `key`; for a user token its `subject`; or `org`: all its keys and tokens together.
     pub scope: &'static str,
     pub limit: String,
     /// In requests.

@@ -167,7 +167,7 @@ fn show(rows: &[InventoryRow], form: InventoryForm, session: &mut Session) -> Re
             };
             writer.write_record(TITLES).map_err(failed)?;
             for row in rows {
-                // A spreadsheet would run what begins like a formula.
+                // A spreadsheet would execute a cell that begins like a formula.
                 let safe = |cell: String| match cell.starts_with(['=', '+', '-', '@']) {
                     true => format!("'{cell}"),
                     false => cell,

@@ -1,5 +1,6 @@
-//! `inject --check`: what a cluster's objects say of who goes past keygate, or will once it is there.
-//! It reads what `kubectl get svc,pods,netpol -A -o yaml` prints, and files of workloads too.
+//! `inject --check`: what a cluster's objects reveal about who bypasses keygate, or will once it is
+//! there. It reads what `kubectl get svc,pods,netpol -A -o yaml` prints, and files of workloads
+//! too.
 
 mod policies;
 #[cfg(test)]
@@ -18,7 +19,7 @@ use super::pod::status::InjectStatus;
 use super::pod::{InjectContext, inject};
 use super::stream::{self, Endpoint, ObjectRef, Workload};
 
-/// Where nothing is ever injected.
+/// Namespaces where nothing is ever injected.
 const SYSTEM: [&str; 3] = ["kube-node-lease", "kube-public", "kube-system"];
 
 /// One line of the inventory.
@@ -27,14 +28,15 @@ pub(super) struct InventoryRow {
     pub(super) namespace: String,
     /// `svc/web`, `deploy/web`, `rs/web-5f6c`.
     pub(super) object: String,
-    /// Of a Service: its port.
+    /// For a Service: its port.
     pub(super) port: String,
-    /// Of a Service: what the port targets.
+    /// For a Service: what the port targets.
     pub(super) target: String,
     pub(super) finding: InventoryFinding,
-    /// Pods that it is about.
+    /// The number of pods concerned.
     pub(super) pods: usize,
-    /// Whether the pods have the sidecar, or what would be if they were injected.
+    /// Whether the pods have the sidecar; otherwise the row says what would happen if they were
+    /// injected.
     pub(super) injected: bool,
     pub(super) detail: String,
 }
@@ -45,9 +47,9 @@ pub(super) struct InventoryRow {
 pub(super) enum InventoryFinding {
     /// A Service leads past the sidecar to the port that it protects.
     Bypass,
-    /// An injected pod, and policies that admit the gate alone.
+    /// An injected pod, with policies that admit only the gate.
     Closed,
-    /// An annotation or label is wrong, so the pod would not be made.
+    /// An annotation or label is wrong, so the pod would not be created.
     Denied,
     /// A Service leads to the sidecar.
     Gate,
@@ -55,17 +57,18 @@ pub(super) enum InventoryFinding {
     Headless,
     /// It has no sidecar and can get one.
     Injectable,
-    /// A Service targets what no container declares.
+    /// A Service targets something that no container declares.
     NoEndpoint,
-    /// A Service selects nothing of the input.
+    /// A Service selects nothing in the input.
     NoPods,
-    /// A Service leads to another port of the pod, which nobody protects.
+    /// A Service leads to another port of the pod, which nothing protects.
     OtherPort,
-    /// An injected pod whose app is reached around the sidecar, at the pod's address.
+    /// An injected pod whose app is reachable around the sidecar, at the pod's address.
     Reachable,
     /// It gets no sidecar, and the detail says why.
     Skipped,
-    /// It runs without a sidecar although its label names an injector: none of that name has answered.
+    /// It runs without a sidecar although its label names an injector: no injector of that name has
+    /// answered.
     Unanswered,
 }
 
@@ -89,7 +92,7 @@ impl InventoryFinding {
         }
     }
 
-    /// Whether requests come past keygate, or nothing would come at all.
+    /// Whether requests bypass keygate, or nothing would arrive at all.
     pub(super) const fn is_hole(self) -> bool {
         matches!(
             self,
@@ -98,7 +101,7 @@ impl InventoryFinding {
     }
 }
 
-/// Pods of one kind, with the sidecar: theirs, or the one that they would get.
+/// Pods of one kind, with their sidecar or the one that they would get.
 struct Subject {
     object: ObjectRef,
     count: usize,
@@ -125,7 +128,7 @@ pub(super) fn inventory(documents: &[Value], settings: &InjectorSettings) -> Vec
     rows
 }
 
-/// Replicas of one owner are one, but for those from before its pods had the sidecar.
+/// Replicas of one owner count as one, except those from before its pods had the sidecar.
 fn subjects(documents: &[Value], settings: &InjectorSettings) -> Vec<Subject> {
     let mut all: BTreeMap<(ObjectRef, bool), Subject> = BTreeMap::new();
     for workload in documents.iter().flat_map(stream::workloads) {
@@ -140,7 +143,7 @@ fn subjects(documents: &[Value], settings: &InjectorSettings) -> Vec<Subject> {
     all.into_values().collect()
 }
 
-/// Who made a pod, else itself.
+/// What made a pod, or else the pod itself.
 fn owner(workload: &Workload) -> ObjectRef {
     let owners = workload.metadata["ownerReferences"].as_array().into_iter().flatten();
     let controller = owners.into_iter().find(|owner| owner["controller"] == true);

@@ -33,13 +33,13 @@ use self::steering::{SteeredPod, steer};
 use self::upstream::{unguarded, upstream_port};
 use crate::core::Digest;
 
-/// kubectl's: which container `logs` and `exec` take.
+/// From kubectl: the container that `logs` and `exec` choose.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
-/// Set by the kubelet on what it mirrors.
+/// Set by the kubelet on its mirror pods.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
-/// What is known of a pod beside itself.
+/// What is known about a pod besides its own object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InjectContext {
     /// Its namespace has the label `keygate.dev/require`: what would be skipped is denied.
@@ -63,7 +63,7 @@ pub fn inject(pod: &Value, context: &InjectContext, settings: &InjectorSettings)
             _ => InjectOutcome::Patch(Box::new(injection)),
         },
         Err(Halt::Deny(denial)) => InjectOutcome::Deny(denial),
-        // It has the sidecar: that is what the namespace demands.
+        // It has the sidecar, as the namespace demands.
         Err(Halt::Skip(SkipReason::AlreadyInjected)) => {
             InjectOutcome::Skip(SkipReason::AlreadyInjected)
         }
@@ -155,14 +155,15 @@ fn injection(pod: &Value, settings: &InjectorSettings) -> Halted<Injection> {
     let sidecar = sidecar::container(&pod_plan, &volumes, &wishes, settings);
     match wishes.native_sidecar {
         true => draft.append("/spec/initContainers", sidecar)?,
-        // Last of all: what was said of positions before holds no more.
+        // Last of all: it invalidates positions that were computed before.
         false => draft.prepend("/spec/containers", sidecar)?,
     }
     let (steered, ways_around) = (pod_plan.report, pod_plan.ways_around);
     Ok(Injection { patch: draft.operations(), steered, warnings, ways_around })
 }
 
-/// Lists and maps that get something of ours and stand there empty: undoing leaves them so.
+/// Lists and maps that are there but empty, and get something of ours: undoing leaves them that
+/// way.
 fn emptiable(pod: &Value) -> Vec<String> {
     let is_empty = |value: &Value| match value {
         Value::Array(items) => items.is_empty(),
@@ -188,7 +189,7 @@ fn stays_out(
     let is_other = wishes.revision.as_ref().is_some_and(|rev| *rev != settings.revision);
     skip(is_other, SkipReason::OtherRevision)?;
     skip(containers.iter().any(|c| c.name == CONTAINER), SkipReason::AlreadyInjected)?;
-    // Monitors, policies and people take what it says for true.
+    // Monitors, policies and people rely on what it says.
     let label = ("label", "labels", LabelName::Injected.name());
     let annotations = AnnotationName::ALL.into_iter().filter(|name| name.is_set_by_injector());
     let annotations = annotations.map(|name| ("annotation", "annotations", name.name()));
@@ -225,7 +226,7 @@ fn malformed(what: &str) -> Halt {
     Halt::Deny(InjectDenial::malformed(format!("{what}\nhint: is it a pod?")))
 }
 
-/// Makes the edits, and says what was there before.
+/// Makes the edits, and returns what was there before.
 fn carry_out(
     draft: &mut PatchDraft,
     containers: &[PodContainer<'_>],

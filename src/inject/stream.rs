@@ -1,5 +1,5 @@
-//! A stream of objects as files and `kubectl` have them: which of them are workloads, and what becomes
-//! of the stream. Objects that are none of ours stay byte for byte.
+//! A stream of objects, from files or `kubectl`: which of them are workloads, and how the stream
+//! changes. All other objects stay byte for byte.
 
 mod objects;
 mod policies;
@@ -20,18 +20,18 @@ use super::pod::undo::{UndoError, is_injected, uninject};
 use super::pod::{InjectContext, inject};
 use super::yaml::{self, YamlDocument, YamlFault};
 
-/// What a run over a stream does beside injecting.
+/// What a run over a stream does in addition to injecting.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct StreamOptions {
     /// A NetworkPolicy for each workload that was injected.
     pub(super) emit_network_policy: bool,
-    /// Services that go around the sidecar are led to it.
+    /// Services that go around the sidecar are redirected to it.
     pub(super) rewrite_services: bool,
     /// As if every namespace demanded the sidecar.
     pub(super) is_required: bool,
 }
 
-/// What became of a stream.
+/// The result of a run over a stream.
 #[derive(Clone, Debug, Default)]
 pub(super) struct StreamResult {
     pub(super) text: String,
@@ -42,7 +42,7 @@ pub(super) struct StreamResult {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StreamLine {
     pub(super) kind: LineKind,
-    /// `deploy/web: move http->15080`, with a hint behind it.
+    /// `deploy/web: move http->15080`, followed by a hint.
     pub(super) text: String,
 }
 
@@ -52,7 +52,7 @@ pub(super) enum LineKind {
     Bypass,
     Denied,
     Injected,
-    /// Something else was done.
+    /// Something else worth a line.
     Noted,
     Skipped,
     Warned,
@@ -61,7 +61,7 @@ pub(super) enum LineKind {
 /// Puts the sidecar into every workload of a stream.
 ///
 /// # Errors
-/// A document is no YAML.
+/// A document is not YAML.
 pub(super) fn inject_stream(
     stream: &str,
     settings: &InjectorSettings,
@@ -92,7 +92,7 @@ pub(super) fn inject_stream(
 /// Takes the sidecar out of every workload of a stream.
 ///
 /// # Errors
-/// A document is no YAML.
+/// A document is not YAML.
 pub(super) fn uninject_stream(stream: &str) -> Result<StreamResult, YamlFault> {
     let mut documents = parse(stream)?;
     let mut result = StreamResult::default();
@@ -119,7 +119,7 @@ pub(super) fn uninject_stream(stream: &str) -> Result<StreamResult, YamlFault> {
 /// The values of a stream's documents.
 ///
 /// # Errors
-/// A document is no YAML.
+/// A document is not YAML.
 pub(super) fn values(stream: &str) -> Result<Vec<Value>, YamlFault> {
     Ok(parse(stream)?.into_iter().map(|document| document.value).collect())
 }
@@ -158,7 +158,7 @@ fn inject_one(
     }
 }
 
-/// Labels and annotations of ours on a workload say nothing to its pods.
+/// Our labels and annotations on the workload itself do not reach its pods.
 fn misplaced(workload: &Workload) -> Option<InjectDenial> {
     if workload.pointer.is_empty() || is_injected(&workload.template) {
         return None;
@@ -185,7 +185,7 @@ fn demanding_namespaces(documents: &[YamlDocument]) -> Vec<Option<String>> {
     demanding.map(|(_, object)| object["metadata"]["name"].as_str().map(str::to_owned)).collect()
 }
 
-/// The annotation in which a Service's former ports stand.
+/// The annotation that holds a Service's former ports.
 const STATUS: AnnotationName = AnnotationName::Status;
 
 /// Operations that set an annotation of an object.

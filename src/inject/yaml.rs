@@ -1,5 +1,5 @@
-//! Documents of YAML that are changed where something changes, and stay as they were written
-//! everywhere else: order, quotes and comments. Imports `pod` for its operations.
+//! YAML documents that change only where something changes. Everywhere else they stay as written:
+//! order, quotes and comments. Imports `pod` for its operations.
 
 mod edit;
 mod parse;
@@ -15,13 +15,13 @@ use serde_json::Value;
 pub(super) use self::write::fresh_document;
 use super::pod::patch::PatchOperation;
 
-/// One document of a stream with its text, separator line and all.
+/// One document of a stream with its text, including the separator line.
 #[derive(Clone, Debug)]
 pub(super) struct YamlDocument {
     text: String,
-    /// `None`: it has comments and nothing else, or cannot be changed.
+    /// `None`: it has only comments, or cannot be changed.
     root: Option<YamlNode>,
-    /// What it says.
+    /// Its value.
     pub(super) value: Value,
     line_end: &'static str,
 }
@@ -30,35 +30,35 @@ pub(super) struct YamlDocument {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: is not YAML that can be read: {why}")]
 pub(super) struct YamlFault {
-    /// Of the stream, from 1.
+    /// In the stream, from 1.
     pub(super) line: usize,
     pub(super) why: String,
 }
 
-/// A value with its place in the document's text.
+/// A value with its position in the document's text.
 #[derive(Clone, Debug)]
 struct YamlNode {
     kind: NodeKind,
-    /// First byte of the value, and the one behind its last.
+    /// First byte of the value, and the one after its last.
     span: Range<usize>,
 }
 
 #[derive(Clone, Debug)]
 enum NodeKind {
-    /// Set by an operation, or too odd to keep as it is written.
+    /// Set by an operation, or too unusual to keep as written.
     Fresh(Value),
     /// In block style.
     List { column: usize, items: Vec<YamlItem> },
     /// In block style.
     Map { column: usize, entries: Vec<YamlEntry> },
-    /// A scalar or something in flow style, as it is written.
+    /// A scalar or something in flow style, as written.
     Written(Value),
 }
 
 #[derive(Clone, Debug)]
 struct YamlEntry {
     key: String,
-    /// First byte of the key; of a new one, nothing.
+    /// The bytes of the key; of a new one, nothing.
     key_span: Range<usize>,
     value: YamlNode,
     state: PartState,
@@ -66,7 +66,7 @@ struct YamlEntry {
 
 #[derive(Clone, Debug)]
 struct YamlItem {
-    /// Of its `-`.
+    /// Position of its `-`.
     dash: usize,
     value: YamlNode,
     state: PartState,
@@ -79,8 +79,8 @@ enum PartState {
     Removed,
 }
 
-/// The documents of a stream; together their texts are the stream. A line that begins with `---` starts
-/// one wherever it stands: text in block scalars is indented.
+/// The documents of a stream; their texts concatenated are the stream. A line that begins with
+/// `---` always starts one: text in block scalars is indented.
 pub(super) fn split(stream: &str) -> Vec<(usize, &str)> {
     let mut documents = Vec::new();
     let (mut start, mut first_line) = (0, 1);
@@ -110,7 +110,7 @@ impl YamlDocument {
     /// `line`: where in its stream it begins, from 1; for faults.
     ///
     /// # Errors
-    /// It is no YAML.
+    /// It is not YAML.
     pub(super) fn parse(text: &str, line: usize) -> Result<Self, YamlFault> {
         let line_end = match text.find('\n') {
             Some(at) if text.get(..at).is_some_and(|t| t.ends_with('\r')) => "\r\n",
@@ -129,7 +129,7 @@ impl YamlDocument {
         self.value = root.value();
     }
 
-    /// The text, changed where operations have changed something.
+    /// The text, changed only where operations have changed something.
     pub(super) fn written(&self) -> String {
         match &self.root {
             Some(root) if root.is_changed() => write::document(root, &self.text, self.line_end),

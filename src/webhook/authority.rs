@@ -1,5 +1,5 @@
-//! The webhook's own certificate authority, and the certificates that it signs for replicas. Every
-//! name of an authority is its own, so that clients never mistake one key for another's.
+//! The webhook's own certificate authority, and the certificates that it signs for replicas. Each
+//! authority has a unique name, so that clients never mistake one key for another's.
 
 pub mod bundle;
 pub mod keep;
@@ -19,16 +19,16 @@ use zeroize::Zeroizing;
 
 use crate::core::Now;
 
-/// What the common name of each of our authorities begins with.
+/// Beginning of the common name of each of our authorities.
 pub const AUTHORITY_NAME: &str = "keygate webhook CA ";
 
-/// How long an authority lives. A third before its end another one follows it.
+/// How long an authority lives. When a third of that is left, another one follows it.
 pub const AUTHORITY_LIFE: Duration = Duration::from_secs(365 * 86_400);
 
-/// How long a replica's certificate lives. Half of it before its end another one follows.
+/// How long a replica's certificate lives. When half of that is left, another one follows.
 pub const LEAF_LIFE: Duration = Duration::from_secs(7 * 86_400);
 
-/// Clocks of API servers may be behind by as much.
+/// How far the clocks of API servers may be behind.
 const BACKDATED: Duration = Duration::from_secs(300);
 
 /// A certificate authority with its key.
@@ -52,7 +52,7 @@ pub struct Leaf {
     pub dates: CertificateDates,
 }
 
-/// Why there is no authority, or no certificate of it. Says nothing of keys.
+/// Why there is no authority, or no certificate from it. Says nothing about keys.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
     #[error("{0}: is no certificate in PEM")]
@@ -77,7 +77,7 @@ impl Authority {
         let key = KeyPair::generate().map_err(AuthorityError::make)?;
         let dates = CertificateDates::from(now, AUTHORITY_LIFE);
         let mut params = CertificateParams::default();
-        // A name of its own: clients look up an issuer by its name first.
+        // A unique name: clients look up an issuer by its name first.
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.public_key_raw());
         let id: String = digest.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
         params.distinguished_name = DistinguishedName::new();
@@ -89,7 +89,7 @@ impl Authority {
         Ok(Self { certificate, validity: dates, issuer: Issuer::new(params, key) })
     }
 
-    /// One that was written down. `places` name certificate and key in errors.
+    /// A stored one. `places` name certificate and key in errors.
     pub fn read(
         certificate: &[u8],
         key: &[u8],
@@ -124,7 +124,7 @@ impl Authority {
             .map_err(|_| AuthorityError::Name(names.join(", ")))?;
         params.distinguished_name = DistinguishedName::new();
         if let Some(name) = names.first() {
-            // X.520 allows 64 characters; clients look at the alternative names alone.
+            // X.520 allows 64 characters; clients check only the alternative names.
             let name: String = name.chars().take(64).collect();
             params.distinguished_name.push(DnType::CommonName, name);
         }
@@ -148,7 +148,7 @@ impl Authority {
         self.validity
     }
 
-    /// The key, to be written down.
+    /// The key, for storing.
     pub fn key_pem(&self) -> Zeroizing<String> {
         Zeroizing::new(self.issuer.key().serialize_pem())
     }

@@ -1,4 +1,5 @@
-//! The certificate that the listener shows: of files that somebody else renews, or made in memory.
+//! The certificate that the listener shows: from files that somebody else renews, or made in
+//! memory.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -12,23 +13,23 @@ use crate::clock::Clock;
 use crate::config::TlsServer;
 use crate::tls::{MemoryServerTls, Reloadable as _, ServerTls, TlsReloadOutcome, Watcher};
 
-/// Between two looks at the files.
+/// Pause between two checks of the files.
 pub const FILES_EVERY: Duration = Duration::from_secs(5);
 
-/// Between two looks while they are not there yet.
+/// Pause between two checks while they do not exist yet.
 const MISSING_EVERY: Duration = Duration::from_secs(1);
 
-/// Looks until a fault that lasts is logged again.
+/// Number of checks until a persistent fault is logged again.
 const REPEAT: u32 = 600;
 
-/// Where the listener finds its certificate. Clones are one and the same.
+/// Where the listener finds its certificate. Clones share one state.
 #[derive(Clone, Debug)]
 pub enum WebhookCertificate {
     Files(Arc<CertificateOfFiles>),
     Memory(Arc<MemoryServerTls>),
 }
 
-/// Certificate and key of a mounted Secret.
+/// Certificate and key from a mounted Secret.
 #[derive(Debug)]
 pub struct CertificateOfFiles {
     files: TlsServer,
@@ -50,7 +51,7 @@ impl WebhookCertificate {
 // === impl CertificateOfFiles ===
 
 impl CertificateOfFiles {
-    /// Reads nothing yet.
+    /// Does not read anything yet.
     pub fn new(files: TlsServer) -> Self {
         Self { files, loaded: ArcSwapOption::empty() }
     }
@@ -67,7 +68,7 @@ impl CertificateOfFiles {
         });
     }
 
-    /// `None`: it is to stop.
+    /// `None`: it has to stop.
     fn wait(
         &self,
         clock: &Clock,

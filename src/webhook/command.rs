@@ -1,4 +1,4 @@
-//! `keygatectl webhook`: arguments, the threads beside the listeners, and the end.
+//! `keygatectl webhook`: arguments, the threads next to the listeners, and the end.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,11 +27,11 @@ use crate::manage::session::Session;
 use crate::manage::time;
 use crate::telemetry::log::{self, LogTerms};
 
-/// Connections that the kernel may hold before we take them.
+/// Connections that the kernel may hold before we accept them.
 const BACKLOG: u32 = 1024;
 
-/// Most threads that answer. One answers hundreds of pods in a second, and each may hold a review in
-/// memory, so a node's processors do not say how many there are.
+/// Most threads that answer. One answers hundreds of pods in a second, and each may hold a review
+/// in memory, so their number does not follow the node's processors.
 const THREADS: usize = 4;
 
 /// Options of `keygatectl webhook`.
@@ -100,10 +100,10 @@ enum LogForm {
     Text,
 }
 
-/// What the listeners run with, and what ends it.
+/// The state of the running listeners, and what ends them.
 struct RunningWebhook {
     state: Arc<WebhookState>,
-    /// Dropped, it ends the thread that looks after the certificate.
+    /// Dropping it ends the thread that takes care of the certificate.
     _caring: Sender<()>,
 }
 
@@ -176,7 +176,7 @@ impl WebhookOptions {
                 _ = interrupt.recv() => {}
             }
             stop.send_replace(true);
-            // A panic of these tasks was reported already.
+            // A panic of these tasks was already reported.
             let _ = reviews.await;
             stop_probes.send_replace(true);
             let _ = probes.await;
@@ -193,7 +193,7 @@ impl WebhookOptions {
             .map_err(|fault| of(Exit::Config, format!("{}: {fault}", path.display())))
     }
 
-    /// Starts what looks after the certificate.
+    /// Starts the thread that takes care of the certificate.
     fn start(
         self,
         settings: InjectorSettings,

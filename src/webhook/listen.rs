@@ -1,5 +1,6 @@
-//! Two listeners: reviews over TLS, and probes with metrics in clear. No client can keep another one
-//! out: of as many connections as there may be the idlest gives way.
+//! Two listeners: reviews over TLS, and probes with metrics in clear. No client can keep another
+//! one out: when the maximum number of connections is reached, the one that has been idle for
+//! longest is closed.
 
 use std::convert::Infallible;
 use std::error::Error as _;
@@ -24,35 +25,35 @@ use super::metrics::{HandshakeFault, WebhookReadiness};
 use super::service::WebhookState;
 use crate::serving::{ConnectionPlaces, HeadBounds, accept_until, serve_connection};
 
-/// Connections of the listener for reviews; API servers open one per review that is under way.
+/// Connections of the listener for reviews; API servers open one per review in progress.
 const CONNECTIONS: usize = 1024;
 
-/// Of these, connections of one address. Several API servers may come from one.
+/// How many of these may be from one address. Several API servers may share one.
 const OF_ONE_ADDRESS: usize = 512;
 
-/// Connections of the listener for probes, and of these those of one address.
+/// Connections of the listener for probes, and how many of them may be from one address.
 const PROBES: [usize; 2] = [64, 16];
 
-/// For a handshake.
+/// Time for a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// From a handshake to the head of the first request.
+/// Time from a handshake to the head of the first request.
 const FIRST: Duration = Duration::from_secs(10);
 
-/// Go, in which API servers are written, keeps idle connections for 90 s. Whoever ends them first loses
-/// a request that is just being sent.
+/// Go, in which API servers are written, keeps idle connections for 90 s. The side that closes
+/// first loses a request that is just being sent.
 const HEAD: HeadBounds = HeadBounds { time: Duration::from_secs(120), length: 16 * 1024 };
 
 const PROBE_HEAD: HeadBounds = HeadBounds { time: Duration::from_secs(5), length: 16 * 1024 };
 
-/// A client that takes nothing of an answer for so long is gone.
+/// A client that has acknowledged nothing of an answer for this long is gone.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
-/// Until answers under way are out, after a stop: with the delay before it less than the 30 s that the
-/// kubelet waits.
+/// Time for answers in progress, after a stop: together with the delay before it less than the 30 s
+/// that the kubelet waits.
 const LEAVE: Duration = Duration::from_secs(20);
 
-/// Answers reviews until `stop` says true, then lets those under way end.
+/// Answers reviews until `stop` becomes true, then lets those in progress end.
 pub async fn serve_reviews(
     listener: TcpListener,
     state: Arc<WebhookState>,
@@ -62,7 +63,7 @@ pub async fn serve_reviews(
     let (alive, mut all_gone) = mpsc::channel::<Infallible>(1);
     accept_until(stop.clone(), || async {
         let (stream, peer) = accept(&listener).await?;
-        // A client that comes before the certificate is there is not kept waiting.
+        // A client that arrives before the certificate exists is not kept waiting.
         let Some(tls) = state.certificate.current() else { return Ok(()) };
         let (place, give_way) = places.take(peer.ip());
         let (state, stop, alive) = (Arc::clone(&state), stop.clone(), alive.clone());
@@ -74,7 +75,7 @@ pub async fn serve_reviews(
             };
             tokio::select! {
                 () = secured(stream, TlsAcceptor::from(tls), &state, touch, stop) => {}
-                // Dropping the sender says it.
+                // Dropping the sender signals it.
                 _ = give_way => {}
                 () = silence(&asked) => state.metrics.handshake_failed(HandshakeFault::Timeout),
             }
@@ -89,7 +90,7 @@ pub async fn serve_reviews(
     }
 }
 
-/// Answers probes and scrapes until `stop` says true.
+/// Answers probes and scrapes until `stop` becomes true.
 pub async fn serve_probes(
     listener: TcpListener,
     state: Arc<WebhookState>,
@@ -124,7 +125,7 @@ async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     Ok((stream, peer))
 }
 
-/// The handshake, and the requests behind it.
+/// The handshake, and the requests after it.
 async fn secured(
     stream: TcpStream,
     tls: TlsAcceptor,
@@ -145,7 +146,7 @@ async fn secured(
         && let Some(error) = error.source().and_then(|source| source.downcast_ref::<io::Error>())
         && refuses_certificate(error)
     {
-        // With TLS 1.3 the client says so only after the server's half of the handshake.
+        // With TLS 1.3 the client reports this only after the server's half of the handshake.
         handshake_failed(state, error);
     }
 }
@@ -181,7 +182,7 @@ fn refuses_certificate(error: &io::Error) -> bool {
     )
 }
 
-/// Ends where a client has connected and asks nothing.
+/// Ends if a client has connected and asks nothing.
 async fn silence(asked: &AtomicBool) {
     sleep(HANDSHAKE + FIRST).await;
     if asked.load(Ordering::Relaxed) {
@@ -189,7 +190,7 @@ async fn silence(asked: &AtomicBool) {
     }
 }
 
-/// `/livez`: the process answers. `/readyz`: it has a certificate and does not drain.
+/// `/livez`: the process answers. `/readyz`: it has a certificate and is not draining.
 fn probe(state: &WebhookState, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     const TEXT: &str = "text/plain; charset=utf-8";
     const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";

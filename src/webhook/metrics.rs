@@ -1,5 +1,5 @@
-//! Metrics of the webhook, which many threads count at once. docs/metrics.md describes each; a test holds the
-//! two against each other.
+//! Metrics of the webhook, counted by many threads concurrently. docs/metrics.md describes each; a
+//! test compares the two.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -24,14 +24,14 @@ const READY: &str = "keygate_webhook_ready";
 const BOUNDS_US: [u64; 11] =
     [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 500_000, 2_500_000];
 
-/// Statuses of requests that are no review.
+/// Statuses of requests that are not a review.
 const STATUSES: [u16; 7] = [404, 405, 408, 413, 415, 500, 503];
 
 /// What the webhook counts.
 #[derive(Debug)]
 pub struct WebhookMetrics {
     admissions: BTreeMap<(AdmissionResult, &'static str), AtomicU64>,
-    /// The last one is beyond all bounds.
+    /// The last one is for durations beyond all bounds.
     durations: [AtomicU64; BOUNDS_US.len() + 1],
     duration_sum_us: AtomicU64,
     refused: BTreeMap<u16, AtomicU64>,
@@ -41,16 +41,16 @@ pub struct WebhookMetrics {
     lost_lines: Arc<AtomicU64>,
 }
 
-/// Why a connection came to no request.
+/// Why a connection led to no request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandshakeFault {
-    /// The client does not believe our certificate.
+    /// The client does not trust our certificate.
     CertificateRefused,
     Timeout,
     Tls,
 }
 
-/// Whether reviews can be answered, and new ones should come.
+/// Whether reviews can be answered, and whether new ones should arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WebhookReadiness {
     Draining,
@@ -114,17 +114,17 @@ impl WebhookMetrics {
         }
     }
 
-    /// A look at the files of the certificate, or at authority and bundle.
+    /// A check of the certificate's files, or of authority and bundle.
     pub fn looked<T, E>(&self, result: &Result<T, E>) {
         count(&self.looks, &if result.is_ok() { "succeeded" } else { "failed" });
     }
 
-    /// For the log, which counts there what it had to drop.
+    /// For the log, which counts the lines that it had to drop.
     pub fn lost_lines(&self) -> Counter {
         Counter::from_arc(Arc::clone(&self.lost_lines))
     }
 
-    /// As Prometheus reads it.
+    /// The text that Prometheus reads.
     pub fn render(&self, readiness: WebhookReadiness) -> String {
         let mut text = String::with_capacity(4096);
         let out = &mut text;

@@ -1,5 +1,5 @@
-//! One AdmissionReview in, its answer out. No I/O; the same review gets the same answer in every
-//! replica, and a dry run too. Never panics, whatever the bytes are.
+//! One AdmissionReview in, its answer out. No I/O. The same review gets the same answer in every
+//! replica, and in a dry run too. Never panics, whatever the bytes are.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -11,20 +11,20 @@ use crate::inject::{
 };
 use crate::wording::visible::one_line;
 
-/// The one version that is spoken.
+/// The only supported version.
 const VERSION: &str = "admission.k8s.io/v1";
 
-/// Longest warning: API servers cut what is longer.
+/// Longest warning: API servers truncate longer ones.
 const WARNING: usize = 250;
 
-/// Most values in a review: an environment of some thousand variables has a tenth. A value of two bytes
-/// can take a kilobyte of memory.
+/// Most values in a review: an environment of a few thousand variables has a tenth of that. A value
+/// of two bytes can take a kilobyte of memory.
 const VALUES: usize = 100_000;
 
-/// Longest name in a log line. Kubernetes has none that is longer.
+/// Longest name in a log line. Kubernetes has no longer ones.
 const NAME: usize = 253;
 
-/// A review that is understood.
+/// A review that was understood.
 #[derive(Debug)]
 pub struct Review {
     uid: String,
@@ -33,17 +33,17 @@ pub struct Review {
     unsuited: Option<UnsuitedReview>,
 }
 
-/// What a review is about, for the log. Bounded, and in one line each.
+/// What a review is about, for the log. Bounded, and each on one line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReviewedPod {
     pub namespace: String,
-    /// Its `generateName` where it has no name yet.
+    /// Its `generateName` if it has no name yet.
     pub name: String,
     pub dry_run: bool,
 }
 
-/// A review that is not about a pod on its way into the cluster. It is let through as it is: a rule of
-/// the configuration sends it here, and nothing is to be done to it.
+/// A review that is not about a pod on its way into the cluster. It is let through unchanged: a
+/// rule of the configuration sends it here, but there is nothing to do to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnsuitedReview {
     Kind,
@@ -51,7 +51,7 @@ pub enum UnsuitedReview {
     Subresource,
 }
 
-/// Why bytes are no review. The words are those of the metric.
+/// Why bytes are not a review. The words are those of the metric.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReviewFault {
     #[error("the body is no JSON: {0}")]
@@ -67,7 +67,7 @@ pub enum ReviewFault {
     OtherVersion(String),
 }
 
-/// What became of an admission.
+/// The result of an admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AdmissionResult {
     Denied,
@@ -76,14 +76,14 @@ pub enum AdmissionResult {
     Skipped,
 }
 
-/// An answer with what log and metrics say of it.
+/// An answer, with what log and metrics say about it.
 #[derive(Debug)]
 pub struct ReviewAnswer {
     pub status: StatusCode,
     /// JSON with status 200, else text.
     pub body: Vec<u8>,
     pub result: AdmissionResult,
-    /// A word of a closed list; empty for what was injected.
+    /// A word from a closed list; empty if the sidecar was injected.
     pub reason: &'static str,
     pub pod: ReviewedPod,
     /// What was steered, or why not, for people. One line.
@@ -105,7 +105,7 @@ pub fn answer(body: &[u8], context: &InjectContext, settings: &InjectorSettings)
     }
 }
 
-/// Every pair of result and reason that there can be, for metrics.
+/// Every possible pair of result and reason, for metrics.
 pub fn all_results() -> impl Iterator<Item = (AdmissionResult, &'static str)> {
     let skips = SkipReason::ALL.iter().map(|reason| reason.word());
     let unsuited = UnsuitedReview::ALL.iter().map(|reason| reason.word());
@@ -120,7 +120,7 @@ pub fn all_results() -> impl Iterator<Item = (AdmissionResult, &'static str)> {
 
 impl Review {
     /// # Errors
-    /// It is no review of the version that is spoken.
+    /// It is not a review of the supported version.
     pub fn read(body: &[u8]) -> Result<Self, ReviewFault> {
         if values(body) > VALUES {
             return Err(ReviewFault::TooManyValues);
@@ -160,7 +160,7 @@ impl Review {
         Ok(Self { uid, object, about, unsuited })
     }
 
-    /// What becomes of the pod, and how that is said.
+    /// What happens to the pod, and the answer that says so.
     pub fn answer(self, context: &InjectContext, settings: &InjectorSettings) -> ReviewAnswer {
         let (result, reason, told, response) = match self.unsuited {
             Some(unsuited) => {
@@ -209,9 +209,9 @@ impl Review {
         response
     }
 
-    /// Without what only one kind of answer has.
+    /// Without the parts that only one kind of answer has.
     fn response(&self, result: AdmissionResult, word: &str) -> Map<String, Value> {
-        // API servers put the webhook's name in front of each.
+        // API servers prefix each with the webhook's name.
         let mut audit = json!({"result": result.as_str()});
         if !word.is_empty() {
             audit["reason"] = json!(word);
@@ -242,7 +242,7 @@ fn status_of(reason: DenialReason, message: &str) -> Value {
     })
 }
 
-/// For whoever made the pod.
+/// For the author of the pod.
 fn warn<'t>(response: &mut Map<String, Value>, warnings: impl IntoIterator<Item = &'t str>) {
     let short = |text: &str| one_line(text).chars().take(WARNING).collect::<String>();
     let warnings: Vec<String> = warnings.into_iter().map(short).collect();
@@ -251,7 +251,8 @@ fn warn<'t>(response: &mut Map<String, Value>, warnings: impl IntoIterator<Item 
     }
 }
 
-/// At least as many as JSON's values of the text: each but the first of a list or map follows a comma.
+/// At least the number of JSON values in the text: each but the first of a list or map follows a
+/// comma.
 fn values(json: &[u8]) -> usize {
     let (mut count, mut is_text, mut is_escaped) = (1, false, false);
     for byte in json {
@@ -311,7 +312,7 @@ impl UnsuitedReview {
         }
     }
 
-    /// `None`: a pod is made.
+    /// `None`: a pod is created.
     fn of(request: &Map<String, Value>) -> Result<Option<Self>, ReviewFault> {
         let kind = request.get("kind").and_then(Value::as_object);
         let kind = kind.ok_or_else(|| malformed("request.kind", "is no object"))?;
@@ -336,7 +337,7 @@ impl UnsuitedReview {
 impl ReviewFault {
     const WORDS: [&str; 4] = ["not_json", "not_a_review", "other_version", "too_many_values"];
 
-    /// In the metric.
+    /// Its word in the metric.
     pub const fn word(&self) -> &'static str {
         match self {
             Self::NotJson(_) => "not_json",

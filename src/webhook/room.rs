@@ -1,6 +1,6 @@
-//! Room for the bodies of reviews, over all connections. Where it is used up the longest body gives way:
-//! reviews of API servers are some kilobytes long and whole at once, so who sends much and slowly makes
-//! room for them.
+//! Space for the bodies of reviews, over all connections. When it is used up, the longest body
+//! gives way. Reviews of API servers are a few kilobytes long and arrive whole, so a client that
+//! sends much, slowly, gives way to them.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ struct HeldBodies {
     /// Bytes.
     most: usize,
     held: usize,
-    /// By number; a higher one came later.
+    /// By number; a higher one arrived later.
     bodies: BTreeMap<u64, HeldBody>,
     next: u64,
 }
@@ -25,11 +25,11 @@ struct HeldBodies {
 #[derive(Debug)]
 struct HeldBody {
     bytes: usize,
-    /// Dropped, it ends the reading.
+    /// Dropping it ends the reading.
     _end: oneshot::Sender<()>,
 }
 
-/// What one body takes; given back when dropped.
+/// What one body occupies; returned when dropped.
 #[derive(Debug)]
 pub(super) struct BodyPlace<'r> {
     room: &'r BodyRoom,
@@ -44,7 +44,8 @@ impl BodyRoom {
         Self(Mutex::new(HeldBodies { most, held: 0, bodies: BTreeMap::new(), next: 0 }))
     }
 
-    /// A place for a body, of which nothing is there yet, and what resolves when it has to give way.
+    /// A place for a body of which nothing has arrived yet, and what resolves when it has to give
+    /// way.
     pub(super) fn take(&self) -> (BodyPlace<'_>, oneshot::Receiver<()>) {
         let (end, ended) = oneshot::channel();
         let mut held = self.lock();
@@ -55,7 +56,7 @@ impl BodyRoom {
     }
 
     fn lock(&self) -> MutexGuard<'_, HeldBodies> {
-        // Numbers and a map are whole at every point where a thread could panic.
+        // Wherever a thread could panic, numbers and map are consistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -73,7 +74,7 @@ impl HeldBodies {
 // === impl BodyPlace ===
 
 impl BodyPlace<'_> {
-    /// So much more of the body is there.
+    /// This much more of the body has arrived.
     pub(super) fn grow(&self, bytes: usize) {
         let mut held = self.room.lock();
         let Some(body) = held.bodies.get_mut(&self.number) else { return };

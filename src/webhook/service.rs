@@ -1,6 +1,6 @@
-//! What the listener answers: `POST /mutate`, and `POST /mutate/require` for namespaces that take
+//! What the listener answers: `POST /mutate`, and `POST /mutate/require` for namespaces that accept
 //! nothing without the sidecar. Everything else is refused in words, since API servers show them to
-//! whoever made the pod.
+//! the author of the pod.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,20 +18,21 @@ use super::room::{BodyPlace, BodyRoom};
 use crate::clock::Clock;
 use crate::inject::{InjectContext, InjectorSettings};
 
-/// Longest review. API servers take objects of up to 3 MiB, and etcd half of that.
+/// Longest review. API servers accept objects of up to 3 MiB, and etcd half of that.
 pub const BODY_LIMIT: usize = 3 << 20;
 
-/// Of a body that is too long so much is read and thrown away, so that the client reads the answer and
-/// not a reset.
+/// How much of an overlong body is read and discarded, so that the client reads the answer and does
+/// not get a reset.
 const DISCARDED: usize = 16 << 20;
 
-/// Bytes of bodies that are held at a time, over all connections.
+/// Bytes of bodies that may be held at a time, over all connections.
 const BODIES: usize = 16 << 20;
 
-/// A longer review waits for the one before it: as JSON in memory each can take twenty times its length.
+/// A longer review waits for the one before it: as JSON in memory, each can take twenty times its
+/// length.
 const LONG: usize = 64 << 10;
 
-/// For the whole body of a request.
+/// Time for the whole body of a request.
 const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// What all connections share.
@@ -45,11 +46,11 @@ pub struct WebhookState {
     /// One permit.
     long_review: Semaphore,
     drains: AtomicBool,
-    /// Unix seconds at which it was last told that a client refuses the certificate.
+    /// Unix seconds of the last log line about a client that refuses the certificate.
     refusal_told: AtomicU64,
 }
 
-/// Why a request is no review that can be read.
+/// Why a request is not a readable review.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RefusedRequest {
     Crowded,
@@ -61,7 +62,7 @@ enum RefusedRequest {
     Type,
 }
 
-/// How much of a body there is.
+/// How much of a body has arrived.
 enum ReadBody {
     Whole(Vec<u8>),
     /// The client went away.
@@ -94,12 +95,12 @@ impl WebhookState {
         self.drains.load(Ordering::Relaxed)
     }
 
-    /// From now on answers end their connections, and readiness says no.
+    /// From now on, answers end their connections, and readiness says no.
     pub fn drain(&self) {
         self.drains.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it is time to say that a client refuses the certificate: once a minute.
+    /// Whether it is time to report that a client refuses the certificate: once a minute.
     pub(super) fn tells_refusal(&self) -> bool {
         let now = self.clock.now().unix_secs();
         let told = self.refusal_told.load(Ordering::Relaxed);
@@ -148,7 +149,7 @@ impl WebhookState {
         let read = tokio::time::timeout(BODY_TIME, read_body(request.into_body(), &place));
         let read = tokio::select! {
             read = read => read.map_err(|_| RefusedRequest::Slow)??,
-            // Dropping the sender says it.
+            // Dropping the sender signals it.
             _ = gives_way => return Err(RefusedRequest::Crowded),
         };
         let body = match read {
@@ -184,7 +185,7 @@ impl WebhookState {
     }
 }
 
-/// API servers show the text of an answer that is no review.
+/// API servers show the text of an answer that is not a review.
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -197,7 +198,7 @@ fn is_json(fields: &HeaderMap) -> bool {
 
 async fn read_body(mut body: Incoming, place: &BodyPlace<'_>) -> Result<ReadBody, RefusedRequest> {
     let stated = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    // Room for all of it at once, or a little where nothing is said.
+    // Space for all of it, or a little if its length is not stated.
     let mut bytes = Vec::with_capacity(stated.min(BODY_LIMIT));
     let mut length: usize = 0;
     while let Some(frame) = body.frame().await {
@@ -253,7 +254,7 @@ impl RefusedRequest {
         if self == Self::Method {
             fields.insert(header::ALLOW, HeaderValue::from_static("POST"));
         }
-        // What of the request was not read would be taken for the next one.
+        // The unread part of the request would be taken for the next one.
         fields.insert(header::CONNECTION, CLOSE);
         response
     }

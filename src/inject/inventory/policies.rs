@@ -1,5 +1,5 @@
-//! Whether NetworkPolicies keep clients off a port of a pod (networking.k8s.io/v1: policies add up; a
-//! pod that none selects is open).
+//! Whether NetworkPolicies keep clients off a port of a pod (networking.k8s.io/v1: policies add up;
+//! a pod that no policy selects is open).
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use super::super::stream::ObjectRef;
 /// What policies leave of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PolicyCover {
-    /// This one lets somebody in.
+    /// This one admits somebody.
     Admits(String),
     Closed,
     /// No policy selects the pod.
@@ -39,7 +39,8 @@ pub(super) fn cover<'p>(
     found
 }
 
-/// A rule without ports admits all of them, and one by name what has the name in this pod.
+/// A rule without ports admits all of them; a rule by name admits the ports that have the name in
+/// this pod.
 fn admits(rule: &Value, port: u16, names: &[&str]) -> bool {
     let Some(ports) = rule["ports"].as_array().filter(|ports| !ports.is_empty()) else {
         return true;

@@ -1,5 +1,5 @@
-//! What a pod asks for: its labels and annotations below `keygate.dev/`. One that is unknown, or whose
-//! value is none, is a denial with its name: a typo must not quietly weaken the gate.
+//! What a pod asks for: its labels and annotations below `keygate.dev/`. An unknown one, or one
+//! with an invalid value, leads to a denial that names it: a typo must not quietly weaken the gate.
 
 use serde_json::{Map, Value};
 
@@ -9,20 +9,20 @@ use super::quantity::{Quantity, is_cpu};
 use super::settings::{InjectMode, InjectorSettings, Steering};
 use crate::core::route::Pattern;
 
-/// What all names of ours begin with.
+/// The prefix of all our names.
 pub(super) const DOMAIN: &str = "keygate.dev/";
 
-/// Longest name of a table: it is an audience, as a rule.
+/// Longest name of a table: usually it is an audience.
 const TABLE_NAME_MAX: usize = 128;
 
 /// A label below `keygate.dev/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LabelName {
-    /// `true` or `false`, of pods and namespaces: whether pods get the sidecar.
+    /// `true` or `false`, on pods and namespaces: whether pods get the sidecar.
     Inject,
     /// Set by the injector: its revision.
     Injected,
-    /// Of namespaces: only pods with the sidecar are taken.
+    /// On namespaces: they accept only pods with the sidecar.
     Require,
     /// Which injector is meant.
     Revision,
@@ -47,27 +47,28 @@ pub enum AnnotationName {
     Status,
     Steering,
     Table,
-    /// Changed by whoever publishes tables in ConfigMaps: makes the kubelet look at volumes at once.
+    /// Changed by the publisher of tables in ConfigMaps: makes the kubelet refresh volumes
+    /// immediately.
     TableVersion,
     UpstreamPort,
     UpstreamPortEnv,
     UpstreamProtocol,
 }
 
-/// What one pod gets: its annotations over the injector's settings.
+/// What one pod gets: its annotations override the injector's settings.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct PodWishes {
     /// The label `keygate.dev/inject`.
     pub(super) inject: Option<bool>,
     /// The label `keygate.dev/rev`.
     pub(super) revision: Option<String>,
-    /// Seconds; the app's preStop, where it has none.
+    /// Seconds; used as the app's preStop if it has none.
     pub(super) app_prestop_sleep: Option<u32>,
     pub(super) config_map: ConfigMapWish,
     pub(super) cpu_request: String,
     pub(super) image: String,
     pub(super) memory: Option<Quantity>,
-    /// `None`: the pod says nothing, so the ConfigMap may.
+    /// `None`: the pod does not state it, so the ConfigMap may.
     pub(super) mode: Option<InjectMode>,
     pub(super) native_sidecar: bool,
     /// Ports that stay open around keygate, for a NetworkPolicy.
@@ -85,7 +86,7 @@ pub(super) struct PodWishes {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ConfigMapWish {
     pub(super) name: String,
-    /// The injector's own need not be there; one that a pod names must.
+    /// The injector's own ConfigMap may be missing; one that a pod names must exist.
     pub(super) is_optional: bool,
 }
 
@@ -107,7 +108,7 @@ pub(super) enum UpstreamProtocol {
 impl LabelName {
     pub const ALL: [Self; 4] = [Self::Inject, Self::Injected, Self::Require, Self::Revision];
 
-    /// With the domain.
+    /// Including the domain.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Inject => "keygate.dev/inject",
@@ -142,7 +143,7 @@ impl AnnotationName {
         Self::UpstreamProtocol,
     ];
 
-    /// With the domain.
+    /// Including the domain.
     pub const fn name(self) -> &'static str {
         match self {
             Self::AppPrestopSleep => "keygate.dev/app-prestop-sleep",
@@ -228,7 +229,7 @@ impl PodWishes {
         match label {
             Some(LabelName::Inject) => self.inject = Some(boolean("label", name, value)?),
             Some(LabelName::Revision) => self.revision = Some(value.to_owned()),
-            // Judged where it is known whether the pod has the sidecar.
+            // Judged once it is known whether the pod has the sidecar.
             Some(LabelName::Injected) => {}
             Some(LabelName::Require) => {
                 return Err(InjectDenial::annotation(format!(
@@ -353,7 +354,7 @@ impl PodWishes {
                     _ => return Err(bad("is no protocol", &one_of(&["http1", "http2"]))),
                 });
             }
-            // Judged where it is known whether the pod has the sidecar.
+            // Judged once it is known whether the pod has the sidecar.
             AnnotationName::SidecarConfig | AnnotationName::Status => {}
             AnnotationName::TableVersion => {}
         }
@@ -361,7 +362,7 @@ impl PodWishes {
     }
 }
 
-/// A map of texts in the metadata; `None`: it is not there.
+/// A map of texts in the metadata; `None`: it is missing.
 pub(super) fn texts<'v>(
     metadata: &'v Value,
     name: &str,
@@ -398,7 +399,7 @@ fn skip_paths(name: &str, value: &str) -> Result<Vec<String>, InjectDenial> {
     let mut paths: Vec<String> = Vec::new();
     let mut patterns: Vec<Pattern> = Vec::new();
     for path in list(value) {
-        // These would end the text of the configuration, or begin a variable of it.
+        // These would end the text of the configuration, or begin a variable in it.
         let pattern = match path.contains(['"', '\\', '$']) {
             true => None,
             false => Pattern::parse(path).ok(),
@@ -422,7 +423,7 @@ fn skip_paths(name: &str, value: &str) -> Result<Vec<String>, InjectDenial> {
     Ok(paths)
 }
 
-/// What is between commas and white space.
+/// The words between commas and white space.
 fn list(value: &str) -> impl Iterator<Item = &str> {
     value.split([',', ' ', '\n', '\t']).filter(|part| !part.is_empty())
 }
@@ -437,7 +438,7 @@ fn one_of(words: &[&str]) -> String {
 }
 
 fn bad_value(kind: &str, name: &str, value: &str, problem: &str, hint: &str) -> InjectDenial {
-    // A value can be as long as an object of the API; who reads this knows where it stands.
+    // A value can be as long as an object of the API; readers of the message can look it up there.
     let shown: String = value.chars().take(64).collect();
     let shown = shown.escape_debug();
     InjectDenial::annotation(format!("{kind} {name}: \"{shown}\" {problem}\nhint: {hint}"))

@@ -1,6 +1,6 @@
 //! The sidecar's configuration for one pod, in TOML. It reaches the sidecar as an annotation, so a
-//! namespace needs no object for it; what an operator changes while pods run are variables, which a
-//! ConfigMap of the namespace may set.
+//! namespace needs no object for it. Settings that an operator changes while pods run are
+//! variables, which a ConfigMap of the namespace may set.
 
 use std::fmt::Write as _;
 
@@ -11,10 +11,10 @@ use super::settings::{InjectMode, InjectorSettings};
 use super::sidecar::{SIGNERS_DIRECTORY, SOURCE_DIRECTORY, STATE_DIRECTORY};
 use super::steering::SteeredPod;
 
-/// Kubernetes' own.
+/// The default of Kubernetes.
 const DEFAULT_GRACE: u64 = 30;
 
-/// How long endpoints take to forget a pod, as a rule.
+/// How long endpoints usually take to forget a pod.
 const ENDPOINTS: u64 = 5;
 
 /// The text of `keygate.toml`.
@@ -27,7 +27,7 @@ pub(super) fn configuration(
 ) -> String {
     let mut text =
         String::from("# Written by keygate's injector; docs/injection.md has its variables.\n");
-    // A String takes everything.
+    // Writing to a String cannot fail.
     let _ = write(&mut text, spec, pod, protocol, wishes, settings);
     text
 }
@@ -78,14 +78,14 @@ fn write(
     }
     let (delay, deadline) = drain(spec, wishes);
     writeln!(out, "[drain]\ndelay = \"{delay}s\"\ndeadline = \"{deadline}s\"")?;
-    // Always there, so that a variable can loosen the gate of pods that run; at 100% it is shut.
+    // Always there, so that a variable can loosen the gate of running pods; at 100% it is shut.
     let mode = wishes.mode.unwrap_or(settings.mode);
     let (share, credentials) = match mode {
         InjectMode::Enforce => ("100%", "strip"),
         InjectMode::Observe => ("0%", "forward"),
     };
     let (share, credentials) = match wishes.mode {
-        // The pod's own word is the last one.
+        // What the pod states takes precedence over everything.
         Some(_) => (literal(share), literal(credentials)),
         None => (
             variable("KEYGATE_ENFORCE", share),
@@ -106,14 +106,14 @@ fn write(
     Ok(())
 }
 
-/// How long the kubelet lets a pod end, in seconds.
+/// How long the kubelet gives a pod to end, in seconds.
 pub(super) fn grace(spec: &Value) -> u64 {
     let grace = spec.get("terminationGracePeriodSeconds").and_then(Value::as_u64);
     grace.unwrap_or(DEFAULT_GRACE)
 }
 
-/// Seconds of `drain.delay` and `drain.deadline`: both fit into the pod's grace, and the sidecar stops
-/// to accept before an app that sleeps wakes up.
+/// Seconds of `drain.delay` and `drain.deadline`: both fit into the pod's grace, and the sidecar
+/// stops accepting before a sleeping app wakes up.
 fn drain(spec: &Value, wishes: &PodWishes) -> (u64, u64) {
     let grace = grace(spec);
     let sleep = wishes.app_prestop_sleep.map(u64::from);
@@ -126,13 +126,13 @@ fn has_routes(config: &str) -> bool {
     config.parse::<toml::Table>().is_ok_and(|table| table.contains_key("routes"))
 }
 
-/// A TOML string in which nothing is a variable.
+/// A TOML string that contains no variable.
 fn literal(text: &str) -> String {
     toml::Value::from(text.replace('$', "$$")).to_string()
 }
 
 /// A TOML string with a variable and its default.
 fn variable(name: &str, default: &str) -> String {
-    // Checked by the settings: neither quotes nor braces that end the variable.
+    // The settings' check ensures this: neither quotes nor braces that end the variable.
     format!("\"${{{name}:-{}}}\"", default)
 }

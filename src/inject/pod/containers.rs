@@ -1,4 +1,4 @@
-//! The containers of a pod as they are read: names, ports, and where they stand.
+//! The containers of a pod as they are read: names, ports, and positions.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use super::outcome::InjectDenial;
 pub(super) struct PodContainer<'p> {
     pub(super) name: &'p str,
     pub(super) value: &'p Value,
-    /// Where it stands: `/spec/containers/0`.
+    /// Its position: `/spec/containers/0`.
     pub(super) pointer: String,
     pub(super) list: ContainerList,
     pub(super) ports: Vec<DeclaredPort<'p>>,
@@ -64,7 +64,7 @@ impl PodContainer<'_> {
 /// All of them: those of the app first.
 ///
 /// # Errors
-/// A list, a container or a port has a form that no pod has.
+/// A list, a container or a port has a form that is invalid in a pod.
 pub(super) fn containers(spec: &Value) -> Result<Vec<PodContainer<'_>>, InjectDenial> {
     let mut all: Vec<PodContainer<'_>> = Vec::new();
     for list in [ContainerList::Apps, ContainerList::Init] {

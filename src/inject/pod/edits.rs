@@ -14,11 +14,11 @@ pub(super) struct PodEdit {
 
 #[derive(Clone, Debug)]
 pub(super) enum EditKind {
-    /// Of a list, which may be missing.
+    /// To a list, which may be missing.
     Append(Value),
     /// A member of an object that may be missing.
     Put(&'static str, Value),
     Remove,
-    /// Of something that is there.
+    /// Replaces an existing value.
     Set(Value),
 }

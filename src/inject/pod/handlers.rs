@@ -4,14 +4,14 @@ use serde_json::Value;
 
 use super::containers::PodContainer;
 
-/// The three probes, with the word that paths of the passthrough have.
+/// The three probes, each with its word in paths of the passthrough.
 pub(super) const PROBES: [(&str, &str); 3] =
     [("livenessProbe", "liveness"), ("readinessProbe", "readiness"), ("startupProbe", "startup")];
 
 /// One action of a probe or hook.
 #[derive(Clone, Debug)]
 pub(super) struct Handler<'p> {
-    /// Where its action stands, within the container: `/livenessProbe/httpGet`.
+    /// Position of its action within the container: `/livenessProbe/httpGet`.
     pub(super) pointer: String,
     /// `httpGet`, `tcpSocket` or `grpc`.
     pub(super) kind: &'static str,

@@ -1,10 +1,11 @@
-//! What Kubernetes takes as a name. The rules are those of `k8s.io/apimachinery/pkg/util/validation`.
+//! What Kubernetes accepts as a name. The rules are those of
+//! `k8s.io/apimachinery/pkg/util/validation`.
 
 /// Longest name of a port (IANA, RFC 6335).
 pub(super) const PORT_NAME_MAX: usize = 15;
 
-/// The name of a container's port: at most 15 lower-case letters, digits and `-`, one of them a letter,
-/// no `-` at an end or beside another.
+/// The name of a container's port: at most 15 lower-case letters, digits and `-`, one of them a
+/// letter, no `-` at an end or next to another.
 pub fn is_port_name(text: &str) -> bool {
     let is_part = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=PORT_NAME_MAX).contains(&text.len())
@@ -37,7 +38,7 @@ pub fn is_label_value(text: &str) -> bool {
         && is_end(text.as_bytes().last())
 }
 
-/// The name of an environment variable, as a shell takes it.
+/// The name of an environment variable, as a shell accepts it.
 pub fn is_variable(text: &str) -> bool {
     let is_part = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     !text.is_empty()

@@ -1,58 +1,58 @@
-//! What becomes of a pod: a patch, a skip with its word, or a denial that says what to mend.
+//! What happens to a pod: a patch, a skip with its word, or a denial that says what to fix.
 
 use std::fmt;
 
 use super::patch::PatchOperation;
 
-/// What `inject` says of one pod.
+/// The result of `inject` for one pod.
 #[derive(Clone, Debug, PartialEq)]
 pub enum InjectOutcome {
     /// The pod gets the sidecar.
     Patch(Box<Injection>),
     /// The pod stays as it is.
     Skip(SkipReason),
-    /// The pod must not be made as it is.
+    /// The pod must not be created as it is.
     Deny(InjectDenial),
 }
 
-/// A sidecar on its way into a pod.
+/// A sidecar to be added to a pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Injection {
-    /// RFC 6902. It holds for the pod that was given, and for no other.
+    /// RFC 6902. It applies only to the pod that was passed in.
     pub patch: Vec<PatchOperation>,
     /// What was steered, for people: `move http->15080`.
     pub steered: String,
-    /// What is injected and still not as safe as it looks. For the response's `warnings` and for
-    /// standard error.
+    /// Reasons why the pod is injected but not as safe as it looks. For the response's `warnings`
+    /// and for standard error.
     pub warnings: Vec<String>,
-    /// Those of them by which requests come to the app past the sidecar, as the pod says itself.
+    /// Those of them by which requests bypass the sidecar, according to the pod itself.
     pub ways_around: Vec<String>,
 }
 
 /// Why a pod stays without a sidecar. The same word in reports, metrics and answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SkipReason {
-    /// It has a container with the sidecar's name already.
+    /// It already has a container with the sidecar's name.
     AlreadyInjected,
     /// Several ports could be the one to protect, and none is named.
     AmbiguousPort,
     /// Its label says `false`.
     Disabled,
-    /// It runs already and has ephemeral containers: nothing of it can be changed.
+    /// It already runs and has ephemeral containers: nothing in it can be changed.
     Ephemeral,
     /// It shares the node's network: ports collide, and loopback is the node's.
     HostNetwork,
-    /// A job ends when its last container does, and a plain container never ends by itself.
+    /// A job ends when its last container does, and a plain container never ends on its own.
     JobNeedsNativeSidecar,
-    /// The kubelet's picture of a static pod, which must equal its file.
+    /// The mirror of a static pod, which must equal its file.
     Mirror,
     /// No container declares a port, and no annotation names one.
     NoUpstreamPort,
     /// Its label names another injector.
     OtherRevision,
-    /// `takeover` of a port below 1024 that a process without rights cannot bind.
+    /// `takeover` of a port below 1024, which an unprivileged process cannot bind.
     PrivilegedPort,
-    /// `takeover` needs an environment variable that tells the app its port.
+    /// `takeover` needs an environment variable that gives the app its port.
     TakeoverNeedsPortEnv,
     /// The app itself speaks TLS there, and the sidecar cannot know its certificate.
     TlsUpstream,
@@ -61,7 +61,7 @@ pub enum SkipReason {
     Windows,
 }
 
-/// Why a pod must not be made as it is.
+/// Why a pod must not be created as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InjectDenial {
     pub reason: DenialReason,
@@ -72,11 +72,11 @@ pub struct InjectDenial {
 /// The kind of a denial. The same word in reports, metrics and answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DenialReason {
-    /// An annotation or label of ours is unknown, or its value is none.
+    /// An annotation or label of ours is unknown, or has an invalid value.
     BadAnnotation,
-    /// It is no pod.
+    /// It is not a pod.
     Malformed,
-    /// A container has a port with the name of one of the sidecar's.
+    /// A container has a port with the name of one of the sidecar's ports.
     PortConflict,
     /// The namespace demands the sidecar, and the pod cannot have it.
     Required,
@@ -217,7 +217,7 @@ impl InjectDenial {
         Self { reason: DenialReason::Required, message }
     }
 
-    /// What becomes of a skip where the namespace demands the sidecar.
+    /// The denial in place of a skip where the namespace demands the sidecar.
     pub(crate) fn required(skip: SkipReason) -> Self {
         let message = format!(
             "this namespace takes only pods with keygate, and this one cannot have it: {skip}: {}",

@@ -1,9 +1,10 @@
-//! JSON Patch (RFC 6902): the operations, and a working copy that is changed and written down at once.
+//! JSON Patch (RFC 6902): the operations, and a working copy that is changed while the operations
+//! are recorded.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-/// One operation of a patch. It serialises as the API server reads it.
+/// One operation of a patch, serialised as the API server expects it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
 pub enum PatchOperation {
@@ -12,14 +13,14 @@ pub enum PatchOperation {
     Replace { path: String, value: Value },
 }
 
-/// A document while it is changed: every change becomes an operation too.
+/// A document that is being changed: every change is also recorded as an operation.
 #[derive(Debug)]
 pub(super) struct PatchDraft {
     document: Value,
     operations: Vec<PatchOperation>,
 }
 
-/// Something of another kind is where a change belongs.
+/// The place of a change holds something of another kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PatchMisfit(pub(super) String);
 
@@ -32,7 +33,7 @@ pub(crate) fn pointer(names: &[&str]) -> String {
     })
 }
 
-/// What a patch makes of a document that it was made for.
+/// The result of applying a patch to the document that it was made for.
 pub(crate) fn applied(document: &Value, patch: &[PatchOperation]) -> Value {
     let mut draft = PatchDraft::new(document.clone());
     for operation in patch {
@@ -72,11 +73,11 @@ impl PatchDraft {
         self.operations
     }
 
-    /// Sets a member of an object, and makes the object where there is none. The object's parent must
-    /// be there.
+    /// Sets a member of an object, and makes the object if there is none. The object's parent must
+    /// exist.
     ///
     /// # Errors
-    /// Something else than an object is in its place.
+    /// Something other than an object is in its place.
     pub(super) fn put(
         &mut self,
         object: &str,
@@ -92,10 +93,10 @@ impl PatchDraft {
         }
     }
 
-    /// Appends to a list, and makes it where there is none. The list's parent must be there.
+    /// Appends to a list, and makes it if there is none. The list's parent must exist.
     ///
     /// # Errors
-    /// Something else than a list is in its place.
+    /// Something other than a list is in its place.
     pub(super) fn append(&mut self, list: &str, value: Value) -> Result<(), PatchMisfit> {
         match self.document.pointer_mut(list) {
             None | Some(Value::Null) => self.set(list, json!([value])),
@@ -123,7 +124,7 @@ impl PatchDraft {
         }
     }
 
-    /// Sets what is at `path`; its parent must be there.
+    /// Sets the value at `path`; its parent must exist.
     ///
     /// # Errors
     /// There is no parent that could hold it.
@@ -148,7 +149,7 @@ impl PatchDraft {
         }
     }
 
-    /// Takes away what is at `path`, where there is something.
+    /// Removes the value at `path`, if there is one.
     pub(super) fn remove(&mut self, path: &str) {
         let Some((parent, name)) = path.rsplit_once('/') else { return };
         let gone = match self.document.pointer_mut(parent) {

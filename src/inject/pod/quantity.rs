@@ -5,14 +5,14 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A whole number of bytes. It is written as it was read.
+/// A whole number of bytes. It is written the way it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quantity {
     bytes: u64,
     text: Box<str>,
 }
 
-/// Text that is no amount of memory.
+/// The text is not an amount of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is no amount of memory; for example 256Mi or 1Gi")]
 pub struct QuantityError;
@@ -42,7 +42,7 @@ impl Quantity {
         self.bytes
     }
 
-    /// At least so many bytes, in whole mebibytes.
+    /// At least this many bytes, in whole mebibytes.
     pub(super) fn at_least(bytes: u64) -> Self {
         Self::mebibytes(bytes.div_ceil(1 << 20))
     }

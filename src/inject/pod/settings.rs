@@ -14,7 +14,7 @@ pub struct InjectorSettings {
     pub revision: String,
     /// Image of the sidecar, by tag or digest.
     pub image: String,
-    /// `Always`, `IfNotPresent` or `Never`; none: as the cluster does by the image's tag.
+    /// `Always`, `IfNotPresent` or `Never`; none: the cluster decides by the image's tag.
     pub image_pull_policy: Option<PullPolicy>,
     pub mode: InjectMode,
     pub steering: Steering,
@@ -22,8 +22,8 @@ pub struct InjectorSettings {
     pub native_sidecar: bool,
     /// Name of the port that only the sidecar declares.
     pub port_name: String,
-    /// For `takeover`: the environment variable that apps of this cluster read their port from; empty or
-    /// none: only the one that a pod names.
+    /// For `takeover`: the environment variable from which apps of this cluster read their port;
+    /// empty or none: only the one that a pod names.
     #[serde(deserialize_with = "empty_is_none")]
     pub upstream_port_env: Option<String>,
     pub ports: SidecarPorts,
@@ -36,7 +36,7 @@ pub struct InjectorSettings {
     pub config: String,
 }
 
-/// What becomes of requests that keygate would refuse.
+/// What happens to requests that keygate would refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InjectMode {
@@ -46,15 +46,15 @@ pub enum InjectMode {
     Enforce,
 }
 
-/// How a Service's traffic comes to the sidecar.
+/// How a Service's traffic reaches the sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Steering {
-    /// The app's port name goes to the sidecar. A pod without the sidecar still has the name.
+    /// The app's port name moves to the sidecar. A pod without the sidecar still has the name.
     Move,
     /// The Service names a port that only the sidecar has.
     Unique,
-    /// The sidecar binds the app's number, and the app is told another one.
+    /// The sidecar binds the app's number, and the app gets another one.
     Takeover,
 }
 
@@ -70,13 +70,13 @@ pub enum PullPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct SidecarPorts {
-    /// Clients, by the name of `portName` and, with `move`, by the app's.
+    /// For clients, by the name of `portName` and, with `move`, by the app's.
     pub authed: u16,
-    /// Probes and metrics, from outside the pod.
+    /// For probes and metrics, from outside the pod.
     pub public: u16,
-    /// Everything that changes something; on loopback alone.
+    /// For everything that changes something; only on loopback.
     pub admin: u16,
-    /// Where an app goes whose number was taken over.
+    /// The new port of an app whose number was taken over.
     pub app: u16,
 }
 
@@ -110,7 +110,7 @@ pub struct TableSettings {
 pub struct SidecarResources {
     /// `requests.cpu`. There is no limit of CPU time: it would slow requests down.
     pub cpu_request: String,
-    /// What the sidecar needs beside two tables: the program, and what clients may hold.
+    /// What the sidecar needs in addition to two tables: the program, and what clients may hold.
     pub memory_base: Quantity,
     /// Request and limit; empty or none: `memoryBase` and twice the table.
     #[serde(deserialize_with = "empty_is_none")]
@@ -124,7 +124,7 @@ pub struct SettingsFault {
     pub faults: Vec<String>,
 }
 
-/// What the injector writes into the sidecar's configuration itself.
+/// What the injector itself writes into the sidecar's configuration.
 const RESERVED: &[&str] = &["admin", "drain", "listen", "observe", "table", "upstream"];
 
 /// Where a Service of the chart serves tables.
@@ -136,10 +136,10 @@ impl InjectorSettings {
     /// Reads and checks a file's text.
     ///
     /// # Errors
-    /// It is no YAML, has an unknown key or a value that cannot be; each fault has its place and what
-    /// to do.
+    /// It is not YAML, has an unknown key or an invalid value; each fault has its place and what to
+    /// do.
     pub fn parse(text: &str) -> Result<Self, SettingsFault> {
-        // A file of comments, or an empty one, leaves everything as it is by default.
+        // An empty file, or one of comments only, leaves all defaults in force.
         let is_empty = text
             .lines()
             .map(str::trim)
@@ -155,7 +155,7 @@ impl InjectorSettings {
     }
 
     /// # Errors
-    /// Values that no cluster or no sidecar would take.
+    /// Values that no cluster or no sidecar would accept.
     pub fn check(&self) -> Result<(), SettingsFault> {
         let mut faults = Vec::new();
         let mut demand = |holds: bool, key: &str, problem: &str, hint: &str| {
@@ -357,7 +357,7 @@ impl Steering {
     }
 }
 
-/// A key that is written and says nothing, as charts write it.
+/// A key that is present without a value, as charts write it.
 fn empty_is_none<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -374,7 +374,7 @@ fn unreadable(message: &str) -> String {
     format!("{message}\nhint: docs/kubernetes.md has every key of the injector's settings")
 }
 
-/// TOML that can stand behind what the injector writes.
+/// What is wrong with TOML that has to follow what the injector writes.
 fn fault_of_config(text: &str) -> Option<String> {
     let table: toml::Table = match text.parse() {
         Ok(table) => table,

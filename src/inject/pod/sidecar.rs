@@ -25,10 +25,11 @@ pub(super) const SOURCE_DIRECTORY: &str = "/etc/keygate/source";
 /// The last good table, and the serials that were accepted.
 pub(super) const STATE_DIRECTORY: &str = "/var/lib/keygate";
 
-/// Where the API server puts the app's token into every container that mounts nothing there.
+/// Where the API server mounts the app's token into every container that mounts nothing there
+/// itself.
 const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// The user and group of the image; nobody's on a node.
+/// The user and group of the image, which belong to nobody on a node.
 const USER: u32 = 65532;
 
 /// Names of the volumes in one pod.
@@ -44,7 +45,7 @@ pub(super) struct SidecarVolumes {
 // === impl SidecarVolumes ===
 
 impl SidecarVolumes {
-    /// Names that no volume of the pod has.
+    /// Chooses names that no volume of the pod has.
     pub(super) fn new(spec: &Value, settings: &InjectorSettings) -> Self {
         let volumes = spec.get("volumes").and_then(Value::as_array);
         let taken: Vec<_> = volumes
@@ -86,7 +87,7 @@ impl SidecarVolumes {
     ) -> Vec<Value> {
         let secret = |volume: &Option<String>, secret: &str| {
             let name = volume.as_ref()?;
-            // Readable by everybody: the sidecar is neither root nor of the pod's fsGroup.
+            // Readable by everybody: the sidecar neither is root nor has the pod's fsGroup.
             Some(json!({"name": name, "secret": {"secretName": secret, "defaultMode": 0o444}}))
         };
         let config_map = &wishes.config_map;
@@ -135,7 +136,7 @@ impl SidecarVolumes {
     }
 }
 
-/// The sidecar as the pod's list of containers has it.
+/// The sidecar as an item of the pod's list of containers.
 pub(super) fn container(
     pod: &SteeredPod,
     volumes: &SidecarVolumes,
@@ -158,8 +159,8 @@ pub(super) fn container(
         .collect();
     let public = pod.ports.public;
     ports.push(json!({"name": METRICS_PORT, "containerPort": public, "protocol": "TCP"}));
-    // A plain container gets SIGTERM together with the app: it has to serve on meanwhile, so its hook
-    // ends when it has drained. A native sidecar gets it when the app has gone.
+    // A plain container gets SIGTERM together with the app. It has to continue serving meanwhile,
+    // so its hook ends when it has drained. A native sidecar gets the signal once the app has gone.
     let drain: &[&str] = match wishes.native_sidecar {
         true => &["/keygate", "drain", "--config", CONFIG_FILE],
         false => &["/keygate", "drain", "--wait", "--config", CONFIG_FILE],
@@ -201,7 +202,7 @@ pub(super) fn container(
     container
 }
 
-/// Two tables live while one replaces the other.
+/// Two tables are in memory while one replaces the other.
 fn memory(wishes: &PodWishes, settings: &InjectorSettings) -> Quantity {
     wishes.memory.clone().unwrap_or_else(|| {
         let tables = settings.table.size.bytes().saturating_mul(2);

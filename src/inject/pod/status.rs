@@ -1,4 +1,5 @@
-//! The annotation `keygate.dev/status`: what was done to a pod, so that it can be seen and undone.
+//! The annotation `keygate.dev/status`: what was done to a pod, for people to see and `uninject` to
+//! undo.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,7 +11,8 @@ use super::settings::{SidecarPorts, Steering};
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InjectStatus {
     pub revision: String,
-    /// Of the injector's settings and the pod's annotations: whether another run would do the same.
+    /// Of the injector's settings and the pod's annotations: shows whether another run would do the
+    /// same.
     pub hash: String,
     pub container: String,
     /// An init container with `restartPolicy: Always`.
@@ -22,20 +24,20 @@ pub struct InjectStatus {
     pub volumes: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub moved: Vec<MovedPort>,
-    /// Probes that the sidecar makes for the kubelet, as `CONTAINER/KIND`.
+    /// Probes that the sidecar performs for the kubelet, as `CONTAINER/KIND`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<String>,
-    /// The annotation of the container that `kubectl` takes by default was set.
+    /// Whether the annotation with `kubectl`'s default container was set.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub default_container: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<ContainerChange>,
-    /// Lists and maps that stood there empty, as JSON Pointers.
+    /// Lists and maps that were there but empty, as JSON Pointers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub empty: Vec<String>,
 }
 
-/// A port of the app that gave its name or number away.
+/// A port of the app that gave its name or number to the sidecar.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MovedPort {
@@ -51,12 +53,13 @@ pub struct MovedPort {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ContainerChange {
     pub container: String,
-    /// JSON Pointer within the container; of a list it was appended to, the list.
+    /// JSON Pointer within the container; if the change was appended to a list, the pointer of the
+    /// list.
     pub at: String,
     /// `None`: there was nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub was: Option<Value>,
-    /// `None`: it was taken away.
+    /// `None`: it was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub now: Option<Value>,
     /// `at` is a list, and `now` was appended to it.
@@ -74,7 +77,7 @@ impl InjectStatus {
     }
 
     /// # Errors
-    /// The text is no status.
+    /// The text is not a status.
     pub fn read(text: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text)
     }

@@ -1,5 +1,5 @@
-//! How requests come to the sidecar instead of the app: which ports the sidecar declares, and what is
-//! changed of the app's containers for it.
+//! How requests reach the sidecar instead of the app: which ports the sidecar declares, and what
+//! changes in the app's containers for that.
 
 use std::collections::BTreeSet;
 
@@ -20,14 +20,14 @@ use super::{Halt, Halted};
 /// Name of the sidecar's port for probes and metrics: what a PodMonitor selects.
 pub(super) const METRICS_PORT: &str = "keygate-metrics";
 
-/// What is done so that requests pass the sidecar.
+/// What is done so that requests pass through the sidecar.
 #[derive(Clone, Debug)]
 pub(super) struct SteeredPod {
     /// As they are bound in this pod.
     pub(super) ports: SidecarPorts,
-    /// Where the sidecar takes requests.
+    /// Where the sidecar accepts requests.
     pub(super) listens: Vec<u16>,
-    /// What its container declares, the port for metrics left out.
+    /// What its container declares, except for the port for metrics.
     pub(super) declared: Vec<SidecarPort>,
     /// Where the app listens.
     pub(super) app_port: u16,
@@ -36,7 +36,7 @@ pub(super) struct SteeredPod {
     pub(super) passages: Vec<ProbePassage>,
     pub(super) report: String,
     pub(super) warnings: Vec<String>,
-    /// Ways to the app past the sidecar that the pod itself opens.
+    /// Ways around the sidecar that the pod itself opens.
     pub(super) ways_around: Vec<String>,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct SidecarPort {
     pub(super) host_port: Option<u16>,
 }
 
-/// A probe of the app that the sidecar makes for the kubelet.
+/// A probe of the app that the sidecar performs for the kubelet.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ProbePassage {
     pub(super) path: String,
@@ -60,7 +60,7 @@ pub(super) struct ProbePassage {
 }
 
 /// # Errors
-/// A skip where `takeover` cannot be done, a denial where a name of the sidecar is the app's already.
+/// A skip if `takeover` is impossible, a denial if the app already uses one of the sidecar's names.
 pub(super) fn steer(
     spec: &Value,
     containers: &[PodContainer<'_>],
@@ -123,11 +123,11 @@ pub(super) fn steer(
     Ok(pod)
 }
 
-/// The configured numbers, each counted up until nobody else of the pod has it.
+/// The configured numbers, each counted up until nothing else in the pod uses it.
 fn free_ports(wanted: &SidecarPorts, taken: &mut BTreeSet<u16>) -> SidecarPorts {
     let mut free = |wanted: u16| {
         let port = (wanted..=u16::MAX).chain(1024..wanted).find(|port| taken.insert(*port));
-        // A pod that declares every port there is cannot run either.
+        // A pod that declares every possible port cannot run anyway.
         port.unwrap_or(wanted)
     };
     SidecarPorts {
@@ -138,7 +138,7 @@ fn free_ports(wanted: &SidecarPorts, taken: &mut BTreeSet<u16>) -> SidecarPorts 
     }
 }
 
-/// `up-NAME`, at most 15 characters, and no other port's.
+/// `up-NAME`, at most 15 characters, and different from any other port's name.
 fn name_behind(name: &str, taken: &mut BTreeSet<String>) -> String {
     let cut = |text: String, room: usize| {
         let cut: String = text.chars().take(room).collect();
@@ -152,15 +152,15 @@ fn name_behind(name: &str, taken: &mut BTreeSet<String>) -> String {
         let tail = format!("-{n}");
         format!("{}{tail}", cut(plain.clone(), PORT_NAME_MAX - tail.len()))
     });
-    // Some number is free: a pod's ports can be counted.
+    // Some number is free, since a pod has a finite number of ports.
     numbered.into_iter().find(|name| taken.insert(name.clone())).unwrap_or(plain)
 }
 
 // === impl SteeredPod ===
 
 impl SteeredPod {
-    /// Gives the names of the service's port to the sidecar, wherever in the pod they stand: a Service
-    /// takes the first container that has the name.
+    /// Moves the names of the service's port to the sidecar, wherever they are in the pod: a
+    /// Service uses the first container that has the name.
     fn move_names(&mut self, containers: &[PodContainer<'_>], upstream: &UpstreamPort) {
         let names = self.names_of(containers, upstream.number);
         let authed = self.ports.authed;
@@ -204,7 +204,7 @@ impl SteeredPod {
         };
     }
 
-    /// The sidecar binds the app's number, and the app is told another one.
+    /// The sidecar binds the app's number, and the app gets another one.
     fn take_over(
         &mut self,
         spec: &Value,
@@ -218,7 +218,8 @@ impl SteeredPod {
         }
         let app =
             containers.get(upstream.container).ok_or(Halt::Skip(SkipReason::NoUpstreamPort))?;
-        // Hooks are called at the pod's address, so an app that has one must be reached there.
+        // The kubelet calls hooks at the pod's address, so an app that has one must be reachable
+        // there.
         let calls = containers.iter().flat_map(handlers).collect::<Vec<_>>();
         let is_called = |handler: &&Handler<'_>| handler.probe.is_none();
         let loopback = !calls.iter().any(|handler| is_called(&handler));
@@ -256,7 +257,7 @@ impl SteeredPod {
                 to: behind,
             });
         }
-        // One entry where the number has no name; else one for each.
+        // One entry if the number has no name; else one for each name.
         let entries: Vec<_> = match names.is_empty() {
             true => vec![None],
             false => names.iter().cloned().map(Some).collect(),
@@ -275,7 +276,7 @@ impl SteeredPod {
         Ok(())
     }
 
-    /// Names that lead to the service's port in any container.
+    /// Names of the service's port in any container.
     fn names_of(&self, containers: &[PodContainer<'_>], number: u16) -> Vec<String> {
         let ports = containers.iter().filter(|c| c.is_app()).flat_map(|c| &c.ports);
         let named = ports.filter(|port| port.is_tcp && port.number == number);
@@ -283,7 +284,7 @@ impl SteeredPod {
         names.into_iter().collect()
     }
 
-    /// Takes `names` from every port of the pod that has one of them.
+    /// Removes `names` from every port of the pod that has one of them.
     fn rename<'c>(
         &mut self,
         containers: &'c [PodContainer<'c>],
@@ -313,7 +314,8 @@ impl SteeredPod {
         renamed
     }
 
-    /// A probe or hook that called the app by a name that is the sidecar's now gets the number.
+    /// A probe or hook that called the app by a name that now belongs to the sidecar gets the
+    /// number.
     fn number_handler(
         &mut self,
         at: usize,
@@ -332,8 +334,8 @@ impl SteeredPod {
         }
     }
 
-    /// A probe of the number that was taken over goes through the sidecar; a hook gets the new number.
-    /// Returns whether it was one of these.
+    /// A probe of the number that was taken over goes through the sidecar; a hook gets the new
+    /// number. Returns whether the handler was one of these.
     fn pass_on(
         &mut self,
         at: usize,
@@ -342,7 +344,7 @@ impl SteeredPod {
         number: u16,
     ) -> bool {
         let port = handler.action.get("port").and_then(|port| container.number_of(port));
-        // A probe of another host is none of the app.
+        // A probe of another host does not concern the app.
         let host = handler.action.get("host").and_then(Value::as_str).unwrap_or_default();
         if port != Some(number) || !host.is_empty() {
             return false;
@@ -413,7 +415,7 @@ fn headers_of(action: &Value) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The lowest port that a process without rights may bind in this pod.
+/// The lowest port that an unprivileged process may bind in this pod.
 fn lowest_port(spec: &Value) -> u16 {
     let sysctls = spec.get("securityContext").and_then(|context| context.get("sysctls"));
     let named = sysctls.and_then(Value::as_array).into_iter().flatten().find(|sysctl| {

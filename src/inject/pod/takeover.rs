@@ -1,13 +1,13 @@
-//! Telling an app another port, by the environment variable that it reads.
+//! Gives an app another port, through the environment variable that it reads.
 
 use serde_json::{Value, json};
 
 use super::edits::EditKind;
 
-/// Variables that name an address alone.
+/// Variables that name only an address.
 const HOSTS: &[&str] = &["BIND", "BIND_ADDRESS", "HOST", "LISTEN_HOST", "SERVER_ADDRESS"];
 
-/// Variables that apps are known to read a port, or an address with one, from.
+/// Variables from which apps are known to read a port, or an address with one.
 const PORTS: &[&str] = &[
     "ADDR",
     "ADDRESS",
@@ -33,11 +33,12 @@ const PORTS: &[&str] = &[
 pub(super) struct PortTold {
     pub(super) from: u16,
     pub(super) to: u16,
-    /// It may leave all addresses but loopback.
+    /// Whether it may stop listening on all addresses but loopback.
     pub(super) loopback: bool,
 }
 
-/// Changes of a container's environment, by their place; `None`: it is not known what it reads.
+/// Changes of a container's environment, by position; `None`: it is unknown which variable it
+/// reads.
 pub(super) fn tell_port(
     container: &Value,
     told: PortTold,
@@ -53,10 +54,11 @@ pub(super) fn tell_port(
             (PORTS.contains(&&*name) && replaced(&value, told).is_some()).then_some(name)
         });
         let reads: Vec<_> = reads.collect();
-        // Two of them: which one it listens on is not known.
+        // With two of them, it is unknown which one it listens on.
         (reads.len() == 1).then(|| reads.into_iter().next()).flatten()
     };
-    // What stands there with the very number is what the app reads; a name by settings is a guess.
+    // A variable that holds exactly this number is the one that the app reads; a name from the
+    // settings is only a guess.
     let is_there = |name: &str| env.iter().any(|entry| name_of(entry).as_deref() == Some(name));
     let name = match named {
         Some(name) if is_there(name) => name.to_owned(),
@@ -87,7 +89,7 @@ pub(super) fn tell_port(
     Some(edits)
 }
 
-/// The value with the new port; `None`: the old one does not stand in it.
+/// The value with the new port; `None`: the old one does not occur in it.
 fn replaced(value: &str, told: PortTold) -> Option<String> {
     let from = told.from.to_string();
     if value == from {

@@ -1,4 +1,4 @@
-//! Takes the sidecar out of a pod again: what the status says was done, backwards.
+//! Takes the sidecar out of a pod again: reverses what the status says was done.
 
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ pub enum UndoError {
          keygatectl has written it; inject the workload's source again instead"
     )]
     Status { why: String },
-    /// Somebody has changed what the injector had changed before.
+    /// Somebody has changed what the injector had changed.
     #[error(
         "container {container}: {at} was changed after the injection, so what was there before cannot \
          be put back\nhint: undo that change, or take the sidecar out by hand"
@@ -26,7 +26,7 @@ pub enum UndoError {
     Changed { container: String, at: String },
 }
 
-/// What may be empty once everything of ours is out of it.
+/// What may be left empty once everything of ours is removed.
 pub(super) const EMPTIED: [&str; 5] = [
     "/spec/initContainers",
     "/spec/volumes",
@@ -35,7 +35,7 @@ pub(super) const EMPTIED: [&str; 5] = [
     "/metadata",
 ];
 
-/// A patch that gives back the pod as it was before [`super::inject`].
+/// A patch that restores the pod as it was before [`super::inject`].
 ///
 /// # Errors
 /// It was not injected, or was changed since.
@@ -67,7 +67,7 @@ pub fn uninject(pod: &Value) -> Result<Vec<PatchOperation>, UndoError> {
     Ok(draft.operations())
 }
 
-/// Whether something was done to a pod or a template.
+/// Whether a pod or a template was injected.
 pub fn is_injected(pod: &Value) -> bool {
     pod.get("metadata")
         .is_some_and(|metadata| has_text(metadata, "annotations", AnnotationName::Status.name()))
@@ -87,7 +87,7 @@ fn undo(draft: &mut PatchDraft, change: &ContainerChange) -> Result<(), UndoErro
         return Ok(());
     }
     let is_ours = match (there, &change.now) {
-        // The API server adds defaults to what it gets.
+        // The API server adds defaults to the objects that it gets.
         (Some(there), Some(now)) => contains(there, now),
         (None, None) => true,
         _ => false,
@@ -107,7 +107,7 @@ fn undo(draft: &mut PatchDraft, change: &ContainerChange) -> Result<(), UndoErro
     Ok(())
 }
 
-/// Whether `value` says all that `part` says.
+/// Whether `value` contains everything in `part`.
 fn contains(value: &Value, part: &Value) -> bool {
     match (value, part) {
         (Value::Object(value), Value::Object(part)) => part

@@ -1,5 +1,5 @@
-//! Which port of a pod is the service's: the one that an annotation names, or the only one that can be
-//! meant. Never a guess between several: the others would stay open unnoticed.
+//! Which port of a pod is the service's: the one that an annotation names, or the only possible
+//! one. Never a guess between several: the others would stay open unnoticed.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use super::handlers::{Handler, handlers};
 use super::outcome::{InjectDenial, SkipReason};
 use super::{Halt, Halted};
 
-/// Names of ports that are for people and machines around a service.
+/// Names of auxiliary ports, for people and machines that look after a service.
 const SIDE_DOORS: &[&str] = &[
     "admin",
     "debug",
@@ -31,14 +31,15 @@ const SIDE_DOORS: &[&str] = &[
 /// The port to protect.
 #[derive(Clone, Debug)]
 pub(super) struct UpstreamPort {
-    /// Position of its container among all.
+    /// Position of its container among all containers.
     pub(super) container: usize,
     pub(super) number: u16,
     pub(super) protocol: UpstreamProtocol,
 }
 
 /// # Errors
-/// A skip where no port can be told, a denial where the annotation names none that is there.
+/// A skip if the port cannot be determined, a denial if the annotation names a port that does not
+/// exist.
 pub(super) fn upstream_port(
     containers: &[PodContainer<'_>],
     wishes: &PodWishes,
@@ -52,7 +53,7 @@ pub(super) fn upstream_port(
             let found = ports().find(|(_, port)| port.is_tcp && port.number == *number);
             match found {
                 Some((at, port)) => (at, *number, port.name),
-                // It listens there without saying so.
+                // It listens there without declaring it.
                 None => (0, *number, None),
             }
         }
@@ -96,8 +97,8 @@ pub(super) fn upstream_port(
     Ok(UpstreamPort { container: at, number, protocol })
 }
 
-/// What is said of ports of the app that stay without the sidecar. Ports for metrics and the like are
-/// meant to.
+/// Warnings about ports of the app that stay without the sidecar. Ports for metrics and the like
+/// are meant to.
 pub(super) fn unguarded(containers: &[PodContainer<'_>], upstream: &UpstreamPort) -> Vec<String> {
     let apps = containers.iter().filter(|container| container.is_app());
     let ports =
@@ -116,7 +117,7 @@ pub(super) fn unguarded(containers: &[PodContainer<'_>], upstream: &UpstreamPort
     .collect()
 }
 
-/// The one of these that is the service's, if it can be told.
+/// The one of these that is the service's, if that can be determined.
 fn only_one<'p, 'c: 'p>(
     tcp: impl Iterator<Item = (usize, &'p super::containers::DeclaredPort<'c>)>,
 ) -> Option<(usize, &'p super::containers::DeclaredPort<'c>)> {
@@ -126,7 +127,7 @@ fn only_one<'p, 'c: 'p>(
         |name| name == "web" || is_http2(name),
         |name| name.starts_with("http-"),
     ];
-    // A number that stands under two names is one port.
+    // A number with two names is one port.
     let number_of = |found: &[(usize, &'p super::containers::DeclaredPort<'c>)]| {
         let (first, rest) = found.split_first()?;
         rest.iter().all(|(_, port)| port.number == first.1.number).then_some(*first)
@@ -157,7 +158,7 @@ fn is_tls(name: &str) -> bool {
     })
 }
 
-/// Whether a probe or hook says that the app speaks TLS there.
+/// Whether a probe or hook shows that the app speaks TLS there.
 fn probes_with_tls(container: &PodContainer<'_>, number: u16) -> bool {
     handlers(container).iter().any(|Handler { action, kind, .. }| {
         *kind == "httpGet"

@@ -1,29 +1,29 @@
-//! Objects of the API in a document: also those in lists.
+//! API objects in a document, including those in lists.
 
 use std::fmt;
 
 use serde_json::Value;
 
-/// Which object, as `kubectl` writes it.
+/// Which object, in `kubectl`'s notation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::inject) struct ObjectRef {
-    /// `None`: the one that is applied to.
+    /// `None`: the namespace in which it is applied.
     pub(in crate::inject) namespace: Option<String>,
     pub(in crate::inject) kind: String,
     pub(in crate::inject) name: String,
 }
 
-/// Something that makes pods, or a pod.
+/// A pod, or an object that makes pods.
 #[derive(Clone, Debug)]
 pub(in crate::inject) struct Workload {
     pub(in crate::inject) object: ObjectRef,
     /// Of the workload itself.
     pub(in crate::inject) metadata: Value,
-    /// Where the pod or its template stands in the document; empty: the document is the pod.
+    /// Position of the pod or its template in the document; empty: the document is the pod.
     pub(in crate::inject) pointer: String,
     /// The pod or its template.
     pub(in crate::inject) template: Value,
-    /// Which pods are the workload's: `spec.selector`.
+    /// Which pods belong to the workload: `spec.selector`.
     pub(in crate::inject) selector: Option<Value>,
 }
 
@@ -39,7 +39,7 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("StatefulSet", "apps/", "/spec/template"),
 ];
 
-/// Objects of a document with their places: itself, or those in a list.
+/// Objects of a document with their positions: the document itself, or its items if it is a list.
 pub(in crate::inject) fn each(document: &Value) -> Vec<(String, Value)> {
     let kind = document["kind"].as_str().unwrap_or_default();
     let Some(inner) = kind.strip_suffix("List") else {
@@ -86,7 +86,7 @@ pub(super) fn label_of<'v>(metadata: &'v Value, name: &str) -> Option<&'v str> {
     metadata.get("labels")?.get(name)?.as_str()
 }
 
-/// Whether a map of labels, as a Service selects by it, selects these. An empty one selects nothing.
+/// Whether a map of labels, as a Service uses it, selects these. An empty one selects nothing.
 pub(in crate::inject) fn selects(selector: &Value, labels: &Value) -> bool {
     let Some(wanted) = selector.as_object().filter(|wanted| !wanted.is_empty()) else {
         return false;
@@ -123,7 +123,7 @@ impl ObjectRef {
         }
     }
 
-    /// Whether both are of one namespace.
+    /// Whether both are in one namespace.
     pub(in crate::inject) fn is_beside(&self, other: &Self) -> bool {
         let space = |of: &Self| of.namespace.clone().unwrap_or_else(|| "default".to_owned());
         space(self) == space(other)

@@ -1,6 +1,6 @@
-//! The NetworkPolicy that leaves nothing of a pod open but the gate. A pod's address cannot be closed
-//! by injection: only this closes the way around the Service, and only where the cluster's network
-//! keeps policies.
+//! The NetworkPolicy that leaves only the gate of a pod open. Injection cannot close a pod's
+//! address: only this closes the way around the Service, and only if the cluster's network enforces
+//! policies.
 
 use serde_json::{Value, json};
 
@@ -12,12 +12,12 @@ use super::objects::{ObjectRef, Workload, each};
 use super::services::status_of;
 use super::{LineKind, StreamResult};
 
-/// Whose the object is, by the label that Kubernetes recommends.
+/// The owner of the object, in the label that Kubernetes recommends.
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
 const US: &str = "keygatectl";
 
-/// Appends a policy for each injected workload that has none in the stream yet.
+/// Appends a policy for each injected workload that does not have one in the stream yet.
 pub(super) fn emit(documents: &[YamlDocument], workloads: &[Workload], result: &mut StreamResult) {
     let there: Vec<_> = documents
         .iter()
@@ -58,14 +58,15 @@ fn policy(workload: &Workload) -> Option<Value> {
     let labels = workload.template.pointer("/metadata/labels")?;
     let selector = match &workload.selector {
         Some(selector) if selector.get("matchLabels").is_some() => selector.clone(),
-        // A ReplicationController selects by labels alone.
+        // A ReplicationController selects only by labels.
         Some(selector) if selector.is_object() && selector.get("matchExpressions").is_none() => {
             json!({"matchLabels": selector})
         }
         Some(selector) => selector.clone(),
         None => json!({"matchLabels": own_labels(labels)?}),
     };
-    // Numbers: an init container's names are unknown to older networks, and an unknown name closes all.
+    // Numbers: older networks do not know an init container's names, and an unknown name closes
+    // everything.
     let ports = gate_ports(&workload.template);
     let ports: Vec<_> = ports.into_iter().chain(open_ports(&workload.template)).collect();
     let ports: Vec<_> = ports.iter().map(|port| json!({"port": port, "protocol": "TCP"})).collect();
@@ -88,7 +89,7 @@ fn policy(workload: &Workload) -> Option<Value> {
     }))
 }
 
-/// A pod's labels but for ours: without any, a policy would select the whole namespace.
+/// A pod's labels except ours: without any, a policy would select the whole namespace.
 fn own_labels(labels: &Value) -> Option<Value> {
     let own = labels.as_object()?.iter().filter(|(name, _)| !name.starts_with("keygate.dev/"));
     let own: serde_json::Map<_, _> =

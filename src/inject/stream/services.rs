@@ -18,7 +18,7 @@ pub(in crate::inject) struct ServicePort {
     pub(in crate::inject) shown: String,
     /// What it targets: a number, or a name.
     pub(in crate::inject) target: Value,
-    /// What stands there; `None`: nothing, which means the port itself.
+    /// What the Service states; `None`: nothing, which means the port itself.
     pub(in crate::inject) written: Option<Value>,
 }
 
@@ -27,17 +27,17 @@ pub(in crate::inject) struct ServicePort {
 pub(in crate::inject) enum Endpoint {
     /// The sidecar.
     Gate,
-    /// The very port that the sidecar protects, past it.
+    /// The port that the sidecar protects, but past the sidecar.
     Bypass,
-    /// Another port of the pod, which the sidecar has nothing to do with.
+    /// Another port of the pod, which does not concern the sidecar.
     Other(String),
-    /// No container has the name: no endpoint.
+    /// No container has the name, so there is no endpoint.
     Nowhere,
-    /// A headless Service: clients connect to the pod's address at whatever port they like.
+    /// A headless Service: clients connect to the pod's address at any port they like.
     Headless,
 }
 
-/// The ports of a Service over TCP; empty: it selects no pods.
+/// The TCP ports of a Service; empty: it selects no pods.
 pub(in crate::inject) fn service_ports(service: &Value) -> Vec<ServicePort> {
     let ports = service.pointer("/spec/ports").and_then(Value::as_array);
     let tcp = ports.into_iter().flatten().enumerate().filter(|(_, port)| {
@@ -58,7 +58,8 @@ pub(in crate::inject) fn service_ports(service: &Value) -> Vec<ServicePort> {
     .collect()
 }
 
-/// Where `port` of `service` leads in a pod (or a template) with the sidecar that `status` tells of.
+/// Where `port` of `service` leads in a pod (or a template) with the sidecar that `status`
+/// describes.
 pub(in crate::inject) fn endpoint(
     service: &Value,
     port: &ServicePort,
@@ -77,7 +78,7 @@ pub(in crate::inject) fn endpoint(
     if gate.contains(&number) && !is_headless {
         return Endpoint::Gate;
     }
-    // What was taken over is the sidecar's, whichever way clients come.
+    // A port that was taken over belongs to the sidecar, whichever way clients take.
     let takes_over = gate.contains(&number) && number != u64::from(status.ports.authed);
     match (is_headless, takes_over) {
         (true, true) => Endpoint::Gate,
@@ -87,7 +88,7 @@ pub(in crate::inject) fn endpoint(
     }
 }
 
-/// Numbers at which the sidecar takes requests.
+/// Numbers at which the sidecar accepts requests.
 fn gate_numbers(pod: &Value, status: &InjectStatus) -> Vec<u64> {
     let sidecar = containers(pod).find(|container| container["name"] == CONTAINER);
     let ports = sidecar.and_then(|sidecar| sidecar["ports"].as_array()).into_iter().flatten();
@@ -95,8 +96,8 @@ fn gate_numbers(pod: &Value, status: &InjectStatus) -> Vec<u64> {
     numbers.filter(|number| *number != u64::from(status.ports.public)).collect()
 }
 
-/// The number that a Service gets by name: of the first container that has it, the app's before those
-/// that start first (finding 2 of the design: measured on an API server).
+/// The number that a Service resolves a name to: that of the first container that has it, the app's
+/// before those that start first (finding 2 of the design: measured on an API server).
 fn number_named(pod: &Value, name: &str) -> Option<u64> {
     let ports = containers(pod).flat_map(|c| c["ports"].as_array().into_iter().flatten());
     let named = ports.filter(|port| port["name"] == name);
@@ -106,7 +107,7 @@ fn number_named(pod: &Value, name: &str) -> Option<u64> {
 fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
     let apps = pod.pointer("/spec/containers").and_then(Value::as_array);
     let init = pod.pointer("/spec/initContainers").and_then(Value::as_array);
-    // Others of these have ended when traffic comes.
+    // Other init containers have ended by the time traffic arrives.
     let sidecars = init.into_iter().flatten().filter(|c| c["restartPolicy"] == "Always");
     apps.into_iter().flatten().chain(sidecars)
 }
@@ -118,14 +119,16 @@ pub(in crate::inject) fn names_of(pod: &Value, number: u16) -> Vec<&str> {
     named.filter_map(|port| port["name"].as_str()).collect()
 }
 
-/// The status of a pod or template with the sidecar. Without one, the annotation was copied.
+/// The status of a pod or template with the sidecar. If the sidecar is missing, the annotation was
+/// copied.
 pub(in crate::inject) fn status_of(pod: &Value) -> Option<InjectStatus> {
     let path = super::super::pod::patch::pointer(&["metadata", "annotations", STATUS.name()]);
     let status = InjectStatus::read(pod.pointer(&path)?.as_str()?).ok()?;
     containers(pod).any(|container| container["name"] == CONTAINER).then_some(status)
 }
 
-/// Names the Services of a document that lead past the sidecar of a workload, or leads them to it.
+/// Reports the Services of a document that lead past the sidecar of a workload, or redirects them
+/// to it.
 pub(super) fn lead(
     document: &mut YamlDocument,
     workloads: &[Workload],
@@ -201,7 +204,7 @@ pub(super) fn lead(
     }
 }
 
-/// Gives Services the ports back that [`lead`] has changed.
+/// Gives Services back the ports that [`lead`] has changed.
 pub(super) fn lead_back(document: &mut YamlDocument, report: &mut Vec<StreamLine>) {
     let path = super::super::pod::patch::pointer(&["metadata", "annotations", STATUS.name()]);
     let services =

@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::{NodeKind, PartState, YamlEntry, YamlItem, YamlNode};
 use crate::inject::pod::patch::PatchOperation;
 
-/// Carries out one operation; its path begins below `prefix`. One that does not fit changes nothing: it
-/// was made for this very document.
+/// Carries out one operation; its path begins below `prefix`. An operation that does not fit
+/// changes nothing: it was made for this very document.
 pub(super) fn apply(root: &mut YamlNode, prefix: &str, operation: &PatchOperation) {
     let (path, value) = match operation {
         PatchOperation::Add { path, value } | PatchOperation::Replace { path, value } => {
@@ -36,7 +36,7 @@ pub(super) fn apply(root: &mut YamlNode, prefix: &str, operation: &PatchOperatio
 // === impl YamlNode ===
 
 impl YamlNode {
-    /// What is written in flow style is written anew once something in it changes.
+    /// Flow style is rewritten as soon as something in it changes.
     fn loosen(&mut self) {
         if let NodeKind::Written(value @ (Value::Array(_) | Value::Object(_))) = &self.kind {
             self.kind = NodeKind::Fresh(value.clone());
@@ -118,7 +118,7 @@ impl YamlNode {
     }
 }
 
-/// The column of what is written nowhere yet.
+/// The column of a value that is not written anywhere yet.
 pub(super) const FRESH: usize = usize::MAX;
 
 fn fresh(value: Value) -> YamlNode {

@@ -1,4 +1,4 @@
-//! Text → nodes with their places.
+//! Text → nodes with their positions.
 
 use std::ops::Range;
 
@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 use super::scalar::meaning;
 use super::{NodeKind, PartState, YamlEntry, YamlFault, YamlItem, YamlNode};
 
-/// Nesting that no object of the API has.
+/// Nesting deeper than any object of the API.
 const DEEPEST: usize = 200;
 
-/// The node of a document, and what it says; no node: there is nothing in it.
+/// The node of a document, and its value; no node: the document is empty.
 pub(super) fn document(
     text: &str,
     first_line: usize,
@@ -47,7 +47,7 @@ pub(super) fn document(
     let Some(root) = root else { return Ok((None, Value::Null)) };
     let value = root.value();
     let is_empty = value.is_null() && root.span.is_empty();
-    // Names for parts of it could be meant elsewhere too: such a document is written anew as a whole.
+    // Other places may refer to parts of it by name: such a document is rewritten as a whole.
     let root = match reader.is_odd {
         true => YamlNode { kind: NodeKind::Written(value.clone()), span: root.span },
         false => root,
@@ -59,7 +59,7 @@ struct NodeReader<'t, I: Iterator<Item = (Event<'t>, Span)>> {
     text: &'t str,
     first_line: usize,
     events: std::iter::Peekable<I>,
-    /// Anchors and what they stand for.
+    /// Anchors and their values.
     anchors: Vec<(usize, Value)>,
     /// Anchors, merges or tags are used.
     is_odd: bool,
@@ -173,11 +173,11 @@ impl<'t, I: Iterator<Item = (Event<'t>, Span)>> NodeReader<'t, I> {
                 Value::Null | Value::Array(_) | Value::Object(_) => {
                     return Err(self.fault(line, "a name is no text"));
                 }
-                // As it is written: `on` and `8080` are names too.
+                // As written: `on` and `8080` are names too.
                 _ => self.text.get(key.span.clone()).unwrap_or_default().to_owned(),
             };
             end = end.max(value.span.end).max(key.span.end);
-            // In quotes it is a name as any other.
+            // In quotes it is a name like any other.
             if name == "<<" && self.text.get(key.span.clone()) == Some("<<") {
                 self.is_odd = true;
                 let maps = match value.value() {
@@ -200,7 +200,7 @@ impl<'t, I: Iterator<Item = (Event<'t>, Span)>> NodeReader<'t, I> {
         }
     }
 
-    /// The `-` of an item: before its value, or on a line above where nothing stands behind it.
+    /// The `-` of an item: before its value, or on an earlier line that has nothing after it.
     fn dash_before(&self, value: usize) -> usize {
         let mut end = value;
         loop {
@@ -231,11 +231,11 @@ pub(super) fn start_of_line(text: &str, at: usize) -> usize {
     text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1)
 }
 
-/// The span of a value without white space and line ends behind it.
+/// Where a value ends, without trailing white space and line ends.
 pub(super) fn content_end(text: &str, span: &Range<usize>) -> usize {
     let body = text.get(span.clone()).unwrap_or_default();
     let header = body.lines().next().unwrap_or_default();
-    // Such a block keeps the empty lines behind it.
+    // Such a block keeps the empty lines after it.
     if body.starts_with(['|', '>']) && header.contains('+') {
         return span.end;
     }

@@ -1,5 +1,5 @@
-//! What plain scalars mean to Kubernetes' own reader (sigs.k8s.io/yaml: YAML 1.1), and how text is
-//! written so that it means itself.
+//! What plain scalars mean to Kubernetes' own reader (sigs.k8s.io/yaml: YAML 1.1), and how to write
+//! a text so that it keeps its meaning.
 
 use serde_json::{Number, Value};
 
@@ -57,7 +57,7 @@ pub(super) fn quoted(text: &str) -> String {
         && meaning(text) == text;
     match is_plain {
         true => text.to_owned(),
-        // JSON's strings are YAML's, but for two line ends that JSON leaves as they are.
+        // JSON's strings are YAML's, except for two line ends that JSON leaves as they are.
         false => Value::from(text)
             .to_string()
             .replace('\u{2028}', "\\u2028")
@@ -67,7 +67,7 @@ pub(super) fn quoted(text: &str) -> String {
     }
 }
 
-/// Whether a text of lines can stand as a block of them.
+/// Whether a text of several lines can be written as a block.
 pub(super) fn is_block(text: &str) -> bool {
     let is_safe = |c: char| {
         c == '\n' || !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}')

@@ -1,4 +1,4 @@
-//! Nodes → text: what is unchanged is copied, what is changed or new is written in block style.
+//! Nodes → text: unchanged parts are copied, changed or new ones are written in block style.
 
 use std::ops::Range;
 
@@ -22,7 +22,7 @@ pub(super) fn document(root: &YamlNode, text: &str, line_end: &str) -> String {
     };
     match line_end {
         "\n" => body,
-        // What was copied has its line ends already.
+        // Copied text already has its line ends.
         _ => body.replace("\r\n", "\n").replace('\n', line_end),
     }
 }
@@ -42,9 +42,10 @@ struct NodeWriter<'t> {
 
 /// One part of a list or mapping that may be copied.
 struct WrittenPart<'n> {
-    /// From the first byte that is its own: a line's, where nothing else stands before it.
+    /// From the first byte that is its own: the beginning of a line, if nothing else precedes it
+    /// there.
     start: usize,
-    /// Behind its `-`, or its name and colon.
+    /// After its `-`, or its name and colon.
     head_end: usize,
     value: &'n YamlNode,
     state: PartState,
@@ -53,7 +54,7 @@ struct WrittenPart<'n> {
     place: FreshPlace,
 }
 
-/// What a value is written behind.
+/// What a value is written after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FreshPlace {
     /// The `-` of a list.
@@ -96,14 +97,14 @@ impl NodeWriter<'_> {
         }
     }
 
-    /// The start of the line, where only white space is before `at`.
+    /// The start of the line, if only white space precedes `at`.
     fn own_start(&self, at: usize) -> usize {
         let start = start_of_line(self.text, at);
         let before = self.text.get(start..at).unwrap_or_default();
         if before.trim().is_empty() { start } else { at }
     }
 
-    /// Behind the line end of what ends at `at`: a comment beside it is on that line.
+    /// The position after the line that contains `at`: a comment on that line belongs to it.
     fn line_behind(&self, at: usize, bound: usize) -> usize {
         let rest = self.text.get(at..bound).unwrap_or_default();
         rest.find('\n').map_or(bound, |newline| at + newline + 1)
@@ -123,7 +124,7 @@ impl NodeWriter<'_> {
         for part in &parts {
             match part.state {
                 PartState::New => {
-                    // Before comments that belong to what follows, not to this block.
+                    // Before comments that belong to the next block, not to this one.
                     if let (None, Some(content)) = (&tail, last_content) {
                         let is_behind_all = parts
                             .iter()
@@ -192,7 +193,7 @@ impl NodeWriter<'_> {
                 self.copy(region.start..part.head_end);
                 let content = self.content_of(part).max(part.head_end);
                 self.fresh_value(&value.value(), column, part.place);
-                // A comment beside it, where the new value is one line too.
+                // A comment on the same line, if the new value takes one line too.
                 let rest = self.line_behind(content, region.end);
                 let beside = self.text.get(content..rest).unwrap_or_default();
                 let is_line = !matches!(value.value(), Value::Array(_) | Value::Object(_));
@@ -237,7 +238,7 @@ impl NodeWriter<'_> {
         }
     }
 
-    /// Where a part that is written has its last sign.
+    /// The position after the last character of a written part.
     fn content_of(&self, part: &WrittenPart<'_>) -> usize {
         part.head_end.max(self.last_of(part.value))
     }
@@ -264,7 +265,7 @@ impl NodeWriter<'_> {
         self.out.extend(std::iter::repeat_n(' ', column));
     }
 
-    /// A value behind its head, with the line end behind it.
+    /// A value after its head, including the line end.
     fn fresh_value(&mut self, value: &Value, column: usize, place: FreshPlace) {
         match value {
             Value::Array(items) if items.is_empty() => self.out.push_str(" []\n"),
@@ -277,7 +278,7 @@ impl NodeWriter<'_> {
                 self.out.push(' ');
                 let start = self.out.len();
                 self.fresh_body(value, column + 2);
-                // Its first line stands behind the dash.
+                // Its first line follows the dash.
                 let indent = start..start + column + 2;
                 self.out.replace_range(indent, "");
             }

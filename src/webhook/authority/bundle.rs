@@ -1,5 +1,5 @@
-//! What stands in `caBundle`: the authorities that replicas need, and those of ours that are still
-//! valid, since another replica may show a certificate of theirs. No I/O.
+//! The content of `caBundle`: the authorities that replicas need, and those of ours that are still
+//! valid, since another replica may show a certificate from one of them. No I/O.
 
 use std::collections::BTreeSet;
 
@@ -12,19 +12,20 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::{AUTHORITY_NAME, CertificateDates};
 use crate::core::Now;
 
-/// More of ours than that were never meant: the newest stay.
+/// More of ours than this cannot be intended: the newest stay.
 const MOST: usize = 8;
 
 /// Bytes of base64 in one line of PEM (RFC 7468 section 2).
 const PEM_LINE: usize = 64;
 
-/// The certificates of a bundle as it is stored. What is no PEM is an empty one.
+/// The certificates of a bundle as it is stored. If it is not PEM, it counts as empty.
 pub fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect()
 }
 
-/// What is to be stored in place of `stored`; `None`: it is right as it is. Those in `needed` come
-/// first. Authorities of others go, for whoever has their keys could answer for the webhook.
+/// The bundle to store in place of `stored`; `None`: it is right as it is. Those in `needed` come
+/// first. Foreign authorities are removed, because anybody with their keys could answer for the
+/// webhook.
 pub fn replacement(
     stored: &[CertificateDer<'static>],
     needed: &[CertificateDer<'static>],
@@ -63,7 +64,7 @@ pub fn to_pem(certificate: &CertificateDer<'_>) -> String {
     pem.push_str("-----BEGIN CERTIFICATE-----\n");
     let mut rest = text.as_str();
     while !rest.is_empty() {
-        // Base64 is ASCII: every place is one between characters.
+        // Base64 is ASCII: every position is a character boundary.
         let (line, behind) = rest.split_at(rest.len().min(PEM_LINE));
         pem.push_str(line);
         pem.push('\n');
@@ -73,7 +74,7 @@ pub fn to_pem(certificate: &CertificateDer<'_>) -> String {
     pem
 }
 
-/// `None`: it is somebody else's, or no certificate.
+/// `None`: it is somebody else's, or not a certificate.
 fn dates_of_ours(certificate: &CertificateDer<'_>) -> Option<CertificateDates> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let mut names = parsed.subject().iter_common_name();

@@ -1,5 +1,5 @@
-//! Keeps the authority in its Secret, `caBundle` in step with it, and a certificate of it in force.
-//! Every replica does the same; whoever comes second reads what the first one has written.
+//! Keeps the authority in its Secret, `caBundle` in step with it, and a certificate from it in
+//! force. Every replica does the same; the second one reads what the first one has written.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -16,30 +16,30 @@ use crate::cluster::{ClusterApi, ClusterError, ClusterOptions, ObjectPath, Patch
 use crate::core::Now;
 use crate::tls::{MemoryServerTls, TlsError};
 
-/// Between two looks at `caBundle`. A reset by an upgrade of the chart makes admissions fail until the
-/// next one.
+/// Pause between two checks of `caBundle`. If an upgrade of the chart resets it, admissions fail
+/// until the next check.
 pub const BUNDLE_EVERY: Duration = Duration::from_secs(10);
 
-/// Between two looks at the Secret.
+/// Pause between two checks of the Secret.
 const SECRET_EVERY: u64 = 60;
 
-/// How long a certificate waits whose authority is new in `caBundle`: API servers read that from a
-/// watch.
+/// How long a certificate waits after its authority was added to `caBundle`: API servers learn of
+/// that through a watch.
 const IN_FORCE: u64 = 30;
 
-/// Lost updates in a row until a look gives up.
+/// Lost updates in a row before a check gives up.
 const ATTEMPTS: usize = 5;
 
 /// Seconds until the same fault is logged again.
 const REPEAT: u64 = 3600;
 
-/// Seconds by which a new certificate must outlive the one in force.
+/// By how many seconds a new certificate must outlive the one in force.
 const WORTH_IT: u64 = 3600;
 
-/// Longest pause after a look that failed.
+/// Longest pause after a failed check.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Where authority and bundle are kept, and by which names the webhook is reached.
+/// Where authority and bundle are kept, and the names under which the webhook is reached.
 #[derive(Clone, Debug)]
 pub struct AuthorityPlaces {
     pub namespace: Box<str>,
@@ -49,18 +49,18 @@ pub struct AuthorityPlaces {
     pub dns_names: Vec<String>,
 }
 
-/// Looks after authority, bundle and certificate of one replica.
+/// Takes care of authority, bundle and certificate of one replica.
 #[derive(Debug)]
 pub struct AuthorityKeeper {
     cluster: ClusterOptions,
-    /// `None`: after a fault everything about the connection is read anew.
+    /// `None`: after a fault, everything about the connection is read again.
     api: Option<ClusterApi>,
     places: AuthorityPlaces,
     tls: Arc<MemoryServerTls>,
     known: Option<AuthorityState>,
     /// Unix seconds from which the Secret is read again.
     secret_due: u64,
-    /// What stands in `caBundle`, and since which Unix second we know.
+    /// The content of `caBundle`, each with the Unix second since which we know.
     seen: Vec<(CertificateDer<'static>, u64)>,
     leaf: Option<LeafInForce>,
 }
@@ -71,7 +71,7 @@ struct LeafInForce {
     dates: CertificateDates,
 }
 
-/// Why a look was in vain. What is in force stays.
+/// Why a check failed. What is in force stays.
 #[derive(Debug, thiserror::Error)]
 pub enum KeepError {
     #[error(transparent)]
@@ -109,14 +109,14 @@ impl AuthorityKeeper {
     }
 
     /// # Errors
-    /// The API server can never be asked like this.
+    /// The API server can never be asked with these options.
     pub fn check(&self) -> Result<(), KeepError> {
         ClusterApi::new(&self.cluster)?;
         Ok(())
     }
 
-    /// Looks until the other end of `stop` is dropped, and hands each result to `told`. Blocks: give it
-    /// a thread of its own.
+    /// Checks until the other end of `stop` is dropped, and passes each result to `told`. Blocks:
+    /// give it a thread of its own.
     pub fn run(
         mut self,
         clock: &Clock,
@@ -154,7 +154,7 @@ impl AuthorityKeeper {
         }
     }
 
-    /// One look at everything. A certificate is renewed also while the API server is away.
+    /// One check of everything. Renews a certificate even while the API server is away.
     pub fn look(&mut self, now: Now) -> Result<(), KeepError> {
         let synced = self.sync(now);
         if synced.is_err() {
@@ -184,7 +184,7 @@ impl AuthorityKeeper {
         Ok(())
     }
 
-    /// Those of the Secret, after what was due with them.
+    /// Those of the Secret, after anything due for them was done.
     fn authorities(&self, api: &ClusterApi, now: Now) -> Result<AuthorityState, KeepError> {
         let secret = ObjectPath::secret(&self.places.namespace, &self.places.secret);
         let unusable = |source| KeepError::Secret {
@@ -213,14 +213,14 @@ impl AuthorityKeeper {
                     tracing::info!(secret = %self.places.secret, ends, "an authority was {}", turn.as_str());
                     return Ok(state);
                 }
-                // Another replica was first: what it has written is read in the next round.
+                // Another replica was first: the next round reads what it has written.
                 Err(error) if error.is_conflict() && attempt < ATTEMPTS => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Over the Secret that was found and no other.
+    /// Overwrites the Secret that was found, and no other.
     fn write(
         &self,
         api: &ClusterApi,
@@ -252,7 +252,7 @@ impl AuthorityKeeper {
         }
     }
 
-    /// Puts into `caBundle` of every webhook what is missing there.
+    /// Adds to `caBundle` of every webhook what is missing there.
     fn keep_bundle(&mut self, api: &ClusterApi, now: Now) -> Result<(), KeepError> {
         let path = ObjectPath::mutating_webhooks(&self.places.configuration);
         let needed = self.needed();
@@ -265,7 +265,7 @@ impl AuthorityKeeper {
                 self.saw(&needed, now);
                 return Ok(());
             };
-            // What is stored lacks something: nobody relies on it any more.
+            // The stored bundle lacks something: from now on nothing counts as seen.
             self.seen.clear();
             match api.patch(&path, PatchForm::StrategicMerge, &change) {
                 Ok(_) => {
@@ -304,26 +304,26 @@ impl AuthorityKeeper {
         self.seen = seen;
     }
 
-    /// Unix seconds since when it is known to stand in `caBundle`.
+    /// The Unix second since which it is known to be in `caBundle`.
     fn since(&self, certificate: &CertificateDer<'_>) -> Option<u64> {
         self.seen.iter().find(|(seen, _)| seen == certificate).map(|(_, since)| *since)
     }
 
-    /// Signs a certificate where there is none, where half of its life is over, and where its
-    /// authority is not the current one any more.
+    /// Signs a certificate if there is none, if half of its life is over, or if its authority is no
+    /// longer the current one.
     fn renew(&mut self, now: Now) -> Result<(), KeepError> {
         let Some(known) = &self.known else { return Ok(()) };
         let since = self.since(known.current.certificate());
         let age = since.map(|since| now.unix_secs().saturating_sub(since));
         let authority = match &self.leaf {
-            // Nobody is served yet, and nobody will be while API servers do not believe us.
+            // Nobody is served yet, and nobody can be while API servers do not trust us.
             None if since.is_none() => return Ok(()),
             None => &known.current,
             Some(leaf) if leaf.authority.certificate() == known.current.certificate() => {
                 &leaf.authority
             }
             Some(_) if age.is_some_and(|age| age >= IN_FORCE) => &known.current,
-            // The old one until API servers believe the new one.
+            // The old one until API servers trust the new one.
             Some(leaf) => &leaf.authority,
         };
         let is_due = self.leaf.as_ref().is_none_or(|leaf| {
@@ -345,7 +345,7 @@ impl AuthorityKeeper {
     }
 }
 
-/// The patch that puts `needed` into `caBundle` of all webhooks; `None`: it is there.
+/// The patch that puts `needed` into `caBundle` of all webhooks; `None`: it is already there.
 fn bundle_change(
     configuration: &Value,
     needed: &[CertificateDer<'static>],
@@ -368,7 +368,7 @@ fn bundle_change(
         .then(|| json!({"metadata": {"resourceVersion": version}, "webhooks": changes}))
 }
 
-/// In an object that is new, null would be a fault.
+/// In a new object, null would be a fault.
 fn without_null(mut data: Value) -> Value {
     if let Some(fields) = data.as_object_mut() {
         fields.retain(|_, value| !value.is_null());
@@ -376,14 +376,14 @@ fn without_null(mut data: Value) -> Value {
     data
 }
 
-/// After so many looks in a row that failed. Replicas do not come all at once.
+/// The pause after this many failed checks in a row. It spreads replicas over time.
 fn pause(failures: u32) -> Duration {
     if failures == 0 {
         return BUNDLE_EVERY;
     }
     let most = Duration::from_secs(1 << failures.min(6)).min(LONGEST_PAUSE);
     let mut random = [0; 2];
-    // Without randomness the pauses are all the same, which is no harm.
+    // Without randomness, all pauses are the same, which does no harm.
     let _ = SystemRandom::new().fill(&mut random);
     most.mul_f64(0.5 + f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX) / 2.0)
 }

@@ -1,8 +1,8 @@
 //! The authorities as a Secret holds them, and when one follows another. No I/O.
 //!
-//! An authority is announced long before it signs anything: first it stands in the Secret as the next
-//! one and in `caBundle` beside the current one; once every API server must have read that, it takes
-//! the place of the current one, and replicas sign themselves new certificates with it.
+//! An authority is announced long before it signs anything. First it is in the Secret as the next
+//! one, and in `caBundle` next to the current one. Once every API server must have read that, it
+//! replaces the current one, and replicas sign themselves new certificates with it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,17 +19,17 @@ use crate::core::Now;
 const CURRENT: [&str; 2] = ["ca.crt", "ca.key"];
 const NEXT: [&str; 2] = ["next-ca.crt", "next-ca.key"];
 
-/// How long an authority stands in `caBundle` before it signs anything.
+/// How long an authority is in `caBundle` before it signs anything.
 pub const ANNOUNCED: Duration = Duration::from_secs(600);
 
-/// Who signs, and who is going to.
+/// The authority that signs, and the one that will.
 #[derive(Clone, Debug)]
 pub struct AuthorityState {
     pub current: Arc<Authority>,
     pub next: Option<Arc<Authority>>,
 }
 
-/// What has become of the authorities. The words are those of the log.
+/// What changed about the authorities. The words are those of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthorityTurn {
     Announced,
@@ -57,13 +57,13 @@ impl AuthorityState {
         Ok(Self { current: Arc::new(Authority::create(now)?), next: None })
     }
 
-    /// Of a Secret; `None`: it has none of the fields.
+    /// From a Secret; `None`: it has none of the fields.
     pub fn read(secret: &Value) -> Result<Option<Self>, AuthorityError> {
         let Some(current) = authority(secret, CURRENT)? else { return Ok(None) };
         Ok(Some(Self { current, next: authority(secret, NEXT)? }))
     }
 
-    /// `data` of a Secret, or of a patch of one: what is gone is null.
+    /// `data` of a Secret, or of a patch of one: removed fields are null.
     pub fn data(&self) -> Value {
         let mut data = Map::new();
         let authorities = [(CURRENT, Some(&self.current)), (NEXT, self.next.as_ref())];
@@ -82,9 +82,9 @@ impl AuthorityState {
         Value::Object(data)
     }
 
-    /// What is due, if anything: a next authority in the last third of the current one's life, its
-    /// turn once it is announced, or a new one at once where the current one has run out.
-    /// `next_since`: Unix seconds since when the next one is known to stand in `caBundle`.
+    /// What is due, if anything: a next authority in the last third of the current one's life; its
+    /// promotion once it is announced; or, if the current one has expired, a new one immediately.
+    /// `next_since`: Unix seconds since when the next one is known to be in `caBundle`.
     pub fn turn(
         &self,
         next_since: Option<u64>,
@@ -112,7 +112,7 @@ impl AuthorityState {
     }
 }
 
-/// `None`: neither field is there.
+/// `None`: both fields are missing.
 fn authority(
     secret: &Value,
     fields: [&'static str; 2],
