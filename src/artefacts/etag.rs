@@ -158,7 +158,7 @@ mod tests {
         assert!(!known(&["*"]).is_beyond(&tag));
         assert_eq!(known(&[&both]).newest(), Some(other));
         assert_eq!(known(&["*"]).newest(), None, "says nothing of what it is");
-        // However many there are, a request that waits keeps a few.
+        // However many there are, a waiting request keeps only a few.
         let many = vec![&*both; 400].join(", ");
         assert_eq!(known(&[&many, &many]).tags.len(), MOST);
         assert!(size_of::<KnownTag>() <= 24);

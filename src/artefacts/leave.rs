@@ -45,8 +45,8 @@ impl WaitersLeave {
         let Ok(Some(terms)) = told.wait_for(Option::is_some).await.map(|terms| *terms) else {
             return;
         };
-        // A caller that comes back here must not conclude that this server never holds an answer;
-        // when the time is over, all have to be gone.
+        // A caller that comes back here must not conclude that this server does not hold answers
+        // back. When the time is over, all have to be gone.
         let share = match comes_late {
             true => 1.0,
             false => {

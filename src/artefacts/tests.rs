@@ -140,7 +140,8 @@ fn what_the_caller_has_is_not_sent_again() {
         assert_eq!(body(answer).await, "");
         assert_eq!(peer.last().has.map(|has| has.serial), Some(7));
         assert_eq!(peer.last().instance, None);
-        // Two files of one serial are two, and what is older than the caller's is sent all the same.
+        // Two files with one serial are different, and a file older than the caller's is sent all
+        // the same.
         for other in [tag.replace('7', "8"), tag.replace('"', "\"x")] {
             let answer = peer.get(TABLE, &[("if-none-match", &other)]).await;
             assert_eq!(answer.status(), StatusCode::OK, "{other}");
@@ -171,7 +172,7 @@ fn who_waits_hears_at_once_of_what_is_new() {
         assert!(field(&table, "etag").starts_with("\"7-"));
         let tag = field(&patch, "etag").to_owned();
         assert_eq!(body(patch).await, "file 8");
-        // A new table alone says nothing to who waits for a patch.
+        // A new table alone is no news for a caller that waits for a patch.
         let known = [wait, ("if-none-match", &*tag)];
         let (patch, ()) = tokio::join!(peer.get(PATCH, &known), async {
             for table in 20..25 {
@@ -181,13 +182,13 @@ fn who_waits_hears_at_once_of_what_is_new() {
             peer.put(25, Some(30));
         });
         assert!(field(&patch, "etag").starts_with("\"30-"), "{patch:?}");
-        // Without news it ends when the time is over, and says that it was held.
+        // Without news, the poll ends when the time is over, and the answer says that it was held.
         let tag = field(&patch, "etag").to_owned();
         let known = [("prefer", "wait=1"), ("if-none-match", &*tag)];
         let answer = peer.get(PATCH, &known).await;
         assert_eq!(answer.status(), StatusCode::NOT_MODIFIED);
         assert_eq!(field(&answer, "preference-applied"), "wait=1");
-        // The end of the process lets everybody go.
+        // The end of the process lets all waiting callers go.
         let known = [wait, ("if-none-match", &*tag)];
         let (answer, ()) = tokio::join!(peer.get(PATCH, &known), async {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -227,12 +228,13 @@ fn a_caller_has_so_many_waits_and_no_more() {
         assert_eq!(field(&refused, header::RETRY_AFTER.as_str()), "1");
         assert_eq!(peer.get(PATCH, &[("keygate-instance", "a")]).await.status(), 404, "at once");
         assert_eq!(more("b").await.status(), StatusCode::NOT_FOUND, "has waited");
-        // Anybody can say another's name: it is only who comes from there as well.
+        // Anybody can state another caller's name: only requests from the same address count as the
+        // same caller.
         let same = Request::get(PATCH).header("authorization", WEB).header("prefer", "wait=1");
         let same = same.header("keygate-instance", "a").body(()).unwrap();
         let elsewhere = peer.service.answer(same, Some("192.0.2.2".parse().unwrap())).await;
         assert_eq!(field(&elsewhere, "preference-applied"), "wait=1", "has waited");
-        // Whoever hangs up gives the place back.
+        // A caller that hangs up gives its place back.
         let mut held = held;
         held.pop().unwrap().abort();
         tokio::task::yield_now().await;
@@ -255,7 +257,7 @@ fn nobody_is_told_of_nothing_by_who_does_not_know() {
             assert_eq!(field(&answer, "retry-after"), "1");
             assert!(body(answer).await.contains("\"not_known\""));
         }
-        // Each becomes known by itself, and who waits for it hears of it.
+        // Each becomes known separately, and callers that wait for it are notified.
         let wait = [("prefer", "wait=20")];
         let (table, ()) = tokio::join!(peer.get(TABLE, &wait), async {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -298,7 +300,7 @@ fn fleets_change_while_they_wait() {
     });
 }
 
-/// Whoever is let go before the end has missed nothing, and they are not let go at once.
+/// A caller that is let go before the end has missed nothing, and not all are let go together.
 #[test]
 fn who_waits_leaves_in_turn() {
     run(async {
@@ -336,15 +338,15 @@ fn who_waits_leaves_in_turn() {
             news += usize::from(status == StatusCode::OK);
         }
         assert_eq!(news, left, "those who had not left yet");
-        // Who comes now is let go soon.
+        // A caller that arrives now is let go soon.
         let fields = [("prefer", "wait=60"), ("if-none-match", "\"10-x\"")];
         assert_eq!(peer.get(PATCH, &fields).await.status(), StatusCode::OK);
         assert_eq!(peer.service.waiting(), 0);
     });
 }
 
-/// Two servers of one publisher are never quite in step: whoever comes from the other one, and has what
-/// is not here yet, waits for it here.
+/// Two servers of one publisher are never quite in step: a caller that comes from the other one,
+/// and has a version that is not here yet, waits for it here.
 #[test]
 fn nothing_older_is_sent_to_who_has_the_newer() {
     run(async {

@@ -107,7 +107,7 @@ fn routes_that_no_key_opens_and_keys_that_open_nothing() {
             "key_00000002, key_00000003: 2 keys: no rule is met by what they hold",
         ]
     );
-    // A key that holds all opens all.
+    // A key with all permissions opens every route.
     assert_eq!(report(&config, &[may(1, &["*"])]).findings, []);
 }
 
@@ -206,7 +206,7 @@ fn codes_of_refused_tables_are_documented() {
     assert_eq!(documented, reasons);
 }
 
-/// Each key that the claims of the upstream credential have no value for, and no other.
+/// Each key that lacks a value for a claim of the upstream credential, and no other.
 #[test]
 fn keys_without_what_the_service_wants_to_know() {
     let dir = tempfile::tempdir().unwrap();

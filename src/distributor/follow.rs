@@ -201,7 +201,7 @@ fn told_of_refusal(refusal: &Refusal) -> String {
 mod tests {
     use super::*;
 
-    /// Every setting that a message names has to be one of this command.
+    /// Every setting that a message names must be an option of this command.
     #[test]
     fn hints_name_options_of_this_command() {
         let told = [

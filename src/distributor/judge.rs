@@ -108,15 +108,14 @@ mod tests {
         assert_eq!(patches.judge(&good, None).unwrap_err().reason(), "kind");
         let others = judge("other", ArtefactName::Table, None);
         assert_eq!(others.judge(&good, None).unwrap_err().reason(), "audience");
-        // Only who verifies knows what a serial is worth.
+        // Only a judge that verifies knows what a serial is worth.
         let forged = file(900, &strange);
         assert_eq!(strict.judge(&forged, None).unwrap_err().reason(), "unknown_signer");
         assert!(plain.judge(&forged, None).is_ok());
         let newer = served(900, &forged);
         assert_eq!(strict.judge(&good, Some(&newer)).unwrap_err().reason(), "rollback");
         assert_eq!(plain.judge(&good, Some(&newer)).unwrap(), ArtefactVerdict::New { serial: 7 });
-        // Text that nobody vouches for begins no line of the log, and is not even read where it matters
-        // who signed it.
+        // Unverified text must not start a log line, and is not even read if signatures matter.
         let manifest = b"{\"evil\\n2027-01-31 INFO all is well \\u001b[31m\": 1}";
         let mut odd = b"keygate\x01".to_vec();
         odd.extend((manifest.len() as u32).to_le_bytes());

@@ -104,7 +104,7 @@ mod tests {
     use crate::distributor::judge::ArtefactJudge;
     use crate::distributor::options::{AccessLines, OriginArtefact};
 
-    /// An audience that the origin does not give must not take the others' sidecars with it.
+    /// An audience that the origin does not provide must not take the others' sidecars with it.
     #[test]
     fn one_audience_does_not_keep_it_unready_for_ever() {
         let clock = Clock::manual(1_000);

@@ -157,7 +157,7 @@ mod tests {
         let fleets = tokens.look().unwrap();
         assert_eq!(fleets[0].bearer, Some(Digest::of(b"fedcba9876543210")));
         assert!(!format!("{fleets:?}").contains("fedc"));
-        // A token that moves from one file to the other, past the same others.
+        // A token that moves from one file to the other, while the other tokens stay.
         let other = FleetFile {
             name: "app".into(),
             audiences: vec!["billing".into()],
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(of(b"fedcba9876543210"), Some(("app", "billing")));
         assert_eq!(of(b"0123456789abcdef"), Some(("web", "shop")));
         write("fedcba9876543210");
-        // Without a token, beside those that have one.
+        // Without a token, next to callers that have one.
         let open = FleetTokens::load(vec![file], Some(vec!["shop".into()])).unwrap();
         assert_eq!(open.fleets().iter().filter(|fleet| fleet.bearer.is_none()).count(), 1);
     }

@@ -1,4 +1,4 @@
-//! Answers against keys that take the place of a table.
+//! Answers about keys in place of a table.
 
 use std::path::Path;
 

@@ -146,7 +146,7 @@ mod tests {
             vec![u64::MAX],
             vec![0, u64::MAX],
             (0..5_000).map(spread).collect(),
-            // All in one block of buckets, and far more than a distance can say.
+            // All in one block of buckets, and far more than a distance can express.
             (0..5_000).collect(),
             (0..5_000).map(|n| u64::MAX - n).collect(),
             (0..300).chain((0..300).map(|n| (1 << 63) + n)).collect(),

@@ -1,4 +1,4 @@
-//! Tests of the room as a whole. Those of one step stand beside it.
+//! Tests of the room as a whole. Those of one step are next to it.
 
 mod accept;
 mod build;

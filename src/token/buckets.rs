@@ -300,7 +300,7 @@ mod tests {
         for caller in 1..=8 {
             let _ = limit.charge(1, &set.slot(caller, at(0)).unwrap().state, at(0).mono_ns);
         }
-        // The hand passes all; then one is used again, and another comes.
+        // The hand passes all; then one is used again, and another caller arrives.
         let _ = limit.charge(1, &set.slot(9, at(0)).unwrap().state, at(0).mono_ns);
         let left: Vec<_> = set.slots.iter().map(|slot| slot.caller).collect();
         let busy = *left.iter().find(|caller| **caller < 9).unwrap();

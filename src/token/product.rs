@@ -1,6 +1,6 @@
 //! Tokens for the management service: those that a product gives its own people, and the assertions
 //! of our own sidecars. A product's claims have the names that the product chose. It signs them
-//! with a secret that both know (HS256) or with keys of a set.
+//! with a secret that the service shares (HS256) or with keys of a set.
 //!
 //! A sidecar never accepts HMAC: it would have to know the secret that makes users. The management
 //! service runs next to the product, and some products have nothing else.
@@ -278,7 +278,7 @@ mod tests {
         TokenKey::from_pem(pem.as_bytes(), None).unwrap().remove(0)
     }
 
-    /// The public key of a set is no secret of HS256, and a set takes no HMAC.
+    /// The public key of a set is not a secret of HS256, and a set accepts no HMAC.
     #[test]
     fn a_set_takes_signatures_of_its_keys_alone() {
         let key = token_key();

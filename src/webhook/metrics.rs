@@ -228,7 +228,8 @@ impl CertificateOf {
 mod tests {
     use super::*;
 
-    /// docs/metrics.md has a row for each family with its kind and labels, and none that is not there.
+    /// docs/metrics.md has a row for each family with its kind and labels, and none for a family
+    /// that does not exist.
     #[test]
     fn the_manual_describes_every_family_and_label() {
         let text = WebhookMetrics::new().render(WebhookReadiness::Ready);

@@ -113,7 +113,7 @@ mod tests {
         assert!(new_ends.try_recv().is_err_and(|e| e == oneshot::error::TryRecvError::Empty));
         short.grow(1);
         assert!(old_ends.try_recv().is_err_and(|e| e == oneshot::error::TryRecvError::Closed));
-        // What gave way takes no room any more, and neither does what is dropped.
+        // A body that gave way takes no space any more, and neither does one that was dropped.
         old.grow(1000);
         drop(new);
         short.grow(89);

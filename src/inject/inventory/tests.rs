@@ -35,7 +35,8 @@ fn three_traps_among_ten_services() {
     assert_eq!((web.pods, web.injected, web.detail.as_str()), (2, false, "move http->15080"));
 }
 
-/// A label with a typing error: no injector feels meant, and the pod comes up without a sidecar.
+/// A label with a typing error: no injector feels responsible, and the pod starts without a
+/// sidecar.
 #[test]
 fn a_pod_whose_injector_has_not_answered_is_a_hole() {
     let pod = |spec: &str| {
@@ -77,7 +78,8 @@ fn an_injected_pod_is_reachable_until_a_policy_closes_it() {
     );
 }
 
-/// A rollout that is under way: each pod of the owner counts for what it is, in whichever order they come.
+/// A rollout in progress: each pod of the owner counts as what it is, in whichever order they
+/// appear.
 #[test]
 fn pods_from_before_are_not_hidden_by_their_siblings() {
     let settings = InjectorSettings::default();
@@ -95,7 +97,7 @@ fn pods_from_before_are_not_hidden_by_their_siblings() {
         .to_string()
     };
     let new = inject_stream(&pod("store-0"), &settings, StreamOptions::default()).unwrap().text;
-    // With the annotation of its sibling, and no sidecar.
+    // With the annotation of its sibling, but without a sidecar.
     let mut copied: Value = values(&new).unwrap().remove(0);
     copied["spec"] = values(&pod("store-1")).unwrap().remove(0)["spec"].take();
     for olds in

@@ -136,7 +136,7 @@ mod tests {
             told(json!([entry("PORT", "8080"), entry("API_PORT", "8080")]), None, LOOPBACK),
             None
         );
-        // Named: whatever is there gives way.
+        // A named variable: it replaces whatever is there.
         let named = told(json!([entry("PORT", "x")]), Some("PORT"), LOOPBACK).unwrap();
         assert_eq!(named, [format!("/env/0={}", port("15088"))]);
         let missing = told(json!([]), Some("PORT"), LOOPBACK).unwrap();

@@ -1,4 +1,4 @@
-//! Injection over pods that a real API server has sent (tests/data/k8s), and over made ones.
+//! Injection into pods that a real API server has sent (tests/data/k8s), and into generated ones.
 
 mod golden;
 mod properties;
@@ -13,7 +13,7 @@ use super::settings::InjectorSettings;
 use super::undo::uninject;
 use super::{InjectContext, inject};
 
-/// What the API server makes of a patch.
+/// The pod that the API server makes of a patch.
 fn patched(pod: &Value, patch: &[PatchOperation]) -> Value {
     let mut pod = pod.clone();
     let patch: json_patch::Patch =
@@ -69,7 +69,8 @@ fn config_of(pod: &Value) -> toml::Table {
     text.parse().unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
-/// Equal but for what of a container is empty on one side and missing on the other, and for `null`.
+/// Makes two pods equal that differ only in `null`, or in parts of a container that are empty in
+/// one and missing in the other.
 fn without_empty(value: &Value) -> Value {
     match value {
         Value::Object(members) => members

@@ -1,4 +1,4 @@
-//! What stays as it was written, and what a change looks like.
+//! What stays as written, and what a change looks like.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ fn remove(path: &str) -> PatchOperation {
     PatchOperation::Remove { path: path.into() }
 }
 
-/// The text after the operations; what it says must be what the document says.
+/// The text after the operations; its meaning must be the document's value.
 fn changed(text: &str, patch: &[PatchOperation]) -> String {
     let mut document = YamlDocument::parse(text, 1).unwrap();
     document.apply("", patch);
@@ -122,7 +122,7 @@ fn line_ends_of_windows_stay() {
     assert_eq!(got, "a: b\r\nc:\r\n- d\r\n- e\r\nf: |\r\n  1\r\n  2\r\n");
 }
 
-/// One part may be meant in several places: the document is written anew, with everything it says.
+/// Several places may refer to one part: the document is rewritten, with its full meaning.
 #[test]
 fn anchors_and_merges_are_resolved() {
     let text = "# head\na: &x {app: web}\nb: *x\nc:\n  <<: *x\n  d: 1\n";
@@ -133,7 +133,7 @@ fn anchors_and_merges_are_resolved() {
     });
     assert_eq!(value, want);
     assert!(got.starts_with("# head\n"), "{got}");
-    // Nothing changes: nothing is written.
+    // Nothing changes, so nothing is rewritten.
     assert_eq!(YamlDocument::parse(text, 1).unwrap().written(), text);
 }
 

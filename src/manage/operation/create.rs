@@ -23,7 +23,7 @@ pub struct CreateRequest {
     pub not_before: Option<When>,
     pub limits: Vec<LimitChange>,
     pub environment: Option<Environment>,
-    /// A pair gets a public id beside its secret.
+    /// A pair gets a public id in addition to its secret.
     pub kind: KeyKind,
     /// From the settings; `None`: the default.
     pub prefix: Option<String>,

@@ -1,4 +1,4 @@
-//! Operations on keys, each field and state that they refuse, and what comes out.
+//! Operations on keys: each field and state that they refuse, and their results.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::core::{
 const NOW: u64 = 1_795_232_000;
 const DAY: u64 = 86_400;
 
-/// Counts up, so that a test knows what comes out.
+/// Counts up, so that a test knows the result.
 #[derive(Debug, Default)]
 pub(super) struct Counting(u8);
 
@@ -111,7 +111,7 @@ fn pair() -> RegistryEntry {
     RegistryEntry { public_id: full().public_id, ..single() }
 }
 
-/// The fields that are at fault, in the order in which they are told.
+/// The fields that are at fault, in the order in which they are reported.
 fn fields<T: std::fmt::Debug>(result: Result<T, OperationError>) -> Vec<&'static str> {
     match result.unwrap_err() {
         OperationError::Invalid(faults) => faults.iter().map(|f| f.field.name()).collect(),

@@ -187,7 +187,7 @@ mod tests {
             sealed(draft.build(issue(serial, &[&signer])).unwrap(), &[&signer])
         }
 
-        /// Puts it in its place, after `meanwhile`.
+        /// Puts it in place, after `meanwhile`.
         fn put(&self, content: &[u8], meanwhile: impl FnOnce()) -> Result<()> {
             let mut to = Replacement::of(&self.out)?;
             std::io::Write::write_all(&mut to, content).unwrap();
@@ -214,7 +214,7 @@ mod tests {
         room.put(&first, || ()).unwrap();
         assert_eq!(fs::read(&room.out).unwrap(), first);
         assert_eq!(room.copy(), Some(first.clone()));
-        // The folder of the patch goes, and with it the patch that readers still have.
+        // The folder of the patch disappears, and with it the patch that readers still have.
         let gone = || fs::remove_dir_all(files::directory(&room.out)).unwrap();
         room.put(&room.patch(4), gone).unwrap_err();
         assert_eq!(room.copy(), Some(first), "the only one that others see");
@@ -234,7 +234,7 @@ mod tests {
         let content = room.patch(3);
         room.put(&content, || room.block()).unwrap_err();
         assert_eq!(room.copy(), Some(content.clone()));
-        // The rename was done, and what came after it failed.
+        // The rename succeeded, and a later step failed.
         let room = Room::new();
         let manifest = Manifest::unverified(&content).unwrap();
         fs::write(&room.out, &content).unwrap();

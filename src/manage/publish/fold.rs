@@ -264,8 +264,8 @@ fn add(
     }
 }
 
-/// Keys from elsewhere may lack the checksum that this registry's forms promise, so the forms
-/// become what theirs says.
+/// Keys from elsewhere may lack the checksum that this registry's forms promise. A form that theirs
+/// does not state the same way loses its promise.
 fn take_forms(standing: &Standing, change: &mut Change) -> Result<()> {
     let theirs: Vec<KeyFormat> = match standing.keys()? {
         Some(keys) => keys.formats().iter().cloned().collect(),

@@ -271,7 +271,7 @@ mod tests {
         }
     }
 
-    /// Only the head of the table and what changed are at hand, and a reader of both has in force
+    /// Only the head of the table and the changes are available, and a reader of both has in force
     /// what the rows say.
     #[test]
     fn a_patch_of_rows_is_over_a_table_that_is_not_at_hand() {

@@ -381,7 +381,8 @@ mod tests {
             assert_eq!(overridden(&plan, &own), want);
             assert_eq!(own_part(&plan, &own, &want), Some(own));
         }
-        // What is repeated on purpose stays; what the plan does not allow without cannot be said.
+        // Limits that repeat the plan's on purpose stay. Fewer limits than the plan has cannot be
+        // expressed.
         let (own, slower) = (limits(&["600/min"]), limits(&["600/min", "search=1/s"]));
         assert_eq!(own_part(&plan, &own, &slower), Some(slower));
         assert_eq!(own_part(&plan, &own, &limits(&["600/min"])), None);

@@ -296,7 +296,7 @@ mod tests {
         }
     }
 
-    /// Whatever the hour at which they were counted, and the hour at which they end.
+    /// At whatever hour they were counted, and at whatever hour they end.
     #[test]
     fn a_course_says_how_many_are_left() {
         for from in 0..7 {
@@ -306,7 +306,7 @@ mod tests {
                 let course = course(at_ms, &[(0..end, 1), (0..u64::MAX, 1)]);
                 let ends = end * 1000 / STEP_MS;
                 assert_eq!(course.at(ends), 1, "{from} {hours}");
-                // Further away by the day: gone a day too early at most.
+                // Further away, counted in days: gone a day too early at most.
                 let near = if hours < 48 { 1 } else { STEPS_A_DAY };
                 let before = ends.saturating_sub(near).max(course.first);
                 assert!(ends <= course.first || course.at(before) == 2, "{from} {hours}");
@@ -314,8 +314,8 @@ mod tests {
         }
     }
 
-    /// All keys end at midnight, as their owner has meant: what is signed afterwards is no fall. Nor is
-    /// what is signed before keys begin.
+    /// All keys end at midnight, as their owner intended: a file signed afterwards is not a fall.
+    /// Nor is one signed before keys begin.
     #[test]
     fn what_ends_or_begins_by_its_own_time_is_no_fall() {
         for hours in [1, 5, 20, 30, 47, 53, 70, 500, 2000] {
@@ -352,7 +352,8 @@ mod tests {
         }
     }
 
-    /// At any hour of the day the most of the last 24 hours count, and not for longer than 28.
+    /// At any hour of the day, the highest count of the last 24 hours applies, and not for longer
+    /// than 28.
     #[test]
     fn the_most_of_a_whole_day_count() {
         let keys = |keys| [(0..u64::MAX, keys)];

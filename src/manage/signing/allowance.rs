@@ -335,7 +335,7 @@ mod tests {
         );
     }
 
-    /// Where one is missing, the other stays.
+    /// If one of them is missing, the other stays.
     #[test]
     fn two_words_are_taken_at_once() {
         let dir = tempfile::tempdir().unwrap();
@@ -357,7 +357,7 @@ mod tests {
         give(&serial);
         assert_eq!(take(), Ok(wanted.to_vec()));
         assert_eq!(take(), Err(0));
-        // One word is not good for two parts.
+        // One allowance is not valid for two parts.
         give(&fall);
         let both = Allowance::take(dir.path(), 1, 2, |_, pass| *pass == fall);
         assert_eq!(both.unwrap(), Err(1));

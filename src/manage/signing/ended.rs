@@ -280,7 +280,7 @@ mod tests {
         }
     }
 
-    /// The strictest of a week counts, and what the journal has is what was noted.
+    /// The strictest of a week counts, and the journal has what was noted.
     #[test]
     fn ends_of_days_are_met_and_forgotten() {
         let mut ended = EndedKeys::default();
@@ -314,7 +314,7 @@ mod tests {
         }
     }
 
-    /// A key counts once, with however many patches it is told again.
+    /// A key counts once, however many patches repeat it.
     #[test]
     fn more_than_are_kept_whole_are_counted() {
         let mut ended = EndedKeys::default();
@@ -335,7 +335,8 @@ mod tests {
         }
     }
 
-    /// A second less with each patch: the journal ends some time, and what is not in it counts.
+    /// A second less with each patch: the journal stops growing at some point, and what is not in
+    /// it still counts.
     #[test]
     fn a_journal_does_not_grow_without_end() {
         let mut ended = EndedKeys::default();

@@ -221,7 +221,7 @@ mod tests {
         Patch::open(bytes(draft), &Trust::for_inspection(), &Bounds::default()).unwrap()
     }
 
-    /// One key with another end in each patch: nobody looks for it among ever more words.
+    /// One key with another end in each patch: nobody has to search through ever more words.
     #[test]
     fn words_of_one_key_are_not_kept_without_end() {
         let base = table(1, &[spec(1)]);
@@ -235,7 +235,7 @@ mod tests {
         assert!(words.unknown() > 1000, "{}", words.unknown());
     }
 
-    /// The same words again take no room, and those that the newest table has take none.
+    /// Repeating the same words takes no space, nor do words that the newest table includes.
     #[test]
     fn words_are_counted() {
         let base = table(1, &[spec(1)]);

@@ -471,7 +471,7 @@ impl SigningKeeper {
     }
 }
 
-// === impl HeldTable ===
+// A directory that cannot be read does not count as one without journals.
 
 impl HeldTable {
     fn is(&self, audience: &str, base: Base) -> bool {
@@ -495,7 +495,7 @@ fn told(manifest: &Manifest, how: &str) -> String {
     format!("signed the {kind} of serial {serial} for {audience}{how}")
 }
 
-/// Problems of the host go to the signer's own log: the asking side learns no paths.
+/// As when a predecessor was just told to stop.
 fn unavailable(error: Error) -> SigningRefusal {
     let text = error.to_string();
     super::super::output::warn(&text);

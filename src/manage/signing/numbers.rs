@@ -66,7 +66,7 @@ mod tests {
         assert_eq!(used.left(NOW + 2 * 365 * 86_400_000), MOST_AT_ONCE);
     }
 
-    /// Ten thousand changes a second, each signed or all at once after a month.
+    /// Ten thousand changes a second, each signed, or all together after a month.
     #[test]
     fn a_busy_service_never_meets_the_limit() {
         let mut used = UsedNumbers::default();
@@ -78,7 +78,7 @@ mod tests {
         assert!(used.left(NOW + month * 1000) >= month * 10_000);
     }
 
-    /// All that is allowed, every second: more than a century.
+    /// Everything that is allowed, every second: this lasts for more than a century.
     #[test]
     fn nobody_uses_all_of_them_up() {
         let years = (HIGHEST - MOST_AT_ONCE) / (RATE * 365 * 86_400);

@@ -247,7 +247,7 @@ mod tests {
         }
     }
 
-    /// Every key is told of in the page, and the page tells of no other.
+    /// The page describes every key, and no other.
     #[test]
     fn the_page_tells_of_every_key() {
         let page = include_str!("../../../docs/signer.md");

@@ -1,5 +1,5 @@
-//! The signer behind its socket: what it signs, what it refuses, what it survives, and what people do
-//! who should not be there.
+//! The signer behind its socket: what it signs, what it refuses, what it survives, and how it
+//! treats intruders.
 
 mod attacks;
 mod chance;
@@ -38,7 +38,7 @@ struct House {
     public: PublicKey,
 }
 
-/// A file that nobody has signed.
+/// An unsigned file.
 struct Paper(Draft<Cursor<Vec<u8>>>);
 
 // === impl House ===
@@ -79,13 +79,13 @@ impl House {
         Issue { signers: vec![self.public.id()], acknowledge, ..issue(serial, &[]) }
     }
 
-    /// A table with the keys that are named.
+    /// A table with the named keys.
     fn table(&self, serial: u64, keys: std::ops::Range<u32>) -> Paper {
         let specs: Vec<_> = keys.map(spec).collect();
         Paper(body(&specs).into_table(self.issue(serial)).unwrap())
     }
 
-    /// A patch over a table, after which the keys that are named are there and no others.
+    /// A patch over a table that leaves exactly the named keys.
     fn patch(&self, serial: u64, over: &mut Paper, keys: std::ops::Range<u32>) -> Paper {
         let table = over.opened();
         let draft = PatchDraft::difference(&table, keys.map(spec));
@@ -157,7 +157,7 @@ fn what_goes_forward_is_signed_and_verifies() {
     assert_eq!(tables.count(), 2, "the table in force, and the one before");
 }
 
-/// At the key itself: what is on the disk is all that counts.
+/// At the key itself: only what is on the disk counts.
 #[test]
 fn the_high_water_mark_survives_a_restart() {
     let house = House::new();
@@ -173,20 +173,20 @@ fn the_high_water_mark_survives_a_restart() {
     assert_eq!(other.by(&mut keeper), Err(SigningReason::OtherContent));
     assert_eq!(table.by(&mut keeper), Err(SigningReason::Serial));
     patch.by(&mut keeper).unwrap();
-    // The table is on the disk as well: a patch over it is judged after a restart.
+    // The table is on the disk as well: after a restart, a patch over it is still judged.
     house.patch(5, &mut table, 0..9).by(&mut keeper).unwrap();
     assert_eq!(house.patch(6, &mut table, 0..4).by(&mut keeper), Err(SigningReason::Brake));
     assert!(house.public.verify(table.0.message(), &signature));
 }
 
-/// The power fails between the note on the disk and the answer: the question comes again, and neither
-/// is anything else signed with its serial.
+/// The power fails between the note on the disk and the answer. The question is asked again, and
+/// nothing else is signed with its serial.
 #[test]
 fn a_power_cut_before_the_answer_loses_nothing() {
     let house = House::new();
     let mut table = house.table(3, 0..10);
     let mut other = house.table(3, 0..11);
-    // As a service makes them: it has every change through the last serial that is not its own.
+    // As a service makes them: it has every change up to the last serial before its own.
     let mut behind = given::table_of(&house, 2, 1, &(0..10).map(spec).collect::<Vec<_>>());
     // Nobody has seen these signatures.
     for paper in [&mut behind, &mut table] {
@@ -198,7 +198,7 @@ fn a_power_cut_before_the_answer_loses_nothing() {
     let signature = table.by(&mut keeper).unwrap();
     assert!(house.public.verify(table.0.message(), &signature));
     drop(keeper);
-    // The other way round: where nothing can be noted, nothing is signed.
+    // The other way round: if nothing can be noted, nothing is signed.
     let mut next = house.table(4, 0..10);
     let mut keeper = house.keeper();
     let note = house.path(HIGH_WATER);
@@ -236,7 +236,7 @@ fn a_fall_needs_a_word_on_the_host_that_is_good_once() {
     house.allow(fall(0), NOW);
     patch(&mut keeper, 0).unwrap();
     patch(&mut keeper, 0).unwrap();
-    // Revoked keys count as those that are gone.
+    // Revoked keys count as gone.
     patch(&mut keeper, 9).unwrap();
     let revoked = |n: u32| {
         let mut gone = spec(n);
@@ -249,8 +249,8 @@ fn a_fall_needs_a_word_on_the_host_that_is_good_once() {
     assert_eq!(revoking.by(&mut keeper), Err(SigningReason::Brake));
 }
 
-/// A patch over an older table with many more keys: sidecars that have the newer table heed what it
-/// ends all the same.
+/// A patch over an older table with many more keys: sidecars that have the newer table obey the
+/// ends in it all the same.
 #[test]
 fn a_patch_over_the_former_table_does_not_empty_the_newer() {
     let house = House::new();
@@ -268,7 +268,8 @@ fn a_patch_over_the_former_table_does_not_empty_the_newer() {
     assert_eq!(refusal.reason, SigningReason::Brake, "{refusal}");
 }
 
-/// Two instances of a service ask at once: each serial gets one content, whoever comes first.
+/// Two instances of a service ask at the same time: each serial gets one content, whichever comes
+/// first.
 #[test]
 fn two_who_ask_at_once_get_one_content_each_serial() {
     let house = House::new();

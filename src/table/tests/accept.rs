@@ -26,7 +26,7 @@ fn plain(serial: u64, keys: &[KeySpec]) -> Arc<Table> {
     stated(serial, keys, |_| {})
 }
 
-/// The patch that makes `keys` of `base`.
+/// The patch that turns `base` into `keys`.
 fn patch_to(base: &Table, serial: u64, includes: u64, keys: &[KeySpec]) -> Arc<Patch> {
     let draft = PatchDraft::difference(base, keys.iter().cloned());
     let issue = Issue { includes_through: includes, ..issue(serial, &[&Signer::new(1)]) };
@@ -135,7 +135,7 @@ fn freeze() {
     let earlier = Now { unix_ms: 4_999_000, mono_ns: 0 };
     assert_eq!(desk.offer_table(expired.clone(), earlier), Ok(AcceptOutcome::InForce));
     assert_eq!(desk.offer_table(expired.clone(), NOW), Ok(AcceptOutcome::Unchanged));
-    // A restart with the same table is no outage.
+    // A restart with the same table is not an outage.
     assert_eq!(restarted(&desk).offer_table(expired.clone(), NOW), Ok(AcceptOutcome::InForce));
     assert_eq!(desk.current().unwrap().refuse_from(), None, "it serves on");
 
@@ -203,7 +203,8 @@ fn a_patch_of_a_lower_serial() {
     let twin = patch_to(&base, 5, 5, &specs(2..10));
     assert_eq!(reason(desk.offer_patch(twin, NOW)), "equal_serial");
     assert_eq!(desk.current().unwrap().patch_serial(), Some(5));
-    // A later one replaces it: patches are cumulative, so what it does not say is not so.
+    // A later one replaces it: patches are cumulative, so anything that it does not state does not
+    // hold.
     desk.offer_patch(patch_to(&base, 6, 6, &specs(0..9)), NOW).unwrap();
     assert!(admits(&desk, 0) && !admits(&desk, 9));
 }
@@ -213,7 +214,7 @@ fn a_patch_over_what_cannot_become_current() {
     let (old, new) = (plain(1, &specs(0..10)), plain(5, &specs(0..10)));
     let mut desk = desk_with(&old);
     desk.offer_table(new.clone(), NOW).unwrap();
-    // The table in force includes it: nothing to do.
+    // The table in force includes it: there is nothing to do.
     let included = patch_to(&old, 4, 4, &specs(1..10));
     assert_eq!(desk.offer_patch(included, NOW), Ok(AcceptOutcome::Included));
     // It does not include this one, so what it forbids counts, and what it adds does not.
@@ -230,7 +231,7 @@ fn a_patch_over_what_cannot_become_current() {
     assert!(!admits(&desk, 11), "additions of a patch that is not in force do not count");
     let edited = set.any(&spec(1).digest).unwrap();
     assert_eq!(edited.grant.permissions.joined(), "");
-    // Same serial, another table.
+    // The same serial, but another table.
     let mut desk = desk_with(&new);
     let twin = plain(5, &specs(3..10));
     let Ok(AcceptOutcome::Restricted(refusal)) =
@@ -288,7 +289,7 @@ fn a_table_that_does_not_include_the_patch() {
     let mut again = restarted(&desk);
     again.offer_table(stated(4, &specs(0..12), |issue| issue.includes_through = 2), NOW).unwrap();
     assert!(!admits(&again, 0) && !admits(&again, 1), "over a restart as well");
-    // A table that states to include the patch has the last word, whichever it is.
+    // A table that claims to include the patch decides, whichever it is.
     desk.offer_table(plain(5, &specs(0..12)), NOW).unwrap();
     assert_eq!(desk.current().unwrap().held_patches(), 0);
     assert!(admits(&desk, 0) && admits(&desk, 1));

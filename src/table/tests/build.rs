@@ -1,4 +1,4 @@
-//! What the builder refuses, and what becomes of it when the disk is full.
+//! What the builder refuses, and what happens when the disk is full.
 
 use std::cell::Cell;
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
@@ -77,7 +77,7 @@ fn expired_at_the_epoch_is_not_never() {
     assert_eq!(set.iter().next().unwrap().view.expires, Some(1));
 }
 
-/// A disk with so many bytes left.
+/// A disk with this many bytes left.
 struct Full(Rc<Cell<u64>>);
 
 struct Nearly {
@@ -150,7 +150,7 @@ fn a_file_is_signed_later_and_elsewhere() {
         draft.write(&mut file).unwrap();
     }
     assert!(Table::open(file.clone(), &both, &Bounds::default()).is_ok());
-    // The message is the beginning of the file, as `openssl pkeyutl -rawin` would be given it.
+    // The message is the beginning of the file, as `openssl pkeyutl -rawin` would get it.
     let draft = Draft::read(Cursor::new(file.clone())).unwrap();
     assert!(file.starts_with(draft.message()));
     assert_eq!(draft.signed_by().count(), 2);

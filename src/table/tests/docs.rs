@@ -1,4 +1,4 @@
-//! docs/table-format.md lists what the code refuses, with the codes that it exits with.
+//! docs/table-format.md lists what the code refuses, with its exit codes.
 
 use crate::table::Refusal;
 

@@ -15,7 +15,7 @@ fn org(text: &str) -> OrgId {
     OrgId::parse(text).unwrap()
 }
 
-/// With something of each that format 1 has no place for.
+/// A key with one of everything that format 1 has no place for.
 fn rich(n: u32) -> KeySpec {
     let mut rich = KeySpec { owner: Owner::new("u-1", "", "").ok(), ..spec(n) };
     rich.grant.limits = LimitSet::new([named("per-key", "9/s"), named("daily", "100/d")]);
@@ -65,13 +65,13 @@ fn format_1_names_everything_that_it_would_lose() {
     (0..50).for_each(|n| many.push(&KeySpec { owner: rich(1).owner, ..spec(n) }).unwrap());
     let error = many.finish().unwrap_err().to_string();
     assert!(error.contains(", and 30 more\nhint: "), "{error}");
-    // A patch over a table of format 1 is one of format 1, and no less strict.
+    // A patch over a table of format 1 has format 1, and is no less strict.
     let base = table_in(TableFormat::V1, 1, &[spec(1)], &BTreeMap::new());
     let patch = PatchDraft::difference(&base, [spec(1), canary]).build(issue(2, &[]));
     assert!(matches!(patch, Err(PatchError::Build(BuildError::Format { .. }))));
 }
 
-/// Every base with every patch: what is in force is what the patch's author wrote.
+/// Every base with every patch: what the patch's author wrote is in force.
 #[test]
 fn patches_of_either_format_over_tables_of_either() {
     let orgs = BTreeMap::from([
@@ -121,7 +121,7 @@ fn patches_of_either_format_over_tables_of_either() {
     }
 }
 
-/// A publisher goes to format 2, and back: the same serials, the same rules.
+/// A publisher moves to format 2, and back: the same serials, the same rules.
 #[test]
 fn a_reader_follows_its_publisher_to_format_2_and_back() {
     let mut desk = Acceptance::new(AcceptRules::default());
@@ -135,7 +135,7 @@ fn a_reader_follows_its_publisher_to_format_2_and_back() {
     assert_eq!(refused.reason(), "rollback");
 }
 
-/// What a held patch says of an org holds over every table that does not know of it.
+/// What a held patch says about an org applies to every table that does not know of it.
 #[test]
 fn a_held_patch_lowers_limits_of_orgs_and_ends_canaries() {
     let limits = |text| LimitSet::new([named("daily", text)]);

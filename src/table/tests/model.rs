@@ -1,5 +1,5 @@
 //! Walks every interleaving of two publishers, of arrivals at a sidecar, and of its restarts, up to
-//! a bound, and looks at every state on the way:
+//! a bound, and checks every state on the way:
 //!
 //! 1. a revoked key that the sidecar has refused is never admitted again;
 //! 2. a key that nobody touched is admitted whenever a table is in force;
@@ -7,8 +7,8 @@
 //!    exactly the registry in force, table or patch, in whatever order the two arrive.
 //!
 //! Publishers read the registry, work on it for however long, and publish under the next serial
-//! without another look. Everything that was ever published may arrive at any time, again and again
-//! and in any order: that covers caches, mirrors, slow file systems, and somebody who replays.
+//! without another look. Everything that was ever published may arrive at any time, repeatedly and
+//! in any order: that covers caches, mirrors, slow file systems, and somebody who replays.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -103,7 +103,7 @@ impl Press {
     }
 }
 
-/// The first revoked key is left out, the second is stated as revoked: both are done in practice.
+/// The first revoked key is left out, the second is stated as revoked: both occur in practice.
 fn content(revoked: &BTreeSet<u32>) -> Vec<KeySpec> {
     let keys = MORTAL.into_iter().chain(STEADY);
     keys.filter(|n| *n != 0 || !revoked.contains(n))
@@ -172,7 +172,8 @@ impl World {
         next
     }
 
-    /// The next serial, and what the publisher knows. It forgets it, as a process that ends does.
+    /// The next serial, and what the publisher knows. The publisher then forgets it, like a process
+    /// that ends.
     fn publish(&mut self, who: usize) -> (u64, u64, BTreeSet<u32>) {
         let known = self.publishers[who].take().unwrap();
         self.serial += 1;
@@ -191,7 +192,7 @@ impl World {
     }
 
     fn arrive(&mut self, file: &File) {
-        // A refusal must leave everything as it is, so nothing is done with it.
+        // A refusal must leave everything as it was before.
         let before = self.desk.clone();
         let result = match file {
             File::Table(table) => self.desk.offer_table(table.clone(), NOW),
@@ -250,7 +251,7 @@ impl World {
         assert_eq!(early.desk.current().unwrap().patch_serial(), Some(self.serial + 2));
     }
 
-    /// Worlds that can no longer be told apart.
+    /// Worlds with the same key are indistinguishable.
     fn key(&self) -> String {
         let files: Vec<_> = self
             .files
@@ -261,7 +262,7 @@ impl World {
             })
             .collect();
         let set = self.desk.current();
-        // The publishers are alike.
+        // The publishers are interchangeable.
         let mut publishers = self.publishers.clone().map(|known| format!("{known:?}"));
         publishers.sort();
         format!(

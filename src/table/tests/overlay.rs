@@ -1,4 +1,4 @@
-//! A table with a patch over it is the table that would be built from both.
+//! A table with a patch over it equals the table that would be built from both.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::table::testkit::*;
 use crate::table::write::{PatchDraft, fold};
 use crate::table::*;
 
-/// What a request could learn of a key.
+/// What a request could learn about a key.
 fn answer(set: &KeySet, spec: &KeySpec) -> String {
     let single = set.single(&spec.digest);
     let pair = spec.public_id.as_ref().map(|public| {
@@ -30,7 +30,7 @@ proptest! {
         more in keys(30),
         fate in prop::collection::vec(0u8..5, 60),
     ) {
-        // Each key stays, goes, is edited, or takes over what a key of the other list says.
+        // Each key stays, goes, is edited, or takes over the content of a key from the other list.
         let mut after: Vec<KeySpec> = Vec::new();
         for (spec, fate) in before.iter().zip(fate.iter().cycle()) {
             match fate {
@@ -61,7 +61,7 @@ proptest! {
         for spec in before.iter().chain(&after) {
             prop_assert_eq!(answer(&overlay, spec), answer(&built, spec));
         }
-        // Going on from the patch states the same again.
+        // Continuing from the patch states the same again.
         let again = PatchDraft::after(&patch).unwrap();
         prop_assert_eq!(again.len() as u64, patch.entries());
         let again = crate::table::testkit::patch(again, issue(3, &[&Signer::new(1)]));

@@ -1,4 +1,4 @@
-//! What is built is what is loaded, and nothing else is.
+//! What is built is exactly what is loaded.
 
 use std::sync::Arc;
 use std::time::Duration;

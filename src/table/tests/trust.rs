@@ -9,7 +9,7 @@ fn hex(text: &str) -> [u8; 32] {
     BodyHash::parse(text).unwrap().0
 }
 
-/// A signature that aws-lc-rs takes for a key of small order, whatever the message: `R` is the
+/// A signature that aws-lc-rs accepts for a key of small order, whatever the message: `R` is the
 /// identity, `S` is 0. It is why such a key must never be trusted.
 fn forged_for(key: [u8; 32], message: &[u8]) -> bool {
     let mut signature = [0u8; 64];
@@ -93,7 +93,8 @@ fn openssl_agrees_on_the_spelling_of_a_key() {
     assert_eq!(key.id().to_string(), "ed25519:a1e9156054e04fac");
 }
 
-/// `S + L` satisfies the equation as `S` does. Were it taken, one publication would have two files.
+/// `S + L` satisfies the equation just as `S` does. If it were accepted, one publication would have
+/// two files.
 #[test]
 fn malleable_signatures_are_refused() {
     const L: [u8; 32] = [
@@ -132,7 +133,7 @@ fn k_of_n() {
     assert_eq!(reason(file(&all), &two_of_three), None);
     assert_eq!(reason(file(&[]), &two_of_three), Some("unsigned"));
     assert_eq!(reason(file(&[&b]), &a.trust()), Some("unknown_signer"));
-    // A stranger's signature beside a trusted one does no harm and counts for nothing.
+    // A stranger's signature next to a trusted one does no harm and counts for nothing.
     assert_eq!(reason(file(&[&a, &b]), &a.trust()), None);
     let a_and_d = Trust::new([a.key, Signer::new(4).key], 2, AUDIENCE).unwrap();
     assert_eq!(reason(file(&[&a, &b]), &a_and_d), Some("few_signers"));

@@ -1,5 +1,5 @@
-//! The files of tests/data/table: what this reader says of each, and that they are what the
-//! generator makes. What it makes otherwise is left in a folder, to be looked at and copied there.
+//! The files of tests/data/table: this reader's verdict on each, and that the generator makes
+//! exactly these. Files that differ are left in a folder, to be inspected and copied there.
 
 mod bad;
 mod bodies;
@@ -19,7 +19,7 @@ use crate::core::{Limit, LimitSet, Now};
 use crate::table::testkit::*;
 use crate::table::*;
 
-/// One file, and what a reader makes of it.
+/// One file, and a reader's verdict on it.
 struct Vector {
     /// Without folder and extension.
     name: &'static str,
@@ -29,7 +29,7 @@ struct Vector {
 }
 
 enum Verdict {
-    /// It is accepted and holds this.
+    /// It is accepted and has this content.
     Good(Value),
     Bad {
         reason: &'static str,
@@ -38,13 +38,13 @@ enum Verdict {
     },
 }
 
-/// What holds at the reader, besides that it trusts signer 1 for the audience `test`.
+/// The reader's state, besides trusting signer 1 for the audience `test`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Given {
     /// good/basic.kgt was put in force before.
     Basic,
     Nothing,
-    /// It trusts signers 1 and 2, and wants both.
+    /// It trusts signers 1 and 2, and requires both.
     TwoRequired,
 }
 
@@ -99,7 +99,7 @@ fn files() -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// What is in a set of keys, as JSON that another reader can be held against.
+/// The content of a set of keys, as JSON for comparison with another reader.
 fn content(
     manifest: &Manifest,
     entries: impl Iterator<Item = Value>,
@@ -321,7 +321,7 @@ fn every_reason_has_a_vector() {
         })
         .collect();
     for (reason, _) in Refusal::REASONS {
-        // Nine publishers at once: tests/accept.rs has it. Memory is no matter of the file.
+        // Nine publishers together: tests/accept.rs has it. Memory does not depend on the file.
         if !["hold_full", "memory"].contains(reason) {
             assert!(have.contains(reason), "{reason}");
         }

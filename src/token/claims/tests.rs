@@ -73,7 +73,7 @@ fn check(claims: &Value) -> Result<ClaimsMeaning, TokenFault> {
     Claims::parse(claims.to_string().as_bytes())?.check(&rules(), now)
 }
 
-/// The good claims with some of them changed; `null` takes one away.
+/// The good claims with some of them changed; `null` removes one.
 fn with(changes: Value) -> Result<ClaimsMeaning, TokenFault> {
     let (mut claims, Value::Object(changes)) = (good(), changes) else { panic!() };
     let members = claims.as_object_mut().unwrap();

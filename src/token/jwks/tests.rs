@@ -1,4 +1,4 @@
-//! Which sets are taken, and which of their keys.
+//! Which sets are accepted, and which of their keys.
 
 use serde_json::json;
 
@@ -47,7 +47,7 @@ fn what_is_no_public_set_is_refused_whole() {
     assert_eq!(JwkSet::parse(&long, &TokenAlgorithm::ALL).map(|_| ()), Err(JwksError::TooLong));
 }
 
-/// A key that contradicts itself is of no use; the others are.
+/// A key that contradicts itself is useless; the others are fine.
 #[test]
 fn what_is_for_something_else_is_passed_over() {
     let rsa =
@@ -108,7 +108,7 @@ fn the_same_set_is_the_same() {
     assert!(!one.is_same(&parse(&[ec(json!({"y": b64(&[7; 32])}))]).unwrap()));
 }
 
-/// Whoever reads the set can sign with such a key: no entry of it counts, under whatever name.
+/// Every reader of the set can sign with such a key: no entry for it counts, under whatever name.
 #[test]
 fn keys_that_leak_are_left_out() {
     let good = || ec(json!({"kid": "good", "x": b64(&[9; 32])}));

@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(halves.get(of(1), 0).as_deref(), Some("b"));
     }
 
-    /// Another secret of the same pair, and another key with a digest that begins alike.
+    /// Another secret of the same pair, and another key with a digest that begins the same way.
     #[test]
     fn a_token_is_of_one_secret_of_one_key() {
         let mut halves = Halves::default();

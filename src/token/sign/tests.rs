@@ -1,4 +1,4 @@
-//! What is signed, by whom it is verified, and what it says.
+//! What is signed, how it is verified, and what it says.
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use serde_json::{Value, json};
@@ -165,7 +165,7 @@ fn no_token_without_a_claim() {
     assert_eq!(missing(all, owner("", "admin")), Some(NoToken::Missing(ClaimSlot::OwnerEmail)));
     assert_eq!(missing(all, owner("a@b", "")), Some(NoToken::Missing(ClaimSlot::OwnerRole)));
     assert_eq!(missing(all, owner("a@b", "admin")), None);
-    // Nobody's permissions are a value too, and an org is always there.
+    // An empty permission list is a value too, and an org is always there.
     let others = r#"{"a":"$org","b":"$permissions","exp":"$exp"}"#;
     assert_eq!(missing(others, None), None);
 }
@@ -186,7 +186,7 @@ fn files_that_hold_no_signing_key() {
     assert_eq!(pem(&PRIVATE.replace("MC4C", "MC4D")), Err(TokenKeyError::NotEd25519));
 }
 
-/// Neither key nor credential nor token shows itself.
+/// Neither key nor credential nor token prints itself.
 #[test]
 fn nothing_is_shown() {
     let fixed = FixedCredential::of(b"  Bearer s3cret-s3cret \n").unwrap();

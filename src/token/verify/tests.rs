@@ -172,7 +172,7 @@ fn one_token_has_one_reading() {
         assert_eq!(issuer.judge(&token).err(), Some(want), "{name}");
     }
     assert!(issuer.judge(&good).is_ok());
-    // The last character of a signature has bits that no byte is made of: another spelling.
+    // The last character of a signature has unused bits, so there is another spelling.
     let mut bytes = good.clone().into_bytes();
     let last = bytes.last_mut().unwrap();
     *last = if *last == b'A' { b'B' } else { *last + 1 };
@@ -223,8 +223,8 @@ fn the_form_of_a_token() {
     }
 }
 
-/// Tokens of PyJWT, jose (npm) and Go's standard library, with their keys: made by the programs beside
-/// them.
+/// Tokens of PyJWT, jose (npm) and Go's standard library, with their keys: made by the programs
+/// next to them.
 #[test]
 fn tokens_of_other_libraries() {
     let text = include_str!("../../../tests/data/tokens/vectors.json");
@@ -247,7 +247,7 @@ fn tokens_of_other_libraries() {
     assert!(seen >= 30, "{seen}");
 }
 
-/// A token that was verified is asked by later rules what a request with it would be.
+/// Later rules put the same questions to a verified token as a request with it would.
 #[test]
 fn rules_that_change_are_asked_again() {
     use TokenFault::*;

@@ -106,7 +106,7 @@ mod tests {
         assert!(certificates(b"\n").is_empty() && certificates(b"hunter2").is_empty());
     }
 
-    /// A reset, an authority that is new, one that has run out, one of somebody else.
+    /// A reset, a new authority, an expired one, and somebody else's.
     #[test]
     fn the_bundle_holds_what_replicas_need() {
         let (old, new, needed) = (ours(BEGIN), ours(BEGIN + 60), ours(BEGIN + 120));

@@ -181,7 +181,7 @@ mod tests {
         let (what, announced) = first.turn(None, at(due)).unwrap().unwrap();
         assert_eq!(what, AuthorityTurn::Announced);
         assert_eq!(announced.current.certificate(), first.current.certificate());
-        // However long ago it was made: what counts is since when it is in force.
+        // However long ago it was made: only the time since it is in force counts.
         assert_eq!(turn(&announced, None, due + 2 * DAY), None);
         assert_eq!(turn(&announced, Some(due), due + ANNOUNCED.as_secs() - 1), None);
         let when = due + ANNOUNCED.as_secs();

@@ -1,4 +1,4 @@
-//! Patches of the 22 recorded reviews, for each steering, as they are checked in.
+//! Patches of the 22 recorded reviews, for each steering, as checked in.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -54,7 +54,7 @@ fn result(pod: &Value, steering: Steering) -> Value {
     }
 }
 
-/// `KEYGATE_WRITE_GOLDEN=1` writes the files anew.
+/// `KEYGATE_WRITE_GOLDEN=1` writes the files again.
 #[test]
 fn recorded_reviews_have_their_patches() {
     let writes = std::env::var_os("KEYGATE_WRITE_GOLDEN").is_some();

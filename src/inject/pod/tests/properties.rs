@@ -1,4 +1,4 @@
-//! Over made pods: what holds for every one of them.
+//! Properties of every generated pod.
 
 use std::collections::BTreeSet;
 
@@ -66,7 +66,7 @@ fn container(name: &'static str) -> impl Strategy<Value = Value> {
         .prop_map(move |(ports, actions, env, extra, tells_port)| {
             let mut container = json!({"name": name, "image": "example.test/app:1"});
             let mut list = ports.clone().unwrap_or_default();
-            // A name stands once in a container.
+            // A name occurs once in a container.
             let mut names = BTreeSet::new();
             for port in &mut list {
                 let is_new = port
@@ -233,12 +233,12 @@ proptest! {
         prop_assert_eq!(&outcome, &inject(&pod, &InjectContext::default(), &settings));
         let after = patched(&pod, &injection.patch);
 
-        // Another run changes nothing, and undoing gives the same pod.
+        // Another run changes nothing, and undoing restores the same pod.
         let again = inject(&after, &InjectContext::default(), &settings);
         prop_assert!(matches!(again, InjectOutcome::Skip(_)), "{:?}", again);
         prop_assert_eq!(without_empty(&undone(&after)), without_empty(&pod));
 
-        // Ports: names that can be, each of the sidecar's its own alone.
+        // Ports: valid names, and those of the sidecar are used nowhere else.
         let before = port_names(&pod);
         let names = port_names(&after);
         for (_, name) in &names {
@@ -264,7 +264,7 @@ proptest! {
                 let number = port["containerPort"].as_u64().unwrap();
                 prop_assert!(!is_tcp || !numbers.contains(&number), "{} is bound twice", number);
             }
-            // No probe is left pointing at a name that is gone.
+            // No probe still points at a name that is gone.
             let own: Vec<_> =
                 names.iter().filter(|(c, _)| container["name"] == **c).map(|(_, n)| n).collect();
             for name in called(container) {
@@ -272,7 +272,7 @@ proptest! {
             }
         }
 
-        // Nothing else is changed: what differs is what the status says.
+        // Nothing else is changed: only what the status says differs.
         let status = after["metadata"]["annotations"]["keygate.dev/status"].as_str().unwrap();
         let status = InjectStatus::read(status).unwrap();
         for (was, now) in all(&pod).zip(all(&after).filter(|c| c["name"] != "keygate")) {

@@ -1,4 +1,4 @@
-//! Who is not injected: one test for each word, and one for each way to be denied.
+//! Pods that are not injected: one test for each word, and one for each way to be denied.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::inject::pod::outcome::{DenialReason, InjectOutcome, SkipReason};
 use crate::inject::pod::settings::{InjectorSettings, Steering};
 use crate::inject::pod::{InjectContext, inject};
 
-/// A pod for each skip, and the settings under which it is one.
+/// A pod for each skip, and the settings under which it is skipped.
 fn skipped() -> Vec<(SkipReason, Value, InjectorSettings)> {
     let default = InjectorSettings::default;
     let with = |change: fn(&mut Value)| {
@@ -110,7 +110,7 @@ fn every_skip_has_its_word() {
         let outcome = inject(&pod, &InjectContext::default(), &settings);
         assert_eq!(outcome, InjectOutcome::Skip(reason), "{pod}");
         seen.insert(reason);
-        // Where the namespace demands the sidecar, nobody comes in without.
+        // Where the namespace demands the sidecar, no pod gets in without it.
         let required = inject(&pod, &InjectContext { is_required: true }, &settings);
         match required {
             InjectOutcome::Deny(denial) => {
@@ -126,7 +126,8 @@ fn every_skip_has_its_word() {
     assert_eq!(seen, SkipReason::ALL.into_iter().collect());
 }
 
-/// What the pod itself opens around the sidecar is said, and not taken where all must pass it.
+/// Ways around the sidecar that the pod itself opens are reported, and refused where all requests
+/// must pass the sidecar.
 #[test]
 fn ways_around_are_told_and_not_admitted_where_the_sidecar_is_required() {
     let mut pod = web();
@@ -150,7 +151,7 @@ fn ways_around_are_told_and_not_admitted_where_the_sidecar_is_required() {
     };
     assert_eq!(denial.reason, DenialReason::Required);
     assert!(denial.message.contains("hostPort 80"), "{denial}");
-    // Taken over, the number on the node is the sidecar's.
+    // With takeover, the number on the node belongs to the sidecar.
     let takeover = InjectorSettings { steering: Steering::Takeover, ..Default::default() };
     pod["spec"]["containers"][0]["env"] = json!([{"name": "PORT", "value": "8080"}]);
     assert!(matches!(inject(&pod, &required, &takeover), InjectOutcome::Patch(_)));
@@ -222,7 +223,7 @@ fn unknown_names_are_denied_with_the_nearest() {
     assert!(said.contains("did you mean keygate.dev/steering?"), "{said}");
     let said = denied(&annotated("keygate.dev/something-else", "x"));
     assert!(said.contains("keygate.dev/ has app-prestop-sleep, config,"), "{said}");
-    // Of others we know nothing.
+    // We know nothing about annotations of others.
     injected(&annotated("keygate.devel/steerin", "x"), &InjectorSettings::default());
 }
 
@@ -280,7 +281,8 @@ fn what_is_no_pod_is_denied() {
     assert!(denied(&pod).starts_with("malformed: "));
 }
 
-/// What only the injector writes, on a pod that has no sidecar: monitors and people would believe it.
+/// Marks that only the injector writes, on a pod without a sidecar: monitors and people would
+/// believe them.
 #[test]
 fn a_copied_mark_is_denied() {
     let mut pod = web();

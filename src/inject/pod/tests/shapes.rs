@@ -62,7 +62,7 @@ fn move_gives_the_apps_name_to_the_sidecar() {
     assert_eq!(undone(&after), pod);
 }
 
-/// A Service takes the first container that has the name, so nobody else may keep it.
+/// A Service uses the first container that has the name, so nothing else may keep it.
 #[test]
 fn a_moved_name_is_nobody_elses() {
     let mut pod = web();
@@ -156,7 +156,8 @@ fn takeover_binds_the_apps_number() {
     assert_eq!(undone(&after), pod);
 }
 
-/// The kubelet calls hooks at the pod's address: an app on loopback alone would not hear them.
+/// The kubelet calls hooks at the pod's address: an app that listens only on loopback would not
+/// hear them.
 #[test]
 fn takeover_keeps_an_app_with_hooks_reachable() {
     let mut pod = web();
@@ -284,7 +285,8 @@ fn annotations_are_heard() {
     assert_eq!(undone(&after), pod);
 }
 
-/// What an operator changes while pods run comes from variables; the pod's own word is the last one.
+/// Settings that an operator changes while pods run come from variables; what the pod states takes
+/// precedence.
 #[test]
 fn the_mode_is_a_variable_unless_the_pod_says_it() {
     let enforce = |pod: &Value, settings: &InjectorSettings| {

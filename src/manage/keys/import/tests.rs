@@ -139,7 +139,7 @@ fn tables_of_every_spreadsheet() {
 #[test]
 fn a_column_that_may_restrict_is_carried_or_stops() {
     let key = "0123456789abcdefghij";
-    // Column, value, and what becomes of the key.
+    // Column, value, and what happens to the key.
     let cases = [
         ("enabled", "false", "disabled"),
         ("active", "yes", ""),
@@ -583,7 +583,7 @@ const FORMATS: [ImportFormat; 8] = [
 ];
 
 proptest::proptest! {
-    /// Files come from other programs: none may end the importer otherwise than with a fault.
+    /// Files come from other programs: none may make the importer end with anything but a fault.
     #[test]
     fn no_file_breaks_an_importer(
         text in "\\PC{0,120}|(consumers|keyauth_credentials|key|: |\n|  |- |\"|'|;|\\{|\\}|,|[a-z0-9]){0,60}",

@@ -322,8 +322,8 @@ mod tests {
         assert_eq!(read("a: 0.5").count("a"), None);
     }
 
-    /// What a tag says of a value is obeyed, or the file is refused: never is a text taken for a
-    /// secret that stands for another one.
+    /// A tag is obeyed, or the file is refused: a text is never taken for the secret that it merely
+    /// refers to.
     #[test]
     fn tags_are_obeyed_or_refused() {
         for value in [

@@ -272,7 +272,7 @@ mod tests {
         }
     }
 
-    /// What the service shows of a key, and what is made of it again.
+    /// What the service shows of a key turns back into the same entry.
     #[test]
     fn a_key_of_the_service_is_an_entry_again() {
         let told: ToldKey = serde_json::from_value(serde_json::json!({

@@ -341,7 +341,7 @@ mod tests {
             (Value::Null, json!([]), false),
             (at("2026-11-20T11:59:00Z"), json!([day(before, 9, 9), day(same, 1, 0)]), false),
             (at("2026-11-20T12:00:00Z"), json!([day(same, 1, 0)]), true),
-            // Of a day of the period, whatever the last use is said to be.
+            // On a day of the period, whatever the last use is claimed to be.
             (Value::Null, json!([day(after, 7, 0)]), true),
             (at(before), json!([day(after, 7, 0)]), true),
             (Value::Null, json!([day(same, 7, 0)]), true),

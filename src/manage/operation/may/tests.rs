@@ -1,4 +1,4 @@
-//! Who may what, row by row.
+//! Who may do what, row by row.
 
 mod chains;
 
@@ -91,7 +91,7 @@ fn may(actor: &Actor, action: KeyAction<'_>, entry: &RegistryEntry) -> Result<()
     Access { rules: &rules, policy: &policy, now: NOW }.may(actor, action, entry)
 }
 
-/// What there is to do with a key that would become `to`.
+/// Everything that can be done with a key that would become `to`.
 fn actions(to: &RegistryEntry) -> [KeyAction<'_>; 11] {
     [
         KeyAction::See,
@@ -176,7 +176,7 @@ fn a_star_covers_management_only_where_it_is_said() {
             let is_allowed = access.may(&by(&full), action, &target).is_ok();
             assert_eq!(is_allowed, want, "{star:?}: {action:?}");
         }
-        // Said word for word, they are for people even so.
+        // Even when named literally, they are only for people to grant.
         let manager = key("key_t", &["keys:write"]);
         let made = access.may(&by(&full), KeyAction::Create { living: 0 }, &manager);
         assert!(made.is_err(), "{star:?}: {made:?}");
@@ -224,13 +224,13 @@ fn what_is_granted_lies_within_what_the_actor_holds() {
         assert_eq!(edited.unwrap_err().field(), Some(field), "{entry:?}");
         let touched = may(&actor, KeyAction::Edit { to: &within, living: 0 }, &entry);
         let is_told = matches!(touched, Err(NotAllowed::HoldsMore(_)));
-        // Taking a management word away, and naming no owner, grant nothing.
+        // Removing a management word, or naming no owner, grants nothing.
         let is_less = entry.owner.is_some() || entry.permissions.contains(&word("keys:write"));
         assert!(is_told || is_less && touched.is_ok(), "{entry:?}: {touched:?}");
         let rotated = may(&actor, KeyAction::Rotate { to: &entry, living: 0 }, &entry);
         assert!(rotated.is_err(), "a secret of {entry:?}");
     }
-    // One that ends later can be ended by one that ends sooner, not by one that may less.
+    // A key that ends later can be ended by one that ends sooner, but not by one with fewer rights.
     let revoke = KeyAction::SetStatus(StatusChange::Revoke);
     assert_eq!(may(&actor, revoke, &and(&|e| e.expires = None)), Ok(()));
     let stronger = and(&|e| e.permissions.push(word("read")));
@@ -276,7 +276,7 @@ fn a_member_stays_within_the_set_and_issues_for_nobody_else() {
     ] {
         assert!(create(entry.clone()).is_err(), "{entry:?}");
     }
-    // An admin has given it more than members have: its owner can end it, and no more.
+    // An admin has given it more than members have: its owner can end it, and nothing else.
     let stronger = owned("kim", key("key_t", &["send", "pay"]));
     assert_eq!(allowed(&member, &stronger), "suadrfc");
 }
@@ -297,8 +297,8 @@ fn speaking(subject: &str, role: &str, entry: RegistryEntry) -> RegistryEntry {
     RegistryEntry { owner: Owner::new(subject, "", role).ok(), ..entry }
 }
 
-/// The service behind may believe the owner's role of a key, so a secret with a stronger one is more
-/// than the permissions say.
+/// The service behind may trust the owner's role of a key, so a secret with a stronger role can do
+/// more than the permissions say.
 #[test]
 fn nobody_makes_or_gets_a_key_with_a_stronger_voice() {
     let plain = key("key_t", &["send"]);
@@ -307,7 +307,7 @@ fn nobody_makes_or_gets_a_key_with_a_stronger_voice() {
         (PersonRole::Owner, "", true, true),
         (PersonRole::Owner, "owner", true, true),
         (PersonRole::Owner, "operator", false, false),
-        // What is no role of ours nobody can weigh: the host may have given it.
+        // Nobody can rank roles that are not ours: the host may have given them.
         (PersonRole::Owner, "super_admin", false, true),
         (PersonRole::Admin, "", true, true),
         (PersonRole::Admin, "member", true, true),
@@ -322,11 +322,11 @@ fn nobody_makes_or_gets_a_key_with_a_stronger_voice() {
         assert_eq!(edit.is_ok(), may_state, "{role:?} states {said:?}: {edit:?}");
         let rotate = may(&actor, KeyAction::Rotate { to: &spoken, living: 0 }, &spoken);
         assert_eq!(rotate.is_ok(), may_rotate, "{role:?} rotates {said:?}: {rotate:?}");
-        // Another name gives no secret away and grants nothing.
+        // A new name reveals no secret and grants nothing.
         let renamed = RegistryEntry { name: "new".into(), ..spoken.clone() };
         assert_eq!(may(&actor, KeyAction::Edit { to: &renamed, living: 0 }, &spoken), Ok(()));
     }
-    // Somebody who was an admin once has a key that says so still.
+    // A former admin has a key that still states the old role.
     let former = speaking("kim", "admin", plain.clone());
     let rotate =
         may(&actor(PersonRole::Member), KeyAction::Rotate { to: &former, living: 0 }, &former);
@@ -346,7 +346,7 @@ fn a_key_gets_no_stronger_voice_and_takes_nobodys() {
         assert!(rotate(&target("kim", role)).is_err(), "{role}");
     }
     assert!(rotate(&target("lee", "")).is_err());
-    // By no detour: not even a key without an owner comes of somebody else's.
+    // No detours either: not even a key without an owner can be made from somebody else's.
     let lees = target("lee", "member");
     for owner in [None, Owner::new("kim", "", "member").ok()] {
         let to = RegistryEntry { owner, ..lees.clone() };
@@ -373,18 +373,18 @@ fn the_most_keys_of_an_org_are_the_most_however_they_come() {
     };
     let full = Err(NotAllowed::Policy(PolicyFault::TooManyKeys { most: 2 }));
     assert_eq!((create(1), create(2)), (Ok(()), full.clone()));
-    // While it is rotated a key is there twice; not three times.
+    // A key in rotation exists twice, but never three times.
     assert_eq!((rotate(&successor, &old, 2), rotate(&successor, &old, 3)), (Ok(()), full.clone()));
     assert_eq!(rotate(&successor, &expired, 2), full.clone(), "it did not count any more");
     assert_eq!(edit(&old, &expired, 2), full.clone(), "back from the dead");
     assert_eq!((edit(&old, &expired, 1), edit(&expired, &old, 9)), (Ok(()), Ok(())));
     let renamed = RegistryEntry { name: "new".into(), ..old.clone() };
     assert_eq!(edit(&renamed, &old, 9), Ok(()));
-    // A pair gets its second secret in its place.
+    // A pair gets its second secret in place.
     assert_eq!((rotate(&old, &old, 9), rotate(&old, &expired, 2)), (Ok(()), full));
 }
 
-/// Whoever has to name networks cannot name the whole Internet.
+/// A caller who has to name networks cannot name the whole Internet.
 #[test]
 fn networks_that_are_required_are_not_everywhere() {
     let rules = rules();
@@ -443,7 +443,7 @@ fn a_policy_caps_whoever_asks() {
             assert!(matches!(to(bad), Err(NotAllowed::Policy(_))), "{bad:?}");
             let rotated = access.may(&actor, KeyAction::Rotate { to: bad, living: 0 }, bad);
             assert!(matches!(rotated, Err(NotAllowed::Policy(_))), "{bad:?}");
-            // What is there from before the policy can be renamed, ended, and brought to it.
+            // A key from before the policy can be renamed, ended, and changed to comply with it.
             let renamed = RegistryEntry { name: "new".into(), ..bad.clone() };
             assert_eq!(
                 access.may(&actor, KeyAction::Edit { to: &renamed, living: 0 }, bad),
@@ -454,7 +454,7 @@ fn a_policy_caps_whoever_asks() {
             assert_eq!(access.may(&actor, revoke, bad), Ok(()));
         }
     }
-    // A little longer each time is longer all the same.
+    // A little longer each time is still longer.
     let old = RegistryEntry { created: Some(NOW - 60 * DAY), expires: Some(NOW + DAY), ..good };
     let longer = RegistryEntry { expires: Some(NOW + 60 * DAY), ..old.clone() };
     let edit = access.may(&Actor::Host, KeyAction::Edit { to: &longer, living: 0 }, &old);

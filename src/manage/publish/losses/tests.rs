@@ -22,7 +22,7 @@ pub(crate) struct Question {
     address: &'static str,
     pub(crate) at: u64,
     pub(crate) deployment: u8,
-    /// Requests at once.
+    /// Requests in one burst.
     burst: u32,
     /// Requests in a minute.
     steady: u64,
@@ -126,7 +126,7 @@ prop_compose! {
     }
 }
 
-/// The key as a registry holds it: a pair, where it has two secrets, of which the former ends.
+/// The key as a registry holds it: a pair if it has two secrets, the former of which ends.
 pub(crate) fn as_entry(specs: &[KeySpec]) -> Option<RegistryEntry> {
     let (current, former) = (specs.first()?, specs.get(1));
     let raw = RawEntry { id: "key_a".into(), org: "acme".into(), ..RawEntry::default() };
@@ -169,7 +169,7 @@ proptest! {
         });
         let found = of(&compared(Baseline::Known(base.clone()), &theirs, &ours));
         prop_assert!(undone.is_none() || !found.is_empty(), "{undone:?}");
-        // Without a base it is as if everything had been admitted before.
+        // Without a base, everything counts as admitted before.
         if !theirs.is_empty() {
             let undone = questions().into_iter().find(|question| {
                 !question.is_admitted(&theirs) && question.is_admitted(&ours)
@@ -177,7 +177,7 @@ proptest! {
             let found = of(&compared(Baseline::Unknown, &theirs, &ours));
             prop_assert!(undone.is_none() || !found.is_empty(), "{undone:?}");
         }
-        // And what is acknowledged is all of it.
+        // And that is all that has to be acknowledged.
         let id = KeyId::parse("key_a").unwrap();
         let key = compared(Baseline::Known(base), &theirs, &ours);
         let both = Acknowledged { readmit: [id].into(), drop: [id].into(), ..Acknowledged::default() };

@@ -29,8 +29,8 @@ proptest! {
                 continue;
             }
             let has = |specs: &[KeySpec]| specs.iter().any(|spec| spec.digest == question.secret);
-            // A secret that one side has made since is judged by the rest of the other's key: by
-            // its end as well.
+            // A secret that one side has made since the base is judged by the rest of the other
+            // side's key, including its end.
             let lives = |specs: &[KeySpec]| {
                 specs.iter().any(|spec| spec.expires.is_none_or(|end| question.at < end))
             };
@@ -44,14 +44,14 @@ proptest! {
     }
 }
 
-/// A deployment that requires an environment, which only one of the two gives the key: who named one
-/// meant to narrow the key to it.
+/// A deployment that requires an environment, when only one of the two gives the key one: its
+/// author meant to narrow the key to it.
 fn named_for_one(ours: &[KeySpec], theirs: &[KeySpec], deployment: u8) -> bool {
     let has = |specs: &[KeySpec]| specs.first().is_some_and(|s| s.grant.environment.is_some());
     deployment >= 8 && has(ours) != has(theirs)
 }
 
-/// A pair that one side ended earlier and the other gave a new secret.
+/// One side ended a pair earlier, and the other gave it a new secret.
 #[test]
 fn an_earlier_end_outlives_the_rotation_of_the_other_side() {
     let id = KeyId::parse("key_a").unwrap();

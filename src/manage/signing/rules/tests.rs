@@ -1,4 +1,4 @@
-//! Whether a signer signs, by itself: no file, no socket, no clock.
+//! Whether a signer signs, without anything around it: no file, no socket, no clock.
 
 use super::super::active::CountedSpans;
 use super::super::numbers::MOST_AT_ONCE;
@@ -41,14 +41,14 @@ fn patch(serial: u64, over: &Manifest) -> Manifest {
     Manifest { kind: FileKind::Patch, base: Some(over.as_base()), ..table(serial, 99) }
 }
 
-/// So many keys that do not expire.
+/// This many keys that do not expire.
 fn forever(keys: u64, at_ms: u64) -> ActiveCourse {
     let mut counted = CountedSpans::none(at_ms);
     counted.add(&(0..u64::MAX), i64::try_from(keys).unwrap());
     counted.course()
 }
 
-/// Nothing else says anything of its keys.
+/// Nothing else says anything about its keys.
 fn counted<'f>(manifest: &'f Manifest, active: &'f ActiveCourse) -> CountedFile<'f> {
     CountedFile { manifest, meant: active, lasting: active, unheld: active, lost: None }
 }
@@ -105,7 +105,7 @@ fn serials_rise_and_have_one_content() {
     hand.sign_by(&floor, &table(100, 3), 9, NOW).unwrap();
 }
 
-/// A publisher that dies between a new table and the patch over it goes on over the former one.
+/// A publisher that dies between a new table and the patch over it continues over the former one.
 #[test]
 fn patches_are_over_tables_that_were_signed_lately() {
     let mut hand = Hand(SignedMark::default());
@@ -129,7 +129,7 @@ fn patches_are_over_tables_that_were_signed_lately() {
     assert_eq!(hand.0.tables().count(), 3);
 }
 
-/// Whatever the manifest acknowledges, at once or in slices, and whatever the clock's hour.
+/// Whatever the manifest acknowledges, in one step or in slices, and at whatever hour.
 #[test]
 fn most_keys_do_not_go_within_a_day() {
     let mut hand = Hand(SignedMark::default());
@@ -206,7 +206,7 @@ fn a_manifest_is_what_the_signer_was_told_to_sign() {
     hand.sign_by(&limited, &good, 9, NOW).unwrap();
 }
 
-/// 100, 51 and 26 of them: the first two in any hour, the third when a day is not over yet.
+/// 100, 51 and 26 of them: the first two in any hour, the third before a day is over.
 #[test]
 fn halves_within_a_day_are_one_fall() {
     for from in 0..24 {
@@ -255,7 +255,7 @@ fn serials_rise_by_a_step_and_to_an_end() {
     hand.sign(&table(NOW, 2), 9, NOW).unwrap();
     hand.sign(&table(MOST_AT_ONCE, 3), 9, NOW).unwrap();
     assert_eq!(hand.sign(&table(MOST_AT_ONCE + 1, 4), 9, NOW), Err(SigningReason::Leap));
-    // A second later the next changes pass, and never all that is left.
+    // A second later the next changes pass, but never everything that is left.
     hand.sign(&table(MOST_AT_ONCE + 10_000, 4), 9, NOW + 1000).unwrap();
     let year = 365 * 24 * HOUR;
     for n in 1..100u64 {
@@ -270,8 +270,8 @@ fn serials_rise_by_a_step_and_to_an_end() {
     hand.sign_by(&floor, &table((1 << 51) + MOST_AT_ONCE, 1), 9, NOW).unwrap();
 }
 
-/// With a word serials go on from where they are, be it lower or far ahead; never twice with another
-/// content, below the floor, or above the end.
+/// With an allowance, serials continue from where they are, be it lower or far ahead. They never
+/// repeat with other content, or leave the range between floor and end.
 #[test]
 fn a_word_lets_serials_go_on() {
     let judged = |mark: &SignedMark, file: &Manifest| {
@@ -294,7 +294,7 @@ fn a_word_lets_serials_go_on() {
     };
     let mut hand = Hand(SignedMark::default());
     hand.sign(&table(50, 1), 9, NOW).unwrap();
-    // Somebody who has broken in uses serials up.
+    // An intruder uses serials up.
     hand.sign(&table(MOST_AT_ONCE, 2), 9, NOW).unwrap();
     hand.0 = allowed(&hand.0, &table(51, 3));
     assert_eq!(hand.0.serial(), 51);
@@ -306,7 +306,7 @@ fn a_word_lets_serials_go_on() {
     let floor = SigningRules { min_serial: 100, ..rules() };
     let (low, active) = (table(99, 8), forever(9, NOW));
     assert!(hand.0.judge(&floor, counted(&low, &active), NOW).is_err());
-    // A leap and a fall need a word each.
+    // A leap and a fall need an allowance each.
     let mut hand = Hand(SignedMark::default());
     hand.sign(&table(5, 1), 100, NOW).unwrap();
     match judged(&hand.0, &table(4, 2)).unwrap() {
@@ -315,7 +315,7 @@ fn a_word_lets_serials_go_on() {
     }
 }
 
-/// A name that a shell would not take as one word.
+/// A name that a shell would not read as one word.
 #[test]
 fn what_a_refusal_says_can_be_typed() {
     let name = "a shop; $(x)";
@@ -359,7 +359,7 @@ fn an_audit_log_does_not_go_back_nor_too_far() {
     assert_eq!(signed(&mark, end(6, 7)).seq(), 6);
     let far = signed(&mark, end(MOST_AT_ONCE, 7));
     allowed(&far, end(MOST_AT_ONCE + 6, 7));
-    // It has been used up, and the log goes on where it is.
+    // It has been used up, and the log continues where it is.
     let back = allowed(&far, end(7, 8));
     assert_eq!(signed(&back, end(8, 9)).seq(), 8);
     let recovered = AskedCheckpoint { recovered_from: Some(2), ..end(3, 3) };

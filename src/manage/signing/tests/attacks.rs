@@ -1,4 +1,4 @@
-//! Somebody who may connect, or may not, and means harm.
+//! Clients with bad intentions, with or without permission to connect.
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -32,7 +32,7 @@ fn told(stream: &mut UnixStream) -> Option<Result<Vec<u8>, SigningRefusal>> {
 
 fn asked(socket: &Path, bytes: &[u8]) -> Option<Result<Vec<u8>, SigningRefusal>> {
     let mut stream = connect(socket);
-    // A signer that has had enough does not wait for the rest.
+    // A signer that refuses early does not wait for the rest.
     stream.write_all(bytes).ok();
     stream.shutdown(std::net::Shutdown::Write).ok();
     told(&mut stream)
@@ -43,7 +43,7 @@ fn question(question: SigningQuestion, body: &[u8]) -> Vec<u8> {
     [&QuestionHead { question, length }.to_bytes(), body].concat()
 }
 
-/// The signer goes on after each of them, and signs what is right.
+/// The signer continues after each of them, and signs what is right.
 #[test]
 fn garbage_gets_no_signature() {
     let house = House::new();
@@ -82,7 +82,7 @@ fn garbage_gets_no_signature() {
     ] {
         assert_eq!(reason(asked(&socket, &bytes)), want, "{what}");
     }
-    // Every byte of the body counts. The manifest in front of it says what the signer judges.
+    // Every byte of the body counts. The manifest in front of it states what the signer judges.
     let body_at = SignedHead::bytes_of(&file).unwrap().len();
     for at in (body_at..file.len()).step_by(7) {
         let mut bad = file.clone();
@@ -95,7 +95,7 @@ fn garbage_gets_no_signature() {
     ask_file(&socket, &mut good.0).expect("the good one");
 }
 
-/// The manifest of one body, and another body whose hash it states: counts that are not true.
+/// The manifest of one body, and another body with the stated hash: its counts are not true.
 #[test]
 fn a_manifest_that_lies_of_its_body_is_refused() {
     let house = House::new();
@@ -148,8 +148,8 @@ fn old_equal_foreign_and_empty_are_refused() {
     assert!(matches!(refused, Err(SigningReason::File | SigningReason::NotNamed)), "{refused:?}");
 }
 
-/// A thousand connections that say nothing, and one that says a byte now and then: others are told to
-/// come again, and are served once those are gone.
+/// A thousand connections that say nothing, and one that sends a byte now and then: others are told
+/// to come again, and are served once those are gone.
 #[test]
 fn many_who_say_nothing_keep_nobody_out_for_long() {
     let house = House::new();
@@ -197,7 +197,7 @@ fn who_speaks_too_slowly_is_let_go() {
     ask_file(&socket, &mut house.table(3, 0..10).0).unwrap();
 }
 
-/// The kernel says who is at the other end, whatever the file's mode lets connect.
+/// The kernel says who is at the other end, whoever the file's mode lets connect.
 #[test]
 fn another_user_is_not_heard() {
     let house = House::new();
@@ -210,7 +210,7 @@ fn another_user_is_not_heard() {
     assert!(!house.path(HIGH_WATER).exists(), "nothing was signed");
 }
 
-/// Of the length that is taken one at a time, by several at once.
+/// Of the length that is taken one at a time, sent by several clients together.
 #[test]
 fn large_files_are_taken_one_after_the_other() {
     let house = House::new();
@@ -228,8 +228,8 @@ fn large_files_are_taken_one_after_the_other() {
     ask_file(&socket, &mut house.table(9, 0..20_000).0).unwrap();
 }
 
-/// Sidecars add up what they hold. Two patches that each end half the keys, or a patch and a table, would
-/// end them all; so would a table after a restart of the signer, which knows no patch then.
+/// Sidecars add up what they hold. Two patches that each end half the keys, or a patch and a table,
+/// would end them all. So would a table after a restart of the signer, which then knows no patch.
 #[test]
 fn halves_do_not_add_up() {
     let house = House::new();
@@ -257,13 +257,13 @@ fn halves_do_not_add_up() {
     assert_eq!(half().by(&mut keeper), Err(SigningReason::Stale), "it has lost a patch");
     let patch = house.patch(31, &mut table, 1..10).by(&mut keeper);
     assert_eq!(patch, Err(SigningReason::Base), "nor what sidecars have over the table");
-    // A table that has all that was signed, and what patches have not ended.
+    // A table that includes everything signed, with the keys that patches have not ended.
     let all: Vec<_> = (0..10).map(spec).collect();
     let whole = Issue { includes_through: 21, ..house.issue(40) };
     Paper(body(&all).into_table(whole).unwrap()).by(&mut keeper).unwrap();
 }
 
-/// A patch that removes secrets that nobody has, under the ids of keys that are there.
+/// A patch that removes secrets that nobody has, under the ids of existing keys.
 fn phantoms(house: &House, serial: u64, over: &mut Paper, ids: std::ops::Range<u32>) -> Paper {
     let mut draft = PatchDraft::over(&over.opened());
     for n in ids {
@@ -273,8 +273,8 @@ fn phantoms(house: &House, serial: u64, over: &mut Paper, ids: std::ops::Range<u
     Paper(draft.build(house.issue(serial)).unwrap())
 }
 
-/// Whoever has the service decides which of the signed files a sidecar gets: an older table, and what
-/// later patches forbid. However they choose, most keys that should be active are.
+/// Whoever controls the service decides which of the signed files a sidecar gets: an older table,
+/// and what later patches forbid. However they choose, most keys that should be active are active.
 #[test]
 fn what_is_withheld_counts_as_well() {
     let ends = |house: &House, serial: u64, over: &mut Paper, keys: std::ops::Range<u32>| {
@@ -308,7 +308,7 @@ fn what_is_withheld_counts_as_well() {
         let mut keeper = again(&house, keeper);
         let rest = ends(&house, 5, &mut old, 45..90).by(&mut keeper);
         assert_eq!(rest, Err(SigningReason::Brake), "{restarted}");
-        // Several over the one before, that are held together.
+        // Several over the one before, which are held together.
         let house = House::new();
         let (mut keeper, mut old, _) = two_tables(&house, &mut |_| None);
         ends(&house, 4, &mut old, 0..33).by(&mut keeper).unwrap();
@@ -334,7 +334,7 @@ fn what_is_withheld_counts_as_well() {
             Err(SigningReason::Brake),
             "{restarted}"
         );
-        // So a patch does, and the tables that it is over are no longer kept.
+        // A patch does so, and the tables that it is over are no longer kept.
         let house = House::new();
         let (mut keeper, _, mut new) = two_tables(&house, &mut |_| None);
         ends(&house, 4, &mut new, 0..45).by(&mut keeper).unwrap();
@@ -345,7 +345,7 @@ fn what_is_withheld_counts_as_well() {
         let mut keeper = again(&house, keeper);
         let rest = ends(&house, 9, &mut new, 45..90).by(&mut keeper);
         assert_eq!(rest, Err(SigningReason::Brake), "{restarted}");
-        // A patch adds keys, the next one over the same table does not have them, and the table does.
+        // A patch adds keys, the next one over the same table lacks them, and the table has them.
         let house = House::new();
         let mut keeper = house.keeper();
         let mut few = house.table(1, 0..55);
@@ -357,7 +357,7 @@ fn what_is_withheld_counts_as_well() {
         let mut keeper = again(&house, keeper);
         let rest = ends(&house, 5, &mut new, 10..55).by(&mut keeper);
         assert_eq!(rest, Err(SigningReason::Brake), "{restarted}");
-        // Somebody has allowed that most go.
+        // Somebody has allowed that most keys go.
         let house = House::new();
         let (mut keeper, _, mut new) = two_tables(&house, &mut |_| None);
         house.allow(fall(40), NOW);
@@ -367,7 +367,7 @@ fn what_is_withheld_counts_as_well() {
         let rest = |serial, keys| house.table(serial, keys);
         assert_eq!(rest(6, 0..61).by(&mut keeper), Err(SigningReason::Brake), "{restarted}");
         assert_eq!(rest(6, 60..100).by(&mut keeper), Err(SigningReason::Brake), "{restarted}");
-        // By ids alone.
+        // Only by ids.
         let house = House::new();
         let (mut keeper, _, mut new) = two_tables(&house, &mut |_| None);
         let rest = phantoms(&house, 4, &mut new, 0..99).by(&mut keeper);
@@ -376,7 +376,7 @@ fn what_is_withheld_counts_as_well() {
     }
 }
 
-/// A sidecar with the older table is left with what both say of a key, which is nothing.
+/// A sidecar with the older table is left with what both say about a key, which is nothing.
 #[test]
 fn records_that_have_nothing_in_common_count() {
     let house = House::new();
@@ -398,7 +398,7 @@ fn records_that_have_nothing_in_common_count() {
     assert_eq!(patch.by(&mut keeper), Err(SigningReason::Brake));
 }
 
-/// A week later it is another day's end, and then what is back counts.
+/// A week later, the end is too long ago, and then keys that are back count.
 #[test]
 fn what_is_back_counts_after_a_week() {
     let house = House::new();
@@ -452,7 +452,7 @@ fn a_rotation_of_all_keys_needs_no_word() {
     let successors: Vec<_> = (0..10).map(successor).collect();
     let formers: Vec<_> = (0..10).map(former).collect();
     patch(4, &successors, &formers).by(&mut keeper).unwrap();
-    // The successors are keys as others are.
+    // The successors are keys like any others.
     let ended = patch(5, &successors[..4], &formers).by(&mut keeper);
     assert_eq!(ended, Err(SigningReason::Brake));
 }

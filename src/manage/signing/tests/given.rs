@@ -1,5 +1,5 @@
-//! What somebody who has the service does with files that the signer has signed: a sidecar of the
-//! crate's own parts that is given some of them, in an order of theirs.
+//! What an attacker in control of the service does with files that the signer has signed: a sidecar
+//! built from the crate's own parts gets some of them, in an order of the attacker's choice.
 
 use super::*;
 use crate::core::{Digest, Environment, KeyLookup, Now, PairLookup};
@@ -104,7 +104,7 @@ pub(super) fn specs(keys: std::ops::Range<u32>, change: impl Fn(&mut KeySpec)) -
     .collect()
 }
 
-/// What was signed; `None`: it was refused, for this reason and no other.
+/// What was signed; `None`: it was refused, for exactly this reason.
 pub(super) fn unless(
     meant: SigningReason,
     signed: Result<Signed, SigningRefusal>,
@@ -116,7 +116,8 @@ pub(super) fn unless(
     }
 }
 
-/// The end of an attack: how many keys a sidecar took and takes now. Fails if most are refused.
+/// The end of an attack: how many keys a sidecar accepted before and accepts now. Fails if most are
+/// refused.
 pub(super) fn most_stay(what: &str, before: usize, after: usize) {
     assert!(after * 2 >= before, "{what}: {before} keys were taken, and {after} are");
 }
@@ -143,7 +144,7 @@ fn public_ids_that_callers_do_not_know_count() {
 }
 
 /// After an honest rotation of all keys: a table that lags behind the patch that rotated them. The
-/// sidecar goes on holding the patch, which restricts the successors by the keys' ids.
+/// sidecar continues to hold the patch, which restricts the successors by the keys' ids.
 #[test]
 fn a_table_that_lags_behind_a_rotation() {
     let house = House::new();
@@ -166,7 +167,8 @@ fn a_table_that_lags_behind_a_rotation() {
     sidecar.offer(&signed_first, NOW);
     sidecar.offer(&rotating, NOW);
     let before = sidecar.count(&successors, at(2));
-    // What the keys are by then: the successors alone. It says that it knows of nothing after the first.
+    // The keys that exist by then: only the successors. It says that it knows of nothing after the
+    // first.
     let mut lagging = table_of(&house, 3, 1, &successors);
     let signed = sign(&house, &mut keeper, &mut lagging, at(2));
     let Some(lagging) = unless(SigningReason::Stale, signed) else { return };
@@ -202,8 +204,8 @@ fn an_end_that_is_signed_before_the_key_is_there() {
     most_stay("keys that were not there yet", before, sidecar.count(&all, NOW));
 }
 
-/// Keys with an end are renewed before it. A patch that states the former end, and was no end then,
-/// is held over a table that lags behind it.
+/// Keys with an end are renewed before it. A patch that states the former end, which did not count
+/// as an end then, is held over a table that lags behind it.
 #[test]
 fn a_renewal_that_an_older_patch_takes_back() {
     let house = House::new();
@@ -235,7 +237,7 @@ fn a_renewal_that_an_older_patch_takes_back() {
 }
 
 /// Keys that were suspended long ago are resumed. A patch that restricts them was signed while they
-/// were suspended, so that it was no end.
+/// were suspended, so it did not count as an end.
 #[test]
 fn what_restricts_a_suspended_key_counts_once_it_is_resumed() {
     let house = House::new();
@@ -272,8 +274,8 @@ fn what_restricts_a_suspended_key_counts_once_it_is_resumed() {
     most_stay("resumed keys", before, sidecar.count(&on, NOW + 2 * day));
 }
 
-/// A third is suspended and resumed. Three days later less than half of what is left is: whether
-/// that is a fall depends on what was counted exactly.
+/// A third is suspended and resumed. Three days later, fewer than half of the rest are: whether
+/// that is a fall depends on exactly what was counted.
 #[test]
 fn after_days_the_count_is_against_what_was_left() {
     let house = House::new();
@@ -311,7 +313,7 @@ fn a_clock_that_was_ahead_for_a_moment_loses_nothing() {
     assert!(rest.is_err(), "what the journal has counts");
 }
 
-/// A sidecar that is new was given one half, and gets the other.
+/// A new sidecar was given one half, and gets the other.
 #[test]
 fn a_new_sidecar_is_given_two_halves() {
     let house = House::new();
@@ -330,7 +332,8 @@ fn a_new_sidecar_is_given_two_halves() {
     most_stay("a new sidecar", took.len(), sidecar.count(&took, NOW));
 }
 
-/// Most keys are suspended with a word, and resumed. Ordinary changes go on without another word.
+/// Most keys are suspended with an allowance, and resumed. Ordinary changes continue without
+/// another one.
 #[test]
 fn after_a_word_ordinary_changes_go_on() {
     for least in [0, 10, 40] {
@@ -342,7 +345,7 @@ fn after_a_word_ordinary_changes_go_on() {
         sign(&house, &mut keeper, &mut house.patch(2, &mut table, 0..least), NOW).unwrap();
         let mut refused = Vec::new();
         for n in 0..8 {
-            // Everything is back, and one key more is made each hour.
+            // Everything is back, and one more key is made each hour.
             let at = NOW + (n + 1) * 3_600_000;
             let mut patch = house.patch(3 + n, &mut table, 0..100 + n as u32);
             if sign(&house, &mut keeper, &mut patch, at).is_err() {
@@ -356,7 +359,7 @@ fn after_a_word_ordinary_changes_go_on() {
 }
 
 /// Keys of one environment; a table that names none, which nobody gets; a patch over it that names
-/// the other environment. Held over the first table it leaves nothing.
+/// the other environment. Held over the first table, it leaves nothing.
 #[test]
 fn environments_that_meet_over_a_table_that_nobody_gets() {
     let house = House::new();
@@ -399,7 +402,7 @@ fn an_environment_for_keys_that_had_none() {
     most_stay("an environment", before, sidecar.count(&any, NOW));
 }
 
-/// Nobody knows what the next table ends where the file of the one before is lost.
+/// If the file of the previous table is lost, nobody knows what the next table ends.
 #[test]
 fn a_lost_table_needs_a_word() {
     let house = House::new();
@@ -422,7 +425,7 @@ fn a_lost_table_needs_a_word() {
     house.patch(3, &mut table, 0..60).by(&mut keeper).unwrap();
 }
 
-/// What was allowed is still allowed where the disk did not take what was to be signed.
+/// An allowance stays if the disk did not take the note about what was to be signed.
 #[test]
 fn a_word_outlives_a_full_disk() {
     let house = House::new();

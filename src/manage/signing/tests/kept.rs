@@ -1,4 +1,4 @@
-//! What the signer keeps on its disk of what was ended, and what becomes of it.
+//! What the signer keeps on its disk about ended keys, and what happens to it.
 
 use super::given::{specs, table_of};
 use super::*;
@@ -7,7 +7,7 @@ fn serial(from: u64) -> AllowedPass {
     AllowedPass::Serial { audience: crate::table::testkit::AUDIENCE.into(), from }
 }
 
-/// A signer that has 45 of 100 keys as ended, which are back.
+/// A signer that has recorded 45 of 100 keys as ended, which are back.
 fn with_ends(house: &House) -> (SigningKeeper, Paper) {
     let mut keeper = house.keeper();
     let mut table = house.table(10, 0..100);
@@ -17,7 +17,7 @@ fn with_ends(house: &House) -> (SigningKeeper, Paper) {
     (keeper, table)
 }
 
-/// What is in the way of a file, until it is dropped.
+/// Something that blocks a file, until it is dropped.
 struct InTheWay(PathBuf, Vec<u8>);
 
 impl InTheWay {
@@ -37,8 +37,8 @@ impl Drop for InTheWay {
     }
 }
 
-/// Serials are to go back, as somebody has allowed, and the disk takes nothing: nothing has gone back, and
-/// what was ended counts.
+/// Somebody has allowed serials to go back, and the disk takes no writes: nothing has gone back,
+/// and what was ended counts.
 #[test]
 fn a_way_back_that_fails_forgets_nothing() {
     let house = House::new();
@@ -55,7 +55,7 @@ fn a_way_back_that_fails_forgets_nothing() {
         let rest = house.patch(13, &mut table, 0..55).by(&mut keeper);
         assert_eq!(rest, Err(SigningReason::Brake), "{restarted}");
     }
-    // Once it has gone back, nothing of before is in force anywhere.
+    // Once it has gone back, nothing signed before is in force anywhere.
     house.allow(serial(5), NOW);
     let mut back = house.table(5, 0..100);
     back.by(&mut keeper).unwrap();
@@ -65,8 +65,8 @@ fn a_way_back_that_fails_forgets_nothing() {
     assert_eq!(house.patch(7, &mut back, 10..100).by(&mut keeper), Err(SigningReason::Brake));
 }
 
-/// A word lets a table pass that is further and lacks changes. Sidecars have what was signed before, and what
-/// was ended counts.
+/// An allowance lets a table pass that has a higher serial and lacks changes. Sidecars have what
+/// was signed before, and what was ended counts.
 #[test]
 fn a_table_that_lacks_changes_forgets_nothing() {
     let house = House::new();

@@ -1,18 +1,19 @@
-//! What is signed of keys that come later, and tables that lag behind what was signed.
+//! What is signed about keys that appear later, and tables that lag behind what was signed.
 
 use super::given::{Sidecar, most_stay, patch_of, sign, specs, table_of, unless};
 use super::*;
 use crate::core::Environment;
 use crate::table::write::RemovalOf;
 
-/// What somebody says of a key.
+/// What somebody states about a key.
 type Said = fn(&mut KeySpec);
 
 fn networks(key: &mut KeySpec, network: &str) {
     key.grant.networks = crate::core::NetworkSet::new([network.parse().unwrap()]);
 }
 
-/// What a patch says of keys, and what they are once they are there. Over them it leaves nothing.
+/// What a patch says about keys, and what they are once they exist. Together, nothing is left of
+/// them.
 const CONTRADICTIONS: [(&str, Said, Said); 7] = [
     ("environment", |key| key.grant.environment = Some(Environment::Test), |_| ()),
     (
@@ -27,7 +28,7 @@ const CONTRADICTIONS: [(&str, Said, Said); 7] = [
     ("beginning", |key| key.grant.not_before = Some(4_000_000_000), |_| ()),
 ];
 
-/// Keys of no environment, some of them as `change` makes them.
+/// Keys without an environment, some of them changed by `change`.
 fn keys(all: std::ops::Range<u32>, changed: std::ops::Range<u32>, change: Said) -> Vec<KeySpec> {
     let mut keys = specs(all, |key| key.grant.environment = None);
     for key in keys.iter_mut().filter(|key| changed.clone().any(|n| spec(n).id == key.id)) {
@@ -41,8 +42,8 @@ fn keys(all: std::ops::Range<u32>, changed: std::ops::Range<u32>, change: Said) 
     keys
 }
 
-/// A sidecar of one environment is given the first table, then what lags behind the patch, and then the patch,
-/// which was kept back.
+/// A sidecar of one environment is given the first table, then what lags behind the patch, and then
+/// the withheld patch.
 fn is_kept_back(
     what: &str,
     (first, patch): (&[KeySpec], impl Fn(&mut PatchDraft)),
@@ -73,7 +74,7 @@ fn what_is_said_of_keys_counts_once_they_are_there() {
             keys(10..100, 10..100, said).into_iter().for_each(|key| draft.put(key));
         };
         is_kept_back(what, (&few, puts), &all);
-        // They are there, and cannot be used yet.
+        // They exist, and cannot be used yet.
         let off = keys(0..100, 10..100, |key| key.grant.status = KeyStatus::Disabled);
         let puts = |draft: &mut PatchDraft| {
             for mut key in keys(10..100, 10..100, said) {
@@ -89,7 +90,7 @@ fn what_is_said_of_keys_counts_once_they_are_there() {
     is_kept_back("removals", (&keys(0..10, 0..0, |_| ()), removes), &keys(0..100, 0..0, |_| ()));
 }
 
-/// A table lags behind less than half of what it has. What a sidecar had of it counts for a day.
+/// A table lags behind for fewer than half of its keys. What a sidecar had of it counts for a day.
 #[test]
 fn what_came_with_a_lagging_table_counts_in_the_next_fall() {
     let house = House::new();
@@ -107,8 +108,8 @@ fn what_came_with_a_lagging_table_counts_in_the_next_fall() {
     sign(&house, &mut keeper, &mut house.patch(4, &mut lagging, 9..100), NOW).unwrap();
 }
 
-/// A table was begun before most keys were revoked, as somebody has allowed. It is signed, and so is the
-/// patch over it that revokes them again, without another word.
+/// A table was begun before most keys were revoked, which somebody has allowed. It is signed, and
+/// so is the patch over it that revokes them again, without another allowance.
 #[test]
 fn a_table_that_lags_behind_an_allowed_fall_stops_nothing() {
     let house = House::new();
@@ -125,7 +126,8 @@ fn a_table_that_lags_behind_an_allowed_fall_stops_nothing() {
     assert_eq!(most, Err(SigningReason::Brake));
 }
 
-/// Keys were made while a table was built. Nobody is told to allow the fall: the next table has them.
+/// Keys were made while a table was built. Nobody is asked to allow the fall: the next table has
+/// them.
 #[test]
 fn a_lagging_table_that_falls_needs_no_word_but_a_newer_one() {
     let house = House::new();

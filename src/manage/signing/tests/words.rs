@@ -1,4 +1,4 @@
-//! What needs a word on the signer's host: falls, leaps, and audit logs that do not go on.
+//! What needs an allowance on the signer's host: falls, leaps, and audit logs that do not continue.
 
 use super::super::active::STEP_MS;
 use super::super::ask::ask_recovery;
@@ -37,7 +37,7 @@ fn audit_logs_are_signed_forwards_alone() {
     assert_eq!(refusal.reason, SigningReason::Checkpoint);
 }
 
-/// A key that expires, begins later, or is no more active: in a table and in a patch.
+/// A key that expires, begins later, or is no longer active: in a table and in a patch.
 #[test]
 fn keys_that_cannot_be_used_are_gone() {
     let now = NOW / 1000;
@@ -80,8 +80,8 @@ fn keys_that_cannot_be_used_are_gone() {
     }
 }
 
-/// Keys end as their owner has meant, and changes go on: of the keys that are left, of a patch over the
-/// table that has all of them, and where a key begins while the table is in memory.
+/// Keys end as their owner intended, and changes continue: of the remaining keys, of a patch over
+/// the table that has all of them, and if a key begins while the table is in memory.
 #[test]
 fn what_ends_by_itself_stops_no_change() {
     let house = House::new();
@@ -123,7 +123,8 @@ fn what_ends_by_itself_stops_no_change() {
     assert!(told.contains("5 keys"), "{told}");
 }
 
-/// A word for as many as are left is good, although tonight all of them end by themselves.
+/// An allowance for as many keys as are left is valid, although all of them end by their own time
+/// tonight.
 #[test]
 fn a_word_is_about_keys_that_go_and_not_about_those_that_end() {
     let house = House::new();
@@ -151,7 +152,7 @@ fn a_leap_needs_a_word_that_is_good_once() {
         house.allow(AllowedPass::Serial { audience, from }, NOW);
     };
     house.table(3, 0..10).by(&mut keeper).unwrap();
-    // What somebody signs who has broken in.
+    // What an intruder has signed.
     for far in [(1 << 53) - 1, 1 << 52, 3 * MOST_AT_ONCE] {
         assert_eq!(house.table(far, 0..10).by(&mut keeper), Err(SigningReason::Leap), "{far}");
     }
@@ -161,7 +162,7 @@ fn a_leap_needs_a_word_that_is_good_once() {
     let mut keeper = house.keeper();
     let far = MOST_AT_ONCE * 3 / 2;
     assert_eq!(house.table(far, 0..10).by(&mut keeper), Err(SigningReason::Leap), "noted");
-    // And what the service has, who knows nothing of that.
+    // And what the service has, which knows nothing of that.
     let mut honest = house.table(4, 0..10);
     assert_eq!(honest.by(&mut keeper), Err(SigningReason::Serial));
     allow(5);
@@ -169,7 +170,7 @@ fn a_leap_needs_a_word_that_is_good_once() {
     house.table(5, 0..10).by(&mut keeper).unwrap();
     house.table(6, 0..10).by(&mut keeper).expect("and goes on");
     assert_eq!(honest.by(&mut keeper), Err(SigningReason::Serial), "used up");
-    // A fall does not come with it.
+    // It does not allow a fall as well.
     allow(4);
     assert_eq!(house.table(4, 0..1).by(&mut keeper), Err(SigningReason::Brake));
     house.allow(fall(1), NOW);

@@ -1,5 +1,5 @@
-//! Files that every reader must refuse. Most are signed as they should be by a signer that is
-//! trusted: what is wrong with them is wrong behind the signature.
+//! Files that every reader must refuse. Most are properly signed by a trusted signer: their faults
+//! are behind the signature.
 
 use serde_json::json;
 
@@ -42,7 +42,7 @@ pub(super) fn basic_file() -> Vec<u8> {
     table_file_v1(&keys(), issue(5), &[&Signer::new(1)])
 }
 
-/// What is wrong before any signature is looked at, or with the signatures.
+/// Faults before any signature is checked, or in the signatures.
 fn frames() -> Vec<Fault> {
     let good = basic_file();
     let (one, two) = (Signer::new(1), Signer::new(2));
@@ -176,7 +176,7 @@ fn frames() -> Vec<Fault> {
     ]
 }
 
-/// What is wrong with what the file states of itself.
+/// Faults in what the file states about itself.
 fn manifests() -> Vec<Fault> {
     let stated = |edit: &dyn Fn(&mut Value)| forged(edit, |_| {});
     let other_body = {
@@ -326,7 +326,8 @@ fn patches() -> Vec<Fault> {
                 |_| {},
                 |body| {
                     let removals = range(body, Section::Removals);
-                    // Sorted: nothing is below all zeros, so it takes the place of one that fits.
+                    // Sorted: nothing is below all zeros, so it replaces an entry without breaking
+                    // the order.
                     let mut all: Vec<[u8; 64]> = body[removals.clone()]
                         .chunks_exact(64)
                         .map(|r| r.try_into().unwrap())

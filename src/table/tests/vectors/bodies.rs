@@ -4,7 +4,7 @@ use super::bad::Fault;
 use super::forge::*;
 use crate::table::layout::Section;
 
-/// What is wrong in a body whose hash is right.
+/// Faults in a body whose hash is right.
 pub(super) fn faults() -> Vec<Fault> {
     let in_body = |edit: &dyn Fn(&mut Vec<u8>)| forged(|_| {}, edit);
     let put = |section, at: usize, bytes: &'static [u8]| {
@@ -14,7 +14,7 @@ pub(super) fn faults() -> Vec<Fault> {
         })
     };
     use Section::*;
-    // Of the last one, so that their order stays as it should be.
+    // In the last one, so that the order stays right.
     let last_grant = |at: usize, value: u8| {
         in_body(&move |body: &mut Vec<u8>| {
             let end = range(body, Grants).end;

@@ -1,4 +1,4 @@
-//! Makes files that are wrong behind a right signature.
+//! Makes files with faults behind a right signature.
 
 use std::ops::Range;
 
@@ -49,7 +49,7 @@ pub(super) fn range(body: &[u8], section: Section) -> Range<usize> {
     start..start + length(section as usize) as usize
 }
 
-/// good/basic.kgt with changes, its hash and length put right and its signature made anew.
+/// good/basic.kgt with changes, with its hash and length corrected and a new signature.
 pub(super) fn forged(manifest: impl Fn(&mut Value), body: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
     reforged(basic_file(), manifest, body)
 }

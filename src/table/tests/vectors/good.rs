@@ -1,11 +1,12 @@
-//! Files that every reader must accept, with what they hold.
+//! Files that every reader must accept, with their content.
 
 use super::*;
 use crate::core::format::{Alphabet, KeyFormat};
 use crate::core::{Environment, KeySpec, KeyStatus, Limit, LimitSet, NetworkSet};
 use crate::table::write::{BodyBuilder, InMemory, PatchDraft};
 
-/// 26 symbols of base 36 and six of checksum: no form of a product's, but every reader knows it.
+/// 26 symbols of base 36 and six of checksum: not the form of any product, but every reader knows
+/// it.
 fn whm() -> KeyFormat {
     KeyFormat {
         environment: false,
@@ -85,7 +86,7 @@ pub(super) fn basic() -> Table {
     Table::open(file, &trust(), &Bounds::default()).unwrap()
 }
 
-/// A patch over good/basic.kgt that makes these keys of it.
+/// A patch that turns good/basic.kgt into these keys.
 pub(super) fn patch_file(issue: Issue, keys: Vec<KeySpec>) -> Vec<u8> {
     let draft = PatchDraft::difference(&basic(), keys);
     sealed(draft.build(issue).unwrap(), &[&Signer::new(1)])

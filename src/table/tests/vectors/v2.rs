@@ -1,4 +1,4 @@
-//! Files of format 2: one of everything that it has added, and each fault of that.
+//! Files of format 2: one of everything that it has added, and each possible fault of those.
 
 use std::collections::BTreeMap;
 
@@ -76,7 +76,7 @@ fn basic_file() -> Vec<u8> {
     sealed(builder.finish().unwrap().into_table(issue(5)).unwrap(), &[&Signer::new(1)])
 }
 
-/// What format 1 can hold as well.
+/// Content that format 1 can hold as well.
 fn plain_file() -> Vec<u8> {
     sealed(body(&good::keys()).into_table(issue(5)).unwrap(), &[&Signer::new(1)])
 }
@@ -95,7 +95,7 @@ fn patch_file(format: TableFormat, base: &Table) -> Vec<u8> {
     sealed(draft.build(issue(6)).unwrap(), &[&Signer::new(1)])
 }
 
-/// What is wrong with the sections of format 2.
+/// Faults in the sections of format 2.
 fn faults() -> Vec<Fault> {
     use Section::*;
     let in_body = |edit: &dyn Fn(&mut Vec<u8>)| reforged(basic_file(), |_| {}, edit);
@@ -114,7 +114,7 @@ fn faults() -> Vec<Fault> {
         })
     };
     let bad = "out_of_range";
-    // The set of three limits is the only one with more than one.
+    // The set of three limits is the only one with more than one limit.
     let swap_limits = in_body(&|body| {
         let start = range(body, Limits).start;
         let rows: Vec<[u8; 16]> =
@@ -210,7 +210,7 @@ fn faults() -> Vec<Fault> {
         ("v2-owner-empty", bad, "an owner without subject", {
             in_body(&|body| {
                 let start = range(body, Owners).start;
-                // `u-1` becomes nothing, and the email longer.
+                // `u-1` becomes empty, and the email longer.
                 body.copy_within(start + 4..start + 19, start + 1);
                 body[start] = 0;
                 body[start + 16..start + 19].copy_from_slice(b"aaa");

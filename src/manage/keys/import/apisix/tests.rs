@@ -11,7 +11,7 @@ fn jack(plugins: &str) -> String {
 
 #[test]
 fn plugins_are_carried_told_or_stop() {
-    // Plugins of the consumer, the key, and the name of what stops.
+    // Plugins of the consumer, the key, and the name of what stops the import.
     let cases = [
         ("ip-restriction: {whitelist: [10.0.0.0/8]}", "jack 10.0.0.0/8 - -", ""),
         ("ip-restriction: {whitelist: [10.0.0.0/8], _meta: {disable: true}}", "jack - - -", ""),

@@ -1,4 +1,4 @@
-//! Envoy's filter in a whole configuration, and lists that only look like it.
+//! Envoy's filter in a whole configuration, and lists that only resemble it.
 
 use super::super::ImportFormat;
 use super::super::tests::read;

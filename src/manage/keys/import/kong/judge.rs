@@ -87,7 +87,7 @@ struct ConsumerTerms {
     refused: Option<String>,
 }
 
-/// Returns every key that Kong would accept, and reports the rest.
+/// Gives `findings` every key that Kong would accept, and reports the rest.
 pub fn all(kong: Kong<'_>, findings: &mut Findings<'_>) -> Result<()> {
     for plugin in &kong.plugins {
         tell_plugin(plugin, &kong, findings)?;

@@ -3,8 +3,8 @@
 use super::super::ImportFormat;
 use super::super::tests::{read, secret};
 
-/// What becomes of one file: keys as `client networks limit permissions`, and the names under
-/// which restrictions are told.
+/// The result for one file: keys as `client networks limit permissions`, and the names under which
+/// restrictions are reported.
 fn check(name: &str, text: &str, keys: &[&str], wider: &[&str]) {
     let read = read(ImportFormat::Kong, text);
     let told = format!("{name}: {:?} {:?}", read.lost, read.faults);

@@ -1,4 +1,4 @@
-//! Secrets of every gateway, and Secrets that are none of theirs.
+//! Secrets of every gateway, and Secrets that belong to none.
 
 use super::super::ImportFormat;
 use super::super::tests::{Read, read, read_keys_in, secret};

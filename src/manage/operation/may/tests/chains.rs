@@ -113,8 +113,8 @@ fn is_within(some: &[bool], all: &[&[bool]]) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
-    /// Whoever has one key, and every secret that this key and its descendants ever hand out, can
-    /// do no more than with the one; and makes no other key stronger than that.
+    /// The holder of a key, with every secret that this key and its descendants ever hand out, can
+    /// do no more than with that key alone, and makes no other key stronger than it.
     #[test]
     fn no_chain_of_allowed_actions_yields_more_than_its_beginning(
         first in rights(),
@@ -129,7 +129,7 @@ proptest! {
         let shop = Shop::new();
         let mut random = Counting::default();
         let mut world = vec![RegistryEntry {
-            // So that chains begin at all.
+            // Makes chains start at all.
             permissions: [first.permissions(), vec![word("keys:write")]].concat(),
             ..first.entry(0)
         }];
