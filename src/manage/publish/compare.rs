@@ -168,8 +168,7 @@ impl Standing {
         Ok(Self { table, patches, places, demanded: DemandedSignatures::default() })
     }
 
-    /// Ignores what others have published, except for `signers`, and except for what this registry
-    /// published (`own`).
+    /// Ignores everything except what `signers` have signed or this registry has published (`own`).
     pub fn signed_by(mut self, signers: &TrustedSigners, own: &[BuiltFile]) -> Result<Self> {
         self.demanded = DemandedSignatures::of(signers, own);
         for (path, manifest) in self.all() {
