@@ -1,5 +1,5 @@
-//! The listener that sidecars wait at. Connections have an end, and at the end of the process they
-//! return one after the other.
+//! The listener that sidecars wait at. A connection has a maximum age, and at the end of the process
+//! its clients are let go one after the other, not all together.
 
 use std::convert::Infallible;
 use std::io;

@@ -54,7 +54,7 @@ pub fn ask_key(socket: &Path) -> Result<[u8; 32], SignFault> {
 ///
 /// # Errors
 ///
-/// As [`ask_file`]. A signer from before the question refuses it.
+/// As [`ask_file`]. A signer older than this question refuses it.
 pub fn ask_serial(socket: &Path, audience: &str) -> Result<u64, SignFault> {
     let head = QuestionHead { question: SigningQuestion::Serial, length: audience.len() as u64 };
     let said = ask(socket, head, |stream| stream.write_all(audience.as_bytes()))?;

@@ -1,4 +1,4 @@
-//! What is signed of an end of an audit log. Pure. Imports nothing of the crate.
+//! The message that is signed for an end of an audit log. Pure. Imports nothing of the crate.
 
 /// Every signed message begins with it. No table, patch or token does.
 pub const DOMAIN: &[u8] = b"kg-audit";

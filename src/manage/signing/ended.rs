@@ -1,6 +1,6 @@
-//! Keys that recently signed files end. Whoever controls the service decides which signed files a
-//! sidecar gets. It may pass on the file that ends a key and withhold the one that brings it back.
-//! So a key that comes back counts as ended for a while. Pure. Imports table.
+//! Keys that were ended by recently signed files. Whoever controls the service decides which signed
+//! files a sidecar gets. It may pass on the file that ends a key and withhold the one that brings
+//! it back. So a key that comes back counts as ended for a while. Pure. Imports table.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -40,7 +40,7 @@ pub struct KeyEnd {
     pub left: ActiveSpan,
 }
 
-/// What the files of an audience signed in the last days end.
+/// The keys ended by an audience's files of the last days.
 #[derive(Debug, Default)]
 pub struct EndedKeys {
     keys: HashMap<Digest, Vec<DayEnd>>,

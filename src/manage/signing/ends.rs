@@ -1,4 +1,4 @@
-//! Which keys that sidecars may have in force a file ends. Pure. Imports table.
+//! Which of the keys that sidecars may have in force are ended by a file. Pure. Imports table.
 //!
 //! A sidecar holds what a patch forbids over every table other than the patch's base, by secret and
 //! by key id. A table or patch that it puts in force replaces everything before it.
@@ -19,7 +19,7 @@ pub struct IndexedTable {
 }
 
 /// What sidecars may have in force, as far as a file can end keys of it: the tables that the file
-/// replaces or is over, and the newest patch over every table that patches may be over.
+/// replaces or is over; and the newest patch over every table that patches may be over.
 #[derive(Debug)]
 pub struct KeysBefore<'f> {
     pub tables: Vec<&'f IndexedTable>,
