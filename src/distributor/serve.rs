@@ -1,5 +1,5 @@
-//! The listener that sidecars wait at. A connection has a maximum age, and at the end of the process
-//! its clients are let go one after the other, not all together.
+//! The listener that sidecars wait at. A connection has a maximum age, and at the end of the
+//! process its clients are let go one after the other, not all together.
 
 use std::convert::Infallible;
 use std::io;

@@ -35,8 +35,8 @@ impl Destination<'_> {
         self.refuse_signers(&terms.signing()?, &named)
     }
 
-    /// Refuses a publication without a signature by anybody who may sign the file to be replaced, or
-    /// the patch's table; and one with fewer signatures. `named` may sign later.
+    /// Refuses a publication without a signature by anybody who may sign the file to be replaced,
+    /// or the patch's table; and one with fewer signatures. `named` may sign later.
     pub fn refuse_signers(&self, signing: &[PublicKey], named: &[SignerId]) -> Result<()> {
         let files = self.signed_files()?;
         self.refuse_strangers(&files, signing, named)?;

@@ -235,8 +235,8 @@ impl SigningKeeper {
         };
         match Allowance::take(&self.terms.state, now_ms, needed.len(), lets).map_err(unavailable)? {
             Ok(words) => Ok(as_allowed(&words)),
-            // Somebody withdrew it at this very moment. The reason makes the next file read the state
-            // from the disk again.
+            // Somebody withdrew it at this very moment. The reason makes the next file read the
+            // state from the disk again.
             Err(_) => {
                 let why = "what was allowed was withdrawn meanwhile";
                 Err(SigningRefusal::new(SigningReason::Unavailable, why))

@@ -230,8 +230,8 @@ impl SignedMark {
     ///
     /// # Errors
     ///
-    /// A table that lags behind what was signed. A table that includes it may not be a fall, and can
-    /// be made without an allowance.
+    /// A table that lags behind what was signed. A table that includes it may not be a fall, and
+    /// can be made without an allowance.
     fn allowed_fall(
         &self,
         rules: &SigningRules,
