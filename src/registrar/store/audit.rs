@@ -1,15 +1,15 @@
-//! The chain of audit lines: each line's hash covers the line before it, so that a line which was
-//! changed, taken out, put in or written twice shows. Pure: no database, no clock.
+//! The chain of audit lines. Each line's hash covers the line before it, so that a line that was
+//! changed, removed, inserted or written twice shows. Pure: no database, no clock.
 //!
-//! A chain proves nothing against somebody who writes all of it anew. Signed checkpoints do, which
-//! are kept elsewhere too.
+//! A chain proves nothing against somebody who rewrites all of it. Signed checkpoints do, because
+//! they are kept elsewhere too.
 
 use aws_lc_rs::digest::{Context, SHA256};
 
-/// What the first line of every chain begins with, so that its hash is that of nothing else.
+/// The first line of every chain starts from the hash of this, in place of a line before it.
 const DOMAIN: &[u8] = b"keygate audit line 1";
 
-/// SHA-256 of a line with all lines before it.
+/// SHA-256 of a line together with all lines before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChainHash(pub [u8; 32]);
 
@@ -45,7 +45,7 @@ pub struct AuditLine {
     pub hash: ChainHash,
 }
 
-/// Where the log ends: what the next line is chained to.
+/// Where the log ends: the next line is chained to this.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AuditHead {
     /// 0: there is no line yet.
@@ -56,13 +56,13 @@ pub struct AuditHead {
 /// What is wrong with a chain, and at which line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChainFault {
-    /// Its fields are not those that its hash covers.
+    /// Its fields are not the ones that its hash covers.
     Changed { seq: u64 },
     /// Two lines follow the same line.
     Forked { seq: u64 },
     /// It does not follow the line before it.
     Unlinked { seq: u64 },
-    /// Lines `from` to `to` are not there.
+    /// Lines `from` to `to` are missing.
     Missing { from: u64, to: u64 },
     /// The log once had lines up to `known`, and ends at `found`.
     TailCut { found: u64, known: u64 },
@@ -81,7 +81,7 @@ pub struct ChainCheck {
 // === impl AuditLine ===
 
 impl AuditLine {
-    /// Puts the line behind `head`: sets its number, the hash before it and its own.
+    /// Puts the line behind `head`: sets its number, the hash before it and its own hash.
     #[must_use]
     pub fn behind(mut self, head: AuditHead) -> Self {
         self.seq = head.seq.saturating_add(1);
@@ -90,8 +90,8 @@ impl AuditLine {
         self
     }
 
-    /// SHA-256 of its fields, each behind its length (8 bytes, big-endian): no two lines of other
-    /// fields have the same bytes.
+    /// SHA-256 of its fields, each after its length (8 bytes, big-endian), so that two lines with
+    /// different fields never have the same bytes.
     pub fn computed(&self) -> ChainHash {
         let mut hash = Context::new(&SHA256);
         let mut field = |bytes: &[u8]| {
@@ -153,8 +153,8 @@ impl std::fmt::Display for ChainHash {
 // === impl ChainCheck ===
 
 impl ChainCheck {
-    /// Looks at the next line. Lines come in order of their numbers; two with one number, as an
-    /// export that was put together may have them, are a fork.
+    /// Looks at the next line. Lines have to be in the order of their numbers. Two lines with one
+    /// number, as an export made of several parts may have them, are a fork.
     pub fn line(&mut self, line: &AuditLine) {
         self.lines += 1;
         let seq = line.seq;
@@ -175,8 +175,8 @@ impl ChainCheck {
     }
 
     /// Ends the walk. `known` are ends of the log that were noted elsewhere: the head row, signed
-    /// checkpoints, the high-water file. Those before the last line were compared on the way, where
-    /// the caller called [`ChainCheck::passes`].
+    /// checkpoints, the high-water file. [`ChainCheck::passes`] has already compared those before
+    /// the last line, where the caller called it.
     pub fn finish(mut self, known: &[AuditHead]) -> Vec<ChainFault> {
         for head in known {
             if head.seq > self.last.seq {
@@ -190,7 +190,7 @@ impl ChainCheck {
         self.faults
     }
 
-    /// The line just looked at is the one that a checkpoint names, or a fault.
+    /// Compares the line just looked at with a checkpoint that names it. A difference is a fault.
     pub fn passes(&mut self, checkpoint: AuditHead) {
         if checkpoint.seq == self.last.seq && checkpoint.hash != self.last.hash {
             self.faults.push(ChainFault::OtherTail { seq: checkpoint.seq });
@@ -299,7 +299,7 @@ pub mod tests {
         assert_eq!(check(&first, &[head]), [ChainFault::Missing { from: 1, to: 1 }]);
     }
 
-    /// Somebody who has the database computes all hashes anew, and does not have the checkpoints.
+    /// Somebody who has the database can recompute all hashes, but does not have the checkpoints.
     #[test]
     fn a_chain_that_was_written_anew_fails_its_checkpoint() {
         let lines = chain(5);

@@ -1,5 +1,5 @@
-//! A change of keys as data: who asks, by which way, for what, and what came of it. The store carries
-//! it out in one transaction.
+//! A change of keys as data: who asks, through which channel, for what, and the result. The store
+//! carries it out in one transaction.
 
 use std::net::IpAddr;
 
@@ -13,8 +13,8 @@ use crate::manage::operation::{CreateRequest, EditRequest, RotateRequest, Status
 #[derive(Clone, Debug)]
 pub struct ChangeRequest {
     pub audience: AudienceName,
-    /// The org whose keys the caller may see: a key of another one is [`StoreError::NoSuchKey`].
-    /// `None`: every org's, for operators and users of the host.
+    /// The org whose keys the caller may see: for a key of another org the answer is
+    /// [`StoreError::NoSuchKey`]. `None`: every org's, for operators and users of the host.
     ///
     /// [`StoreError::NoSuchKey`]: super::StoreError::NoSuchKey
     pub org: Option<OrgId>,
@@ -26,7 +26,7 @@ pub struct ChangeRequest {
     pub change: KeyChange,
 }
 
-/// Who asks. What they may do is settled inside the transaction, by the rules of `manage`.
+/// Who asks. The rules of `manage` settle inside the transaction what they may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreActor {
     /// Somebody signed in to an org, or, as an operator, to the installation.
@@ -34,19 +34,19 @@ pub enum StoreActor {
         id: PersonId,
         /// In the org of the request.
         role: PersonRole,
-        /// Themselves, as the keys that they make name them.
+        /// The person, as the keys that they make name them.
         owner: Owner,
-        /// What their product lets them do, where it says so.
+        /// The rights that their product gives them, where it states them.
         holds: HeldRights,
     },
-    /// A caller with a key of this audience. Its grant is looked up in the transaction: a revoked
-    /// key does nothing any more.
+    /// A caller with a key of this audience. The transaction looks up its grant, so a revoked key
+    /// can no longer do anything.
     Key(KeyId),
     /// A user of the host on the command line, as `audit::who` names them. May do everything.
     HostUser(Box<str>),
 }
 
-/// By which way the request came: for the audit line.
+/// The channel through which the request came, for the audit line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Channel {
     /// Network address of the caller; `None` on the host.
@@ -55,25 +55,26 @@ pub struct Channel {
     pub request_id: Box<str>,
 }
 
-/// A name that the caller chose for the request, so that it can be sent again: within 24 h the same
+/// A name that the caller chose for the request, so that it can send it again: within 24 h the same
 /// name with the same body changes nothing more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdempotencyKey {
-    /// 1 to 255 visible ASCII characters. Names of different callers do not meet.
+    /// 1 to 255 visible ASCII characters. Names of different callers never collide.
     pub name: Box<str>,
     /// Of the method, path and body.
     pub body: Digest,
 }
 
-/// What is to happen.
+/// What to do.
 #[derive(Clone, Debug)]
 pub enum KeyChange {
     /// A new key of `request.org`, which must be the org of the [`ChangeRequest`] if that has one.
     Create(Box<CreateRequest>),
     Edit {
         key: KeyRef,
-        /// The version that the caller has read; another one is
-        /// [`StoreError::VersionMismatch`](super::StoreError::VersionMismatch). `None`: whichever.
+        /// The version that the caller has read; with another one the answer is
+        /// [`StoreError::VersionMismatch`](super::StoreError::VersionMismatch). `None`: any
+        /// version.
         if_match: Option<u64>,
         request: Box<EditRequest>,
     },
@@ -82,7 +83,7 @@ pub enum KeyChange {
         if_match: Option<u64>,
         request: Box<RotateRequest>,
     },
-    /// Disable, enable, revoke, make a canary.
+    /// Disable, enable, revoke, mark as a canary.
     SetStatus {
         key: KeyRef,
         if_match: Option<u64>,
@@ -97,17 +98,17 @@ pub enum KeyRef {
     Uid(Uid),
 }
 
-/// What came of a change. All of it is committed.
+/// The result of a change. All of it is committed.
 #[derive(Debug)]
 pub struct Changed {
-    /// The audience's serial with this change in force; of a change that found nothing to do, that
-    /// of the last one.
+    /// The audience's serial with this change in force. If the change found nothing to do, this is
+    /// the serial of the last change.
     pub serial: u64,
     /// The key as it was; `None`: it is new.
     pub before: Option<Box<KeyRow>>,
     /// The key that the caller asked about, as it is now: the new key, the edited one, the successor.
     pub key: Box<KeyRow>,
-    /// The replaced key, when a single key was rotated: it has an end now.
+    /// The replaced key, after a single key was rotated: it has an end now.
     pub replaced: Option<Box<KeyRow>>,
     /// Shown once and stored nowhere. `None` in a replay, and where no secret was made.
     pub secret: Option<Secret>,
@@ -118,7 +119,8 @@ pub struct Changed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replay {
     Fresh,
-    /// The same request was carried out before; the answer is the one of then, without the secret.
+    /// The same request was carried out before. The answer is the one from then, without the
+    /// secret.
     Replayed,
 }
 
@@ -152,7 +154,7 @@ impl StoreActor {
         }
     }
 
-    /// Kind and name: of two callers never the same.
+    /// Kind and name. Never the same for two callers.
     pub fn label(&self) -> String {
         format!("{} {}", self.kind(), self.name())
     }
@@ -166,14 +168,14 @@ impl StoreActor {
         }
     }
 
-    /// As the rules see them, in this org. `None`: a key, which is to be looked up.
+    /// The actor as the rules see them in this org. `None`: a key, which has to be looked up.
     pub fn in_org(&self, org: Option<&OrgId>) -> Option<Actor> {
         match self {
             Self::HostUser(_) => Some(Actor::Host),
             Self::Key(_) => None,
             Self::Person { role, owner, holds, .. } => Some(Actor::Person {
                 role: *role,
-                // An operator has none, and asks for none; nobody else comes without.
+                // An operator has no org and needs none; everybody else always has one.
                 org: org.cloned().or_else(|| OrgId::parse("-").ok())?,
                 owner: owner.clone(),
                 holds: holds.clone(),

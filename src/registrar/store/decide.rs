@@ -1,4 +1,4 @@
-//! How the rules of `manage` are asked, and how their refusals reach a caller of the store.
+//! Asks the rules of `manage`, and turns their refusals into errors for a caller of the store.
 
 use super::change::StoreActor;
 use super::error::{ChangeFault, StoreError};
@@ -6,10 +6,9 @@ use crate::core::OrgId;
 use crate::manage::operation::OperationError;
 use crate::manage::operation::may::{Access, NotAllowed, OrgAction};
 
-/// Whether the rules let somebody do this in the org.
+/// Checks whether the rules let somebody do this in the org.
 ///
-/// # Errors
-/// What the caller learns who may not.
+/// # Errors The error for a caller who may not.
 pub fn may_in(
     access: &Access<'_>,
     asking: &StoreActor,
@@ -20,7 +19,7 @@ pub fn may_in(
     access.may_in(&actor, action, org).map_err(forbidden)
 }
 
-/// What a caller learns who may not.
+/// The error for a caller who may not do this.
 pub(super) fn forbidden(why: NotAllowed) -> StoreError {
     match why {
         NotAllowed::Unseen => StoreError::NoSuchKey,
@@ -32,7 +31,7 @@ pub(super) fn forbidden(why: NotAllowed) -> StoreError {
     }
 }
 
-/// What a caller learns whose request makes no sense.
+/// The error for a caller whose request makes no sense.
 pub(super) fn refused(error: OperationError) -> StoreError {
     match error {
         OperationError::Invalid(faults) => StoreError::Invalid {

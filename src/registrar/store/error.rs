@@ -1,10 +1,11 @@
-//! Why a store did not do it. Closed: an interface above has an answer for each of them.
+//! Why a store did not do it. The list is closed: an interface above has an answer for each of
+//! them.
 
 use std::time::Duration;
 
 use super::rows::KeyRow;
 
-/// Nothing was changed, whichever it is but [`StoreError::Away`].
+/// Nothing was changed, except possibly with [`StoreError::Away`].
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// No key of this id, or one of another org: the two cannot be told apart.
@@ -13,11 +14,12 @@ pub enum StoreError {
     /// The configuration names no such audience.
     #[error("no such audience")]
     NoSuchAudience,
-    /// The caller may not do this. `why` names the permission, network, bound or role that it lacks,
-    /// `field` what of the request asks for too much, as [`ChangeFault::field`].
+    /// The caller may not do this. `why` names the permission, network, bound or role that the
+    /// caller lacks; `field` names the part of the request that asks for too much, as
+    /// [`ChangeFault::field`].
     #[error("not allowed: {why}")]
     Forbidden { why: String, field: Option<Box<str>> },
-    /// The request cannot be meant so, whoever asks.
+    /// The request makes no sense, whoever asks.
     #[error("{}", list(.faults))]
     Invalid { faults: Vec<ChangeFault> },
     /// Somebody has changed the key since the caller read it.
@@ -29,17 +31,17 @@ pub enum StoreError {
     /// The same idempotency key was used for another request within 24 h.
     #[error("the idempotency key was used for another request")]
     IdempotencyConflict,
-    /// What was asked for is at odds with the state of the key: a revoked key cannot be enabled.
+    /// The request conflicts with the state of the key: a revoked key cannot be enabled.
     #[error("{why}")]
     Conflict { why: String },
-    /// An org keeps one owner at least.
+    /// An org keeps at least one owner.
     #[error("the last owner of an organization stays")]
     LastOwner,
-    /// Another process holds the database, or more is waiting than is done. Trying again is right.
+    /// Another process holds the database, or the queue is full. Trying again helps.
     #[error("the database is busy")]
     Busy { retry_after: Duration },
-    /// The server of the database does not answer. A change may have been made whose answer was lost
-    /// with the connection; in the end its idempotency key tells.
+    /// The database server does not answer. A change may have been made although its answer was
+    /// lost with the connection. Its idempotency key tells in the end.
     #[error("the database does not answer: {why}")]
     Away { why: String },
     /// The database takes no changes now.
@@ -48,7 +50,7 @@ pub enum StoreError {
     /// A newer program has migrated the database.
     #[error("the database has schema {found}, and this program knows up to {known}")]
     NewerSchema { found: u32, known: u32 },
-    /// The database is damaged, or says what no program of ours has written.
+    /// The database is damaged, or holds something that no program of ours has written.
     #[error("the database is not sound: {what}")]
     Broken { what: String },
 }
@@ -56,8 +58,8 @@ pub enum StoreError {
 /// What is wrong with one field of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangeFault {
-    /// As the request names it: `name`, `permissions`, `expires`, `cursor`. A JSON pointer and a field
-    /// of a form can be made of it.
+    /// As the request names it: `name`, `permissions`, `expires`, `cursor`. Callers can turn it
+    /// into a JSON pointer or the field of a form.
     pub field: Box<str>,
     pub why: Box<str>,
 }
@@ -65,7 +67,7 @@ pub struct ChangeFault {
 // === impl StoreError ===
 
 impl StoreError {
-    /// How long a caller is asked to wait before it tries again; `None`: trying again is no use.
+    /// How long a caller should wait before it tries again; `None`: trying again does not help.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Busy { retry_after } => Some(*retry_after),

@@ -13,10 +13,10 @@ pub struct ImportBatch {
     pub channel: Channel,
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub at_ms: u64,
-    /// In place of the audience's. The audience and the serial in it do not count.
+    /// Replaces the audience's settings. The audience and the serial in it are ignored.
     pub settings: Option<Box<RawSettings>>,
-    /// The audience's serial goes on above this one: that of the registry, whose tables sidecars
-    /// have.
+    /// The audience's serial continues above this one. It is the serial of the registry, whose
+    /// tables sidecars have.
     pub above: u64,
     pub entries: Vec<RegistryEntry>,
 }
@@ -28,17 +28,17 @@ pub struct RecoveredKeys {
     pub actor: StoreActor,
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub at_ms: u64,
-    /// The highest serial that was seen anywhere.
+    /// The highest serial seen anywhere.
     pub above: u64,
-    /// As they are to be.
+    /// As they have to be afterwards.
     pub entries: Vec<RegistryEntry>,
 }
 
-/// What a batch has come to.
+/// The result of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ImportedBatch {
     pub serial: u64,
     pub added: u64,
-    /// They were there with the same content.
+    /// Keys that existed with the same content.
     pub known: u64,
 }

@@ -1,4 +1,4 @@
-//! The words of the service's rows that `core` does not have, each parsed once.
+//! The names in the service's rows that `core` does not have, each parsed once.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,18 +17,19 @@ pub struct AudienceName(Arc<str>);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uid(pub [u8; 16]);
 
-/// How people come by a link of the host, and their `iss`.
+/// The `iss` of people who sign in with a link made on the host, and the name of that way to sign
+/// in.
 pub const BOOTSTRAP: &str = "bootstrap";
 
-/// What the `iss` of a product's people begins with; the name of the audience follows.
+/// The `iss` of a product's people begins with this; the name of the audience follows.
 const PRODUCT: &str = "product ";
 
 /// A person as their identity provider knows them. Never an email address: those change hands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PersonId {
-    /// `iss` of an ID token; of other ways to come a name of the configuration.
+    /// `iss` of an ID token. For other ways to sign in, a name from the configuration.
     pub iss: Box<str>,
-    /// `sub`, or what the other way has in its place.
+    /// `sub`, or what the other way uses instead.
     pub sub: Box<str>,
 }
 
@@ -54,7 +55,7 @@ impl fmt::Display for AudienceName {
 // === impl Uid ===
 
 impl Uid {
-    /// Of 16 random bytes: sets version 4 and variant.
+    /// Makes one of 16 random bytes: sets version 4 and variant.
     pub const fn of_random(mut bytes: [u8; 16]) -> Self {
         bytes[6] = bytes[6] & 0x0f | 0x40;
         bytes[8] = bytes[8] & 0x3f | 0x80;
@@ -106,28 +107,28 @@ impl fmt::Debug for Uid {
 // === impl PersonId ===
 
 impl PersonId {
-    /// Somebody whom the product of an audience knows under this id.
+    /// Somebody whom the product of an audience knows by this id.
     pub fn of_product(audience: &AudienceName, id: &str) -> Self {
         Self { iss: format!("{PRODUCT}{audience}").into(), sub: id.into() }
     }
 
-    /// Of which audience's product; `None`: of none.
+    /// The audience whose product knows this person; `None`: no product does.
     pub fn product(&self) -> Option<&str> {
         self.iss.strip_prefix(PRODUCT)
     }
 }
 
-/// What the owner's place of an OpenID provider's people begins with.
+/// The owner field of an OpenID provider's people begins with this.
 pub const OIDC: &str = "oidc";
 
-/// Longest subject of a provider that an owner's place has as it is, in bytes.
+/// The longest subject of a provider, in bytes, that an owner field holds unchanged.
 const LONGEST_SUBJECT: usize = 100;
 
-/// What stands in the owner's place of a person's keys: of a product's people the product's own id,
-/// which the product understands; of all others the way by which they come in front of it, so that no
-/// user of a product is taken for one of them, and none of one provider for one of another.
+/// What the owner field of a person's keys contains. For a product's people it is the product's own
+/// id, which the product understands. For all others, the way they sign in precedes it, so that no
+/// user of a product is mistaken for one of them, and no user of one provider for one of another.
 pub fn owner_subject(id: &PersonId) -> String {
-    /// Fits into an owner, whatever it is of.
+    /// Fits into an owner field, however long the text is.
     fn short(text: &str, bytes: usize) -> String {
         let digest = Digest::of(text.as_bytes()).0;
         BASE64_URL_SAFE_NO_PAD.encode(digest.get(..bytes).unwrap_or_default())

@@ -12,7 +12,7 @@ use crate::manage::operation::may::{OrgPolicy, PersonRole, RequiredNetworks};
 pub struct OrgRules {
     /// Caps on what its keys may be.
     pub policy: OrgPolicy,
-    /// What becomes of a person's keys when the person loses the role that they need.
+    /// What happens to a person's keys when the person loses the role that the keys need.
     pub owner_leaves: OwnerLeaves,
 }
 
@@ -35,7 +35,7 @@ struct RawOrgRules {
 #[serde(rename_all = "lowercase")]
 pub enum OwnerLeaves {
     Disable,
-    /// An employee who leaves is no outage.
+    /// An employee who leaves is not an outage.
     #[default]
     Keep,
 }
@@ -66,7 +66,7 @@ pub struct Person {
     pub id: PersonId,
     /// For people; proves nothing.
     pub name: Box<str>,
-    /// Likewise, and possibly empty.
+    /// For people, as well; may be empty.
     pub email: Box<str>,
     /// Operates the installation.
     pub operator: bool,
@@ -87,15 +87,15 @@ pub struct Member {
     pub seen_ms: u64,
 }
 
-/// What becomes of a membership.
+/// A change of a membership.
 #[derive(Clone, Debug)]
 pub struct MemberChange {
     pub org: OrgId,
-    /// Is there already ([`Store::put_person`](super::Store::put_person)).
+    /// Must exist already ([`Store::put_person`](super::Store::put_person)).
     pub id: PersonId,
     /// `None` removes the member.
     pub role: Option<PersonRole>,
-    /// The only audience in which the person's role counts: whoever is of another one does not see
+    /// The only audience in which the person's role counts: people of another audience do not see
     /// the audit line. `None`: it counts in all.
     pub about: Option<AudienceName>,
     pub actor: StoreActor,
@@ -116,27 +116,27 @@ pub enum SessionKind {
 pub struct SessionRow {
     /// Of the token of 256 bits.
     pub digest: Digest,
-    /// By which its person names it in a list; opens nothing.
+    /// The person sees the session in a list by this id. It opens nothing.
     pub id: Box<str>,
     pub kind: SessionKind,
     pub person: PersonId,
     /// The org that the person looks at.
     pub org: Option<OrgId>,
-    /// What the room that made it keeps with it.
+    /// What the room that made the session stores with it.
     pub detail: serde_json::Value,
-    /// Of the database when it began. The store sets it.
+    /// The database's epoch when the session began. The store sets it.
     pub epoch: u64,
     /// All three in milliseconds since 1970-01-01T00:00:00Z.
     pub created_ms: u64,
     pub seen_ms: u64,
-    /// From then on it is none, used or not.
+    /// From then on the session is over, used or not.
     pub ends_ms: u64,
-    /// Network address and program of the browser, for its person to recognise it.
+    /// Network address and browser, so that the person can recognise the session.
     pub address: Box<str>,
     pub agent: Box<str>,
 }
 
-/// A token for the component in somebody's page that is to be kept, and by whose right.
+/// A token to be stored for the component in somebody's page, and whose rights it rests on.
 #[derive(Clone, Debug)]
 pub struct NewEmbedToken {
     pub audience: AudienceName,
@@ -146,7 +146,7 @@ pub struct NewEmbedToken {
     pub channel: Channel,
     /// Of the page.
     pub origin: Box<str>,
-    /// What keys that are made with it can be granted.
+    /// What the keys that are made with it can be granted.
     pub permissions: PermissionSet,
     /// Of [`SessionKind::Embed`]; it begins at `created_ms`.
     pub session: SessionRow,
@@ -159,7 +159,7 @@ pub struct SignIn {
     pub digest: Digest,
     /// `bootstrap`, `oidc`, …
     pub kind: Box<str>,
-    /// What the room that made it keeps with it.
+    /// What the room that made it stores with it.
     pub detail: serde_json::Value,
     /// Both in milliseconds since 1970-01-01T00:00:00Z.
     pub created_ms: u64,
@@ -183,7 +183,7 @@ impl OrgRules {
         serde_json::to_value(raw).unwrap_or_default()
     }
 
-    /// `None`: no program of ours has written that.
+    /// `None`: no program of ours has written this text.
     pub(super) fn of_json(text: &str) -> Option<Self> {
         let raw: RawOrgRules = serde_json::from_str(text).ok()?;
         let words = |words: Vec<String>| {

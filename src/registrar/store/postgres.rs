@@ -1,8 +1,8 @@
-//! The store on PostgreSQL: the same statements as on SQLite, over connections that are made anew when
-//! they break. Several instances of the service may work on one database.
+//! The store on PostgreSQL: the same statements as on SQLite, over connections that are
+//! re-established when they break. Several instances of the service may work on one database.
 //!
-//! Whoever writes holds the head of the audit log until commit, so that changes of all instances have
-//! one order. Nothing stays in a session between two transactions.
+//! A writer holds the head of the audit log until commit, so that changes of all instances have one
+//! order. A session keeps no state between two transactions.
 
 mod dial;
 #[cfg(test)]
@@ -33,9 +33,10 @@ use crate::clock::Clock;
 pub struct PostgresServer {
     pub url: PostgresUrl,
     pub password: Option<ServerPassword>,
-    /// PEM of the authorities by which the server's certificate may be; `None`: the public ones.
+    /// PEM of the authorities that may issue the server's certificate; `None`: the public ones.
     pub ca_file: Option<PathBuf>,
-    /// The URL is that of a pooler: no connection stays ours, so none can hear of changes.
+    /// The URL is a pooler's: no connection stays ours, so none can receive notifications of
+    /// changes.
     pub is_pooled: bool,
     /// The longest that one statement may take. 15 s is usual.
     pub statement_timeout: Duration,
@@ -47,9 +48,9 @@ pub struct PostgresServer {
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
     pub server: PostgresServer,
-    /// Of the configuration. Rows for new ones are added.
+    /// From the configuration. Opening adds rows for new ones.
     pub audiences: Vec<AudienceTerms>,
-    /// Of orgs that have set none.
+    /// For orgs that have set none.
     pub rules: OrgRules,
     pub clock: Clock,
 }
@@ -104,7 +105,7 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// A schema that this program cannot work on; a database that is none of ours.
+    /// A schema that this program cannot work on; a database that is not ours.
     pub fn schema(server: &PostgresServer, clock: Clock) -> Result<SchemaState, StoreError> {
         let (_, terms) = server.terms(clock);
         apart(move || {
@@ -113,7 +114,7 @@ impl PostgresStore {
         })
     }
 
-    /// Brings the schema up to date. The versions that it put in force.
+    /// Brings the schema up to date. Returns the versions that it put in force.
     pub fn migrate(server: &PostgresServer, clock: Clock) -> Result<Vec<u32>, StoreError> {
         let (_, terms) = server.terms(clock);
         apart(move || {
@@ -160,7 +161,8 @@ fn reading<T>(
     done
 }
 
-/// On a thread of its own: connections have runtimes, and the caller may be a task of another one.
+/// Runs on a thread of its own: connections have their own runtimes, and the caller may be a task
+/// of another one.
 fn apart<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {

@@ -14,21 +14,21 @@ use crate::manage::registry::entry::RegistryEntry;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Serials(pub BTreeMap<AudienceName, u64>);
 
-/// How far an audience is published. `published < serial`: something is to be done.
+/// How far an audience is published. `published < serial`: there is something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publication {
     pub audience: AudienceName,
     /// Of the last change.
     pub serial: u64,
-    /// Up to which changes are published.
+    /// Changes up to this serial are published.
     pub published: u64,
     /// Of the table in force, which patches are for; 0: there is none yet.
     pub base: u64,
     /// Of the audience; a recovery raises it.
     pub epoch: u64,
-    /// What the table `base` was made with, as [`TableToPublish::settings`]; `None`: nobody has said.
+    /// What the table `base` was made with, as [`TableToPublish::settings`]; `None`: unknown.
     pub settings: Option<Box<str>>,
-    /// The newest ones that were kept.
+    /// The newest stored ones.
     pub table: Option<ArtefactHead>,
     pub patch: Option<ArtefactHead>,
     /// The newest patch over the table in force that enough have signed.
@@ -40,23 +40,23 @@ pub struct Publication {
 pub struct PublishedBase {
     pub audience: AudienceName,
     pub serial: u64,
-    /// Every change up to this serial is in it. Below `serial` where it was built while others were
-    /// made.
+    /// Every change up to this serial is in it. Below `serial` if changes were made while the table
+    /// was built.
     pub includes: u64,
 }
 
-/// A table that is about to be the one that patches are for; a draft, once others have signed it.
+/// A table that patches are about to be for. A draft becomes that once others have signed it.
 #[derive(Clone, Debug)]
 pub struct TableToPublish {
     pub artefact: StoredArtefact,
     /// Every change up to this serial is in it.
     pub includes: u64,
-    /// Serial of the table that was in force when its keys were read; 0: none. Where it is another one
-    /// now, that may have changes which this table lacks.
+    /// Serial of the table that was in force when its keys were read; 0: none. If another table is
+    /// in force now, that one may have changes that this table lacks.
     pub after: u64,
-    /// Stands for everything beside the keys that it was made with.
+    /// Identifies everything except the keys that the table was made with.
     pub settings: Box<str>,
-    /// By which right it is published; `None`: nobody else publishes from this database.
+    /// The lease that allows publishing it; `None`: nobody else publishes from this database.
     pub lease: Option<UsedLease>,
 }
 
@@ -74,7 +74,8 @@ pub struct KeySnapshot {
     /// The serial of the audience in this snapshot: that of an artefact made from it.
     pub serial: u64,
     pub base: u64,
-    /// The keys, in batches, in the order in which they came. Ends after the last; an error is the last.
+    /// The keys in batches, in the order in which they were added. Ends after the last; an error is
+    /// the last item.
     pub keys: mpsc::Receiver<Result<Vec<SnapshotKey>, StoreError>>,
 }
 
@@ -85,8 +86,8 @@ pub struct SnapshotKey {
     pub entry: RegistryEntry,
     /// Serial of its last change.
     pub changed: u64,
-    /// Secrets that it had and has no more, and that the table in force may still know: a patch has to
-    /// refuse them.
+    /// Secrets that the key has lost but the table in force may still know: a patch has to refuse
+    /// them.
     pub removed: Vec<Digest>,
 }
 
@@ -98,7 +99,7 @@ pub enum ArtefactKind {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArtefactState {
-    /// Waits for the signatures of others.
+    /// Waits for other people's signatures.
     Draft,
     Signed,
 }
@@ -109,7 +110,7 @@ pub struct ArtefactHead {
     pub audience: AudienceName,
     pub kind: ArtefactKind,
     pub serial: u64,
-    /// Serial of the table that a patch is for; of a table its own.
+    /// Serial of the table that a patch is for; for a table, its own serial.
     pub base: u64,
     pub state: ArtefactState,
     /// Of the whole file.
@@ -125,11 +126,11 @@ pub struct StoredArtefact {
     pub body: Vec<u8>,
 }
 
-/// What a sidecar has said of itself.
+/// What a sidecar has reported about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SidecarReport {
     pub audience: AudienceName,
-    /// Whose bearer token it has used, or under which name it was asked.
+    /// The fleet whose bearer token it used, or the name under which the service asked it.
     pub fleet: Box<str>,
     /// `Keygate-Instance`.
     pub instance: Box<str>,
@@ -138,7 +139,7 @@ pub struct SidecarReport {
     pub base: u64,
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub seen_ms: u64,
-    /// Why it could not be asked.
+    /// Why the service could not ask it.
     pub error: Option<Box<str>>,
 }
 
@@ -165,10 +166,10 @@ pub struct Checkpoint {
     pub at_ms: u64,
 }
 
-/// The right to do what only one instance may do.
+/// The right to do work that only one instance may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeldLease {
-    /// Rises with each new holder. Whoever uses the lease in a transaction checks it there.
+    /// Rises with each new holder. A transaction that uses the lease checks it.
     pub epoch: u64,
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub until_ms: u64,

@@ -1,6 +1,6 @@
-//! What lists ask for, and pages of answers. Pages go by cursor: the place of their last row in the
-//! order, so that no page is slower than the first, and none skips or repeats a key when others come
-//! and go.
+//! What lists ask for, and pages of answers. A page is addressed by a cursor: the place of the last
+//! row of the page before it, in the list's order. So no page is slower than the first, and none
+//! skips or repeats a key when others appear or disappear.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -22,21 +22,21 @@ pub struct KeyQuery {
     /// characters mean the beginning of the name.
     pub search: Option<Box<str>>,
     pub state: Option<KeyState>,
-    /// Keys that hold it, also by `*`.
+    /// Keys that hold it, including by `*`.
     pub permission: Option<Permission>,
     pub environment: Option<Environment>,
     /// Keys that end before this time, in milliseconds since 1970-01-01T00:00:00Z.
     pub expires_before_ms: Option<u64>,
-    /// Keys that nobody was seen to use since this time; those never used too.
+    /// Keys that nobody was seen to use since this time, including keys that were never used.
     pub unused_since_ms: Option<u64>,
     /// Subject of the owner: a member's own keys.
     pub owner: Option<Box<str>>,
     pub sort: KeySort,
     /// Behind this place of the same query.
     pub cursor: Option<Cursor>,
-    /// 1 to [`KeyQuery::MOST`]; what is beyond becomes the nearest.
+    /// 1 to [`KeyQuery::MOST`]; a value outside becomes the nearest bound.
     pub limit: usize,
-    /// By which states are told, in milliseconds since 1970-01-01T00:00:00Z.
+    /// The time at which states are judged, in milliseconds since 1970-01-01T00:00:00Z.
     pub now_ms: u64,
 }
 
@@ -49,9 +49,9 @@ pub enum KeyState {
     Disabled,
     /// Active but past its end.
     Expired,
-    /// All but revoked keys and canaries.
+    /// All except revoked keys and canaries.
     Kept,
-    /// Active but before its begin.
+    /// Active but before its beginning.
     NotYetValid,
     Revoked,
 }
@@ -59,9 +59,9 @@ pub enum KeyState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeySort {
-    /// The soonest end first; keys without an end are not listed.
+    /// The soonest end first. Keys without an end are not listed.
     Expires,
-    /// By name, in either case.
+    /// By name, ignoring case.
     Name,
     /// The youngest first.
     #[default]
@@ -70,7 +70,7 @@ pub enum KeySort {
     Oldest,
 }
 
-/// A place in the order of a list. Text for URLs; nobody else reads it.
+/// A place in the order of a list. Text for URLs; only this module interprets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(Box<str>);
 
@@ -78,9 +78,9 @@ pub struct Cursor(Box<str>);
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) struct CursorPlace {
     pub(super) sort: KeySort,
-    /// Of the last row, where the order is by a name.
+    /// Of the last row, in an order by name.
     pub(super) text: String,
-    /// Likewise by a time or a number.
+    /// Of the last row, in an order by a time or a number.
     pub(super) number: u64,
     pub(super) row: u64,
 }
@@ -92,7 +92,7 @@ pub struct KeyPage {
     pub next: Option<Cursor>,
 }
 
-/// How many keys there are, as far as they were counted.
+/// How many keys there are, counted up to a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyCount {
     Exactly(u64),
@@ -104,7 +104,8 @@ pub enum KeyCount {
 #[derive(Clone, Debug, Default)]
 pub struct AuditQuery {
     pub org: Option<OrgId>,
-    /// Lines of this audience, and of none; those of others are of another product.
+    /// Lines of this audience, and lines without one. Lines of other audiences belong to other
+    /// products.
     pub audience: Option<AudienceName>,
     /// A key's id, or another object.
     pub object: Option<Box<str>>,
@@ -150,14 +151,14 @@ impl KeyQuery {
 // === impl KeyCount ===
 
 impl KeyCount {
-    /// Nobody counts further: a page shows `10000+`.
+    /// The count stops here: a page shows `10000+`.
     pub const MOST: u64 = 10_000;
 }
 
 // === impl Cursor ===
 
 impl Cursor {
-    /// As a caller has sent it; whether it is one shows when it is used.
+    /// A cursor as a caller sent it. It is checked only when it is used.
     pub fn of(text: &str) -> Self {
         Self(text.into())
     }
@@ -170,7 +171,7 @@ impl Cursor {
         Self(URL_SAFE_NO_PAD.encode(serde_json::to_vec(place).unwrap_or_default()).into())
     }
 
-    /// The place, if it is one of this order.
+    /// The place, if the cursor belongs to this order.
     pub(super) fn place(&self, sort: KeySort) -> Result<CursorPlace, StoreError> {
         let bytes = URL_SAFE_NO_PAD.decode(self.0.as_bytes()).ok();
         let place = bytes.and_then(|bytes| serde_json::from_slice::<CursorPlace>(&bytes).ok());

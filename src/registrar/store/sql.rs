@@ -1,9 +1,9 @@
-//! The store on a database that speaks SQL: one thread that writes, four that read, and the statements
-//! of both. Which database it is, [`super::sqlite`] and [`super::postgres`] say.
+//! The store on a database that speaks SQL: one thread that writes, four that read, and the
+//! statements of both. [`super::sqlite`] and [`super::postgres`] supply the database.
 //!
 //! Everything that is acknowledged is on the disk. Readers see the last commit and wait for nobody.
-//! Other processes may work on the same database: `keygatectl admin revoke` does while the service
-//! runs.
+//! Other processes may work on the same database: `keygatectl admin revoke` does so while the
+//! service runs.
 
 mod apply;
 pub(super) mod connection;
@@ -48,12 +48,12 @@ use super::publishing::{KeySnapshot, Serials};
 use crate::clock::Clock;
 use crate::manage::operation::{NoRandomness, RandomSource};
 
-/// Changes that wait for the writer. More are refused as busy.
+/// Changes that can wait for the writer. Further ones are refused as busy.
 const QUEUE: usize = 1024;
-/// Batches of a snapshot that wait for whoever takes them.
+/// Batches of a snapshot that can wait for its reader.
 const SNAPSHOT_QUEUE: usize = 4;
 
-/// What schema a database has, and what this program makes of it.
+/// The version of a database's schema, and whether this program can work on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchemaState {
     /// 0: the database is empty.
@@ -65,8 +65,8 @@ pub struct SchemaState {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Migration {
     pub(super) version: u32,
-    /// The oldest version whose programs still work on what this step leaves: one before it, so that a
-    /// program of the release before runs until it is replaced.
+    /// The oldest version whose programs still work on the result of this step. It is one version
+    /// before this one, so that a program of the previous release runs until it is replaced.
     pub(super) serves: u32,
     pub(super) sql: &'static str,
 }
@@ -87,9 +87,9 @@ pub(super) trait Database: std::fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub(super) struct ReadyDatabase {
     pub(super) database: Arc<dyn Database>,
-    /// Of the configuration. Rows for new ones are added.
+    /// From the configuration. Rows for new ones are added.
     pub(super) audiences: Vec<AudienceTerms>,
-    /// Of orgs that have set none.
+    /// For orgs that have set none.
     pub(super) rules: OrgRules,
     pub(super) search: SearchIndex,
     /// Other instances may work on it.
@@ -115,7 +115,8 @@ struct SystemRandom;
 // === impl SqlStore ===
 
 impl SqlStore {
-    /// Starts its threads. Not within an asynchronous task: connections have a runtime of their own.
+    /// Starts its threads. Do not call it within an asynchronous task: connections have their own
+    /// runtime.
     pub(super) fn start(ready: ReadyDatabase) -> Result<Self, StoreError> {
         let ReadyDatabase { database, audiences, rules, search, is_shared, clock } = ready;
         let connection = database.connect(ConnectionPurpose::Write)?;
@@ -137,12 +138,12 @@ impl SqlStore {
         Ok(Self { database, terms, queue, readers, serials, refusals, is_shared })
     }
 
-    /// What has to be told of changes that other processes make.
+    /// The serials, for code that has to be notified of changes by other processes.
     pub(super) fn serials(&self) -> &Arc<watch::Sender<Serials>> {
         &self.serials
     }
 
-    /// Has the writer do it, and waits until it is committed.
+    /// Has the writer do the work, and waits until it is committed.
     async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&StoreConnection) -> Result<Work<T>, StoreError> + Send + 'static,
@@ -151,7 +152,8 @@ impl SqlStore {
         self.send(Box::new(Task::once(work, answer)), outcome).await
     }
 
-    /// Has the writer change a key. Together with those of others it may have to be done anew.
+    /// Has the writer change a key. It may have to run the change again, together with those of
+    /// others.
     async fn change_key<T: Send + 'static>(
         &self,
         work: impl FnMut(&StoreConnection) -> Result<Work<T>, StoreError> + Send + 'static,
@@ -173,7 +175,7 @@ impl SqlStore {
         outcome.await.unwrap_or_else(|_| Err(ended()))
     }
 
-    /// Does something to the connection that writes.
+    /// Does something to the writer's connection.
     #[cfg(test)]
     pub(super) async fn harm(
         &self,
@@ -182,7 +184,7 @@ impl SqlStore {
         self.write(move |store| harm(&store.connection).map(Work::Keep)).await
     }
 
-    /// Has a reader do it.
+    /// Has a reader do the work.
     async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&StoreConnection) -> Result<T, StoreError> + Send + 'static,
@@ -211,7 +213,7 @@ impl SqlStore {
         outcome.await.unwrap_or_else(|_| Err(ended()))
     }
 
-    /// A snapshot from a thread and a connection of its own.
+    /// A snapshot, on a thread and a connection of its own.
     async fn take_snapshot(
         &self,
         audience: &AudienceName,
@@ -243,7 +245,7 @@ impl SqlStore {
     }
 }
 
-/// A thread has ended that lives as long as the store.
+/// A thread that should live as long as the store has ended.
 fn ended() -> StoreError {
     StoreError::broken("a thread of the database has ended")
 }

@@ -25,9 +25,9 @@ use crate::clock::Clock;
 pub struct SqliteOptions {
     /// The database's file, in the state directory.
     pub path: PathBuf,
-    /// Of the configuration. Rows for new ones are added.
+    /// From the configuration. Opening adds rows for new ones.
     pub audiences: Vec<AudienceTerms>,
-    /// Of orgs that have set none.
+    /// For orgs that have set none.
     pub rules: OrgRules,
     /// How long a change waits while another process writes. 5 s is usual.
     pub busy_timeout: Duration,
@@ -48,12 +48,12 @@ struct DatabaseFile {
 // === impl SqliteStore ===
 
 impl SqliteStore {
-    /// Opens the database, makes it if it is not there, and brings its schema up to date.
+    /// Opens the database, creates it if it does not exist, and brings its schema up to date.
     ///
     /// # Errors
     ///
-    /// A newer schema, a database of another program, a network file system, a directory or disk that
-    /// takes nothing.
+    /// A newer schema; a database of another program; a network file system; a directory or disk
+    /// that cannot be written.
     pub fn open(options: SqliteOptions) -> Result<SqlStore, StoreError> {
         let SqliteOptions { path, audiences, rules, busy_timeout, clock } = options;
         open::prepare(&path)?;
@@ -76,13 +76,13 @@ impl SqliteStore {
     ///
     /// # Errors
     ///
-    /// A schema that this program cannot work on; a file that is none of ours.
+    /// A schema that this program cannot work on; a file that is not ours.
     pub fn schema(path: &Path, busy_timeout: Duration) -> Result<SchemaState, StoreError> {
         let connection = open::connect(path, ConnectionPurpose::Read, busy_timeout)?;
         schema::state(&connection, schema::MIGRATIONS)
     }
 
-    /// Brings the schema up to date. The versions that it put in force.
+    /// Brings the schema up to date. Returns the versions that it put in force.
     pub fn migrate(
         path: &Path,
         busy_timeout: Duration,
@@ -93,7 +93,7 @@ impl SqliteStore {
         schema::migrate(&mut connection, schema::MIGRATIONS, now_ms)
     }
 
-    /// Copies the database at `path` to `to`, which must not exist, and looks whether the copy is
+    /// Copies the database at `path` to `to`, which must not exist, and checks whether the copy is
     /// sound. `now`: Unix seconds.
     ///
     /// # Errors

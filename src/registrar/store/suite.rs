@@ -1,5 +1,5 @@
-//! What every store has to do, whichever database is behind it. A database's tests name a fixture to
-//! [`store_suite!`] and have all of them.
+//! What every store has to do, whichever database is behind it. A database's tests pass a fixture
+//! to [`store_suite!`] and get all of these tests.
 
 pub(crate) mod changes;
 pub(crate) mod lists;
@@ -92,7 +92,7 @@ pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(test)
 }
 
-/// When tests happen, in milliseconds.
+/// The time at which tests happen, in milliseconds.
 pub(crate) const NOW: u64 = 1_795_230_000_000;
 
 pub(crate) fn audience() -> AudienceName {
@@ -145,7 +145,7 @@ pub(crate) fn person(sub: &str) -> PersonId {
     PersonId { iss: "https://idp.example".into(), sub: sub.into() }
 }
 
-/// One of the product's people, of whom the product says what they are.
+/// One of the product's people; the product says what they are.
 pub(crate) fn admin(sub: &str) -> StoreActor {
     StoreActor::Person {
         id: PersonId::of_product(&audience(), sub),

@@ -1,4 +1,4 @@
-//! Rows of what sidecars have reported of the use of keys, and what stands out in them.
+//! Rows of what sidecars have reported about the use of keys, and what stands out in them.
 
 use ipnet::IpNet;
 
@@ -7,7 +7,7 @@ use super::rows::LastUse;
 use crate::core::{KeyId, OrgId};
 use crate::usage::{ToldCounts, UsageHead};
 
-/// A part of a sidecar's usage record: all of it goes in, or nothing.
+/// A part of a sidecar's usage record: all of it is stored, or nothing.
 #[derive(Clone, Debug)]
 pub struct UsageBatch {
     pub audience: AudienceName,
@@ -29,10 +29,10 @@ pub struct ReportedUse {
     pub nets: Vec<IpNet>,
 }
 
-/// What a batch has come to.
+/// The result of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UsageTaken {
-    /// Lines that told something new.
+    /// Lines that reported something new.
     pub raised: u64,
     /// Lines of keys that the audience does not have.
     pub unknown: u64,
@@ -42,15 +42,15 @@ pub struct UsageTaken {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyUsage {
     pub last: Option<LastUse>,
-    /// When a sidecar of the audience has reported last, in milliseconds since 1970.
+    /// When a sidecar of the audience last reported, in milliseconds since 1970.
     pub as_of_ms: Option<u64>,
-    /// When one has for the first time.
+    /// When a sidecar of the audience reported for the first time.
     pub since_ms: Option<u64>,
-    /// Of the last 8 days, without those in which nothing was, the oldest first.
+    /// The last 8 days, without hours in which nothing happened, the oldest first.
     pub hours: Vec<UsageBucket>,
-    /// Of the last 400 days, likewise.
+    /// The last 400 days, without days in which nothing happened, the oldest first.
     pub days: Vec<UsageBucket>,
-    /// Of the last 30 days, the most frequent reason first.
+    /// The last 30 days, the most frequent reason first.
     pub refused: Vec<RefusedFor>,
     /// The latest first.
     pub networks: Vec<UsedNetwork>,
@@ -75,8 +75,8 @@ pub struct RefusedFor {
 pub struct UsedNetwork {
     /// A /24 or /48.
     pub network: Box<str>,
-    /// When a report named it for the first time, and for the last, which may be up to an hour later
-    /// than is said here. In milliseconds since 1970.
+    /// When a report named it for the first time and for the last. The last time may be up to an
+    /// hour later than this says. In milliseconds since 1970.
     pub first_ms: u64,
     pub last_ms: u64,
 }
@@ -88,15 +88,15 @@ pub enum UsageAlert {
     Canary,
     /// A revoked or expired key is still used.
     EndedUsed,
-    /// A key of two weeks' use is used from a network that nobody has seen before.
+    /// A key that has been in use for two weeks is used from a network that nobody has seen before.
     NewNetwork,
-    /// A day's refusals are ten times those of the days before.
+    /// A day's refusals are ten times those of the previous days.
     RefusedTenfold,
     /// Nobody has used an active key for 90 days.
     Unused,
 }
 
-/// Whose use is looked at for what stands out.
+/// Which keys' use to examine for what stands out.
 #[derive(Clone, Debug)]
 pub struct FindingQuery {
     pub audience: AudienceName,
