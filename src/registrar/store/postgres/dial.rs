@@ -1,4 +1,4 @@
-//! Connections to a server: TLS where it is asked for, the password, time-outs of the network.
+//! Connections to a server: TLS where the URL asks for it, the password, network time-outs.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,19 +23,19 @@ use super::super::sql::fault::ServerError;
 use super::super::sql::server::{DialServer, DialledServer};
 use super::url::{Encryption, PostgresUrl, ServerPassword};
 
-/// To one host, unless the URL says another time.
+/// To one host, unless the URL sets another time.
 const CONNECT: Duration = Duration::from_secs(5);
-/// What was sent and is not acknowledged by then: the other host is gone.
+/// If what was sent is not acknowledged by then, the other host is gone.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
-/// A connection without traffic is tried so often.
+/// How often a connection without traffic is probed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// A server with what opens it.
+/// A server, with the credentials that open it.
 #[derive(Clone, Debug)]
 pub(super) struct ServerAddress {
     config: Config,
     encryption: Encryption,
-    /// PEM of authorities in place of the public ones.
+    /// PEM of authorities that replace the public ones.
     ca_file: Option<PathBuf>,
 }
 
@@ -75,7 +75,7 @@ impl ServerAddress {
         Self { config, encryption: url.encryption, ca_file }
     }
 
-    /// A connection, and what it is told unasked.
+    /// A connection, and the notifications that the server sends on it.
     async fn connect(
         &self,
         told: Option<mpsc::UnboundedSender<Notification>>,
@@ -95,7 +95,7 @@ impl ServerAddress {
         }
     }
 
-    /// A connection that hears of changes.
+    /// A connection that receives notifications of changes.
     pub(super) async fn listen(
         &self,
         channel: &str,
@@ -114,7 +114,8 @@ impl DialServer for ServerAddress {
     }
 }
 
-/// Moves bytes until the connection ends. Whoever waits for an answer learns of the end there.
+/// Moves bytes until the connection ends. A caller that waits for an answer learns of the end
+/// there.
 async fn drive<S, T>(
     mut connection: Connection<S, T>,
     told: Option<mpsc::UnboundedSender<Notification>>,
@@ -126,13 +127,13 @@ async fn drive<S, T>(
         std::future::poll_fn(|context| connection.poll_message(context)).await
     {
         if let (AsyncMessage::Notification(notification), Some(told)) = (message, &told) {
-            // Nobody listens any more when the store ends.
+            // When the store ends, nobody listens any more.
             told.send(notification).ok();
         }
     }
 }
 
-/// Read with each connection: the file may be rotated.
+/// Read again for each connection, because the file may be rotated.
 fn roots(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, ServerError> {
     let mut roots = RootCertStore::empty();
     match ca_file {
@@ -194,7 +195,7 @@ where
 // === impl RustlsSession ===
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for RustlsSession<S> {
-    // The certificate is verified by its name already.
+    // The certificate's name has been verified already.
     fn channel_binding(&self) -> ChannelBinding {
         ChannelBinding::none()
     }

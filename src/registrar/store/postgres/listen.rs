@@ -1,5 +1,5 @@
-//! Hears of changes that other processes make, over a connection of its own. Where it cannot be made,
-//! or hears nothing, those who publish look once a second all the same.
+//! Receives notifications of changes by other processes, over a connection of its own. Publishers
+//! look once a second anyway, in case that connection fails or hears nothing.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -12,10 +12,10 @@ use super::super::publishing::Serials;
 use super::super::sql::writer::NOTIFIED;
 use super::dial::ServerAddress;
 
-/// Between two connections, and between two looks whether anybody still wants to know.
+/// The pause between two connections, and between two checks whether anybody still wants to know.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// On a thread of its own, until the store is gone.
+/// Runs on a thread of its own, until the store is gone.
 pub(super) fn start(
     address: ServerAddress,
     serials: &Arc<watch::Sender<Serials>>,

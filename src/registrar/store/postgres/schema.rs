@@ -1,16 +1,16 @@
-//! Versions of the schema on PostgreSQL, a file each. Each is put in force in one transaction together
-//! with the row that says so, while nobody else does the same. A step that concerns one database alone is
-//! no step of the other, so the numbers are not SQLite's.
+//! Versions of the schema on PostgreSQL, a file each. Each is put in force in one transaction
+//! together with the row that says so, while nobody else migrates. A step that concerns one
+//! database alone does not exist for the other, so the numbers differ from SQLite's.
 
 use super::super::error::StoreError;
 use super::super::sql::driver::{SearchIndex, SqlConnection};
 use super::super::sql::server::{ServerConnection, TransactionKind};
 use super::super::sql::{Migration, SchemaState};
 
-/// Earlier ones lack what a lost answer to a commit is asked with.
+/// Earlier servers lack the function that tells the outcome of a commit whose answer was lost.
 const OLDEST: u64 = 130_000;
 
-/// Of the lock that those who migrate wait for: "kgrg".
+/// The number of the lock that migrating processes wait for: "kgrg".
 const LOCK: u32 = 0x6b67_7267;
 
 const SEARCH: &str = include_str!("002.sql");
@@ -29,7 +29,8 @@ fn server(connection: &SqlConnection) -> Result<&ServerConnection, StoreError> {
     }
 }
 
-/// The version of the schema. One that this program cannot work on is refused. In a transaction.
+/// The version of the schema. Refuses one that this program cannot work on. Call it in a
+/// transaction.
 pub(super) fn state(
     connection: &SqlConnection,
     migrations: &[Migration],
@@ -69,7 +70,7 @@ pub(super) fn state(
     }
 }
 
-/// Brings the schema up to the last of `migrations`, at `now_ms`. What it did.
+/// Brings the schema up to the last of `migrations`, at `now_ms`. Returns the versions it added.
 pub(super) fn migrate(
     connection: &SqlConnection,
     migrations: &[Migration],
@@ -100,14 +101,14 @@ pub(super) fn migrate(
     Ok(done)
 }
 
-/// What a search goes by. In a transaction.
+/// The index that a search uses. Call it in a transaction.
 pub(super) fn search(connection: &SqlConnection) -> Result<SearchIndex, StoreError> {
     let sql = "SELECT count(*) FROM pg_class WHERE oid = to_regclass('key_text')";
     let has = connection.query_row(sql, [], |row| row.get::<_, bool>(0))?;
     Ok(if has { SearchIndex::Trigrams } else { SearchIndex::Prefixes })
 }
 
-/// Makes the index of a search where the extension for it came later than the schema.
+/// Creates the search's index if its extension was installed after the schema.
 pub(super) fn add_search(connection: &SqlConnection) -> Result<SearchIndex, StoreError> {
     step(connection, |connection| {
         if search(connection)? == SearchIndex::Prefixes {
@@ -119,7 +120,7 @@ pub(super) fn add_search(connection: &SqlConnection) -> Result<SearchIndex, Stor
     })
 }
 
-/// One transaction, during which nobody else migrates.
+/// Runs one step in one transaction, during which nobody else migrates.
 fn step<T>(
     connection: &SqlConnection,
     work: impl FnOnce(&SqlConnection) -> Result<T, StoreError>,

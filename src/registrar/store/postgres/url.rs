@@ -1,4 +1,4 @@
-//! Where a PostgreSQL server is, as a URL says it. PURE.
+//! Where a PostgreSQL server is, according to a URL. PURE.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::core::address;
 /// What such URLs begin with.
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
-/// What a URL may say beside host, port, user and name of the database.
+/// What a URL may contain in addition to host, port, user and name of the database.
 const PARAMETERS: [&str; 8] = [
     "connect_timeout",
     "dbname",
@@ -35,24 +35,24 @@ pub struct PostgresUrl {
 /// How a connection is protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encryption {
-    /// Over this host alone, or because the URL says so.
+    /// Only within this host, or because the URL says so.
     None,
-    /// TLS; the server shows a certificate of its name by a known authority.
+    /// TLS; the server shows a certificate for its name from a known authority.
     VerifyFull,
 }
 
-/// Whether a URL may hold a password: one that stands in a file or on a command line may not.
+/// Whether a URL may contain a password: one in a file or on a command line may not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PasswordInUrl {
     Allowed,
     Refused,
 }
 
-/// Never shown, wiped when nobody has it any more.
+/// Never shown. Wiped when its last owner is gone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ServerPassword(pub(super) Arc<Zeroizing<Vec<u8>>>);
 
-/// A URL that cannot be used. Says nothing of what it holds.
+/// A URL that cannot be used. The error reveals nothing of its contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
 pub struct PostgresUrlError {
@@ -63,7 +63,7 @@ pub struct PostgresUrlError {
 // === impl ServerPassword ===
 
 impl ServerPassword {
-    /// Without the line end that a file has behind it.
+    /// Strips the line end that a file has after it.
     pub fn of(bytes: &[u8]) -> Self {
         let end = bytes.iter().rposition(|b| !matches!(b, b'\r' | b'\n')).map_or(0, |at| at + 1);
         Self(Arc::new(Zeroizing::new(bytes.get(..end).unwrap_or_default().to_vec())))
@@ -79,7 +79,7 @@ impl fmt::Debug for ServerPassword {
 // === impl PostgresUrl ===
 
 impl PostgresUrl {
-    /// Whether `text` is meant as one.
+    /// Whether `text` is meant as such a URL.
     pub fn is_meant(text: &str) -> bool {
         SCHEMES.iter().any(|scheme| text.starts_with(scheme))
     }
@@ -88,8 +88,8 @@ impl PostgresUrl {
     ///
     /// # Errors
     ///
-    /// Another scheme, a parameter that is not known, a password where none may be, TLS without a look
-    /// at the server's certificate.
+    /// Another scheme, an unknown parameter, a password where none is allowed, TLS without a check
+    /// of the server's certificate.
     pub fn parse(
         text: &str,
         password: PasswordInUrl,
@@ -123,7 +123,7 @@ impl PostgresUrl {
             true => place.to_owned(),
             false => format!("{place}?{}", kept.join("&")),
         };
-        // Its words may quote the URL.
+        // The parser's message may quote the URL.
         let Ok(mut config) = rest.parse::<Config>() else {
             return fault("is not a URL of PostgreSQL", LIKE);
         };
@@ -160,7 +160,7 @@ impl PostgresUrl {
         Ok((Self { config, encryption, shown }, given))
     }
 
-    /// No other host sees what goes over the connection.
+    /// No other host sees what the connection carries.
     pub fn is_local(&self) -> bool {
         self.config.get_hosts().iter().all(is_local)
     }

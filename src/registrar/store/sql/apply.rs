@@ -1,5 +1,6 @@
-//! A change, inside its savepoint: the serial first, then what the change concerns, the rules of
-//! `manage`, rows, audit lines, and the row by which the request can be sent again.
+//! A change, inside its savepoint: first the serial, then the rows that the change concerns, the
+//! rules of `manage`, the new rows, the audit lines, and the row that lets a caller send the
+//! request again.
 
 use std::sync::Arc;
 
@@ -27,10 +28,10 @@ use crate::manage::operation::{self, KeyField, RandomSource, StatusChange};
 use crate::manage::registry::audit::difference;
 use crate::manage::registry::entry::{RawEntry, RegistryEntry};
 
-/// How long a request can be sent again, in milliseconds.
+/// How long a caller can send a request again, in milliseconds.
 const IDEMPOTENCY_MS: u64 = 24 * 3_600_000;
 
-/// What is being done, with all that it needs.
+/// The change under way, with everything that it needs.
 struct Change<'a> {
     store: &'a StoreConnection,
     request: &'a ChangeRequest,
@@ -40,7 +41,7 @@ struct Change<'a> {
     access: AccessRules,
 }
 
-/// What is written for one key.
+/// What to write for one key.
 struct Written {
     before: Option<NumberedKey>,
     after: KeyRow,
@@ -115,8 +116,8 @@ pub(super) fn change(
             Done { serial, written, replaced: None, secret: None }
         }
         KeyChange::Rotate { key, if_match, request: wanted } => {
-            // The rules of a rotation need the successor; whoever may not admit the key cannot
-            // rotate it either, and learns nothing of its state.
+            // The rules of a rotation need the successor. A caller who may not admit the key cannot
+            // rotate it either, and learns nothing about its state.
             let admit = KeyAction::SetStatus(StatusChange::Enable);
             let old = change.load(*key, |_| admit, *if_match)?;
             let rotated = operation::rotate(
@@ -199,7 +200,8 @@ impl Change<'_> {
         self.request.at_ms / 1000
     }
 
-    /// The key, if the actor may do this to it: before anything of its state is told.
+    /// The key, if the actor may do this to it. Checks that before it reveals anything of the key's
+    /// state.
     fn load(
         &self,
         key: KeyRef,
@@ -223,7 +225,7 @@ impl Change<'_> {
         access.may(&self.actor, action, entry).map_err(decide::forbidden)
     }
 
-    /// Keys of the org of `entry` that live, where its policy counts them.
+    /// How many keys of the org of `entry` are live, if its policy limits them.
     fn living(&self, entry: &RegistryEntry) -> Result<u64, StoreError> {
         match super::people::known_org(self.store, &entry.org)?.rules.policy.most_keys {
             None => Ok(0),
@@ -234,8 +236,8 @@ impl Change<'_> {
         }
     }
 
-    /// Whom a person lets a key speak for is somebody of its org, and said of them is what the list of
-    /// members says: the service may get a credential in their name.
+    /// A person may let a key speak only for somebody of its org, and the key may say about that
+    /// owner only what the list of members says: the service may get a credential in their name.
     fn knows_owner(
         &self,
         before: Option<&RegistryEntry>,
@@ -304,7 +306,7 @@ impl Change<'_> {
     }
 }
 
-/// Who asks, with what they hold now.
+/// The actor, with the rights that they hold now.
 pub(super) fn acting(
     store: &StoreConnection,
     audience: &AudienceName,
@@ -329,7 +331,7 @@ pub(super) fn acting(
     }
 }
 
-/// Nothing was to be done. The serial that was raised goes back.
+/// There was nothing to do. Takes the raised serial back.
 fn unchanged(serial: u64, old: NumberedKey) -> Changed {
     Changed {
         serial: serial.saturating_sub(1),
@@ -341,7 +343,7 @@ fn unchanged(serial: u64, old: NumberedKey) -> Changed {
     }
 }
 
-/// What the same request has come to before.
+/// The earlier result of the same request.
 fn replayed(
     store: &StoreConnection,
     request: &ChangeRequest,
@@ -374,7 +376,7 @@ fn replayed(
     }))
 }
 
-/// Keeps the answer, without the secret, and forgets those that are too old.
+/// Stores the answer, without the secret, and forgets answers that are too old.
 fn remember(
     store: &StoreConnection,
     request: &ChangeRequest,
@@ -402,7 +404,7 @@ fn remember(
     Ok(())
 }
 
-/// Whose idempotency keys these are: two callers, audiences or orgs never share one.
+/// Whose idempotency keys these are. Two callers, audiences or orgs never share one.
 fn caller(request: &ChangeRequest) -> String {
     let org = request.org.as_ref().map_or("", OrgId::as_str);
     let actor = &request.actor;
@@ -431,7 +433,7 @@ impl StoredKey {
         let text = self.entry.to_string();
         let raw: RawEntry<'_> = serde_json::from_str(&text).map_err(|_| odd())?;
         let mut entry = raw.parse().map_err(|_| odd())?;
-        // A plan that has gone since is shown by its name alone.
+        // A plan that no longer exists is shown by its name alone.
         entry.resolve_plan(&settings.registry.plans).ok();
         Ok(KeyRow {
             audience: audience.clone(),

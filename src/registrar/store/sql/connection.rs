@@ -1,4 +1,4 @@
-//! A connection with what its thread knows beside it: the audiences of the configuration, and the
+//! A connection together with what its thread knows: the audiences of the configuration, and the
 //! settings that the database has for each.
 
 use std::cell::RefCell;
@@ -23,21 +23,21 @@ use crate::manage::registry::settings::{RawSettings, RegistrySettings, VERSION};
 #[derive(Clone, Debug)]
 pub struct AudienceTerms {
     pub name: AudienceName,
-    /// How secrets are written, by the name of their prefix. Empty: as an imported registry says.
+    /// How secrets are written, by the name of their prefix. Empty: as an imported registry states.
     pub prefixes: BTreeMap<String, KeyFormat>,
     pub default_prefix: Option<String>,
-    /// How many characters of a secret are kept for people, by prefix, where it is not the usual
-    /// number.
+    /// How many characters of a secret are stored for people to see, by prefix, where it is not the
+    /// usual number.
     pub shown: BTreeMap<String, usize>,
     /// Who may do what to its keys.
     pub access: AccessRules,
 }
 
-/// What the configuration says to all connections.
+/// What the configuration states for all connections.
 #[derive(Debug)]
 pub(super) struct StoreTerms {
     pub(super) audiences: Vec<AudienceTerms>,
-    /// Of orgs that have set none.
+    /// For orgs that have set none.
     pub(super) rules: OrgRules,
     pub(super) search: SearchIndex,
 }
@@ -49,7 +49,7 @@ pub(super) struct StoreConnection {
     terms: Arc<StoreTerms>,
     settings: RefCell<BTreeMap<AudienceName, KnownSettings>>,
     pub(super) known: KnownRows,
-    /// Serials that the transaction has raised.
+    /// Serials that the transaction raised.
     pub(super) raised: RefCell<Vec<RaisedSerial>>,
 }
 
@@ -73,7 +73,7 @@ impl StoreConnection {
         Self { connection, terms, settings, known: KnownRows::default(), raised }
     }
 
-    /// Of an audience that the database has.
+    /// Of an audience that is in the database.
     pub(super) fn settings(
         &self,
         audience: &AudienceName,
@@ -92,7 +92,7 @@ impl StoreConnection {
         Ok(settings)
     }
 
-    /// Parsed again when somebody changed them.
+    /// Parsed again after somebody changed them.
     fn parsed(
         &self,
         audience: &AudienceName,
@@ -117,17 +117,17 @@ impl StoreConnection {
         Ok(settings)
     }
 
-    /// What a search goes by.
+    /// The index that a search uses.
     pub(super) fn search_index(&self) -> SearchIndex {
         self.terms.search
     }
 
-    /// Of an org that has set none.
+    /// For an org that has set none.
     pub(super) fn standard_rules(&self) -> OrgRules {
         self.terms.rules.clone()
     }
 
-    /// The rules of some audience: for what has to do with an org and no audience.
+    /// The rules of any audience: for actions that concern an org and no audience.
     pub(super) fn any_access(&self) -> Result<AccessRules, StoreError> {
         match self.terms.audiences.first() {
             Some(terms) => Ok(terms.access.clone()),
@@ -135,7 +135,7 @@ impl StoreConnection {
         }
     }
 
-    /// Raises the audience's serial: first of all in a change, so that serials become visible in
+    /// Raises the audience's serial. A change does this first, so that serials become visible in
     /// order.
     pub(super) fn raise(&self, audience: &AudienceName) -> Result<u64, StoreError> {
         if self.known.serves() {
@@ -147,7 +147,7 @@ impl StoreConnection {
         }
     }
 
-    /// The last of the serials that are taken.
+    /// Takes `count` serials and returns the last of them.
     pub(super) fn raise_by(&self, audience: &AudienceName, count: u64) -> Result<u64, StoreError> {
         let serial: Option<u64> = self
             .connection
@@ -168,7 +168,7 @@ impl StoreConnection {
     }
 }
 
-/// Those that bind nobody but by the words that manage keys.
+/// Access rules that restrict nobody, except by the permissions that manage keys.
 pub(super) fn standard_access() -> Result<AccessRules, StoreError> {
     Ok(AccessRules {
         words: ManagementWords::standard().map_err(StoreError::broken)?,
@@ -186,7 +186,7 @@ fn parse(text: &str) -> Result<RegistrySettings, StoreError> {
     })
 }
 
-/// Rows for audiences of the configuration that the database does not have yet.
+/// Adds rows for audiences of the configuration that the database does not have yet.
 pub(super) fn add_audiences(
     connection: &SqlConnection,
     audiences: &[AudienceTerms],
@@ -206,7 +206,7 @@ pub(super) fn add_audiences(
     Ok(())
 }
 
-/// Of all audiences of the database.
+/// For all audiences of the database.
 pub(in super::super) fn serials(connection: &SqlConnection) -> Result<Serials, StoreError> {
     let mut statement = connection.prepare_cached("SELECT name, serial FROM audience")?;
     let mut rows = statement.query([])?;

@@ -1,4 +1,4 @@
-//! The contract: each method is a piece of work for the writer or for a reader.
+//! The contract: each method is a job for the writer or for a reader.
 
 use async_trait::async_trait;
 use tokio::sync::watch;

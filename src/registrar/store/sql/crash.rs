@@ -1,6 +1,6 @@
-//! Points at which tests end the process, as a crash would. Outside of tests they do nothing.
+//! Points at which tests end the process, as a crash would. Outside tests they do nothing.
 
-/// Ends the process if a test has asked for this point.
+/// Ends the process if a test asked for this point.
 #[cfg(not(test))]
 #[inline]
 pub(in crate::registrar) fn point(_name: &str) {}
@@ -13,7 +13,7 @@ pub(in crate::registrar) mod in_tests {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// `POINT:COUNT`: end at the COUNTth time that POINT is passed.
+    /// `POINT:COUNT`: end when POINT is passed for the COUNTth time.
     pub(crate) const VARIABLE: &str = "KEYGATE_TEST_CRASH";
 
     pub(crate) fn point(name: &str) {

@@ -1,24 +1,27 @@
-//! Statements are written once, as SQLite reads them; here they become what PostgreSQL reads. PURE.
+//! Translates statements for PostgreSQL: each is written once, in SQLite's dialect. PURE.
 //!
-//! What differs: places (`?1`, `?`, `:name` are `$1`), the largest and the smallest of two (`max(a, b)`
-//! is `greatest(a, b)`), the order of joins, which a planner with statistics finds itself
-//! (`CROSS JOIN … ON` is `JOIN … ON`), and lists (`IN (SELECT value FROM json_each(?))` is
-//! `IN (SELECT unnest(?))`: for `= ANY (?)` a planner may take the index of searches, and go through what
-//! that has not put in order yet once for each element).
+//! What differs:
+//! - places: `?1`, `?` and `:name` become `$1`;
+//! - the larger and the smaller of two: `max(a, b)` becomes `greatest(a, b)`;
+//! - the order of joins: `CROSS JOIN … ON` becomes `JOIN … ON`, because a planner with statistics
+//!   finds the order itself;
+//! - lists: `IN (SELECT value FROM json_each(?))` becomes `IN (SELECT unnest(?))`. For `= ANY (?)`
+//!   a planner may choose the index of searches, and then read the part that the index has not put
+//!   in order yet once per element.
 
 use super::value::SqlValue;
 
-/// Before the place of a list, whose end is two brackets.
+/// Precedes the place of a list, which two brackets end.
 const LIST: &str = "IN (SELECT value FROM json_each(";
 
-/// Before the values of a row.
+/// Precedes the values of a row.
 const ROW: &str = "VALUES (";
 
 /// A statement for a server.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ServerStatement {
     pub(super) text: String,
-    /// Names of the places in their order; empty: the places have numbers.
+    /// Names of the places in their order. Empty: the places have numbers.
     pub(super) names: Vec<String>,
 }
 
@@ -32,7 +35,7 @@ impl ServerStatement {
         let mut rest = sql.as_str();
         while let Some(next) = rest.chars().next() {
             let (taken, written) = match next {
-                // Texts have no doubled quotes: each half is one.
+                // No text has doubled quotes: each half is a text of its own.
                 '\'' => {
                     let end =
                         rest.get(1..).and_then(|t| t.find('\'')).map_or(rest.len(), |n| n + 2);
@@ -73,8 +76,8 @@ impl ServerStatement {
     }
 }
 
-/// A statement for one row, for all rows at once: its values are columns. What is not in `VALUES (…)` has
-/// no places.
+/// Turns a statement for one row into one for all rows at the same time: its values are columns.
+/// Only `VALUES (…)` may have places.
 pub(super) fn of_columns(sql: &str, columns: &[SqlValue<'_>]) -> String {
     let Some((before, rest)) = sql.split_once(ROW) else { return sql.to_owned() };
     let mut depth = 0_u32;
@@ -89,7 +92,7 @@ pub(super) fn of_columns(sql: &str, columns: &[SqlValue<'_>]) -> String {
     });
     let (row, after) = rest.split_at(end.unwrap_or(rest.len()));
     let after = after.strip_prefix(')').unwrap_or(after);
-    // From the last: the first place's name is the beginning of the tenth's.
+    // From the last to the first: the first place's name is the beginning of the tenth's.
     let numbers = (1..=columns.len()).rev();
     let row =
         numbers.fold(row.to_owned(), |row, n| row.replace(&format!("?{n}"), &format!("c{n}")));
@@ -111,7 +114,7 @@ fn ends_in_word(text: &str) -> bool {
     text.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// What the `max(` or `min(` at the beginning is called that has two arguments.
+/// The server's name for the `max(` or `min(` at the beginning of `text`, if it has two arguments.
 fn two(text: &str) -> Option<&'static str> {
     let (name, inside) = match (text.strip_prefix("max("), text.strip_prefix("min(")) {
         (Some(inside), _) => ("greatest", inside),

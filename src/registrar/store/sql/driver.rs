@@ -1,5 +1,5 @@
-//! One face for the two databases' connections, with the names of the one for SQLite: statements are
-//! written once, and rows are read once.
+//! One interface to the connections of both databases, with the method names of SQLite's driver.
+//! Statements are written once, and the code that reads rows is written once.
 
 use rusqlite::params_from_iter;
 
@@ -17,14 +17,14 @@ pub(in super::super) enum SqlConnection {
     Server(Box<ServerConnection>),
 }
 
-/// What a server has that a search goes by.
+/// The index that a server offers for searches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum SearchIndex {
-    /// SQLite's own, in a table beside the keys.
+    /// SQLite's own, in a table of its own.
     Fts,
     /// `pg_trgm`.
     Trigrams,
-    /// None: names, ids and starts are found by their first characters.
+    /// No index: searches find names, ids and starts of secrets by their first characters.
     Prefixes,
 }
 
@@ -35,7 +35,7 @@ pub(in super::super) enum SqlStatement<'c> {
         connection: &'c ServerConnection,
         sql: String,
     },
-    /// Planned for its values each time.
+    /// Planned again each time, for its values.
     ServerPlanned {
         connection: &'c ServerConnection,
         sql: String,
@@ -54,7 +54,7 @@ pub(in super::super) enum SqlRow<'r> {
     Server(&'r tokio_postgres::Row),
 }
 
-/// One state of the database, seen by several statements.
+/// One state of the database, for several statements to read.
 pub(in super::super) struct SqlView<'c> {
     connection: &'c SqlConnection,
     /// A server's readers are in a transaction already.
@@ -82,7 +82,7 @@ impl SqlConnection {
         })
     }
 
-    /// Where the best plan depends on the values, as that of a search does.
+    /// For statements whose best plan depends on the values, as a search's does.
     pub(in super::super) fn prepare_planned(
         &self,
         sql: &str,
@@ -103,8 +103,9 @@ impl SqlConnection {
         self.prepare_cached(sql)?.execute(params)
     }
 
-    /// The statement for each row: of a server once, with all of them. Places are in its `VALUES (…)`
-    /// alone; no two rows may meet in one of the table. The outcome can wait.
+    /// Runs the statement for each row. On a server it runs once, with all of them: places are in
+    /// its `VALUES (…)` alone, and no two rows may conflict in one row of the table. The caller
+    /// need not wait for the outcome.
     pub(in super::super) fn execute_rows<const N: usize>(
         &self,
         sql: &str,
@@ -120,7 +121,7 @@ impl SqlConnection {
                     .try_for_each(|row| statement.execute(params_from_iter(row)).map(drop))?;
                 Ok(())
             }
-            // As it is written: a server has less to do than for columns of one row.
+            // As written: for one row, a server has less to do than with columns.
             Self::Server(connection) if rows.len() == 1 => {
                 let values = rows.into_iter().flatten().collect();
                 connection.execute_later(sql, BoundValues::Ordered(values))
@@ -172,7 +173,7 @@ impl SqlConnection {
         }
     }
 
-    /// What several statements read is of one state of the database.
+    /// Makes several statements read one state of the database.
     pub(in super::super) fn view(&self) -> Result<SqlView<'_>, SqlError> {
         let transaction = match self {
             Self::Sqlite(connection) => Some(connection.unchecked_transaction()?),
@@ -181,7 +182,7 @@ impl SqlConnection {
         Ok(SqlView { connection: self, _transaction: transaction })
     }
 
-    /// Waits for all that was sent to be done.
+    /// Waits until everything that was sent is done.
     pub(in super::super) fn settle(&self) -> Result<(), SqlError> {
         match self {
             Self::Sqlite(_) => Ok(()),
@@ -193,10 +194,10 @@ impl SqlConnection {
         matches!(self, Self::Server(_))
     }
 
-    /// Begins a transaction for one who reads.
+    /// Begins a transaction for one reader.
     pub(in super::super) fn begin_reading(&self) -> Result<(), SqlError> {
         match self {
-            // Each statement sees the last commit; those that need more take a view.
+            // Each statement sees the last commit. Readers that need more take a view.
             Self::Sqlite(_) => Ok(()),
             Self::Server(connection) => connection.begin(TransactionKind::Read).map(drop),
         }
@@ -210,7 +211,7 @@ impl SqlConnection {
         }
     }
 
-    /// Begins a transaction for several who read one state of the database.
+    /// Begins a transaction for several readers that share one state of the database.
     pub(in super::super) fn begin_sharing(&self) -> Result<(), SqlError> {
         match self {
             Self::Sqlite(connection) => Ok(control(connection, "BEGIN")?),
@@ -229,7 +230,8 @@ impl SqlConnection {
         }
     }
 
-    /// Begins a transaction during which nobody else writes. Says where the log ends, if that came along.
+    /// Begins a transaction during which nobody else writes. Returns where the log ends, if the
+    /// server sent that with its answer.
     pub(in super::super) fn begin_writing(&self) -> Result<Option<AuditHead>, SqlError> {
         match self {
             Self::Sqlite(connection) => {
@@ -247,7 +249,7 @@ impl SqlConnection {
         }
     }
 
-    /// There may be no transaction any more.
+    /// The transaction may have ended already.
     pub(in super::super) fn roll_back(&self) {
         match self {
             Self::Sqlite(connection) => drop(connection.execute_batch("ROLLBACK")),
@@ -279,7 +281,7 @@ impl SqlConnection {
         }
     }
 
-    /// Does it under a savepoint of its own: what fails is taken back.
+    /// Runs it under a savepoint of its own, and takes it back if it fails.
     pub(in super::super) fn nested(
         &self,
         name: &str,
@@ -289,7 +291,7 @@ impl SqlConnection {
         let done = work();
         match done {
             Ok(()) => self.batch(&format!("RELEASE {name}"))?,
-            // It may be gone with the whole transaction.
+            // The savepoint may have gone with the whole transaction.
             Err(_) if self.lost().is_some() => {}
             Err(_) => {
                 let sql = format!("ROLLBACK TO {name}; RELEASE {name}");
@@ -311,7 +313,7 @@ impl SqlConnection {
         }
     }
 
-    /// How much this connection has written, or may have. It only rises.
+    /// How much this connection has written, or may have written. Only rises.
     pub(in super::super) fn written(&self) -> u64 {
         match self {
             Self::Sqlite(connection) => connection.total_changes(),
@@ -319,7 +321,8 @@ impl SqlConnection {
         }
     }
 
-    /// A statement has failed, and with it all that the transaction has done since the last savepoint.
+    /// Whether a statement has failed, and with it everything in the transaction since the last
+    /// savepoint.
     pub(in super::super) fn has_failed(&self) -> bool {
         match self {
             Self::Sqlite(_) => false,
@@ -327,11 +330,11 @@ impl SqlConnection {
         }
     }
 
-    /// Why the transaction is gone as a whole; `None`: it is not.
+    /// Why the whole transaction is gone; `None`: it is not.
     pub(in super::super) fn lost(&self) -> Option<StoreError> {
         match self {
             Self::Sqlite(connection) if connection.is_autocommit() => {
-                // A full disk or a failing one ends a transaction as a whole.
+                // A full or failing disk ends the whole transaction.
                 let why = "the disk is full or fails".to_owned();
                 Some(StoreError::ReadOnly { why })
             }
@@ -368,7 +371,8 @@ impl SqlStatement<'_> {
         }
     }
 
-    /// Where the outcome can wait: what is wrong is told by a later statement, or at the end.
+    /// For a statement whose outcome can wait: a later statement, or the end, reports what went
+    /// wrong.
     pub(in super::super) fn execute_later<'a>(
         &mut self,
         params: impl Params<'a>,
@@ -417,7 +421,7 @@ impl SqlStatement<'_> {
         }
     }
 
-    /// All rows; of many, [`SqlConnection::stream`].
+    /// All rows. For many rows, use [`SqlConnection::stream`].
     pub(in super::super) fn query_all<'a, T>(
         &mut self,
         params: impl Params<'a>,

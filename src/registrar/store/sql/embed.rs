@@ -1,4 +1,5 @@
-//! Tokens for the component in somebody's page: made by what their maker holds in that transaction.
+//! Tokens for the component in somebody's page. The rights that their maker holds in the same
+//! transaction decide whether they are made.
 
 use serde_json::Map;
 

@@ -1,4 +1,4 @@
-//! What errors of a database mean to a caller.
+//! What a database's errors mean to a caller.
 
 use std::time::Duration;
 
@@ -7,32 +7,32 @@ use tokio_postgres::error::SqlState;
 
 use super::super::error::StoreError;
 
-/// Neither database has an answer for how long another process will hold its lock.
+/// Neither database can say how long another process will hold its lock.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Why a statement came to nothing.
+/// Why a statement failed.
 #[derive(Debug)]
 pub(in super::super) enum SqlError {
-    /// The row that was asked for is not there.
+    /// The requested row does not exist.
     NoRow,
     Sqlite(rusqlite::Error),
     Server(ServerError),
 }
 
-/// Of a database on a server.
+/// Errors of a database on a server.
 #[derive(Clone, Debug)]
 pub(in super::super) enum ServerError {
-    /// What it said: a class and a sentence that has no value of a row.
+    /// The server's own error: a class, and a sentence that contains no value of a row.
     Said { state: SqlState, sentence: String },
-    /// It cannot be reached, or the connection broke.
+    /// The server cannot be reached, or the connection broke.
     Away { why: String },
-    /// A column has another type than ours.
+    /// A column does not have our type.
     Strange { what: String },
 }
 
-/// Of rows that may be missing.
+/// For rows that may be missing.
 pub(in super::super) trait OptionalExtension<T> {
-    /// `None`: the row is not there.
+    /// `None`: the row does not exist.
     fn optional(self) -> Result<Option<T>, SqlError>;
 }
 
@@ -73,7 +73,7 @@ impl From<tokio_postgres::Error> for SqlError {
 impl From<tokio_postgres::Error> for ServerError {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
-            // Not the detail: it has values of rows.
+            // Without the detail, which contains values of rows.
             Some(said) => {
                 Self::Said { state: said.code().clone(), sentence: said.message().to_owned() }
             }
@@ -94,8 +94,8 @@ impl From<tokio_postgres::Error> for ServerError {
 // === impl ServerError ===
 
 impl ServerError {
-    /// The server ends the connection with it, or takes no new one for the time being. 25P03: a
-    /// transaction was idle for too long.
+    /// Whether the server ends the connection with this error, or accepts no new one for the time
+    /// being. 25P03: a transaction was idle for too long.
     pub(super) fn is_away(&self) -> bool {
         match self {
             Self::Away { .. } => true,
@@ -109,13 +109,13 @@ impl ServerError {
         }
     }
 
-    /// The server has said what became of the statement: nothing.
+    /// Whether it is certain that the statement had no effect: the server said so.
     pub(super) fn is_certain(&self) -> bool {
         matches!(self, Self::Said { .. }) && !self.is_away()
     }
 
-    /// A prepared statement is not there, or another one with its name is: a pooler gives transactions
-    /// sessions of others, which nobody has told the service.
+    /// A prepared statement does not exist, or its name belongs to another one: a pooler that the
+    /// service does not know of gives transactions other clients' sessions.
     pub(super) fn names_another_session(&self) -> bool {
         match self {
             Self::Said { state, .. } => ["26000", "42P05"].contains(&state.code()),
@@ -143,7 +143,7 @@ impl From<rusqlite::Error> for StoreError {
             Some(ErrorCode::ReadOnly) => {
                 Self::ReadOnly { why: "the disk or the file is read-only".to_owned() }
             }
-            // Not a word of the row: it may hold what is nobody's business.
+            // Nothing of the row: it may be confidential.
             Some(ErrorCode::SystemIoFailure) => {
                 Self::ReadOnly { why: format!("the disk fails: {}", text(&error)) }
             }
@@ -166,15 +166,16 @@ impl From<ServerError> for StoreError {
             ServerError::Away { why } => Self::Away { why },
             ServerError::Strange { what } => Self::broken(what),
             ServerError::Said { state, sentence } => match state.code() {
-                // Cancelled for its time, a lock that was not given, a deadlock, a rolled back one.
+                // A statement that took too long, a lock that was not granted, a deadlock, a
+                // rolled-back transaction.
                 "57014" | "55P03" | "40P01" | "40001" => busy(),
-                // The next try prepares nothing.
+                // The next attempt prepares nothing.
                 "26000" | "42P05" => busy(),
                 "53100" => Self::ReadOnly { why: "the server's disk is full".to_owned() },
                 "25006" => {
                     Self::ReadOnly { why: "the server is read-only, as a standby is".to_owned() }
                 }
-                // Of unique indexes and foreign keys.
+                // From unique indexes and foreign keys.
                 "23505" | "23503" => conflict(),
                 // A text with a null byte: no column can hold one.
                 "22021" => Self::invalid("text", "has a character that cannot be stored"),
@@ -188,12 +189,12 @@ fn conflict() -> StoreError {
     StoreError::Conflict { why: "an id or a secret is there already".to_owned() }
 }
 
-/// More is waiting than is done.
+/// The queue is full.
 pub(super) fn busy() -> StoreError {
     StoreError::Busy { retry_after: RETRY }
 }
 
-/// SQLite's own words, without the statement.
+/// SQLite's message, without the statement.
 fn text(error: &rusqlite::Error) -> String {
     match error {
         rusqlite::Error::SqliteFailure(code, words) => {

@@ -1,4 +1,4 @@
-//! Keys of a registry, put in as they are.
+//! Imports keys of a registry as they are.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +16,10 @@ use crate::manage::operation::RandomSource;
 use crate::manage::registry::entry::RegistryEntry;
 use crate::manage::registry::settings::RawSettings;
 
-/// What is taken back where keys cannot go in together.
+/// The savepoint to go back to when keys cannot be added together.
 const TOGETHER: &str = "together";
 
-/// One serial and one audit line for all of the batch.
+/// One serial and one audit line for the whole batch.
 pub(super) fn import(
     store: &StoreConnection,
     batch: &ImportBatch,
@@ -81,7 +81,7 @@ pub(super) fn import(
     Ok(Work::Keep(done))
 }
 
-/// Puts them in together, and one after the other if that fails: then it is known which of them it is.
+/// Adds them together. If that fails, adds them one after the other, to find the one that fails.
 fn insert(
     store: &StoreConnection,
     audience: &AudienceName,
@@ -105,8 +105,8 @@ fn insert(
     together
 }
 
-/// A server plans by what it counted last, which of a new database is nothing; it counts anew once a
-/// minute at best.
+/// A server plans by the row counts that it took last, and those of a new database are nothing. By
+/// itself it counts again once a minute at best.
 fn count_rows(store: &StoreConnection, added: u64) -> Result<(), StoreError> {
     let counted: String = store.connection.query_row(
         "SELECT CAST(CAST(reltuples AS BIGINT) AS TEXT) FROM pg_class WHERE oid = 'key'::regclass",
@@ -120,7 +120,7 @@ fn count_rows(store: &StoreConnection, added: u64) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// As a registry has them. What tells one registry's file from another's stays out.
+/// As a registry has them, without the fields that tell one registry's file from another's.
 fn put_settings(
     store: &StoreConnection,
     audience: &AudienceName,

@@ -1,4 +1,4 @@
-//! Keys as rows: columns from entries and entries from columns, and what becomes of secrets.
+//! Keys as rows: columns from entries, entries from columns, and the secrets of keys.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,18 +34,18 @@ pub(super) const JOINS: &str = "CROSS JOIN secret s ON s.key = k.row AND s.place
     s.removed IS NULL LEFT JOIN secret p ON p.key = k.row AND p.place = 1 AND p.removed IS NULL \
     LEFT JOIN usage_last u ON u.key = k.row";
 
-/// Where a secret stands.
+/// The place of a secret.
 const CURRENT: u8 = 0;
 const FORMER: u8 = 1;
 
-/// What a change writes down beside the entry.
+/// What a change writes in addition to the entry.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ChangeStamp {
     pub(super) serial: u64,
     pub(super) at_ms: u64,
 }
 
-/// For order and search: what people take for the same name.
+/// For sorting and searching: names that people take for the same become equal.
 pub(super) fn folded(name: &str) -> String {
     name.to_lowercase()
 }
@@ -54,7 +54,7 @@ pub(super) const fn ms(seconds: u64) -> u64 {
     seconds.saturating_mul(1000)
 }
 
-/// The key of that name. `org`: it must be one of that org.
+/// The key with that name. With `org`, the key must belong to that org.
 pub(super) fn load(
     store: &StoreConnection,
     audience: &AudienceName,
@@ -78,7 +78,7 @@ pub(super) fn load(
         .ok_or(StoreError::NoSuchKey)
 }
 
-/// Those keys of the audience that are there, of many.
+/// Those of the keys that the audience has.
 pub(super) fn load_all(
     store: &StoreConnection,
     audience: &AudienceName,
@@ -114,7 +114,7 @@ pub(super) fn load_caller(
     Ok(found)
 }
 
-/// The key that has this secret now, or had it before its last rotation.
+/// The key that has this secret now or had it before its last rotation.
 pub(super) fn of_secret(
     store: &StoreConnection,
     audience: &AudienceName,
@@ -130,7 +130,7 @@ pub(super) fn of_secret(
     Ok(rows.next()?.map(|row| decode(&row, &settings)).transpose()?.map(|found| found.key))
 }
 
-/// What a new key and a changed one are written with alike: the columns up to `changed_at`.
+/// The columns that a new key and a changed one share: those up to `changed_at`.
 fn columns(entry: &RegistryEntry, stamp: ChangeStamp) -> [SqlValue<'_>; 19] {
     let owner = entry.owner.as_ref().map(Owner::view);
     [
@@ -156,7 +156,7 @@ fn columns(entry: &RegistryEntry, stamp: ChangeStamp) -> [SqlValue<'_>; 19] {
     ]
 }
 
-/// Puts new keys in. Nobody waits for the numbers of their rows.
+/// Inserts new keys, without waiting for their row numbers.
 pub(super) fn insert(
     store: &StoreConnection,
     audience: &AudienceName,
@@ -214,7 +214,7 @@ pub(super) fn insert(
     add_secrets(store, secrets)
 }
 
-/// A key that was just put in.
+/// A key that was just inserted.
 pub(super) fn new_row(
     audience: &AudienceName,
     uid: Uid,
@@ -232,7 +232,7 @@ pub(super) fn new_row(
     }
 }
 
-/// Writes what became of a key.
+/// Writes a changed key.
 pub(super) fn update(
     store: &StoreConnection,
     old: &NumberedKey,
@@ -262,7 +262,7 @@ pub(super) fn update(
     })
 }
 
-/// Those that went are kept as removed, so that the next patch can refuse them.
+/// Keeps the secrets that the key lost as removed, so that the next patch can refuse them.
 fn move_secrets(
     store: &StoreConnection,
     old: &NumberedKey,
@@ -428,7 +428,7 @@ pub(super) fn living(
     Ok(count.unwrap_or_default())
 }
 
-/// A value that no program of ours has written. Its column is named, not the value.
+/// A value that no program of ours wrote. The error names its column, not the value.
 fn odd(column: &str) -> StoreError {
     StoreError::broken(format!("a key has a strange `{column}`"))
 }

@@ -1,9 +1,9 @@
-//! What a transaction knows. While one writes nobody else does, so that the changes of many
-//! callers need not each read the same rows. Serials and the end of the audit log are counted here and
-//! written before the commit.
+//! What a transaction knows. While one transaction writes nobody else does, so the changes of many
+//! callers need not each read the same rows. Serials and the end of the audit log are counted here
+//! and written before the commit.
 //!
-//! Of what writes it serves changes of keys alone: before anything else is done, what was counted is
-//! written, and all of it is forgotten. Short readings that share a transaction have it too.
+//! Among writes, it serves changes of keys alone. Before any other write, the counts are written
+//! and everything here is forgotten. Short reads that share a transaction use it too.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -17,30 +17,30 @@ use super::fault::SqlError;
 use super::rows::{AudienceSettings, NumberedKey};
 use crate::core::{KeyId, OrgId};
 
-/// Of one connection.
+/// For one connection.
 #[derive(Debug, Default)]
 pub(super) struct KnownRows {
-    /// A key is being changed, or short readings share a transaction.
+    /// A key is being changed, or short reads share a transaction.
     serves: Cell<bool>,
     counted: RefCell<Counted>,
     settings: RefCell<BTreeMap<AudienceName, Arc<AudienceSettings>>>,
     orgs: RefCell<BTreeMap<OrgId, Arc<OrgRow>>>,
-    /// Those that ask for changes.
+    /// The keys that ask for changes.
     keys: RefCell<BTreeMap<(AudienceName, KeyId), Arc<NumberedKey>>>,
 }
 
-/// What goes on with each change.
+/// What every change moves on.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counted {
     serials: BTreeMap<AudienceName, CountedSerial>,
     head: Option<AuditHead>,
-    /// The head has gone on since it was read.
+    /// The head has moved since it was read.
     appended: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct CountedSerial {
-    /// As the transaction has found it.
+    /// As the transaction found it.
     found: u64,
     serial: u64,
     raised: bool,
@@ -53,13 +53,13 @@ impl KnownRows {
         self.serves.get()
     }
 
-    /// A change of a key begins. What its failure is to go back to.
+    /// A change of a key begins. Returns the counts to go back to if it fails.
     pub(super) fn begin_change(&self) -> Counted {
         self.serves.set(true);
         self.counted.borrow().clone()
     }
 
-    /// It has ended. `undo`: nothing of it stays but what it has read.
+    /// The change has ended. `undo`: nothing of it stays except what it has read.
     pub(super) fn end_change(&self, undo: Option<Counted>) {
         self.serves.set(false);
         if let Some(before) = undo {
@@ -78,7 +78,7 @@ impl KnownRows {
         self.counted.borrow_mut().head = Some(head);
     }
 
-    /// Several readings have one transaction, which sees one state.
+    /// Several reads share one transaction, which sees one state.
     pub(super) fn begin_sharing(&self) {
         self.serves.set(true);
     }
@@ -95,7 +95,7 @@ impl KnownRows {
         self.keys.borrow_mut().clear();
     }
 
-    /// Writes what was counted.
+    /// Writes the counts.
     pub(super) fn write(&self, connection: &SqlConnection) -> Result<(), SqlError> {
         let mut counted = self.counted.borrow_mut();
         for (audience, counted) in &mut counted.serials {
@@ -115,7 +115,7 @@ impl KnownRows {
         Ok(())
     }
 
-    /// The next serial of an audience whose serial is known.
+    /// The next serial of an audience, if its current serial is known.
     pub(super) fn raise(&self, audience: &AudienceName) -> Option<u64> {
         let mut counted = self.counted.borrow_mut();
         let known = counted.serials.get_mut(audience).filter(|_| self.serves.get())?;
@@ -146,7 +146,7 @@ impl KnownRows {
         self.counted.borrow().head.filter(|_| self.serves.get())
     }
 
-    /// Whether the head's row can wait.
+    /// Whether the write to the head's row can wait.
     pub(super) fn append(&self, head: AuditHead) -> bool {
         if self.serves.get() {
             let mut counted = self.counted.borrow_mut();
@@ -179,7 +179,7 @@ impl KnownRows {
         }
     }
 
-    /// The key is another one from now on.
+    /// The key is about to change.
     pub(super) fn forget_key(&self, audience: &AudienceName, id: KeyId) {
         self.keys.borrow_mut().remove(&(audience.clone(), id));
     }
@@ -193,7 +193,7 @@ mod tests {
     use crate::manage::registry::settings::{RawSettings, RegistrySettings, VERSION};
     use crate::registrar::store::suite::audience;
 
-    /// The next one need not ask the database again.
+    /// The next change need not ask the database again.
     #[test]
     fn a_refused_change_leaves_what_it_has_read() {
         let (known, audience) = (KnownRows::default(), audience());

@@ -1,4 +1,4 @@
-//! Rows of leases: who may do what only one instance of the service may do.
+//! Rows of leases: which instance of the service may do work that only one may do.
 
 use super::super::error::StoreError;
 use super::super::publishing::{HeldLease, UsedLease};
@@ -13,9 +13,9 @@ pub(super) fn take(
     now_ms: u64,
     until_ms: u64,
 ) -> Result<Work<Option<HeldLease>>, StoreError> {
-    // A new holder gets a new epoch; the same one keeps its own. A lease that lasts longer than twice
-    // what is asked for was taken by a clock that was ahead, and binds nobody. Clocks that differ by
-    // less keep to each other's leases.
+    // A new holder gets a new epoch, and the same holder keeps its own. A lease that lasts longer
+    // than twice the requested time was taken by a clock that was ahead, and binds nobody.
+    // Instances whose clocks differ by less respect each other's leases.
     let longest_ms = now_ms.saturating_add(until_ms.saturating_sub(now_ms).saturating_mul(2));
     let taken: Option<u64> = store
         .connection
@@ -31,7 +31,7 @@ pub(super) fn take(
     Ok(Work::Keep(taken.map(|epoch| HeldLease { epoch, until_ms })))
 }
 
-/// Whether nobody else has taken it since. Nobody can while this transaction lasts.
+/// Whether nobody else has taken the lease since. Nobody can while this transaction lasts.
 pub(super) fn is_held(store: &StoreConnection, lease: &UsedLease) -> Result<bool, StoreError> {
     let found: Option<(String, u64)> = store
         .connection

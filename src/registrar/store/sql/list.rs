@@ -14,7 +14,7 @@ use super::rows::NumberedKey;
 use super::value::{SqlValue, ToValue as _};
 use crate::core::OrgId;
 
-/// Fewer characters than an index of three of them can find.
+/// An index of three characters each cannot find fewer than this.
 const TRIGRAM: usize = 3;
 
 /// Where the rows of an org begin in the index of a search, as `002.sql` numbers them.
@@ -22,16 +22,16 @@ const ORG_BITS: u32 = 36;
 
 /// Conditions with their values.
 struct Conditions {
-    /// What goes in front of `key k`: the index by which a search begins.
+    /// What precedes `key k`: the index with which a search begins.
     from: &'static str,
     texts: Vec<String>,
     values: Vec<SqlValue<'static>>,
 }
 
-/// By which the index of a search tells an org's keys from others.
+/// How the index of a search tells an org's keys from others.
 #[derive(Clone, Copy, Debug)]
 struct OrgNumber {
-    /// `None`: it has had no key.
+    /// `None`: the org has never had a key.
     number: Option<u64>,
 }
 
@@ -41,7 +41,7 @@ struct ListStatement {
     values: Vec<SqlValue<'static>>,
 }
 
-/// The rows of a page, and one more.
+/// The rows of a page, plus one.
 fn statement(
     store: &StoreConnection,
     query: &KeyQuery,
@@ -57,7 +57,8 @@ fn statement(
         KeySort::Newest => "k.since DESC, k.row DESC",
         KeySort::Oldest => "k.since, k.row",
     };
-    // What is shown is read of the page's keys alone, and not of all that a search has found.
+    // The columns to show are read for the page's keys alone, not for everything that a search
+    // found.
     let sql = format!(
         "SELECT {COLUMNS} FROM (SELECT k.row AS found FROM {} key k {} WHERE {} ORDER BY {order} \
          LIMIT ?) AS f CROSS JOIN key k ON k.row = f.found {JOINS} ORDER BY {order}",
@@ -197,26 +198,26 @@ impl Conditions {
         self.values.extend(values);
     }
 
-    /// With the index of the search as the outer loop: SQLite would walk over all keys of the org
-    /// and ask the index for each.
+    /// With the search's index as the outer loop. Otherwise SQLite would walk over all keys of the
+    /// org and query the index for each.
     fn search(&mut self, folded: &str, org: Option<OrgNumber>) {
         if folded.chars().count() < TRIGRAM {
             return self.begins_with("k.folded", folded);
         }
         self.from = "key_text t CROSS JOIN";
-        // A phrase: nothing in it is an operator.
+        // A phrase: nothing in it acts as an operator.
         let phrase = format!("\"{}\"", folded.replace('"', "\"\""));
         let row = format!("k.row = t.rowid & {}", (1_u64 << ORG_BITS) - 1);
         self.add(&format!("t.key_text MATCH ? AND {row}"), [phrase.into()]);
         if let Some(org) = org {
-            // An org without keys has no number: nothing is there.
+            // An org without keys has no number, so nothing is found.
             let begin = org.number.unwrap_or(0) << ORG_BITS;
             let end = begin + (1 << ORG_BITS);
             self.add("t.rowid >= ? AND t.rowid < ?", [number(begin), number(end)]);
         }
     }
 
-    /// By PostgreSQL's index of three characters each, which it joins with the others itself.
+    /// With PostgreSQL's trigram index, which it combines with its other indexes itself.
     fn search_trigrams(&mut self, folded: &str) {
         if folded.chars().count() < TRIGRAM {
             return self.begins_with("k.folded", folded);
@@ -235,7 +236,7 @@ impl Conditions {
         );
     }
 
-    /// Without such an index: what begins so.
+    /// Without such an index: what begins with the text.
     fn search_prefixes(&mut self, text: &str) {
         let range = |text: &str| -> [SqlValue<'static>; 2] {
             [text.to_owned().into(), format!("{text}{}", char::MAX).into()]
@@ -274,7 +275,7 @@ impl Conditions {
         }
     }
 
-    /// Only rows behind that place.
+    /// Only rows after that place.
     fn behind(&mut self, place: &CursorPlace) {
         let row = number(place.row);
         match place.sort {

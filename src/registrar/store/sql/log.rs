@@ -1,5 +1,5 @@
-//! The audit log's rows: appended in the transaction of what they tell, read in pages, checked as a
-//! whole.
+//! The audit log's rows: appended in the transaction that they describe, read in pages, checked as
+//! a whole.
 
 use serde_json::{Map, Value as Json};
 
@@ -29,7 +29,7 @@ pub(super) struct Occasion<'a> {
     pub(super) action: &'a str,
 }
 
-/// What a line tells of.
+/// What a line describes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subject<'a> {
     pub(super) org: &'a str,
@@ -37,7 +37,7 @@ pub(super) struct Subject<'a> {
     pub(super) detail: &'a Map<String, Json>,
 }
 
-/// Appends a line. The head row is locked with it, so that no other line follows the same one.
+/// Appends a line. Locks the head row with it, so that no other line follows the same one.
 pub(super) fn append(
     store: &StoreConnection,
     occasion: Occasion<'_>,
@@ -150,12 +150,12 @@ pub(super) fn page(
     Ok(AuditPage { lines, next })
 }
 
-/// Walks over the whole log, past the signed checkpoints.
+/// Walks over the whole log and compares it with the signed checkpoints.
 pub(in super::super) fn verify(
     connection: &SqlConnection,
     noted: &[AuditHead],
 ) -> Result<Vec<ChainFault>, StoreError> {
-    // One transaction: what is appended meanwhile is not seen, and so not missed.
+    // One transaction: it does not see lines appended meanwhile, and so does not miss them.
     let view = connection.view()?;
     let mut known: Vec<AuditHead> = checkpoints(&view)?.into_iter().map(|c| c.head).collect();
     known.extend(noted);
@@ -175,7 +175,7 @@ pub(in super::super) fn verify(
     Ok(check.finish(&ends))
 }
 
-/// Keys that no line has made.
+/// Keys that no line created.
 pub(in super::super) fn unlogged_keys(
     connection: &SqlConnection,
     most: usize,

@@ -22,7 +22,7 @@ use crate::registrar::store::StoreActor;
 const SESSION: &str = "digest, id, kind, iss, sub, org, detail, epoch, created, seen, ends, \
     address, agent";
 
-/// The same row, which changes of keys read once.
+/// The same row; changes of keys read it only once.
 pub(super) fn known_org(store: &StoreConnection, id: &OrgId) -> Result<Arc<OrgRow>, StoreError> {
     if let Some(known) = store.known.org(id) {
         return Ok(known);
@@ -83,7 +83,8 @@ pub(super) fn change_org(
 }
 
 pub(super) fn put_person(store: &StoreConnection, person: &Person) -> Result<Work<()>, StoreError> {
-    // Whoever operates the installation no more: a session for that would be one again with the role.
+    // The person no longer operates the installation. Their session for it would count again if
+    // they got the role back.
     if !person.operator && is_operator(store, &person.id)? {
         end_open_sessions(store, &person.id)?;
     }
@@ -123,7 +124,7 @@ fn is_operator(store: &StoreConnection, id: &PersonId) -> Result<bool, StoreErro
     Ok(person(store, id)?.is_some_and(|person| person.operator))
 }
 
-/// Ends the sessions of a person that are in no org.
+/// Ends a person's sessions that are in no org.
 fn end_open_sessions(store: &StoreConnection, id: &PersonId) -> Result<(), StoreError> {
     store.connection.execute(
         "DELETE FROM session WHERE iss = ?1 AND sub = ?2 AND org IS NULL",
@@ -132,9 +133,9 @@ fn end_open_sessions(store: &StoreConnection, id: &PersonId) -> Result<(), Store
     Ok(())
 }
 
-/// Whether a person has the role that they came with. Who loses it while a request is under way does
-/// nothing more with it. Of a product's people the product says what they are, and the list of
-/// members follows.
+/// Whether a person still has the role with which the request began. Somebody who loses it while a
+/// request is under way can do nothing more with that request. For a product's people the product
+/// says what they are, and the list of members follows.
 pub(super) fn still_has_role(
     store: &StoreConnection,
     actor: &StoreActor,
@@ -171,7 +172,7 @@ fn role_in(
     found.map(|text| role(&text)).transpose()
 }
 
-/// Whether the actor may do this in the org. No key may: what it holds does not matter.
+/// Whether the actor may do this in the org. No key may, whatever it holds.
 fn permit(
     store: &StoreConnection,
     actor: &StoreActor,
@@ -184,7 +185,7 @@ fn permit(
     decide::may_in(&access, actor, action, org)
 }
 
-/// Of an org, or of a person.
+/// For an org, or for a person.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum MembersOf<'a> {
     Org(&'a OrgId),
@@ -266,13 +267,13 @@ pub(super) fn change_member(
             )?;
         }
     }
-    // A role is looked up with each request, but a token of a component was made with the former one.
+    // A role is looked up with each request, but a component's token was made with the former one.
     store.connection.execute(
         "DELETE FROM session WHERE iss = ?1 AND sub = ?2 AND org = ?3",
         (&*id.iss, &*id.sub, org.as_str()),
     )?;
-    // A session that is in no org yet is of the role that the person had: left there, it would open
-    // what a later role allows. Operators are in no org on purpose.
+    // A session that is in no org yet belongs to the role that the person had. If it stayed, it
+    // would open what a later role allows. Operators are in no org on purpose.
     if old.is_some() && !is_operator(store, id)? {
         end_open_sessions(store, id)?;
     }
@@ -289,7 +290,7 @@ pub(super) fn change_member(
     Ok(Work::Keep(()))
 }
 
-/// Of the database.
+/// The database's epoch.
 pub(super) fn epoch(store: &StoreConnection) -> Result<u64, StoreError> {
     let text: String = store
         .connection
@@ -303,7 +304,7 @@ pub(super) fn put_session(
     session: &SessionRow,
 ) -> Result<Work<()>, StoreError> {
     let epoch = epoch(store)?;
-    // Nobody asks for those that have ended: here is the place to forget them.
+    // Nobody asks for sessions that have ended, so this is the place to forget them.
     store
         .connection
         .prepare_cached("DELETE FROM session WHERE ends <= ?1")?
@@ -440,7 +441,7 @@ pub(super) fn put_sign_in(
     Ok(Work::Keep(()))
 }
 
-/// It is gone with this, also when it had ended.
+/// Removes the sign-in, even if it had ended.
 pub(super) fn take_sign_in(
     store: &StoreConnection,
     digest: &Digest,

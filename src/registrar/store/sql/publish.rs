@@ -23,9 +23,9 @@ use super::value::ToValue as _;
 use super::writer::Work;
 use crate::core::Digest;
 
-/// Bytes of a piece of a body.
+/// Bytes per piece of a body.
 const CHUNK: usize = 1 << 20;
-/// Keys of a batch: a few hundred bytes each.
+/// Keys per batch: a few hundred bytes each.
 const BATCH: usize = 512;
 
 pub(super) fn publication(
@@ -70,7 +70,7 @@ pub(super) fn publication(
     Ok(found)
 }
 
-/// The row that says what the table in force was made with: its serial, and the rest.
+/// The name of the row that says what the table in force was made with: its serial, and the rest.
 fn made_with(audience: &AudienceName) -> String {
     format!("table {audience}")
 }
@@ -138,8 +138,8 @@ pub(super) fn artefact(
     Ok(Some(StoredArtefact { head, body }))
 }
 
-/// The first of a serial stays. A patch is for no former table: that one's sidecars have the next
-/// table's serial behind them.
+/// The first artefact of a serial stays. A patch for a former table is refused: sidecars that have
+/// that table already know the next table's serial.
 pub(super) fn put_artefact(
     store: &StoreConnection,
     made: StoredArtefact,
@@ -197,8 +197,8 @@ fn insert_artefact(
     Ok(ArtefactHead { sha256: Digest::of(body), bytes: body.len() as u64, ..head.clone() })
 }
 
-/// Keeps the table, and makes it the one that patches are for, if nobody else has to sign it. `false`:
-/// somebody else was first, and nothing was changed.
+/// Stores the table, and makes it the one that patches are for, if nobody else has to sign it.
+/// `false`: somebody else was first, and nothing was changed.
 pub(super) fn publish_table(
     store: &StoreConnection,
     table: TableToPublish,
@@ -218,13 +218,13 @@ pub(super) fn publish_table(
         .query_row([audience.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let (newest, base) = found.ok_or(StoreError::NoSuchAudience)?;
-    // Another table since its keys were read: secrets that were removed before that one are no longer
-    // in the database, and no patch over this table would remove them.
+    // Another table was published since this one's keys were read. Secrets that were removed before
+    // that table are no longer in the database, and no patch over this table would remove them.
     if newest >= serial || base != after {
         return Ok(Work::Undo(false));
     }
     insert_artefact(connection, &artefact)?;
-    // Two: the table's own, and one for the first patch over it.
+    // Two serials: the table's own, and one for the first patch over it.
     connection.execute(
         "UPDATE audience SET serial = ?2 WHERE name = ?1",
         (audience.as_str(), serial.saturating_add(1)),
@@ -257,7 +257,7 @@ pub(super) fn set_published(
     Ok(Work::Keep(()))
 }
 
-/// The row with the serial of the last table or patch that was about to be signed.
+/// The name of the row with the serial of the last table or patch that was about to be signed.
 fn about_to_sign(audience: &AudienceName) -> String {
     format!("signing {audience}")
 }
@@ -447,14 +447,14 @@ pub(super) fn begin_epoch(
     Ok(Work::Keep(epoch))
 }
 
-/// Where a snapshot stands.
+/// The state that a snapshot shows.
 pub(super) struct SnapshotHead {
     pub(super) serial: u64,
     pub(super) base: u64,
 }
 
-/// Sends the keys of a snapshot, until all are sent or nobody takes them any more. On a thread and a
-/// connection of its own: it lasts as long as whoever makes a table of it.
+/// Sends the keys of a snapshot until all are sent or the receiver is gone. On a thread and a
+/// connection of its own: it lasts as long as it takes to make a table of the keys.
 pub(super) fn send_snapshot(
     store: &StoreConnection,
     audience: &AudienceName,
@@ -522,10 +522,10 @@ fn send_keys(
     Ok(())
 }
 
-/// By the rows of their keys. They are few: the next table forgets them.
+/// By the rows of their keys. There are few, because the next table forgets them.
 fn removed_secrets(store: &StoreConnection) -> Result<HashMap<u64, Vec<Digest>>, StoreError> {
     let mut removed: HashMap<u64, Vec<Digest>> = HashMap::new();
-    // Of all audiences: SQLite would walk over all secrets of one, not over these few.
+    // For all audiences: for one, SQLite would walk over all its secrets instead of these few.
     let sql = "SELECT key, digest FROM secret WHERE removed IS NOT NULL ORDER BY key, digest";
     store.connection.stream(sql, [], |row| {
         removed.entry(row.get(0)?).or_default().push(Digest(row.get(1)?));

@@ -9,19 +9,19 @@ use super::connection::{StoreConnection, StoreTerms};
 use super::{ConnectionPurpose, Database};
 
 const READERS: usize = 4;
-/// Reads that wait. More are refused as busy.
+/// Reads that can wait. Further ones are refused as busy.
 const QUEUE: usize = 1024;
 
-/// Short readings that share a transaction, at most.
+/// The most short reads that share a transaction.
 const TOGETHER: usize = 16;
 
-/// Something to read, with its answer's way back.
+/// A read, and where to send its answer.
 pub(super) struct ReadJob {
     pub(super) work: ReadWork,
     pub(super) pace: ReadPace,
 }
 
-/// How long a reading may take.
+/// How long a read may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReadPace {
     /// A row or two, found by an index: it holds nobody up, and takes no view.
@@ -71,8 +71,8 @@ impl Readers {
     }
 }
 
-/// Short readings, and perhaps a long one. Whoever waits for them holds the lock; the others wait for the
-/// lock.
+/// Takes short reads, and perhaps a long one. The thread that waits for them holds the lock; the
+/// others wait for the lock.
 fn next(readings: &Mutex<Receiver<ReadJob>>) -> Option<(VecDeque<ReadJob>, Option<ReadJob>)> {
     let readings = readings.lock().unwrap_or_else(PoisonError::into_inner);
     let mut short = VecDeque::new();
@@ -90,8 +90,8 @@ fn next(readings: &Mutex<Receiver<ReadJob>>) -> Option<(VecDeque<ReadJob>, Optio
     }
 }
 
-/// In one transaction, which begins after all of them were asked for: each sees what was committed by
-/// then.
+/// Answers them in one transaction, which begins after all of them were asked for: each sees what
+/// was committed by then.
 fn answer(store: &StoreConnection, mut jobs: VecDeque<ReadJob>) {
     while let Some(first) = jobs.pop_front() {
         let shares = !jobs.is_empty();
@@ -112,7 +112,7 @@ fn answer(store: &StoreConnection, mut jobs: VecDeque<ReadJob>) {
         let mut next = Some(first);
         while let Some(job) = next.take() {
             (job.work)(Ok(store));
-            // Those behind one that failed get a transaction of their own.
+            // The reads after one that failed get a transaction of their own.
             if !store.connection.has_failed() {
                 next = jobs.pop_front();
             }

@@ -1,4 +1,4 @@
-//! Keys of a published table, put into a database that is older than it.
+//! Writes the keys of a published table into a database that is older than the table.
 
 use serde_json::json;
 
@@ -51,7 +51,7 @@ pub(super) fn recover(
         let object = entry.id.to_string();
         log::append(store, occasion, Subject { org, object: &object, detail: &detail })?;
     }
-    // They are older than what sidecars have: a new table comes, and patches over it.
+    // They are older than what sidecars have. A new table will follow, and patches over it.
     store.connection.execute("DELETE FROM artefact WHERE audience = ?1", [name])?;
     store.connection.execute("UPDATE audience SET base = 0 WHERE name = ?1", [name])?;
     Ok(Work::Keep(serial))

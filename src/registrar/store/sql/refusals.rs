@@ -1,4 +1,4 @@
-//! Audiences whose keys take no changes, and why. Imports nothing of the database.
+//! Audiences whose keys take no changes, and why. Imports nothing from the database's code.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,9 +13,9 @@ pub(super) struct Refusals(Mutex<BTreeMap<AudienceName, Box<str>>>);
 // === impl Refusals ===
 
 impl Refusals {
-    /// `None`: changes are taken again.
+    /// `None`: changes are accepted again.
     pub(super) fn set(&self, audience: &AudienceName, why: Option<Box<str>>) {
-        // The map is whole at every point where a thread could panic.
+        // The map is consistent at every point where a thread could panic.
         let mut refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match why {
             Some(why) => drop(refused.insert(audience.clone(), why)),
@@ -23,7 +23,7 @@ impl Refusals {
         }
     }
 
-    /// Of changes that concern no single audience, `None`, any refusal counts.
+    /// For changes that concern no single audience (`None`), any refusal counts.
     pub(super) fn check(&self, audience: Option<&AudienceName>) -> Result<(), StoreError> {
         let refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = match audience {

@@ -1,4 +1,4 @@
-//! What rows are read as: a key with its number, and the settings of an audience.
+//! The types that rows are read into: a key with its number, and the settings of an audience.
 
 use super::super::rows::KeyRow;
 use crate::manage::keys::operation_settings;
@@ -13,7 +13,7 @@ pub(super) struct NumberedKey {
     pub(super) key: KeyRow,
 }
 
-/// What changes and rows of an audience go by.
+/// What changes and rows of an audience depend on.
 #[derive(Debug)]
 pub(super) struct AudienceSettings {
     pub(super) registry: RegistrySettings,

@@ -1,9 +1,9 @@
-//! A connection to a database on a server, for one thread. Statements are sent one after the other;
-//! those whose outcome can wait are sent without waiting for it.
+//! A connection to a database server, for one thread. It sends statements one after the other, and
+//! does not wait for the answer of a statement whose outcome can wait.
 //!
-//! Everything happens inside transactions, and no setting and no lock stays on the server's side between
-//! them. Statements that are used often are prepared, but not where a pooler may give each transaction
-//! another session. A connection that broke is made anew with the next transaction.
+//! Everything happens inside transactions, and no setting and no lock stays on the server between
+//! them. Frequent statements are prepared, except where a pooler may give each transaction another
+//! session. If a connection breaks, the next transaction makes a new one.
 
 mod asked;
 mod terms;
@@ -27,51 +27,53 @@ use super::super::audit::{AuditHead, ChainHash};
 use super::fault::{ServerError, SqlError};
 use super::value::{BoundValues, SqlValue};
 
-/// How much longer than the server's own limit an answer is waited for: the network may be gone.
+/// How much longer than the server's own limit to wait for an answer: the network may be gone.
 const BEYOND: Duration = Duration::from_secs(5);
-/// Of one step of the schema.
+/// For one step of the schema.
 const MIGRATION: Duration = Duration::from_secs(3600);
-/// After a connection that could not be made, the next one is tried so much later.
+/// After a failed attempt to connect, the next attempt waits this long.
 const REST: Duration = Duration::from_millis(250);
-/// How often the outcome of a commit is asked whose answer got lost.
+/// How often to ask for the outcome of a commit whose answer was lost.
 const ASKED: u32 = 8;
-/// Rows that a cursor gives at a time.
+/// Rows that a cursor returns at a time.
 const FETCHED: usize = 512;
 
 const BROKEN: &str = "the connection broke";
 
-/// One thread's.
+/// One thread's connection.
 pub(in super::super) struct ServerConnection {
     terms: ServerTerms,
     runtime: Runtime,
     session: RefCell<Option<Arc<DialledServer>>>,
     texts: ServerTexts,
-    /// What was sent and not waited for.
+    /// Statements that were sent and not waited for.
     later: RefCell<VecDeque<SentStatement>>,
-    /// Of the transaction that writes: by which the server tells later what became of it.
+    /// The writing transaction's number, by which the server can say later whether it was
+    /// committed.
     transaction: RefCell<Option<Box<str>>>,
-    /// Cursors that are open, and named by their number.
+    /// How many cursors are open. Their numbers are their names.
     cursors: Cell<u32>,
-    /// How long an answer is waited for.
+    /// How long to wait for an answer.
     limit: Cell<Duration>,
-    /// Statements that were sent which may have written something.
+    /// How many of the sent statements may have written something.
     sent: Cell<u64>,
-    /// The server has refused a statement since the transaction began or a savepoint was gone back to.
+    /// The server refused a statement since the transaction began or was rolled back to a
+    /// savepoint.
     has_failed: Cell<bool>,
-    /// When no connection could be made.
+    /// When an attempt to connect failed.
     failed_ns: RefCell<Option<u64>>,
 }
 
 type SentStatement = Pin<Box<dyn Future<Output = Result<u64, tokio_postgres::Error>> + Send>>;
 
-/// Whether a statement's plan may serve for other values as well.
+/// Whether a statement's plan may be used for other values as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PlanKind {
     Kept,
     OfValues,
 }
 
-/// What became of a transaction.
+/// What happened to a transaction.
 enum CommitOutcome {
     Committed,
     TakenBack,
@@ -111,8 +113,8 @@ impl ServerConnection {
         })
     }
 
-    /// Begins a transaction, over a new connection if there is none. One that writes has locked the head
-    /// of the log, and says where that is.
+    /// Begins a transaction, over a new connection if there is none. One that writes has locked the
+    /// head of the log, and this returns where that is.
     pub(in super::super) fn begin(
         &self,
         kind: TransactionKind,
@@ -123,11 +125,11 @@ impl ServerConnection {
         self.transaction.replace(None);
         let sql = self.terms.beginning(kind);
         self.limit.set(match kind {
-            // Indexes of large tables take their time.
+            // Building indexes of large tables takes time.
             TransactionKind::Migrate => MIGRATION,
             _ => self.terms.statement_timeout + self.terms.lock_timeout + BEYOND,
         });
-        // What was idle may have been cut meanwhile, unnoticed.
+        // An idle connection may have been cut unnoticed.
         let kept = self.session.borrow().is_some();
         let begun = match self.simple_anew(&sql) {
             Err(e) if kept && e.is_away() => self.simple_anew(&sql),
@@ -154,10 +156,10 @@ impl ServerConnection {
         }
     }
 
-    /// Ends the transaction, and says whether all of it is there.
+    /// Ends the transaction, and returns whether all of it was committed.
     pub(in super::super) fn commit(&self) -> Result<(), SqlError> {
-        // Behind what was sent before, without waiting for it: of a transaction in which a statement has
-        // failed a commit is a rollback, and the failure is told.
+        // Follows what was sent before, without waiting for it. If a statement has failed, the
+        // server answers the commit with a rollback, and the failure is reported.
         self.batch_later("COMMIT")?;
         let number = self.transaction.replace(None);
         let (error, number) = match (self.settle(), number) {
@@ -167,7 +169,7 @@ impl ServerConnection {
         if !error.is_certain() {
             self.drop_session();
         }
-        // Whoever stands in between may refuse what the server has done, so it is asked in any case.
+        // A proxy in between may report a failure for what the server has done, so always ask.
         match self.outcome(&number)? {
             CommitOutcome::Committed => Ok(()),
             CommitOutcome::TakenBack if error.is_certain() => Err(error.into()),
@@ -177,7 +179,7 @@ impl ServerConnection {
         }
     }
 
-    /// Nothing of the transaction stays. A connection that broke has done so already.
+    /// Takes the whole transaction back. A connection that broke has done so already.
     pub(in super::super) fn roll_back(&self) {
         self.later.borrow_mut().clear();
         self.transaction.replace(None);
@@ -186,7 +188,7 @@ impl ServerConnection {
         }
     }
 
-    /// What the server knows of a transaction whose commit was not confirmed.
+    /// What the server knows about a transaction whose commit was not confirmed.
     fn outcome(&self, number: &str) -> Result<CommitOutcome, ServerError> {
         let sql = format!("SELECT pg_xact_status('{number}'::xid8)");
         let mut last = String::new();
@@ -200,7 +202,7 @@ impl ServerConnection {
                     match said {
                         Some("committed") => return Ok(CommitOutcome::Committed),
                         Some("aborted") => return Ok(CommitOutcome::TakenBack),
-                        // Its session ends as soon as the server sees that nobody is there.
+                        // Its session ends as soon as the server sees that the client is gone.
                         _ => "the server has not said what became of it".clone_into(&mut last),
                     }
                 }
@@ -228,23 +230,23 @@ impl ServerConnection {
         self.has_failed.get()
     }
 
-    /// What was sent since the savepoint is gone, and with it whatever failed.
+    /// Discards what was sent since the savepoint, including anything that failed.
     pub(in super::super) fn undo(&self, sql: &str) -> Result<(), SqlError> {
-        // What went wrong before it has been told already.
+        // What went wrong before has been reported already.
         self.settle().ok();
         self.simple(sql)?;
         self.has_failed.set(false);
         Ok(())
     }
 
-    /// Statements without values.
+    /// Runs statements without values.
     pub(in super::super) fn batch(&self, sql: &str) -> Result<(), SqlError> {
         self.settle()?;
         self.simple(sql)?;
         Ok(())
     }
 
-    /// Sends statements without values, and does not wait.
+    /// Sends statements without values, without waiting.
     pub(in super::super) fn batch_later(&self, sql: &'static str) -> Result<(), SqlError> {
         let session = self.session()?;
         self.send(Box::pin(async move { session.client.batch_execute(sql).await.map(|()| 0) }))
@@ -257,14 +259,14 @@ impl ServerConnection {
         }
         let asked = self.ask(sql, values, PlanKind::Kept)?;
         let session = self.session()?;
-        // Sent before the others are waited for: one way there and back for all of them.
+        // Sent before waiting for the others: one round trip for all of them.
         match &asked.prepared {
             Some(statement) => self.in_turn(session.client.query(statement, &asked.values())),
             None => self.in_turn(session.client.query_typed(&asked.text.text, &asked.typed())),
         }
     }
 
-    /// The rows of a statement that is planned for these values.
+    /// The rows of a statement, planned for these values.
     pub(super) fn query_planned(
         &self,
         sql: &str,
@@ -285,7 +287,7 @@ impl ServerConnection {
         }
     }
 
-    /// Sends a statement without waiting. What is wrong with it is told by the next one.
+    /// Sends a statement without waiting. The next one reports what is wrong with it.
     pub(super) fn execute_later(&self, sql: &str, values: BoundValues<'_>) -> Result<(), SqlError> {
         self.sent.set(self.sent.get() + 1);
         let asked = self.ask(sql, values, PlanKind::Kept)?.into_owned();
@@ -299,7 +301,7 @@ impl ServerConnection {
         }))
     }
 
-    /// A statement with its values in their order, prepared where it is used often.
+    /// A statement with its values in their order, prepared if it is used often.
     fn ask<'a>(
         &self,
         sql: &str,
@@ -360,18 +362,18 @@ impl ServerConnection {
         }
     }
 
-    /// Waits for all that was sent. The first that failed is what is wrong.
+    /// Waits for everything that was sent, and returns the first failure.
     pub(in super::super) fn settle(&self) -> Result<(), SqlError> {
         self.in_turn(std::future::ready(Ok(())))
     }
 
     fn send(&self, mut statement: SentStatement) -> Result<(), SqlError> {
-        // Handed over with the first look at it, and answered later.
+        // The first poll hands the statement over; the answer comes later.
         let first = self.runtime.block_on(std::future::poll_fn(|context| {
             std::task::Poll::Ready(statement.as_mut().poll(context))
         }));
         match first {
-            // It cannot be sent, and what follows must not be carried out without it.
+            // It cannot be sent, and nothing after it may be carried out without it.
             std::task::Poll::Ready(done) => Ok(self.heard(Ok(done)).map(drop)?),
             std::task::Poll::Pending => {
                 self.later.borrow_mut().push_back(statement);
@@ -380,7 +382,7 @@ impl ServerConnection {
         }
     }
 
-    /// Waits for what was sent before, and then for this.
+    /// Waits for everything that was sent before, and then for this.
     fn in_turn<T>(
         &self,
         asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -390,7 +392,7 @@ impl ServerConnection {
         let waited = self.runtime.block_on(async {
             tokio::pin!(asked);
             let mut early = None;
-            // Its request is to go out now, not when the others are answered.
+            // Send its request now, not only when the others are answered.
             std::future::poll_fn(|context| {
                 if let std::task::Poll::Ready(done) = asked.as_mut().poll(context) {
                     early = Some(done);
@@ -398,7 +400,7 @@ impl ServerConnection {
                 std::task::Poll::Ready(())
             })
             .await;
-            // Each statement has the server's time for itself.
+            // The server's time limit holds for each statement.
             let mut failed = None;
             for statement in before {
                 if let Err(e) = tokio::time::timeout(limit, statement).await?
@@ -411,7 +413,7 @@ impl ServerConnection {
                 Some(done) => done,
                 None => tokio::time::timeout(limit, asked).await?,
             };
-            // What came behind one that failed was refused because of it.
+            // Statements after a failed one were refused because of it.
             Ok(match failed {
                 Some(e) => Err(e),
                 None => done,
@@ -448,29 +450,30 @@ impl ServerConnection {
         self.heard(waited)
     }
 
-    /// Outside of a transaction: over a new connection if there is none.
+    /// Outside a transaction: over a new connection if there is none.
     fn simple_anew(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, ServerError> {
         self.open()?;
         self.simple(sql)
     }
 
-    /// The session of the transaction. What belongs to one must never go to another.
+    /// The session of the transaction. A statement of one transaction must never go to another
+    /// session.
     fn session(&self) -> Result<Arc<DialledServer>, ServerError> {
         let session = self.session.borrow().as_ref().map(Arc::clone);
         session.ok_or_else(|| ServerError::Away { why: BROKEN.to_owned() })
     }
 
-    /// Closes the connection now: the server is to take back what it holds.
+    /// Closes the connection now, so that the server releases what it holds.
     fn drop_session(&self) {
         self.later.borrow_mut().clear();
         if let Some(session) = self.session.replace(None) {
             session.drive.abort();
-            // The task ends, and with it the socket, when the runtime next has a turn.
+            // The task ends, and its socket with it, when the runtime next gets a turn.
             self.runtime.block_on(tokio::task::yield_now());
         }
     }
 
-    /// Sees to it that there is a session.
+    /// Makes sure that there is a session.
     fn open(&self) -> Result<(), ServerError> {
         if self.session.borrow().is_some() {
             return Ok(());

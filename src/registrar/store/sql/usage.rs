@@ -1,5 +1,5 @@
-//! Rows of the use of keys. Never the key's own row: a use changes no key, and no change waits for
-//! one.
+//! Rows about the use of keys. They never touch the key's own row: a use changes no key, and no
+//! change waits for a use.
 
 mod fold;
 
@@ -30,23 +30,23 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 const HOURS_MS: u64 = 8 * DAY_MS;
 const DAYS_MS: u64 = 400 * DAY_MS;
 
-/// A process that nobody has heard of for so long has ended; what it told is forgotten, and a record
-/// of it that still comes is too late.
+/// A process that has not reported for this long has ended. Its reports are forgotten, and a record
+/// that still arrives from it is too late.
 const PROCESS_MS: u64 = 40 * DAY_MS;
 
-/// Fewer refusals a day stand out nowhere.
+/// Fewer refusals a day than this never stand out.
 const REFUSALS: u64 = 100;
 
-/// When the parts of a batch happened, as far as the service believes it.
+/// When the parts of a batch happened, as far as the service trusts the reported times.
 #[derive(Clone, Copy)]
 struct BatchTime {
-    /// Of the record; never later than it came.
+    /// The record's own time; never later than its arrival.
     now_ms: u64,
-    /// When it came.
+    /// When it arrived.
     at_ms: u64,
 }
 
-/// Takes in a part of a record.
+/// Stores a part of a record.
 pub(super) fn take(
     store: &StoreConnection,
     batch: &UsageBatch,
@@ -67,13 +67,14 @@ pub(super) fn take(
             None => taken.unknown += 1,
         }
     }
-    // One that tells of no key of ours needs no row: names of processes are the reporter's words.
+    // A record without any key of ours needs no row: the reporter chooses the names of its
+    // processes.
     if found.is_empty() {
         return Ok(Work::Keep(taken));
     }
     let process = process(&store.connection, batch, time)?;
-    // Sidecars tell of keys in an order of their own. By rows, neighbours share pages of every table:
-    // that is a third off a minute of 100,000 keys.
+    // Sidecars report keys in an order of their own. In row order, neighbours share pages of every
+    // table: that takes a third off the work for a minute's record of 100,000 keys.
     found.sort_by_key(|(key, _)| *key);
     taken.raised = fold::fold(&store.connection, process, found, time)?;
     Ok(Work::Keep(taken))
@@ -177,7 +178,7 @@ pub(super) fn of_key(
     })
 }
 
-/// Forgets what is older than anybody looks at. `None`: another instance has the lease by now.
+/// Forgets what is older than anybody looks at. `None`: another instance holds the lease now.
 pub(super) fn forget(
     store: &StoreConnection,
     now_ms: u64,
@@ -216,7 +217,7 @@ pub(super) fn found(
     let ago = |days: u64| now_ms.saturating_sub(days * DAY_MS);
     let mut all = Vec::new();
     for alert in UsageAlert::ALL {
-        // Each: a time or null, and a detail, of keys `k` that stand out.
+        // Each: a time or null, and a detail, for keys `k` that stand out.
         let (at, detail, joins, condition) = match alert {
             UsageAlert::Canary => (
                 "max(r.day)",
@@ -261,14 +262,15 @@ pub(super) fn found(
             }
             _ => "",
         };
-        // With a `+` they choose no index of SQLite: of a few keys, those are looked up.
+        // The `+` keeps SQLite from choosing an index for them: if there are few keys, it looks
+        // those up.
         let plus = if ids.is_some() && !is_server { "+" } else { "" };
         let org_is = org.map(|_| format!("AND {plus}k.org = :org")).unwrap_or_default();
         let owner_is = owner
             .as_ref()
             .map(|_| format!("AND {plus}k.owner_subject = :owner"))
             .unwrap_or_default();
-        // Of a few keys the keys come first, not all that happened this week.
+        // If there are few keys, start with the keys, not with everything that happened this week.
         let (is_one, joins) = match ids {
             Some(_) => (
                 match is_server {

@@ -1,5 +1,5 @@
-//! What goes into a statement and comes out of a row, whichever database it is: integers of 64 bits,
-//! text and bytes. Imports nothing of the service.
+//! What goes into a statement and what a row returns, whichever database it is: 64-bit integers,
+//! text and bytes. Imports nothing from the service.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use tokio_postgres::types::Type;
 
 use super::fault::SqlError;
 
-/// A value with its type, so that a server is told what a null is.
+/// A value with its type, so that a server knows the type of a null.
 #[derive(Clone, Debug)]
 pub(in super::super) enum SqlValue<'a> {
     Integer(Option<i64>),
@@ -19,7 +19,7 @@ pub(in super::super) enum SqlValue<'a> {
     /// A list, as `json_each` of SQLite and `ANY` of a server take them.
     Integers(Vec<i64>),
     Texts(Vec<String>),
-    /// Of a server: a column of several rows.
+    /// For a server: one column of several rows.
     IntegerColumn(Vec<Option<i64>>),
     TextColumn(Vec<Option<String>>),
     BlobColumn(Vec<Option<Vec<u8>>>),
@@ -27,7 +27,7 @@ pub(in super::super) enum SqlValue<'a> {
 
 /// What a column may hold.
 pub(in super::super) trait ToValue<'a> {
-    /// In place of a value that is not there.
+    /// Replaces a missing value.
     const NULL: SqlValue<'static>;
     fn to_value(self) -> SqlValue<'a>;
 }
@@ -37,7 +37,7 @@ pub(in super::super) trait ToValue<'a> {
 pub(in super::super) enum BoundValues<'a> {
     /// For `?1`, `?2`, … or one `?` after the other.
     Ordered(Vec<SqlValue<'a>>),
-    /// For `:name`; those that the statement does not have are passed over.
+    /// For `:name`. Names that the statement does not have are skipped.
     Named(Vec<(&'static str, SqlValue<'a>)>),
 }
 
@@ -45,12 +45,12 @@ pub(in super::super) trait Params<'a> {
     fn bound(self) -> BoundValues<'a>;
 }
 
-/// What a column is read as.
+/// The types that a column can be read as.
 pub(in super::super) trait FromColumn: rusqlite::types::FromSql {
-    /// What a server has for it.
+    /// The server's type for it.
     type Stored: for<'a> tokio_postgres::types::FromSql<'a>;
 
-    /// `None`: nothing that the service has written.
+    /// `None`: the service did not write this value.
     fn of_stored(stored: Self::Stored) -> Option<Self>;
 
     fn of_sqlite<I: rusqlite::RowIndex>(
@@ -69,7 +69,7 @@ pub(in super::super) trait FromColumn: rusqlite::types::FromSql {
     }
 }
 
-/// The values of names such as `":id"`.
+/// Values for names such as `":id"`.
 macro_rules! named_values {
     ($($name:literal: $value:expr),* $(,)?) => {
         $crate::registrar::store::sql::value::BoundValues::Named(vec![$((
@@ -97,7 +97,7 @@ impl SqlValue<'_> {
         }
     }
 
-    /// As a server has it.
+    /// The server's type for it.
     pub(super) const fn server_type(&self) -> Type {
         match self {
             Self::Integer(_) | Self::TooLarge => Type::INT8,
@@ -120,7 +120,7 @@ impl SqlValue<'_> {
         Self::Texts(list.into_iter().collect())
     }
 
-    /// The values of one column in several rows. A column of mixed kinds is none.
+    /// The values of one column in several rows. All must be of the same kind.
     pub(super) fn column(values: Vec<SqlValue<'_>>) -> SqlValue<'static> {
         let strange = SqlValue::TooLarge;
         match values.first() {

@@ -1,5 +1,5 @@
-//! The one thread that writes. It gathers changes into a transaction: one flush of the disk serves all of
-//! them, and one that fails takes nothing from the others.
+//! The only thread that writes. It gathers changes into a transaction: one flush of the disk serves
+//! all of them, and a change that fails takes nothing from the others.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,33 +14,34 @@ use super::connection::StoreConnection;
 use super::fault::SqlError;
 use crate::clock::Clock;
 
-/// Most changes of one transaction.
+/// The most changes in one transaction.
 const MOST: usize = 64;
-/// How long a transaction waits for more of them.
+/// How long a transaction waits for more changes.
 const GATHER: Duration = Duration::from_millis(2);
-/// How long it takes in those that wait already. To each of them a transaction of its own would cost more.
+/// How long it accepts changes that are waiting already. A transaction for each would cost them
+/// more.
 const OPEN: Duration = Duration::from_millis(40);
 
-/// Where PostgreSQL tells of changes: `AUDIENCE SERIAL`.
+/// The channel on which PostgreSQL announces changes: `AUDIENCE SERIAL`.
 pub(in super::super) const NOTIFIED: &str = "keygate_serial";
 
-/// What became of a piece of work.
+/// The result of a job's work.
 pub(super) enum Work<T> {
     /// It changed something.
     Keep(T),
-    /// It found nothing to do: what it wrote is taken back, and the answer stands.
+    /// It found nothing to do: what it wrote is taken back, and the answer is still valid.
     Undo(T),
 }
 
-/// A piece of work with somebody who waits for it.
+/// A piece of work, and a caller that waits for it.
 pub(super) trait Job: Send {
-    /// Whether what it wrote is to be kept.
+    /// Returns whether to keep what it wrote.
     fn run(&mut self, store: &StoreConnection) -> bool;
-    /// It changes a key, and can be run anew after a transaction that was taken back.
+    /// It changes a key, and can be run again after its transaction was rolled back.
     fn is_change(&self) -> bool;
-    /// What it sent was refused after it had ended.
+    /// The server refused, after the job ended, what the job had sent.
     fn fail(&mut self, why: StoreError);
-    /// Tells the waiting caller. `lost`: the transaction was not committed.
+    /// Answers the waiting caller. `lost`: the transaction was not committed.
     fn end(self: Box<Self>, lost: Option<&StoreError>);
 }
 
@@ -49,7 +50,7 @@ type TaskResult<T> = Result<Work<T>, StoreError>;
 type WorkOnce<T> = Box<dyn FnOnce(&StoreConnection) -> TaskResult<T> + Send>;
 type RepeatedWork<T> = Box<dyn FnMut(&StoreConnection) -> TaskResult<T> + Send>;
 
-/// How often a piece of work can be run.
+/// How often the work can be run.
 enum TaskWork<T> {
     Once(Option<WorkOnce<T>>),
     Change(RepeatedWork<T>),
@@ -111,7 +112,7 @@ impl<T: Send> Job for Task<T> {
             (None, Some(outcome)) => outcome,
             (None, None) => Err(StoreError::broken("a change was not carried out")),
         };
-        // A caller that went away does not learn what became of its change.
+        // A caller that has gone does not learn what happened to its change.
         self.answer.send(outcome).ok();
     }
 }
@@ -122,8 +123,8 @@ pub(super) struct StoreWriter {
     pub(super) queue: Receiver<Box<dyn Job>>,
     pub(super) serials: Arc<watch::Sender<Serials>>,
     pub(super) clock: Clock,
-    /// Changes came together last time. Then more are likely to come, and waiting for them costs
-    /// less than a flush for each.
+    /// Several changes came together last time. More are likely to follow, and waiting for them
+    /// costs less than a flush for each.
     crowded: bool,
 }
 
@@ -139,7 +140,7 @@ impl StoreWriter {
         Self { store, queue, serials, clock, crowded: false }
     }
 
-    /// Until nobody can send any more.
+    /// Runs until no sender is left.
     pub(super) fn run(mut self) {
         while let Ok(first) = self.queue.recv() {
             self.transaction(first);
@@ -182,7 +183,7 @@ impl StoreWriter {
         super::crash::point("after commit");
         let jobs = batch.jobs;
         match lost {
-            // The database may have taken it back already; then there is none.
+            // The database may have rolled it back already; then there is no transaction.
             Some(_) => self.store.connection.roll_back(),
             None => self.tell_serials(),
         }
@@ -206,8 +207,8 @@ impl StoreWriter {
 struct Batch<'s> {
     store: &'s StoreConnection,
     jobs: Vec<Box<dyn Job>>,
-    /// Changes go without a savepoint each, and nobody waits for what they write: hardly one fails after
-    /// it has written something. If one does, all are taken back and done anew.
+    /// Changes run without a savepoint each, and nobody waits for their writes, because hardly any
+    /// fails after it has written something. If one does, all are rolled back and run again.
     is_trusting: bool,
 }
 
@@ -218,11 +219,11 @@ impl<'s> Batch<'s> {
         Self { store, jobs: Vec::new(), is_trusting: true }
     }
 
-    /// Runs one more. An error means that the whole transaction is gone or of no use.
+    /// Runs one more job. An error means that the whole transaction is gone or useless.
     fn run(&mut self, mut job: Box<dyn Job>) -> Result<(), StoreError> {
         let trusted = self.is_trusting && job.is_change();
         if self.is_trusting && !trusted {
-            // It cannot be done twice.
+            // It cannot be run twice.
             if let Err(e) = self.settle() {
                 self.jobs.push(job);
                 return Err(e);
@@ -240,7 +241,7 @@ impl<'s> Batch<'s> {
         }
     }
 
-    /// Whether all that was done so far is there.
+    /// Returns whether everything so far has succeeded.
     fn settle(&mut self) -> Result<(), StoreError> {
         if !self.is_trusting {
             return Ok(());
@@ -254,10 +255,11 @@ impl<'s> Batch<'s> {
         }
     }
 
-    /// What was sent and not waited for is told of here, with the commit: one way there and back for all.
+    /// Also reports on statements that were sent and not waited for: one round trip for all of
+    /// them.
     fn commit(&mut self) -> Result<(), StoreError> {
         match commit(self.store) {
-            // The server has refused a statement, and the commit with it.
+            // The server refused a statement, and the commit with it.
             Err(SqlError::Server(e)) if self.is_trusting && e.is_certain() => {
                 self.repeat()?;
                 Ok(commit(self.store)?)
@@ -266,7 +268,7 @@ impl<'s> Batch<'s> {
         }
     }
 
-    /// From the beginning, one after the other.
+    /// Runs all jobs from the beginning, each under its own savepoint.
     fn repeat(&mut self) -> Result<(), StoreError> {
         self.is_trusting = false;
         self.store.connection.roll_back();
@@ -275,7 +277,7 @@ impl<'s> Batch<'s> {
     }
 }
 
-/// Whether a change that went without a savepoint has left nothing that is to be undone.
+/// Whether a change that ran without a savepoint left nothing to undo.
 enum Trust {
     Justified,
     Abused,
@@ -290,7 +292,7 @@ fn begin(store: &StoreConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// With it other instances on the same server learn that there is something to publish.
+/// Also notifies other instances on the same server that there is something to publish.
 fn commit(store: &StoreConnection) -> Result<(), SqlError> {
     let connection = &store.connection;
     store.known.write(connection)?;
@@ -306,7 +308,7 @@ fn commit(store: &StoreConnection) -> Result<(), SqlError> {
     connection.commit()
 }
 
-/// Runs a change whose failures come before it has written anything.
+/// Runs a change that is trusted to fail only before it has written anything.
 fn trusting(store: &StoreConnection, job: &mut dyn Job) -> Result<Trust, StoreError> {
     let connection = &store.connection;
     let (raised, written) = (store.raised.borrow().len(), connection.written());
@@ -325,7 +327,7 @@ fn trusting(store: &StoreConnection, job: &mut dyn Job) -> Result<Trust, StoreEr
     Ok(Trust::Justified)
 }
 
-/// Runs one piece of work. An error means that the whole transaction is gone or of no use.
+/// Runs one job. An error means that the whole transaction is gone or useless.
 fn under_savepoint(store: &StoreConnection, job: &mut dyn Job) -> Result<(), StoreError> {
     let connection = &store.connection;
     if !job.is_change() {
@@ -336,7 +338,7 @@ fn under_savepoint(store: &StoreConnection, job: &mut dyn Job) -> Result<(), Sto
     let raised = store.raised.borrow().len();
     let before = job.is_change().then(|| store.known.begin_change());
     let mut keep = job.run(store);
-    // What it did not wait for is its own, and nobody else's.
+    // A failure of what it did not wait for is its own, and nobody else's.
     if keep && let Err(e) = connection.settle() {
         job.fail(e.into());
         keep = false;

@@ -1,4 +1,4 @@
-//! A copy of the database in one file, made while it is in use, and what the copy holds.
+//! Copies the database into one file while it is in use, and describes the copy.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -15,7 +15,7 @@ use super::super::sql::driver::SqlConnection;
 use super::super::sql::{ConnectionPurpose, connection, log};
 use super::{open, schema};
 
-/// What a copy holds: enough to see whether a restored one is behind.
+/// What a copy contains: enough to see whether a restored one is behind.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct BackupManifest {
     /// RFC 3339.
@@ -31,7 +31,8 @@ pub struct BackupManifest {
     pub sha256: String,
 }
 
-/// Copies the database at `path` to `to`, which must not exist, and looks whether the copy is sound.
+/// Copies the database at `path` to `to`, which must not exist, and checks whether the copy is
+/// sound.
 ///
 /// # Errors
 ///
@@ -42,7 +43,7 @@ pub(super) fn copy(
     busy_timeout: Duration,
     now: u64,
 ) -> Result<BackupManifest, StoreError> {
-    // `VACUUM INTO` takes an empty file, and this one has the right mode from the first byte on.
+    // `VACUUM INTO` accepts an empty file, and this one has the right mode from the first byte on.
     OpenOptions::new()
         .write(true)
         .create_new(true)

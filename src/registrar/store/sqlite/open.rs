@@ -1,5 +1,5 @@
 //! The database's file and its connections: whose file it is, on which file system, and how SQLite
-//! is told to keep it.
+//! has to keep it.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io;
@@ -12,11 +12,11 @@ use rusqlite::{Connection, OpenFlags};
 use super::super::error::StoreError;
 use super::super::sql::ConnectionPurpose;
 
-/// "kgrg": a file of another program is told by it.
+/// "kgrg": it tells our file from that of another program.
 const APPLICATION: i32 = 0x6b67_7267;
 
-/// File systems whose locks or shared memory are not those of one host: SQLite's WAL cannot be kept
-/// there (statfs(2)).
+/// File systems whose locks or shared memory span several hosts. SQLite's WAL does not work there
+/// (statfs(2)).
 const NETWORKED: &[(u64, &str)] = &[
     (0x6969, "NFS"),
     (0xff53_4d42, "CIFS"),
@@ -32,8 +32,8 @@ const NETWORKED: &[(u64, &str)] = &[
     (0x0116_1970, "GFS2"),
 ];
 
-/// Makes the file if it is not there, for its owner alone, and refuses a file system on which it
-/// cannot be kept. SQLite gives `-wal` and `-shm` the same mode.
+/// Creates the file if it does not exist, for its owner alone. Refuses a file system on which the
+/// database does not work. SQLite gives `-wal` and `-shm` the same mode.
 pub(super) fn prepare(path: &Path) -> Result<(), StoreError> {
     let broken = |e: io::Error| refused(path, &e);
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty());
@@ -52,7 +52,7 @@ pub(super) fn prepare(path: &Path) -> Result<(), StoreError> {
     match made {
         Ok(_) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            // A copy that was put back may have the umask's mode.
+            // A restored copy may have the umask's mode.
             for suffix in ["", "-wal", "-shm"] {
                 let mut name = path.as_os_str().to_owned();
                 name.push(suffix);
@@ -83,11 +83,11 @@ fn refused(path: &Path, e: &io::Error) -> StoreError {
 }
 
 fn network_name(kind: u64) -> Option<&'static str> {
-    // The kernel's word may come with its sign extended.
+    // The kernel's number may arrive sign-extended.
     NETWORKED.iter().find(|(known, _)| *known == kind & 0xffff_ffff).map(|(_, name)| *name)
 }
 
-/// A connection of its own thread.
+/// A connection for one thread.
 pub(super) fn connect(
     path: &Path,
     purpose: ConnectionPurpose,
@@ -129,7 +129,7 @@ pub(super) fn connect(
         connection.pragma_update(None, "cache_size", -2_000)?;
     }
     connection.pragma_update(None, "foreign_keys", true)?;
-    // What somebody wrote into the schema cannot call functions with side effects.
+    // Nothing that somebody wrote into the schema may call functions with side effects.
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "cell_size_check", true)?;
     Ok(connection)

@@ -1,5 +1,5 @@
 //! Versions of the schema. Each is a file, put in force in one transaction together with the row
-//! that says so: after a crash the database has it as a whole or not at all.
+//! that says so. After a crash the database has a version as a whole or not at all.
 
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -12,7 +12,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 2, serves: 2, sql: include_str!("002.sql") },
 ];
 
-/// The version of the schema. One that this program cannot work on is refused.
+/// The version of the schema. Refuses one that this program cannot work on.
 pub(super) fn state(
     connection: &Connection,
     migrations: &[Migration],
@@ -37,7 +37,7 @@ pub(super) fn state(
     }
 }
 
-/// Brings the schema up to the last of `migrations`, at `now_ms`. What it did.
+/// Brings the schema up to the last of `migrations`, at `now_ms`. Returns the versions it added.
 pub(super) fn migrate(
     connection: &mut Connection,
     migrations: &[Migration],
@@ -45,7 +45,7 @@ pub(super) fn migrate(
 ) -> Result<Vec<u32>, StoreError> {
     let mut done = Vec::new();
     for migration in migrations {
-        // Another process may be doing the same: the version counts that the lock holder sees.
+        // Another process may be doing the same: only the version seen under the lock counts.
         let step = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if state(&step, migrations)?.found >= migration.version {
             continue;
@@ -94,14 +94,14 @@ mod tests {
         assert_eq!(connection.query_row(extra, [], |r| r.get::<_, u64>(0)).unwrap(), 0);
     }
 
-    /// Steps that a release has put in force somewhere: version, and SHA-256 of the file.
+    /// Steps that a release has already put in force somewhere: version, and SHA-256 of the file.
     const RELEASED: &[(u32, &str)] = &[
         (1, "3d4a66485e24ff71f1edc993fd453e0e68971c11eb1595b1ec5ae7957fc2f04e"),
         (2, "724a9a40d4b0139b9589fc3a6c5d6301761797c2502dd457dc041337ce389917"),
     ];
 
-    /// A database of each of them, with something in most of its tables.
-    /// The second has the same tables and another index.
+    /// A database of each version, with something in most of its tables. The second version has the
+    /// same tables and another index.
     const CONTENT: &[&str] = &[include_str!("released/001.sql"), include_str!("released/001.sql")];
 
     #[test]
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(CONTENT.len(), all, "and keep a database of it");
     }
 
-    /// Whichever release has made it: its schema becomes that of a new database, and nothing is lost.
+    /// Whichever release made it: its schema becomes that of a new database, and nothing is lost.
     #[test]
     fn a_database_of_each_released_schema_is_brought_up() {
         let schema = |connection: &Connection| -> Vec<(String, String)> {
@@ -160,7 +160,7 @@ mod tests {
         }
     }
 
-    /// The release before runs on the next schema; the one before that does not.
+    /// The previous release runs on the next schema; the one before that does not.
     #[test]
     fn a_newer_schema_is_refused_once_it_says_so() {
         let mut connection = Connection::open_in_memory().unwrap();

@@ -1,4 +1,4 @@
-//! What a search costs SQLite.
+//! The cost of a search in SQLite.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::registrar::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::registrar::store::suite::{self, NOW, audience, org};
 use crate::registrar::store::{ChangeRequest, KeyChange, OrgRules, Store};
 
-/// What a page of a search costs, in instructions of SQLite, and how many keys it has.
+/// The cost of a page of a search, in instructions of SQLite, and how many keys the page has.
 fn cost(store: &StoreConnection, query: &KeyQuery) -> (i32, usize) {
     let ListStatement { sql, values } = statement(store, query, 50).unwrap();
     let SqlConnection::Sqlite(connection) = &store.connection else { unreachable!() };

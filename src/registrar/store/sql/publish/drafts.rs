@@ -1,4 +1,4 @@
-//! Artefacts that wait for the signatures of others: which of them wait, and which give way.
+//! Artefacts that wait for other people's signatures: which of them wait, and which are replaced.
 
 use super::super::super::error::StoreError;
 use super::super::super::names::AudienceName;
@@ -11,8 +11,8 @@ use super::super::fault::OptionalExtension as _;
 use super::super::writer::Work;
 use crate::table::Manifest;
 
-/// The row that says what the newest draft of a table was made with: its serial, that of the table in
-/// force when its keys were read, and the rest as in [`super::made_with`].
+/// The name of the row that says what the newest draft of a table was made with: its serial, the
+/// serial of the table in force when its keys were read, and the rest as in [`super::made_with`].
 pub(super) fn made_with(audience: &AudienceName) -> String {
     format!("draft {audience}")
 }
@@ -35,11 +35,11 @@ pub(super) fn signed_patch(
     }
 }
 
-/// Forgets what a new draft of a patch takes the place of: older drafts, tables that did not become the
-/// one in force, and patches over those. `base`: serial of the table in force.
+/// Forgets what a new draft of a patch replaces: older drafts, tables that did not become the one
+/// in force, and patches over those. `base`: serial of the table in force.
 ///
-/// Whatever is published has a higher serial than what was before. So a draft of a table is of no use
-/// once a patch over another table is ahead of it, nor a patch behind a newer one.
+/// Whatever is published has a higher serial than everything before it. So a draft of a table is
+/// useless once a patch over another table is ahead of it. So is a patch behind a newer one.
 pub(super) fn make_way(
     connection: &SqlConnection,
     patch: &ArtefactHead,
@@ -78,7 +78,7 @@ pub(in super::super) fn sign_draft(
     let head = &draft.head;
     let kept = super::artefact(connection, &head.audience, head.kind, head.serial)?;
     let Some(kept) = kept else { return Ok(Work::Undo(None)) };
-    // Each signature makes a file longer.
+    // Each signature makes the file longer.
     let has_more = draft.body.len() > kept.body.len();
     let is_signed = kept.head.state == ArtefactState::Signed;
     let is_complete =
@@ -119,7 +119,8 @@ pub(in super::super) fn release_table(
         .prepare_cached("SELECT value FROM meta WHERE name = ?1")?
         .query_row([made_with(audience)], |row| row.get(0))
         .optional()?;
-    // Keys that were read after another table than the one in force lack what that one has forgotten.
+    // Keys that were read after another table than the one in force lack what that one has
+    // forgotten.
     let base = super::base_of(connection, audience)?.unwrap_or_default();
     let of_it =
         made_with.as_deref().and_then(|text| text.strip_prefix(&format!("{serial} {base} ")));

@@ -1,4 +1,4 @@
-//! A statement with its values, as it goes to a server.
+//! A statement with its values, ready to be sent to a server.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::super::dialect::ServerStatement;
 use super::super::fault::{ServerError, SqlError};
 use super::super::value::{BoundValues, SqlValue};
 
-/// A statement on its way.
+/// A statement ready to be sent.
 pub(super) struct AskedStatement<'a> {
     pub(super) text: Arc<ServerStatement>,
     pub(super) prepared: Option<Statement>,

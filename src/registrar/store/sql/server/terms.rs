@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 use super::super::fault::ServerError;
 use crate::clock::Clock;
 
-/// After a transaction that writes has asked nothing for so long the server ends it: its program may be
+/// The server ends a writing transaction that has sent nothing for this long: its program may be
 /// gone with its host, and everybody else waits for the lock.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -30,34 +30,34 @@ pub(in crate::registrar::store) struct DialledServer {
     pub(in crate::registrar::store) drive: AbortHandle,
 }
 
-/// How transactions are made.
+/// How to run transactions.
 #[derive(Clone, Debug)]
 pub(in crate::registrar::store) struct ServerTerms {
     pub(in crate::registrar::store) dial: Arc<dyn DialServer>,
-    /// Of one statement.
+    /// For one statement.
     pub(in crate::registrar::store) statement_timeout: Duration,
     /// How long a change waits while others write.
     pub(in crate::registrar::store) lock_timeout: Duration,
-    /// A connection has one session as long as it lives, and statements stay prepared in it.
+    /// A connection keeps one session as long as it lives, so statements stay prepared in it.
     pub(in crate::registrar::store) prepares: bool,
     pub(in crate::registrar::store) clock: Clock,
 }
 
-/// What becomes of a transaction.
+/// What a transaction is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::registrar::store) enum TransactionKind {
     /// Sees one state of the database and changes nothing.
     Read,
-    /// Nobody else writes meanwhile.
+    /// Nobody else writes in the meantime.
     Write,
-    /// Without the lock of those that write: it makes the tables that they need.
+    /// Without the lock that writers take: it creates the tables that they need.
     Migrate,
 }
 
 // === impl ServerTerms ===
 
 impl ServerTerms {
-    /// The statements that begin a transaction. All that they set ends with it.
+    /// The statements that begin a transaction. Everything that they set ends with it.
     pub(super) fn beginning(&self, kind: TransactionKind) -> String {
         let (statement, lock) = (self.statement_timeout.as_millis(), self.lock_timeout.as_millis());
         match kind {
@@ -65,8 +65,8 @@ impl ServerTerms {
                 "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
                  SET LOCAL statement_timeout = {statement}; SELECT pg_backend_pid() AS session"
             ),
-            // The head of the log is locked by every change in any case. To take it first of all makes
-            // an order of those that write, as a file has it: none sees half of another, and no two
+            // Every change locks the head of the log in any case. Taking that lock first puts
+            // writers into one order, as a file does: none sees half of another's work, and no two
             // wait for each other.
             TransactionKind::Write => format!(
                 "BEGIN; SET LOCAL lock_timeout = {lock}; SET LOCAL statement_timeout = {}; \

@@ -1,5 +1,5 @@
-//! Statements as a server reads them, and those that it has prepared: it need not parse and plan them
-//! each time. Where a pooler gives each transaction another session none is prepared.
+//! The texts of statements for a server, and the prepared ones, which it need not parse and plan
+//! each time. Where a pooler gives each transaction another session, none is prepared.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -10,26 +10,26 @@ use tokio_postgres::types::Type;
 
 use super::super::dialect::ServerStatement;
 
-/// Texts that are known at a time. Pages of lists have as many as there are filters, and no more.
+/// The most texts known at a time. Pages of lists have as many as there are filters, and no more.
 const MOST: usize = 1000;
 
-/// A plan was made for tables of their size then. After so many uses it is made anew.
+/// A plan suits the sizes that tables had when it was made. After this many uses, make a new one.
 const USES: u32 = 500;
 
-/// A statement that is known, and what to do with it.
+/// A known statement, and how to run it.
 #[derive(Clone, Debug)]
 pub(super) enum KnownStatement {
-    /// With its types, as it is.
+    /// Run as it is, with its types.
     Plain(Arc<ServerStatement>),
-    /// It is used often, and is to be prepared.
+    /// Used often, and to be prepared.
     Unprepared(Arc<ServerStatement>),
     Prepared(Arc<ServerStatement>, Statement),
 }
 
-/// Of one connection.
+/// For one connection.
 #[derive(Debug)]
 pub(super) struct ServerTexts {
-    /// By what they were written from.
+    /// By the SQL they were translated from.
     known: RefCell<HashMap<String, KnownText>>,
     prepares: Cell<bool>,
     /// The session in which they were prepared.
@@ -55,7 +55,7 @@ impl ServerTexts {
         Self { known: RefCell::default(), prepares: Cell::new(true), session: RefCell::default() }
     }
 
-    /// The statement, for one use.
+    /// Gets the statement, for one use.
     pub(super) fn get(&self, sql: &str) -> KnownStatement {
         let mut known = self.known.borrow_mut();
         if let Some(text) = known.get_mut(sql) {
@@ -77,7 +77,7 @@ impl ServerTexts {
         let statement = Arc::new(ServerStatement::of(sql));
         let text = KnownText { statement: Arc::clone(&statement), prepared: None };
         known.insert(sql.to_owned(), text);
-        // What is used once need not be prepared.
+        // A statement that is used once need not be prepared.
         KnownStatement::Plain(statement)
     }
 
@@ -87,8 +87,9 @@ impl ServerTexts {
         }
     }
 
-    /// The transaction that begins is in this session. If that is another one, somebody stands in between
-    /// whom nobody has told the service of: what is prepared here under a name may be another's.
+    /// The beginning transaction is in this session. If it was another one before, there is a
+    /// pooler that the service does not know of: a name prepared here may belong to somebody else's
+    /// statement.
     pub(super) fn is_in(&self, session: Option<Box<str>>) {
         let Some(session) = session else { return };
         let before = self.session.replace(Some(session.clone()));
@@ -98,12 +99,12 @@ impl ServerTexts {
         }
     }
 
-    /// From now on: the connection has more than one session.
+    /// From now on, because the connection has more than one session.
     pub(super) fn prepare_none(&self) {
         self.prepares.set(false);
     }
 
-    /// A new connection has none of them.
+    /// A new connection has no prepared statements.
     pub(super) fn begin(&self) {
         self.session.replace(None);
         self.forget_prepared();
@@ -126,7 +127,7 @@ impl KnownStatement {
     }
 }
 
-/// A place may be a number today and a text tomorrow: what was prepared is of one type each.
+/// A place may hold a number today and a text tomorrow, but a prepared statement has fixed types.
 pub(super) fn fits(statement: &Statement, types: impl Iterator<Item = Type>) -> bool {
     statement.params().iter().cloned().eq(types)
 }

@@ -1,5 +1,5 @@
-//! A part of a record becomes rows: what is known of its keys is read at once, what is new is told from it
-//! here, and each table is written with one statement. Nobody else writes meanwhile.
+//! Turns a part of a record into rows: reads everything known about its keys in one go, works out
+//! here what is new, and writes each table with one statement. Nobody else writes in the meantime.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,24 +10,25 @@ use super::super::value::{SqlValue, ToValue as _};
 use super::{BatchTime, DAY_MS, HOUR_MS, MINUTE_MS};
 use crate::usage::{HIGHEST_COUNT, ToldCounts};
 
-/// Networks that are kept of a key, the latest.
+/// How many networks of a key are kept, the latest ones.
 const NETWORKS: u64 = 64;
 
-/// A network that is known is noted anew after so long: each time would be a write per key and minute.
+/// A known network is noted again only after this long. Otherwise each key would cost a write a
+/// minute.
 const NETWORK_AGAIN_MS: u64 = HOUR_MS;
 
-/// What is known of the keys.
+/// What is known about the keys.
 struct KnownUse {
     told: BTreeMap<u64, ToldCounts>,
-    /// When a network was seen last.
+    /// When each network was last seen.
     networks: BTreeMap<(u64, String), u64>,
     last: BTreeMap<u64, u64>,
 }
 
-/// Admitted and refused, by key and begin.
+/// Admitted and refused requests, by key and beginning.
 type Buckets = BTreeMap<(u64, u64), (u64, u64)>;
 
-/// What is to be written.
+/// The rows to write.
 #[derive(Default)]
 struct FoldedUse {
     told: BTreeMap<u64, ToldCounts>,
@@ -40,7 +41,7 @@ struct FoldedUse {
     last: BTreeMap<u64, (u64, String)>,
 }
 
-/// How many lines have told something new. `lines` have their keys' rows, in order.
+/// Returns how many lines reported something new. `lines` have their keys' rows, in order.
 pub(super) fn fold(
     connection: &SqlConnection,
     process: u64,
@@ -48,7 +49,7 @@ pub(super) fn fold(
     time: BatchTime,
 ) -> Result<u64, StoreError> {
     let mut raised = 0;
-    // A record may tell of a key twice: the second time stands on the first.
+    // A record may report a key twice: the second line builds on the first.
     while !lines.is_empty() {
         let mut again = Vec::new();
         let mut before = None;
@@ -90,8 +91,8 @@ impl KnownUse {
             let refused = serde_json::from_str(&refused).map_err(StoreError::broken)?;
             told.insert(row.get(0)?, ToldCounts { admitted: row.get(1)?, refused });
         }
-        // All of a key's, which are few: to ask for those of the record alone would be a search for
-        // each key with each network.
+        // All networks of a key, which are few. Asking only for those in the record would be a
+        // search for each key with each network.
         let mut statement = connection.prepare_cached(
             "SELECT key, network, last FROM usage_network WHERE key IN (SELECT value FROM \
              json_each(?1))",
@@ -114,7 +115,7 @@ impl KnownUse {
 // === impl FoldedUse ===
 
 impl FoldedUse {
-    /// Whether it tells something new.
+    /// Returns whether the line reports something new.
     fn line(&mut self, known: &KnownUse, key: u64, line: &ReportedUse, time: BatchTime) -> bool {
         let mut told = known.told.get(&key).cloned().unwrap_or_default();
         let rise = told.raise(&line.counts);
@@ -238,7 +239,7 @@ impl FoldedUse {
     }
 }
 
-/// Of these keys, all but the latest.
+/// Forgets all networks of these keys except the latest.
 fn forget_networks(connection: &SqlConnection, keys: BTreeSet<u64>) -> Result<(), StoreError> {
     if keys.is_empty() {
         return Ok(());
