@@ -1,8 +1,9 @@
-//! Publishing: every committed change becomes a signed patch where sidecars find it, and patches
-//! become tables. What is to be done is a number: `published < serial`. After a crash at any point the
-//! start does the same again, and a serial never has two bodies: the store keeps the first.
+//! Publishing: every committed change becomes a signed patch that sidecars can fetch, and patches
+//! become tables. One comparison says whether there is work: `published < serial`. After a crash at
+//! any point the next start does the same work again, and a serial never has two bodies, because
+//! the store keeps the first.
 //!
-//! One thread per audience does it; another one, of low priority, builds a new table.
+//! One thread per audience publishes; another one, of low priority, builds a new table.
 
 pub mod answer_first;
 pub mod behind;
@@ -44,33 +45,33 @@ use crate::exit::Exit;
 use crate::manage::error::{Error, Result};
 use crate::manage::files::START_WAIT;
 
-/// What publishing works with.
+/// What a publisher works with.
 #[derive(Clone, Debug)]
 pub struct PublisherOptions {
     pub store: Arc<dyn Store>,
     pub settings: Arc<AdminToml>,
-    /// Where artefacts go that sidecars fetch.
+    /// Where sidecars fetch artefacts from.
     pub shelf: ArtefactShelf,
     pub book: SidecarBook,
     pub clock: Clock,
 }
 
-/// The threads that publish. Ends with [`Publisher::stop`].
+/// The threads that publish. [`Publisher::stop`] ends them.
 #[derive(Debug)]
 pub struct Publisher {
     handle: PublisherHandle,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
-    /// No other process publishes meanwhile.
+    /// While it is held, no other process publishes.
     _lock: ServiceLock,
 }
 
-/// What others may know of publishing. Clones are one and the same.
+/// What other modules may know about publishing. Clones share one state.
 #[derive(Clone, Debug)]
 pub struct PublisherHandle {
     states: Arc<BTreeMap<AudienceName, watch::Receiver<PublicationState>>>,
     answers: Arc<BTreeMap<AudienceName, AnswersFirst>>,
-    /// Names of those who sign as well.
+    /// Names of the co-signers.
     co_signers: Arc<BTreeMap<AudienceName, Vec<Box<str>>>>,
     book: SidecarBook,
     clock: Clock,
@@ -81,27 +82,28 @@ pub struct PublisherHandle {
 pub struct PublicationState {
     /// Of the last change.
     pub serial: u64,
-    /// Of the newest artefact that is at every target.
+    /// Of the newest artefact that has reached every target.
     pub published: u64,
-    /// Of the table that it is, or is for.
+    /// Of the newest table, or of the table that the newest patch is for.
     pub base: u64,
     /// Keys and bytes of the patch over that table.
     pub patch_keys: u64,
     pub patch_bytes: u64,
-    /// When the newest artefact was published, in milliseconds since 1970-01-01T00:00:00Z; `None`: not
-    /// by this process.
+    /// When the newest artefact was published, in milliseconds since 1970-01-01T00:00:00Z; `None`:
+    /// not by this process.
     pub published_ms: Option<u64>,
-    /// How long that took from the moment at which the change was noticed, in microseconds.
+    /// How long that took, in microseconds, from the moment at which the publisher noticed the
+    /// change.
     pub took_us: Option<u64>,
     /// Artefacts that this process has published.
     pub patches: u64,
     pub tables: u64,
     pub failures: u64,
-    /// Changes are committed and not published; `None`: all are, or will be in a moment.
+    /// Why committed changes are not published; `None`: all are, or will be in a moment.
     pub unpublished: Option<Unpublished>,
-    /// What others have to sign, a table before its patch.
+    /// Drafts for others to sign, a table before its patch.
     pub drafts: Vec<WaitingDraft>,
-    /// The database is older than what was published: changes are refused.
+    /// The database is older than what was published, so changes are refused.
     pub behind: Option<Behind>,
 }
 
@@ -111,56 +113,56 @@ pub struct Unpublished {
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub since_ms: u64,
     pub reason: UnpublishedReason,
-    /// In full, for whoever looks after the host.
+    /// In full, for the people who look after the host.
     pub why: Box<str>,
 }
 
 /// The kinds of [`Unpublished`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnpublishedReason {
-    /// It is signed here, and waits for the signatures of others.
+    /// This service has signed it, and it waits for others' signatures.
     AwaitingSignatures,
     /// The database is older than what was published.
     Behind,
     /// The database does not answer.
     Database,
-    /// A target or the state directory has no room.
+    /// A target or the state directory is full.
     DiskFull,
     /// The configuration names no signer.
     NoSigner,
     /// Another process publishes from the same database.
     Overtaken,
-    /// The signer answers, and does not sign this.
+    /// The signer answers, but refuses to sign this.
     SignerRefuses,
     SignerUnreachable,
-    /// A target takes nothing: it cannot be written, or has something newer.
+    /// A target accepts nothing: it cannot be written, or has something newer.
     Target,
-    /// The keys cannot be put into a table of the configured format.
+    /// The keys do not fit into a table of the configured format.
     Unfit,
 }
 
 /// Whether a change is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangeInForce {
-    /// It is at every target.
+    /// It has reached every target.
     pub published: bool,
-    /// Sidecars that have said something within the last minutes. 0: nobody knows of any; those that
-    /// read files say nothing.
+    /// Sidecars that have reported within the last minutes. 0: none is known. Sidecars that read
+    /// files do not report.
     pub sidecars: usize,
-    /// Those of them that do not have it yet, as `FLEET/INSTANCE`.
+    /// Those of them that do not have the change yet, as `FLEET/INSTANCE`.
     pub late: Vec<Box<str>>,
 }
 
 // === impl Publisher ===
 
 impl Publisher {
-    /// Begins. Before it returns, the database was compared with what was published: one that is
-    /// behind takes no changes from then on.
+    /// Begins to publish. First compares the database with what was published: one that is behind
+    /// takes no changes from then on.
     ///
     /// # Errors
     ///
-    /// A process that publishes already, and does not end within [`START_WAIT`]; a high-water file that cannot be read; a database that does
-    /// not answer.
+    /// Another process that publishes already and does not end within [`START_WAIT`]; a high-water
+    /// file that cannot be read; a database that does not answer.
     pub async fn start(options: PublisherOptions) -> Result<Self> {
         let lock = ServiceLock::take(&options.settings.state, START_WAIT).await?;
         let high_water = HighWaterFile::open(&options.settings.state)?;
@@ -173,7 +175,8 @@ impl Publisher {
         let mut outboxes = Vec::new();
         for audience in &options.settings.audiences {
             if audience.signer.is_some() {
-                // Until it is: a sidecar that is told of no patch starts without its revocations.
+                // Unknown until the first artefact is loaded: a sidecar that heard that there is no
+                // patch would start without its revocations.
                 options.shelf.put(audience.name.as_str(), ServedArtefacts::UNKNOWN);
             }
             let (state, shown) = watch::channel(PublicationState::default());
@@ -210,11 +213,11 @@ impl Publisher {
         self.handle.clone()
     }
 
-    /// Ends after what is being published is published.
+    /// Publishes what is in hand, then ends.
     pub fn stop(self) {
         self.stop.send_replace(true);
         for thread in self.threads {
-            // A panic of that thread was reported by the panic hook; nothing is left to do.
+            // The panic hook has reported a panic of that thread; there is nothing left to do.
             let _ = thread.join();
         }
     }
@@ -223,7 +226,7 @@ impl Publisher {
 // === impl PublicationState ===
 
 impl PublicationState {
-    /// Why what is committed is not published; `None`: it is, or will be in a moment.
+    /// Why committed changes are not published; `None`: they are, or will be in a moment.
     pub fn hindrance(&self) -> Option<UnpublishedReason> {
         match (&self.behind, &self.unpublished) {
             (Some(_), _) => Some(UnpublishedReason::Behind),
@@ -231,7 +234,7 @@ impl PublicationState {
         }
     }
 
-    /// The same in a sentence that may name files of the host.
+    /// The same as a sentence, which may name files of the host.
     pub fn hindrance_in_full(&self) -> Option<String> {
         match (&self.behind, &self.unpublished) {
             (Some(behind), _) => Some(behind.to_string()),
@@ -282,12 +285,12 @@ impl PublisherHandle {
         Some(self.states.get(audience)?.borrow().clone())
     }
 
-    /// Of all audiences.
+    /// For all audiences.
     pub fn states(&self) -> impl Iterator<Item = (&AudienceName, PublicationState)> {
         self.states.iter().map(|(name, state)| (name, state.borrow().clone()))
     }
 
-    /// Holds up what is published of an audience until an answer is out. `None`: the configuration
+    /// Holds up publishing of an audience until an answer has gone out. `None`: the configuration
     /// names no such audience.
     pub fn answer_first(&self, audience: &AudienceName) -> Option<AnswerFirst> {
         self.answers.get(audience).map(AnswersFirst::begin)
@@ -298,12 +301,12 @@ impl PublisherHandle {
         self.states.get(audience).cloned()
     }
 
-    /// Every sidecar that was ever heard of.
+    /// Every sidecar that has ever reported.
     pub fn sidecars(&self, audience: &AudienceName) -> Vec<SidecarReport> {
         self.book.all(audience)
     }
 
-    /// All of it as Prometheus reads it.
+    /// All of it, in Prometheus's text format.
     pub fn metrics(&self) -> String {
         let audiences: Vec<_> = self
             .states()
@@ -317,8 +320,8 @@ impl PublisherHandle {
         metrics::render(&audiences, self.clock.now().unix_ms)
     }
 
-    /// Waits until the change with this serial is in force on every known sidecar, or until `wait` is
-    /// over.
+    /// Waits until the change with this serial is in force on every known sidecar, but no longer
+    /// than `wait`.
     pub async fn in_force(
         &self,
         audience: &AudienceName,
@@ -360,7 +363,7 @@ impl ChangeInForce {
     }
 }
 
-/// An audience, held against everything that shows how far it had come.
+/// An audience, compared with everything that shows how far it had come.
 #[derive(Clone, Debug)]
 pub struct ComparedAudience {
     pub audience: AudienceName,
@@ -369,8 +372,8 @@ pub struct ComparedAudience {
     pub evidence: Vec<Evidence>,
 }
 
-/// Compares every audience of the configuration. The store refuses changes of those that are behind
-/// from then on.
+/// Compares every audience of the configuration. From then on, the store refuses changes to those
+/// that are behind.
 ///
 /// # Errors
 ///
@@ -430,7 +433,7 @@ async fn note_signers(options: &PublisherOptions, audience: &AudienceConfig) -> 
     Ok(())
 }
 
-/// What a command says of a database that is behind, with exit code 75.
+/// A command's message about a database that is behind, with exit code 75.
 pub fn is_behind(behind: &Behind) -> Error {
     let message = format!(
         "{behind}: it was restored from a backup, another one was put in its place, or somebody else \

@@ -1,5 +1,5 @@
-//! The answer to a key that changes itself goes out before the change is published: a sidecar ends
-//! what runs under a key that has ended, and that answer runs under it.
+//! The answer to a key that changes itself goes out before the change is published. A sidecar cuts
+//! off the requests of a key that has ended, and that answer belongs to such a request.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,13 +11,13 @@ use http_body::{Frame, SizeHint};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-/// Longest time that a client which does not take its answer holds up an audience.
+/// The longest time for which a client that does not read its answer can hold up an audience.
 const LONGEST: Duration = Duration::from_secs(1);
-/// From the last byte that a connection has taken to the sidecar that passes it on.
+/// From the last byte that a connection has taken to the sidecar that forwards it.
 const ON_ITS_WAY: Duration = Duration::from_millis(100);
 
-/// How many answers of one audience go out before anything of it is published. Clones are one and
-/// the same.
+/// How many answers of one audience have to go out before anything of it is published. Clones share
+/// one state.
 #[derive(Clone, Debug, Default)]
 pub struct AnswersFirst(watch::Sender<usize>);
 
@@ -25,7 +25,7 @@ pub struct AnswersFirst(watch::Sender<usize>);
 #[derive(Debug)]
 pub struct AnswerFirst(AnswersFirst);
 
-/// A body that is written before anything is published.
+/// A body that has to be written before anything is published.
 struct BodyFirst {
     body: Body,
     _first: AnswerFirst,
@@ -39,12 +39,14 @@ impl AnswersFirst {
         AnswerFirst(self.clone())
     }
 
-    /// Waits until all of them are out, a second at most. At once if there are none.
+    /// Waits until all of them have gone out, for a second at most. Returns immediately if there
+    /// are none.
     pub async fn out(&self) {
         let mut count = self.0.subscribe();
         if *count.borrow_and_update() > 0 {
             let out = count.wait_for(|count| *count == 0);
-            // The sender is ours, so it cannot be gone; and nobody holds an audience up for ever.
+            // The sender is ours, so it cannot be gone. The time-out keeps anybody from holding an
+            // audience up for ever.
             let _ = timeout(LONGEST, out).await;
             sleep(ON_ITS_WAY).await;
         }
@@ -54,7 +56,7 @@ impl AnswersFirst {
 // === impl AnswerFirst ===
 
 impl AnswerFirst {
-    /// Keeps it until the connection has taken the whole body.
+    /// Keeps the guard until the connection has taken the whole body.
     pub fn attach(self, response: Response) -> Response {
         response.map(|body| Body::new(BodyFirst { body, _first: self }))
     }

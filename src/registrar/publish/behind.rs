@@ -1,47 +1,48 @@
-//! Whether the database is behind what was published: somebody has restored a backup. Then nothing may
-//! be changed or published until its content has caught up, or what was revoked since would come back.
-//! Pure.
+//! Whether the database is behind what was published, because somebody has restored a backup. Then
+//! nothing may be changed or published until its content has caught up; otherwise keys that were
+//! revoked since would work again. Pure.
 
 use super::super::store::{AuditHead, Publication};
 
-/// What shows that an audience had come further than its database says.
+/// Evidence that an audience had come further than its database says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
     pub serial: u64,
     pub source: EvidenceSource,
 }
 
-/// Where it was found.
+/// Where the evidence was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EvidenceSource {
     HighWater,
     /// A published file.
     Target(Box<str>),
-    /// What it says that it has signed, or refuses to sign because it has signed as much or more.
+    /// The signer's statement that it has signed this, or its refusal because it has signed this or
+    /// more.
     Signer,
-    /// What a sidecar says that it has.
+    /// A sidecar's statement that it has this.
     Sidecar {
         fleet: Box<str>,
         instance: Box<str>,
     },
 }
 
-/// The database is older than this says.
+/// The database is older than this shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Behind {
-    /// An audience has serial `has`, and something newer was published.
+    /// An audience has serial `has`, but something newer was published.
     Serial { has: u64, evidence: Evidence },
-    /// The audit log ends before a line that was noted, or has another one in its place.
+    /// The audit log ends before a line that was noted, or has another line in its place.
     Audit { has: u64, noted: u64 },
 }
 
-/// The newest of what is known of an audience elsewhere, if the database is behind it.
+/// The newest evidence about an audience, if the database is behind it.
 pub fn newer(publication: &Publication, evidence: &[Evidence]) -> Option<Evidence> {
     let newest = evidence.iter().max_by_key(|evidence| evidence.serial)?;
     (newest.serial > publication.serial).then(|| newest.clone())
 }
 
-/// Compares the end of the audit log with one that was noted. `there`: the line of the log that has the
+/// Compares the end of the audit log with one that was noted. `there`: the log's line with the
 /// noted number, if there is one.
 pub fn audit_behind(noted: AuditHead, head: AuditHead, there: Option<AuditHead>) -> Option<Behind> {
     let is_there = noted.seq == 0 || there.is_some_and(|line| line == noted);
@@ -59,7 +60,7 @@ impl std::fmt::Display for EvidenceSource {
     }
 }
 
-/// One line, without a remedy.
+/// One line, without advice on what to do.
 impl std::fmt::Display for Behind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

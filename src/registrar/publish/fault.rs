@@ -1,4 +1,4 @@
-//! Why something is not published, and which kind of reason that is.
+//! Why something is not published, and what kind of reason that is.
 
 use std::io::ErrorKind;
 
@@ -8,26 +8,26 @@ use crate::manage::publish::rows::RowsError;
 use crate::manage::signer::signs::{SignFault, SigningRefusal};
 use crate::registrar::store::StoreError;
 
-/// Why something is not published. All of it is tried again.
+/// Why something is not published. The publisher tries again in every case.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PublishFault {
     #[error("{0}")]
     Make(#[from] MakeError),
     #[error("{0}")]
     Store(#[from] StoreError),
-    /// Signed here, and not by enough others.
+    /// This service has signed it, but not enough others have.
     #[error("serial {serial} is signed by {signed} of {required}, and not yet by {missing}")]
     Awaiting { serial: u64, signed: usize, required: usize, missing: String },
     #[error("no signer is configured for this audience")]
     NoSigner,
-    /// A target or a file of ours that takes nothing.
+    /// A target, or a file of ours, that cannot be written.
     #[error("{0}")]
     Files(#[from] crate::manage::error::Error),
     #[error("{path} has serial {serial} already")]
     Newer { path: String, serial: u64 },
     #[error("no thread for a table: {0}")]
     Thread(std::io::Error),
-    /// Another process has published something else over another table.
+    /// Another process has published something else, over another table.
     #[error("another process has published meanwhile")]
     Overtaken,
     #[error("the store has an artefact that cannot be read: {0}")]
@@ -37,7 +37,7 @@ pub(super) enum PublishFault {
 // === impl PublishFault ===
 
 impl PublishFault {
-    /// What the signer says to it, if it has refused.
+    /// The signer's refusal, if it has refused.
     pub(super) fn refusal(&self) -> Option<&SigningRefusal> {
         match self {
             Self::Make(MakeError::Rows(RowsError::Signer(SignFault::Refused(refusal)))) => {
@@ -68,7 +68,7 @@ impl PublishFault {
     }
 }
 
-/// Whether a full disk is at the bottom of it.
+/// Whether a full disk is the root cause.
 fn is_disk_full(fault: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(fault);
     while let Some(fault) = next {

@@ -1,8 +1,9 @@
-//! Who is where: what sidecars say that they have in force, by their long polls.
+//! Which sidecar has what in force, as sidecars report it in their long polls.
 //!
-//! A fleet's token proves who speaks, and no more. What is said of a serial that was published is
-//! believed; a higher one would say that this database is an older one, and stop all changes: it
-//! counts with the signed head of the file, which nobody without the signer's key can make.
+//! A fleet's token proves who speaks, and no more. A sidecar's word about a serial that was
+//! published is believed. A higher serial would mean that this database is an older one, and would
+//! stop all changes. So it counts only with the signed head of the file, which nobody without the
+//! signer's key can make.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,17 +15,17 @@ use crate::artefacts::{ArtefactName, ArtefactPoll};
 use crate::table::manifest::MAX_CHOSEN_SERIAL;
 use crate::table::{FileKind, SignedHead, Trust};
 
-/// How long a sidecar counts as running after its last word: a few of the longest waits.
+/// How long a sidecar counts as running after its last report: a few of the longest polls.
 pub const KNOWN_MS: u64 = 5 * 60_000;
 
-/// Most sidecars of one fleet and audience that are remembered: names are the sidecars' own words.
+/// The most sidecars to remember per fleet and audience, because sidecars choose their own names.
 const MOST: usize = 10_000;
 
-/// What sidecars have said. Clones are one and the same.
+/// What sidecars have reported. Clones share one state.
 #[derive(Clone, Debug)]
 pub struct SidecarBook {
     book: Arc<Mutex<BookPages>>,
-    /// Counts what changed, and wakes whoever waits for a serial to be in force.
+    /// Counts changes, and wakes anybody who waits for a serial to be in force.
     news: watch::Sender<u64>,
 }
 
@@ -66,17 +67,18 @@ impl Default for SidecarBook {
 }
 
 impl SidecarBook {
-    /// Notes what a request says. One without a name is known by its address.
+    /// Records what a request reports. A sidecar without a name is identified by its address.
     pub fn heard(&self, poll: &ArtefactPoll, now_ms: u64) {
         let Some(audience) = AudienceName::parse(&poll.audience) else { return };
-        // Somebody who looks at a file, without a name or a table: nobody waits for such a reader.
+        // Without a name or a table it is somebody who only looks at a file. Nobody waits for such
+        // a reader.
         if poll.instance.is_none() && poll.has.is_none() {
             return;
         }
         let address = poll.peer.map(|peer| peer.to_canonical().to_string());
         let Some(instance) = poll.instance.clone().or(address.map(Into::into)) else { return };
         let name = SidecarName { audience, fleet: poll.fleet.clone(), instance };
-        // What nobody can have published says nothing.
+        // A serial that nobody can have published means nothing.
         let said = poll.has.as_ref().filter(|has| has.serial <= MAX_CHOSEN_SERIAL);
         let said = said.map(|has| has.serial);
         let known = self.lock().published.get(&name.audience).cloned().unwrap_or_default();
@@ -102,7 +104,7 @@ impl SidecarBook {
         heard.report.seen_ms = heard.report.seen_ms.max(now_ms);
         if let Some(has) = has {
             match poll.name {
-                // A patch comes with the table that it is for.
+                // A patch is reported with the table that it is for.
                 ArtefactName::Patch => heard.report.serial = has,
                 ArtefactName::Table => {
                     heard.report.base = has;
@@ -124,7 +126,7 @@ impl SidecarBook {
             heard.report.error = doubt;
         }
         let moved = (before.serial, before.base) != (heard.report.serial, heard.report.base);
-        // A word a minute is enough where nothing moves.
+        // Where nothing changes, a write per minute is enough.
         heard.is_news |= moved || heard.report.seen_ms / 60_000 != before.seen_ms / 60_000;
         drop(pages);
         if moved {
@@ -132,7 +134,7 @@ impl SidecarBook {
         }
     }
 
-    /// Notes what a sidecar has answered that was asked, or that it did not answer.
+    /// Records the answer of a sidecar that was asked, or that it did not answer.
     pub fn answered(&self, mut report: SidecarReport) {
         let name = SidecarName {
             audience: report.audience.clone(),
@@ -143,7 +145,7 @@ impl SidecarBook {
         let highest = pages.published.get(&name.audience).map_or(0, |known| known.serial);
         let said = report.serial.max(report.base);
         if report.error.is_none() && said > highest {
-            // No signed head comes with it.
+            // The answer has no signed head.
             let doubt = format!("says that it has serial {said}, and does not prove it");
             report.error = Some(doubt.into());
         }
@@ -160,7 +162,7 @@ impl SidecarBook {
         };
         let before = heard.report.clone();
         match report.error {
-            // What it had is what it has, for all that is known.
+            // As far as anybody knows, it still has what it had.
             Some(error) => heard.report.error = Some(error),
             None => heard.report = report,
         }
@@ -174,20 +176,21 @@ impl SidecarBook {
         }
     }
 
-    /// Whose signatures prove what a sidecar has.
+    /// Sets whose signatures prove what a sidecar has.
     pub fn trusts(&self, audience: &AudienceName, trust: Option<Trust>) {
         let mut pages = self.lock();
         pages.published.entry(audience.clone()).or_default().trust = trust.map(Arc::new);
     }
 
-    /// Up to this serial something is published here, or will be in a moment.
+    /// Records that everything up to this serial is published here, or will be in a moment.
     pub fn publishes(&self, audience: &AudienceName, serial: u64) {
         let mut pages = self.lock();
         let known = pages.published.entry(audience.clone()).or_default();
         known.serial = known.serial.max(serial);
     }
 
-    /// What the store knows of former runs. What goes beyond its own serial no run has believed.
+    /// Takes the store's reports from former runs. No run has believed a serial beyond the store's
+    /// own.
     pub fn remember(&self, reports: Vec<SidecarReport>) {
         let mut pages = self.lock();
         let BookPages { sidecars: book, published } = &mut *pages;
@@ -204,7 +207,7 @@ impl SidecarBook {
         }
     }
 
-    /// What sidecars have told other instances since.
+    /// Takes what sidecars have reported to other instances since.
     pub fn learn(&self, reports: Vec<SidecarReport>) {
         let mut is_news = false;
         let mut pages = self.lock();
@@ -228,7 +231,7 @@ impl SidecarBook {
         }
     }
 
-    /// Those of an audience that were heard of within [`KNOWN_MS`].
+    /// Sidecars of an audience that reported within [`KNOWN_MS`].
     pub fn known(&self, audience: &AudienceName, now_ms: u64) -> Vec<SidecarReport> {
         let since = now_ms.saturating_sub(KNOWN_MS);
         let pages = self.lock();
@@ -236,14 +239,14 @@ impl SidecarBook {
         heard.filter(|r| r.audience == *audience && r.seen_ms >= since).cloned().collect()
     }
 
-    /// All of an audience, the silent ones too.
+    /// All sidecars of an audience, the silent ones too.
     pub fn all(&self, audience: &AudienceName) -> Vec<SidecarReport> {
         let pages = self.lock();
         let heard = pages.sidecars.values().map(|heard| &heard.report);
         heard.filter(|r| r.audience == *audience).cloned().collect()
     }
 
-    /// What is to be written into the store. Each is handed out once.
+    /// The reports that have to be written into the store. Returns each of them once.
     pub fn take_news(&self, audience: &AudienceName) -> Vec<SidecarReport> {
         let mut pages = self.lock();
         let news =
@@ -261,7 +264,7 @@ impl SidecarBook {
     }
 
     fn lock(&self) -> MutexGuard<'_, BookPages> {
-        // The maps are whole at every point where a thread could panic.
+        // The maps are consistent at every point where a thread could panic.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -337,7 +340,7 @@ mod tests {
         assert_eq!(book.all(&shop).len(), 1);
     }
 
-    /// Whoever has the token of a fleet can say anything.
+    /// Anybody who has a fleet's token can claim anything.
     #[test]
     fn what_was_never_published_here_is_not_believed_without_proof() {
         let (book, shop) = (SidecarBook::default(), AudienceName::parse("shop").unwrap());
@@ -360,7 +363,7 @@ mod tests {
         book.heard(&poll("a", ArtefactName::Patch, Some(9)), 3_000);
         assert_eq!(book.all(&shop)[0].error, None);
         moved.mark_unchanged();
-        // Nor is it after a restart, where an earlier version has written it down.
+        // Nor does it count after a restart, if an earlier version has written it down.
         let again = SidecarBook::default();
         again.publishes(&shop, 9);
         let told = SidecarReport { serial: 10, ..book.all(&shop)[0].clone() };

@@ -1,5 +1,5 @@
-//! `high-water.json`: how far publishing has come, beside the database and not in it. A database that
-//! somebody restores from a backup does not take this file back with it.
+//! `high-water.json`: how far publishing has come. It lies next to the database and not in it, so
+//! that restoring the database from a backup does not set it back too.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,7 +14,7 @@ use crate::manage::files;
 /// The file's name, in the state directory.
 pub const FILE: &str = "high-water.json";
 
-/// More is another file.
+/// A larger file is not ours.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// How far each audience and the audit log have come.
@@ -39,21 +39,21 @@ pub struct HighWater {
 pub struct HighMark {
     /// Of the newest artefact that was published.
     pub serial: u64,
-    /// Of the table that it is, or is for.
+    /// Of the newest table, or of the table that the newest patch is for.
     pub base: u64,
     /// The first 32 hexadecimal digits of the SHA-256 of that artefact's file.
     pub hash: String,
-    /// [`IssueTerms::mark`](super::make::IssueTerms::mark) of the table: settings that have another one
+    /// [`IssueTerms::mark`](super::make::IssueTerms::mark) of the table. Settings with another mark
     /// need a new table.
     pub settings: String,
 }
 
-/// The file with what it says.
+/// The file and its content.
 #[derive(Debug)]
 pub struct HighWaterFile {
     path: PathBuf,
     pub(super) now: HighWater,
-    /// The file says all of it.
+    /// The file on disk is up to date.
     is_written: bool,
 }
 
@@ -62,7 +62,7 @@ pub struct HighWaterFile {
 impl HighWater {
     const VERSION: u8 = 1;
 
-    /// The last line of the audit log that it knows of.
+    /// The last line of the audit log that it records.
     pub fn audit(&self) -> AuditHead {
         let hash = ChainHash::of_hex(&self.audit_hash).unwrap_or_default();
         AuditHead { seq: self.audit_seq, hash }
@@ -76,8 +76,8 @@ impl HighWaterFile {
     ///
     /// # Errors
     ///
-    /// One that cannot be read, or that no program of ours has written: starting without it would
-    /// forget what was published.
+    /// A file that cannot be read, or that no program of ours has written. Starting without it
+    /// would forget what was published.
     pub fn open(state: &Path) -> Result<Self, Error> {
         let path = state.join(FILE);
         let bytes = match files::read(&path, MAX_BYTES) {
@@ -104,18 +104,18 @@ impl HighWaterFile {
         Ok(Self { path, now, is_written: true })
     }
 
-    /// The last line of the audit log that was noted.
+    /// The last line of the audit log that was recorded.
     pub fn audit(&self) -> AuditHead {
         self.now.audit()
     }
 
-    /// What is known of an audience.
+    /// What it records about an audience.
     pub fn mark(&self, audience: &str) -> HighMark {
         self.now.audiences.get(audience).cloned().unwrap_or_default()
     }
 
-    /// Notes how far an audience and the log have come. Never goes back. Returns whether there is
-    /// anything to write: also what could not be written before.
+    /// Records how far an audience and the log have come. Never goes back. Returns whether there is
+    /// anything to write, including what an earlier attempt could not write.
     pub fn raise(&mut self, audience: &str, mark: HighMark, audit: AuditHead) -> bool {
         let before = self.now.clone();
         let known = self.now.audiences.entry(audience.to_owned()).or_default();
@@ -130,7 +130,7 @@ impl HighWaterFile {
         !self.is_written
     }
 
-    /// Takes what a recovery has settled, also where it is lower.
+    /// Takes the result of a recovery, even if it is lower.
     pub fn settle(&mut self, audit: AuditHead) {
         self.now.audit_seq = audit.seq;
         self.now.audit_hash = audit.hash.to_string();
@@ -141,7 +141,7 @@ impl HighWaterFile {
     ///
     /// # Errors
     ///
-    /// A disk that takes nothing.
+    /// A disk that cannot be written.
     pub fn write(&mut self) -> Result<(), Error> {
         let text = serde_json::to_string_pretty(&self.now).unwrap_or_default();
         files::replace(&self.path, format!("{text}\n").as_bytes())?;

@@ -1,5 +1,5 @@
-//! `unpublished.json`: why changes are not published, as the process that publishes says it. A command on
-//! the host cannot know what the signer has answered.
+//! `unpublished.json`: why changes are not published, written by the process that publishes. A
+//! command on the host cannot know what the signer has answered.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,10 +18,10 @@ use crate::manage::signing::source::SignerSource;
 /// The file's name, in the state directory.
 const FILE: &str = "unpublished.json";
 
-/// More is another file.
+/// A larger file is not ours.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// How often it is looked whether the file says what is so.
+/// How often to check that the file is up to date.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Why the changes of an audience are not published.
@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct NotedHindrance {
     /// Of the closed list of the API.
     pub reason: Box<str>,
-    /// In full, for whoever looks after the host.
+    /// In full, for the people who look after the host.
     pub why: Box<str>,
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub since_ms: u64,
@@ -37,10 +37,10 @@ pub struct NotedHindrance {
 
 type ByAudience = BTreeMap<String, NotedHindrance>;
 
-/// Until the service ends: has the file say what keeps changes from being published.
+/// Keeps the reason why changes are not published in the file, until the service ends.
 pub async fn keep_noting(publisher: PublisherHandle, state: PathBuf) {
     let mut tick = tokio::time::interval(LOOK);
-    // What an earlier process has left is gone with the first look.
+    // The first check removes what an earlier process has left.
     let mut said: Option<ByAudience> = None;
     loop {
         tick.tick().await;
@@ -52,7 +52,7 @@ pub async fn keep_noting(publisher: PublisherHandle, state: PathBuf) {
         let done = tokio::task::spawn_blocking(move || write(&state, &wanted)).await;
         match done {
             Ok(Ok(())) => said = Some(now),
-            // Tried again; where the disk is full, the log says so already.
+            // It will be tried again. If the disk is full, the log says so already.
             Ok(Err(error)) => tracing::debug!(%error, "the reason is not noted"),
             Err(_) => return,
         }
@@ -63,7 +63,7 @@ fn hindrances(publisher: &PublisherHandle, said: Option<&ByAudience>) -> ByAudie
     let now_ms = publisher.clock.now().unix_ms;
     let states = publisher.states().filter_map(|(name, state)| {
         let (reason, why) = (state.hindrance()?.as_str(), state.hindrance_in_full()?);
-        // Nobody notes since when a database is behind.
+        // Nobody records since when a database has been behind.
         let said = said.and_then(|said| said.get(name.as_str()));
         let said = said.filter(|said| *said.reason == *reason).map(|said| said.since_ms);
         let unpublished = state.unpublished.map(|unpublished| unpublished.since_ms);
@@ -89,13 +89,13 @@ fn write(state: &Path, wanted: &ByAudience) -> Result<(), Error> {
     files::replace(&path, format!("{text}\n").as_bytes())
 }
 
-/// What the running service has noted. A file that cannot be read tells nothing.
+/// What the running service has recorded. Nothing, if the file cannot be read.
 pub fn noted(state: &Path) -> BTreeMap<String, NotedHindrance> {
     let bytes = files::read(&state.join(FILE), MAX_BYTES).ok();
     bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
-/// What would keep a service from publishing, as far as can be seen without one.
+/// What would keep a service from publishing, as far as one can tell without a service.
 pub fn obstacle(audience: &AudienceConfig) -> Option<String> {
     let signer = match audience.signer.as_ref()? {
         SignerSource::Socket { path, .. } => ask_key(path).map(drop).map_err(|e| e.to_string()),

@@ -1,5 +1,5 @@
-//! What commands on the host have to do with publishing: whether a service runs here, who publishes, and
-//! whether a change that a command has made is published.
+//! Publishing, as commands on the host see it: whether a service runs here, who publishes, and
+//! whether a command's change is published.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -18,19 +18,20 @@ use crate::manage::files::{Lock, POLL};
 use crate::registrar::config::AudienceConfig;
 use crate::registrar::store::AudienceName;
 
-/// Longest that a command waits until its change is published.
+/// The longest that a command waits until its change is published.
 pub const PUBLISHED_WITHIN: Duration = Duration::from_secs(10);
 
-/// What is noted so long after a change is about that change as well: the service has tried since.
+/// A reason recorded this long after a change is about that change as well: the service has tried
+/// since.
 const STILL_NOTED: Duration = Duration::from_secs(3);
 
-/// Between two looks at what has become of a change.
+/// Between two checks of what has happened to a change.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Those who look whether a service runs hold up one that starts for no longer than this.
+/// A command that checks whether a service runs holds up a starting one for no longer than this.
 const LOOKED_AT: Duration = Duration::from_secs(1);
 
-/// Locked by whoever publishes: the service, or a command while there is none.
+/// Locked by the process that publishes: the service, or a command while there is none.
 const PUBLISHER: &str = "publisher";
 
 /// Locked by the service alone.
@@ -46,7 +47,7 @@ pub(super) struct ServiceLock {
 // === impl ServiceLock ===
 
 impl ServiceLock {
-    /// Waits up to `wait` for a command that publishes, or for a predecessor that is about to end.
+    /// Waits up to `wait` for a command that publishes, or for a predecessor that is ending.
     pub(super) async fn take(state: &Path, wait: Duration) -> Result<Self> {
         let mut waited = Duration::ZERO;
         let publisher = loop {
@@ -57,7 +58,7 @@ impl ServiceLock {
                         let state = state.display();
                         tracing::warn!(%state, "another process{holder} publishes from here; waiting for its end");
                     }
-                    // Not asleep altogether: a signal ends the wait.
+                    // An asynchronous sleep, so that a signal can end the wait.
                     tokio::time::sleep(POLL).await;
                     waited += POLL;
                 }
@@ -86,12 +87,12 @@ pub fn is_served(state: &Path) -> Result<bool> {
     Lock::is_held(&state.join(SERVICE))
 }
 
-/// Waits until a change that a command has made is published: by the service if one runs, else by this
+/// Waits until a command's change is published: by the service if one runs, otherwise by this
 /// process, into the directories of the targets.
 ///
 /// # Errors
 ///
-/// Why it is not published so far, with exit code 75. The change stays in the database.
+/// Why it is not published yet, with exit code 75. The change stays in the database.
 pub async fn publish_change(
     options: &PublisherOptions,
     audience: &AudienceName,
@@ -124,7 +125,8 @@ pub async fn publish_change(
     }
 }
 
-/// What keeps the service that runs from publishing. One that was killed has left what it had noted.
+/// What keeps the running service from publishing. A service that was killed leaves its record
+/// behind.
 fn noted_by_service(state: &Path, audience: &AudienceName) -> Result<Option<NotedHindrance>> {
     Ok(match is_served(state)? {
         true => noted(state).remove(audience.as_str()),
@@ -132,14 +134,15 @@ fn noted_by_service(state: &Path, audience: &AudienceName) -> Result<Option<Note
     })
 }
 
-/// Whether the database says so, and every directory has it: the database is told first.
+/// Whether the database says so and every directory has it. The database says so even if a directory
+/// could not be written.
 async fn is_published(
     options: &PublisherOptions,
     config: &AudienceConfig,
     serial: u64,
 ) -> Result<bool> {
     let publication = options.store.publication(&config.name).await.map_err(of_store)?;
-    // What cannot be read is not known to be there.
+    // If the file cannot be read, do not assume that it is there.
     let has = |path: &Path| {
         let manifest = there(path).ok().flatten();
         manifest
@@ -150,7 +153,7 @@ async fn is_published(
         && targets.all(|target| has(&target.patch) || has(&target.table)))
 }
 
-/// For a command that publishes. `None`: another process does.
+/// The lock for a command that publishes. `None`: another process holds it.
 fn lock(state: &Path) -> Result<Option<Lock>> {
     match Lock::take(&state.join(PUBLISHER), Duration::ZERO) {
         Ok(lock) => Ok(Some(lock)),
@@ -159,7 +162,7 @@ fn lock(state: &Path) -> Result<Option<Lock>> {
     }
 }
 
-/// Publishes what there is to publish, under the lock.
+/// Publishes whatever there is to publish, under the lock.
 async fn once(options: &PublisherOptions, config: &AudienceConfig) -> Result<()> {
     let high_water = HighWaterFile::open(&options.settings.state)?;
     let high_water = Arc::new(Mutex::new(high_water));
@@ -191,11 +194,11 @@ async fn once(options: &PublisherOptions, config: &AudienceConfig) -> Result<()>
     })
 }
 
-/// It is published. Whoever fetches it from a service that does not run gets nothing.
+/// The change is published, but sidecars that fetch from a service that is not running get nothing.
 fn all_told(options: &PublisherOptions, config: &AudienceConfig) -> Result<()> {
     let fleets = options.settings.fleets.iter().filter(|f| f.audiences.contains(&config.name));
     let fleets: Vec<_> = fleets.map(|fleet| &*fleet.name).collect();
-    // On one database another instance may run.
+    // Another instance may be running on the same database.
     if fleets.is_empty() || options.store.is_shared() || is_served(&options.settings.state)? {
         return Ok(());
     }
@@ -215,7 +218,7 @@ fn only_the_service() -> Error {
     )
 }
 
-/// What the service has noted, or that it has noted nothing.
+/// The service's recorded reason, or that it has recorded none.
 fn not_published(hindrance: Option<NotedHindrance>) -> Error {
     let Some(NotedHindrance { reason, why, .. }) = hindrance else {
         let seconds = PUBLISHED_WITHIN.as_secs();
@@ -244,7 +247,7 @@ fn not_published(hindrance: Option<NotedHindrance>) -> Error {
     unpublished(&format!(": {why}"), then)
 }
 
-/// With exit code 75. What is said of the reason may have a hint of its own, which comes first.
+/// With exit code 75. If the reason has a hint of its own, that hint comes first.
 fn unpublished(why: &str, then: &str) -> Error {
     let (why, first) = match why.split_once("\nhint: ") {
         Some((why, first)) => (why, format!("{first}; ")),
@@ -266,7 +269,7 @@ mod tests {
         runtime.block_on(test)
     }
 
-    /// A command on the host, or a predecessor that is about to end, does not stop a start.
+    /// A command on the host, or a predecessor that is ending, does not stop a start.
     #[test]
     fn a_service_that_starts_waits_for_whoever_publishes() {
         let dir = tempfile::tempdir().unwrap();
@@ -290,7 +293,7 @@ mod tests {
         });
     }
 
-    /// It was killed, and the reason may be gone.
+    /// It was killed, so the reason may be gone.
     #[test]
     fn what_a_dead_service_has_noted_is_no_reason() {
         let dir = tempfile::tempdir().unwrap();
@@ -305,7 +308,7 @@ mod tests {
         drop(serves);
     }
 
-    /// Whoever looks takes nothing away from others who look, and makes no file.
+    /// A check takes nothing away from other checks, and creates no file.
     #[test]
     fn a_look_leaves_no_trace() {
         let dir = tempfile::tempdir().unwrap();

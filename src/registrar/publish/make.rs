@@ -1,4 +1,4 @@
-//! Makes tables and patches of what the store has.
+//! Makes tables and patches from the store's content.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::manage::signing::source::SignerSource;
 use crate::registrar::config::CoSigner;
 use crate::table::{Acknowledge, Issue, Manifest, PublicKey, SignerId, TableFormat, Trust};
 
-/// What a build of a table holds in memory; the rest is in files without a name.
+/// How much of a table is held in memory while it is built; the rest is in files without a name.
 const MEMORY: usize = 32 << 20;
 
 /// Why nothing was made.
@@ -28,7 +28,7 @@ pub(super) enum MakeError {
     Store(#[from] StoreError),
 }
 
-/// What a manifest says that does not follow from the keys.
+/// What a manifest states that does not follow from the keys.
 #[derive(Clone, Debug)]
 pub(super) struct IssueTerms {
     pub(super) audience: AudienceName,
@@ -36,13 +36,13 @@ pub(super) struct IssueTerms {
     pub(super) format: TableFormat,
     /// How long a file is valid, in seconds; `None`: without end.
     pub(super) life: Option<u64>,
-    /// Who else may sign.
+    /// The other signers.
     pub(super) others: Vec<OtherSigner>,
-    /// How many have to.
+    /// How many have to sign.
     pub(super) required: usize,
 }
 
-/// Somebody who signs beside this service.
+/// Somebody who signs in addition to this service.
 #[derive(Clone, Debug)]
 pub(super) struct OtherSigner {
     pub(super) id: SignerId,
@@ -50,7 +50,7 @@ pub(super) struct OtherSigner {
     pub(super) name: Box<str>,
 }
 
-/// What changed since a table. Kept from patch to patch, so that each reads only what is new.
+/// What changed since a table. Kept from patch to patch, so that each patch reads only what is new.
 #[derive(Debug)]
 pub(super) struct Changes {
     pub(super) serial: u64,
@@ -60,7 +60,7 @@ pub(super) struct Changes {
     settings: String,
     entries: Vec<RegistryEntry>,
     places: HashMap<KeyId, usize>,
-    /// Secrets that keys had, by key.
+    /// Secrets that keys used to have, by key.
     gone: HashMap<KeyId, Vec<GoneSecret>>,
 }
 
@@ -79,7 +79,7 @@ pub(super) struct FoldedTable {
 // === impl Changes ===
 
 impl Changes {
-    /// Nothing yet since a table that includes all up to `since`.
+    /// No changes yet since a table that includes all up to `since`.
     pub(super) fn since(since: u64, settings: String) -> Self {
         Self {
             serial: since,
@@ -96,7 +96,7 @@ impl Changes {
         self.since == since && self.settings == settings
     }
 
-    /// Takes in what changed behind [`Changes::serial`], to its end.
+    /// Takes in what changed after [`Changes::serial`], up to the snapshot's end.
     pub(super) async fn read(&mut self, mut snapshot: KeySnapshot) -> Result<(), StoreError> {
         while let Some(batch) = snapshot.keys.recv().await {
             for key in batch? {
@@ -135,13 +135,13 @@ impl Changes {
     ) -> Result<SealedFile, MakeError> {
         let gone: Vec<_> = self.gone.values().flatten().cloned().collect();
         let rows = ChangedRows { entries: &self.entries, gone: &gone, orgs: None };
-        // Every key that is gone is named in it, by a change that somebody has made: sidecars need
-        // not take it for an accident, however many it is.
+        // It names every key that is gone, because somebody has made that change. Sidecars need not
+        // take it for an accident, however many keys it is.
         let takes =
             !gone.is_empty() || self.entries.iter().any(|entry| entry.status != KeyStatus::Active);
         let acknowledge = match takes {
             true => vec![Acknowledge::Empty, Acknowledge::Shrink],
-            // It adds nothing to a table that says so of itself.
+            // The table says so itself; the patch adds nothing to that.
             false if base.active == 0 => vec![Acknowledge::Empty],
             false => Vec::new(),
         };
@@ -181,21 +181,22 @@ impl IssueTerms {
         })
     }
 
-    /// Whom a manifest names, the service first.
+    /// The signers that a manifest names, the service first.
     pub(super) fn named(&self, own: SignerId) -> Vec<SignerId> {
         [own].into_iter().chain(self.others.iter().map(|other| other.id)).collect()
     }
 
-    /// Which files were published: as many have signed them as have to. `None`: nobody knows our key.
+    /// Which files count as published: those that enough signers have signed. `None`: our own key
+    /// is unknown.
     pub(super) fn trust(&self) -> Option<Trust> {
         let own = self.signer.public().ok()?;
         let all = [own].into_iter().chain(self.others.iter().map(|other| other.public));
         Trust::new(all, self.required, self.audience.as_str()).ok()
     }
 
-    /// Stands for everything that a table states beside its keys: where it changes, patches over the
-    /// table no longer say all, and a new table is needed. Sidecars that ask for other signers than it
-    /// has need one as well.
+    /// Identifies everything that a table states except its keys. When it changes, patches over the
+    /// table no longer say everything, and a new table is needed. So is one for sidecars that
+    /// require other signers than the table has.
     pub(super) fn mark(&self, settings: &RawSettings) -> String {
         let settings = RawSettings { serial: 0, published: Vec::new(), ..settings.clone() };
         let text = serde_json::to_string(&settings).unwrap_or_default();
@@ -208,7 +209,7 @@ impl IssueTerms {
         digest.0.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Puts a table together of all keys. Its content is fixed afterwards.
+    /// Puts a table of all keys together. Its content does not change afterwards.
     pub(super) fn fold(
         &self,
         mut snapshot: KeySnapshot,
@@ -216,7 +217,7 @@ impl IssueTerms {
         state: &Path,
     ) -> Result<FoldedTable, MakeError> {
         let registry = parsed(settings)?;
-        // Only the directory counts.
+        // Only the directory matters.
         let mut table = TableOfRows::beside(&state.join("table"), MEMORY, self.format);
         table.formats(registry.prefixes.values().cloned());
         for (org, limits) in registry.org_limits() {
@@ -246,7 +247,7 @@ impl IssueTerms {
             acknowledge.push(Acknowledge::Empty);
         }
         // Patches have named each key that is gone since the last table. A sidecar that has not had
-        // them sees all of that at once.
+        // them sees all of that at the same time.
         if before.is_some_and(|before| active < before.active) {
             acknowledge.push(Acknowledge::Shrink);
         }

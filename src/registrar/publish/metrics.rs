@@ -1,4 +1,4 @@
-//! What Prometheus reads of publishing. docs/admin.md describes each metric.
+//! Prometheus metrics about publishing. docs/admin.md describes each of them.
 
 use std::fmt::Write as _;
 
@@ -11,11 +11,11 @@ pub(super) struct MeteredAudience<'a> {
     pub(super) name: &'a AudienceName,
     pub(super) state: PublicationState,
     pub(super) sidecars: Vec<SidecarReport>,
-    /// Names of those who sign as well.
+    /// Names of the co-signers.
     pub(super) co_signers: &'a [Box<str>],
 }
 
-/// One metric: its name, kind, help, and its value of an audience.
+/// One metric: its name, kind and help, and its value for an audience.
 struct Metric {
     name: &'static str,
     kind: &'static str,
@@ -83,13 +83,13 @@ const METRICS: [Metric; 9] = [
     },
 ];
 
-/// Sidecars by what they have: all of it, less, or nothing was heard of them for minutes.
+/// Sidecars by what they have: everything, less, or no report for minutes.
 const SIDECARS: &str = "keygate_admin_sidecars";
 
-/// Of each co-signer.
+/// For each co-signer.
 const MISSING: &str = "keygate_admin_drafts_unsigned";
 
-/// As Prometheus reads it.
+/// Prometheus's text format.
 pub(super) fn render(audiences: &[MeteredAudience<'_>], now_ms: u64) -> String {
     let mut text = String::new();
     for Metric { name, kind, help, value } in &METRICS {
@@ -139,7 +139,7 @@ pub(super) fn render(audiences: &[MeteredAudience<'_>], now_ms: u64) -> String {
     text
 }
 
-/// A name may have any visible character.
+/// A name may contain any visible character.
 fn label(name: &str) -> String {
     name.replace('\\', "\\\\").replace('"', "\\\"")
 }

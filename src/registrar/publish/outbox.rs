@@ -39,14 +39,14 @@ use crate::registrar::store::{
 };
 use crate::table::Manifest;
 
-/// Between two looks where nothing wakes the thread: another process may have changed the database,
-/// or a clock has moved on.
+/// Between two checks while nothing wakes the thread: another process may have changed the
+/// database, or the clock has moved on.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How often what another instance has overtaken is tried again at once.
+/// How often to try again immediately after another instance has been faster.
 const TRIES: u32 = 3;
 
-/// What an outbox is made of.
+/// The parts of an outbox.
 pub(super) struct OutboxParts<'a> {
     pub(super) options: &'a PublisherOptions,
     pub(super) audience: &'a AudienceConfig,
@@ -58,7 +58,7 @@ pub(super) struct OutboxParts<'a> {
 pub(super) struct Outbox {
     name: AudienceName,
     store: Arc<dyn Store>,
-    /// `None`: nobody signs here.
+    /// `None`: the configuration names no signer.
     terms: Option<IssueTerms>,
     targets: Vec<PublishTarget>,
     directory: PathBuf,
@@ -69,33 +69,34 @@ pub(super) struct Outbox {
     state: watch::Sender<PublicationState>,
     high_water: Arc<Mutex<HighWaterFile>>,
     current: Option<Current>,
-    /// What the last patch was made of.
+    /// The changes in the last patch.
     changes: Option<Changes>,
-    /// The high-water file is being written.
+    /// The task that is writing the high-water file.
     marking: Option<JoinHandle<Result<(), Error>>>,
-    /// Signed here, and not by enough others yet.
+    /// Signed here, but not by enough others yet.
     waiting: Option<Waiting>,
-    /// Not enough have signed the last draft in time: they may not know the table that it is over.
+    /// Not enough signers have signed the last draft in time: they may not know the table that it
+    /// is over.
     wants_table: bool,
     /// A table that is being built.
     folding: Option<oneshot::Receiver<Result<FoldedTable, MakeError>>>,
-    /// This instance, by which it holds leases.
+    /// This instance's name as a holder of leases.
     holder: Box<str>,
-    /// When the database is asked next what sidecars have told other instances.
+    /// When to ask the database next what sidecars have told other instances.
     ask_others_ns: u64,
-    /// Tables in a row that changes have overtaken while they were signed.
+    /// How many tables in a row changes have overtaken while they were being signed.
     overtaken: u32,
-    /// What was last given to the signer.
+    /// The last serial that was given to the signer.
     tried: u64,
-    /// No table is built before this moment, in milliseconds since 1970-01-01T00:00:00Z.
+    /// Do not build a table before this moment, in milliseconds since 1970-01-01T00:00:00Z.
     fold_not_before_ms: u64,
-    /// The audit log has not the line that was noted.
+    /// The audit log lacks the line that was noted.
     audit: Option<Behind>,
-    /// The signer has said up to where it has signed.
+    /// The signer has said how far it has signed.
     heard_signer: bool,
-    /// It was asked, and has not answered yet.
+    /// The question to the signer, which has not answered yet.
     asked_signer: Option<oneshot::Receiver<ToldSerial>>,
-    /// It has signed what the database knows nothing of.
+    /// The signer has signed something that the database does not know of.
     signed: Option<Evidence>,
 }
 
@@ -142,12 +143,12 @@ impl Outbox {
         }
     }
 
-    /// Those that go out before anything is published.
+    /// The answers that go out before anything is published.
     pub(super) fn answers(&self) -> AnswersFirst {
         self.answers.clone()
     }
 
-    /// Until `stopped` says so.
+    /// Runs until `stopped` says so.
     pub(super) async fn run(mut self, mut stopped: watch::Receiver<bool>) {
         let mut serials = self.store.watch();
         loop {
@@ -177,13 +178,13 @@ impl Outbox {
             };
             let changed = async {
                 match failed {
-                    // What was tried just now in vain is not tried at once again.
+                    // What has just failed is not tried again immediately.
                     true => std::future::pending().await,
                     false => serials.changed().await,
                 }
             };
             tokio::select! {
-                // What was committed until now is published first.
+                // Publish first what was committed until now.
                 _ = stopped.changed() => {}
                 _ = changed => {}
                 folded = folded => {
@@ -202,11 +203,12 @@ impl Outbox {
         }
     }
 
-    /// Does what there is to do.
+    /// Does whatever there is to do.
     pub(super) async fn turn(&mut self) -> Result<(), PublishFault> {
         for _ in 1..TRIES {
             match self.attempt().await {
-                // By an instance that works on the same database: what it has published is loaded.
+                // An instance that works on the same database was faster: load what it has
+                // published.
                 Err(PublishFault::Overtaken) => self.current = None,
                 done => return done,
             }
@@ -250,7 +252,7 @@ impl Outbox {
         }
         let publication = match self.waiting.is_some() {
             true => {
-                // Sidecars that start meanwhile get what is in force.
+                // Sidecars that start in the meantime get what is in force.
                 if self.current.as_ref().is_some_and(|current| !current.is_placed) {
                     self.deliver(began).await?;
                 }
@@ -271,7 +273,7 @@ impl Outbox {
             return self.publish_folded(folded, began).await;
         }
         if self.waiting.is_some() {
-            // The table in its place is still to come, and no patch may.
+            // The table that replaces it is still to come, and no patch may go first.
             return self.waits_on();
         }
         let newest = self.current.as_ref().map_or(0, Current::serial);
@@ -307,7 +309,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// A patch that another instance has made is ours as well, or one that others have signed now.
+    /// Adopts a patch that another instance has made, or that others have signed now.
     async fn adopt(&mut self, publication: &Publication) -> Result<(), PublishFault> {
         let (Some(current), Some(head)) = (&self.current, &publication.signed_patch) else {
             return Ok(());
@@ -365,8 +367,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// A patch with everything that differs from the table `base`, signed and kept. `None`: there is
-    /// no change that the newest one does not have.
+    /// Makes, signs and stores a patch with everything that differs from the table `base`. `None`:
+    /// the newest patch has every change.
     async fn make_patch(
         &mut self,
         terms: &IssueTerms,
@@ -393,7 +395,7 @@ impl Outbox {
         point("after store");
         let made = WaitingFile::of(kept)?;
         if made.file.manifest.base != Some(base.as_base()) {
-            // Kept by a run that was further: its table is the base.
+            // A run that was further has stored it: its table is the base.
             self.current = None;
             return Err(PublishFault::Overtaken);
         }
@@ -411,7 +413,7 @@ impl Outbox {
         if let Some(mut known) = known {
             let snapshot = self.store.snapshot(&self.name, known.serial).await?;
             point("after snapshot");
-            // Behind what was read before, the database is another one.
+            // If the snapshot is behind what was read before, the database is another one.
             if snapshot.serial >= known.serial {
                 known.read(snapshot).await?;
                 return Ok(known);
@@ -424,7 +426,7 @@ impl Outbox {
         Ok(changes)
     }
 
-    /// Stands for everything beside keys that a table is made with.
+    /// Identifies everything except the keys that a table is made with.
     fn mark(&self, settings: &RawSettings) -> String {
         self.terms.as_ref().map(|terms| terms.mark(settings)).unwrap_or_default()
     }
@@ -456,16 +458,16 @@ impl Outbox {
         }
     }
 
-    // --- where sidecars find them
+    // --- where sidecars fetch
 
-    /// Puts what is kept where sidecars find it, and then notes that it is published: a revocation does
-    /// not wait for two more flushes of the disk. After a crash between the two the next start does
-    /// both again.
+    /// Puts the stored artefacts where sidecars find them, and then notes that they are published,
+    /// so that a revocation does not wait for two more flushes of the disk. After a crash between
+    /// the two, the next start does both again.
     async fn deliver(&mut self, began: u64) -> Result<(), PublishFault> {
         let Some(current) = self.current.clone() else { return Ok(()) };
         let serial = current.serial();
         self.book.publishes(&self.name, serial);
-        // Both at once: whoever gets one of them gets the other.
+        // Both in one step: a sidecar that gets one of them gets the other.
         self.shelf.put(self.name.as_str(), current.served());
         let placed = self.place(&current);
         point("after targets");
@@ -489,8 +491,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Into every directory, whatever becomes of the others. The patch before its table: a sidecar
-    /// holds a patch until its table comes, and then puts both in force at once.
+    /// Writes into every directory, even if another one fails. The patch goes before its table: a
+    /// sidecar holds a patch until its table arrives, and then puts both in force together.
     fn place(&self, current: &Current) -> Result<(), PublishFault> {
         let mut fault = None;
         for target in &self.targets {
@@ -498,8 +500,8 @@ impl Outbox {
             for (path, file) in patch.into_iter().chain([(&target.table, &current.table)]) {
                 match place(path, &file.manifest, file.bytes()) {
                     Ok(Placed::Written | Placed::Same) => {}
-                    // Of an instance that has the same directory: it is in the database, or the
-                    // next comparison finds that it is not.
+                    // From an instance that uses the same directory. Either it is in the database,
+                    // or the next comparison finds that it is not.
                     Ok(Placed::Newer { .. }) if self.store.is_shared() => {}
                     Ok(Placed::Newer { serial }) => {
                         let path = path.display().to_string();
@@ -515,7 +517,8 @@ impl Outbox {
 
     // --- state
 
-    /// What sidecars have told this instance, and, once a second, what they have told others.
+    /// Records what sidecars have told this instance and, once a second, what they have told
+    /// others.
     async fn keep_reports(&mut self) -> Result<(), StoreError> {
         for report in self.book.take_news(&self.name) {
             self.store.put_sidecar(report).await?;
@@ -533,7 +536,7 @@ impl Outbox {
         let why = fault.as_ref().map(PublishFault::to_string);
         let reason = fault.as_ref().map(PublishFault::reason);
         let known = self.state.borrow().unpublished.clone();
-        // Somebody has to do something, and nothing has failed.
+        // Somebody has to act, but nothing has failed.
         let waits = reason == Some(UnpublishedReason::AwaitingSignatures);
         match (&why, &known) {
             (Some(why), Some(known)) if waits && *known.why == **why => {}
@@ -566,7 +569,7 @@ impl Outbox {
     }
 }
 
-/// A patch that is kept in the store.
+/// A patch in the store.
 struct MadePatch {
     made: WaitingFile,
     keys: usize,

@@ -1,5 +1,5 @@
-//! Takes what was published into a database that is older: after a restored backup nothing comes back
-//! that was revoked since, and what was made since works again.
+//! Brings published keys into a database that is older than they are. After a backup is restored,
+//! keys that were revoked since stay revoked, and keys that were made since work again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,19 +22,19 @@ use crate::registrar::store::{
 use crate::table::{Bounds, FileKind, KeySet, Manifest, Patch, Refusal, SignedHead, Table, Trust};
 use crate::wording::visible::one_line;
 
-/// What the note of a key says that only the published table knew.
+/// The note on a key that only the published table knew.
 const NOTE: &str = "recovered from the published table";
 
-/// What an audience's database is compared with.
+/// What to compare an audience's database with.
 #[derive(Debug, Default)]
 pub struct PublishedKeys {
-    /// `None`: nothing of it is at hand.
+    /// `None`: no file of the audience is available.
     set: Option<KeySet>,
-    /// Up to which serial it says all.
+    /// It contains everything up to this serial.
     pub serial: u64,
 }
 
-/// Tables and patches that somebody has published.
+/// Published tables and patches.
 #[derive(Debug, Default)]
 struct PublishedFiles {
     bounds: Bounds,
@@ -42,24 +42,24 @@ struct PublishedFiles {
     patches: Vec<Arc<Patch>>,
 }
 
-/// More was published of an audience than is at hand.
+/// More was published of an audience than the available files contain.
 #[derive(Clone, Debug)]
 pub struct MissingFiles {
     pub audience: AudienceName,
-    /// Up to which serial something is at hand; 0: nothing.
+    /// The highest serial that is available; 0: none.
     pub at_hand: u64,
     pub seen: Evidence,
 }
 
-/// What a recovery has changed.
+/// The result of a recovery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecoveredCounts {
     pub serial: u64,
-    /// They were there, and are as the published table has them now.
+    /// Keys of the database that now are as in the published table.
     pub changed: u64,
-    /// The published table has them no more.
+    /// Keys that the published table no longer has.
     pub revoked: u64,
-    /// Only the published table had them.
+    /// Keys that only the published table had.
     pub returned: u64,
 }
 
@@ -70,7 +70,7 @@ pub struct RecoveryTerms {
     pub actor: StoreActor,
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub at_ms: u64,
-    /// The highest serial that was seen anywhere.
+    /// The highest serial seen anywhere.
     pub above: u64,
 }
 
@@ -96,7 +96,7 @@ impl PublishedFiles {
         Ok(())
     }
 
-    /// What is in force where somebody has all of them.
+    /// The keys in force at a sidecar that has all of these files.
     fn newest(self) -> PublishedKeys {
         let Self { tables, mut patches, .. } = self;
         let newest = tables.into_iter().max_by_key(|table| table.serial());
@@ -115,13 +115,14 @@ impl PublishedFiles {
 // === impl PublishedKeys ===
 
 impl PublishedKeys {
-    /// The newest table among an audience's files, with the patches that it does not include: what a
-    /// sidecar would have in force that has all of them. The files are those at the audience's targets,
-    /// as far as they are there, and `given`.
+    /// The newest table among an audience's files, with the patches that it does not include: what
+    /// a sidecar that has all of them would have in force. The files are `given` and those that
+    /// exist at the audience's targets.
     ///
-    /// The service puts nothing at a target and calls nothing signed in its database before as many
-    /// have signed as had to. So one signature is enough of what lies in these places, however many are
-    /// asked for by now. What comes from elsewhere needs all: a draft has the service's own as well.
+    /// The service puts nothing at a target, and marks nothing as signed in its database, before as
+    /// many have signed as had to. So for files from these places one signature is enough, however
+    /// many are required by now. Files from elsewhere need all signatures, because a draft has the
+    /// service's own signature too.
     ///
     /// # Errors
     ///
@@ -164,7 +165,7 @@ impl PublishedKeys {
                     }
                     &one
                 }
-                // Whatever else is wrong with it is found out when it is opened.
+                // Opening the file will report anything else that is wrong with it.
                 _ => &all,
             };
             files.take(path, bytes, trust)?;
@@ -183,11 +184,11 @@ impl PublishedKeys {
         found
     }
 
-    /// Brings the database's keys to what was published, which is newer.
+    /// Brings the database's keys up to what was published, which is newer.
     ///
     /// # Errors
     ///
-    /// A database that takes nothing; then nothing was changed.
+    /// A database that takes no changes; then nothing was changed.
     pub async fn recover(
         &self,
         store: &dyn Store,
@@ -229,7 +230,7 @@ impl PublishedKeys {
     }
 }
 
-/// A key as it was published, if the database has it otherwise. Revoked stays revoked.
+/// A key as it was published, if it differs in the database. A revoked key stays revoked.
 fn newer(ours: &RegistryEntry, theirs: &[KeySpec]) -> Option<RegistryEntry> {
     let own: Vec<KeySpec> = ours.specs().collect();
     if own.len() == theirs.len() && own.iter().all(|spec| theirs.contains(spec)) {
@@ -238,7 +239,7 @@ fn newer(ours: &RegistryEntry, theirs: &[KeySpec]) -> Option<RegistryEntry> {
     let entry = of_specs(theirs, Some(ours))?;
     let same_limits = own.first().map(|spec| &spec.grant.limits) == Some(&entry.limits);
     let entry = match same_limits {
-        // A table knows no plans.
+        // A table does not contain plans.
         true => RegistryEntry { limits: ours.limits.clone(), plan: ours.plan.clone(), ..entry },
         false => entry,
     };
@@ -250,11 +251,12 @@ fn newer(ours: &RegistryEntry, theirs: &[KeySpec]) -> Option<RegistryEntry> {
     (entry != *ours).then_some(entry)
 }
 
-/// What `--file` names, by the audience that each file is made for.
+/// The files that `--file` names, by the audience that each is made for.
 ///
 /// # Errors
 ///
-/// A file that is not there, is neither table nor patch, or is made for no audience of the configuration.
+/// A file that does not exist, is neither table nor patch, or is made for no audience of the
+/// configuration.
 pub fn by_audience(
     given: &[PathBuf],
     settings: &AdminToml,
@@ -279,7 +281,7 @@ pub fn by_audience(
     Ok(found)
 }
 
-/// Whether the database has a file as one that enough have signed.
+/// Whether the database has this file as one that enough have signed.
 async fn is_kept(
     store: &dyn Store,
     audience: &AudienceName,
@@ -316,7 +318,8 @@ fn nobody_signs(path: &Path, audience: &AudienceName) -> Error {
     Error::Added { message, exit: Exit::Config }
 }
 
-/// What a command says where what is at hand is older than what was seen, of one audience or several.
+/// A command's message when the available files of one audience or several are older than what was
+/// seen.
 pub fn are_missing(missing: &[MissingFiles]) -> Error {
     let lost = "what was changed between the two would be lost";
     let lines: Vec<_> = missing.iter().map(|missing| format!("{missing}: {lost}")).collect();
@@ -331,7 +334,7 @@ pub fn are_missing(missing: &[MissingFiles]) -> Error {
 
 // === impl MissingFiles ===
 
-/// One line, without a remedy.
+/// One line, without advice on what to do.
 impl std::fmt::Display for MissingFiles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { audience, at_hand, seen } = self;

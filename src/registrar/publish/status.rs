@@ -1,5 +1,5 @@
-//! Sidecars that read files are asked what they have in force: `GET /status` on their admin listener.
-//! Those that fetch say it with each request (`fleet`).
+//! Asks sidecars that read files what they have in force: `GET /status` on their admin listener.
+//! Sidecars that fetch report it with each request (`fleet`).
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -17,19 +17,19 @@ use crate::table::manifest::MAX_CHOSEN_SERIAL;
 /// Between two questions while there is nothing new.
 const PAUSE: Duration = Duration::from_secs(15);
 
-/// Between two questions while a sidecar has not all that is published, at first.
+/// Between two questions while a sidecar lacks something that is published, at first.
 const SOON: Duration = Duration::from_millis(50);
 
-/// For one answer.
+/// For one whole answer.
 const WHOLE: Duration = Duration::from_secs(5);
 
 /// Longest answer.
 const MOST_BYTES: u64 = 1 << 20;
 
-/// Where sidecars stand that nobody has given a fleet.
+/// The fleet of sidecars that nobody has assigned to one.
 pub const FLEET: &str = "files";
 
-/// The part of `/status` that is of interest here; the rest may grow.
+/// The part of `/status` that this module reads; the rest may grow.
 #[derive(Debug, Deserialize)]
 struct StatusAnswer {
     table: Option<ReportedFile>,
@@ -42,7 +42,7 @@ struct ReportedFile {
     audience: String,
 }
 
-/// Until the service ends: asks one sidecar, again at once while it is late.
+/// Asks one sidecar until the service ends, and asks again soon while it is late.
 pub async fn keep_asking(
     sidecar: AskedSidecar,
     publisher: PublisherHandle,
@@ -60,7 +60,7 @@ pub async fn keep_asking(
             true => soon,
             false => PAUSE,
         };
-        // One that stays late is away or broken, and not asked more often for that.
+        // A sidecar that stays late is away or broken. Asking it more often does not help.
         soon = if is_late { (soon * 2).min(PAUSE) } else { SOON };
         tokio::select! {
             () = tokio::time::sleep(rest) => {}
@@ -74,7 +74,7 @@ pub async fn keep_asking(
     }
 }
 
-/// What it says, or why it says nothing.
+/// What it reports, or why it does not answer.
 pub(super) async fn ask(sidecar: AskedSidecar, clock: Clock) -> SidecarReport {
     let mut report = SidecarReport {
         audience: sidecar.audience.clone(),
@@ -108,7 +108,7 @@ fn fetch(sidecar: &AskedSidecar) -> Result<StatusAnswer, String> {
         if file.audience != sidecar.audience.as_str() {
             return Err(format!("the sidecar is of audience {:?}", file.audience));
         }
-        // What nobody can have published says nothing.
+        // A serial that nobody can have published means nothing.
         if file.serial > MAX_CHOSEN_SERIAL {
             return Err(format!("the sidecar says serial {}", file.serial));
         }
@@ -116,7 +116,7 @@ fn fetch(sidecar: &AskedSidecar) -> Result<StatusAnswer, String> {
     Ok(answer)
 }
 
-/// Host and port: what people know it by.
+/// Host and port, by which people know it.
 fn instance(url: &str) -> Box<str> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split('/').next().unwrap_or(rest).into()

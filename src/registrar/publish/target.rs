@@ -1,4 +1,5 @@
-//! A directory in which sidecars find table and patch: written by rename, and never over what is newer.
+//! A directory in which sidecars find table and patch. Files are written by rename, and never over
+//! newer ones.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,19 +12,19 @@ use crate::table::Manifest;
 /// How long another writer of the same file may take.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What became of a file.
+/// What happened to a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Placed {
     Written,
-    /// It was there.
+    /// It existed already.
     Same,
-    /// Something is there that we must not replace: newer, or another content of the same serial.
+    /// There is a file that we must not replace: newer, or with other content for the same serial.
     Newer {
         serial: u64,
     },
 }
 
-/// What is there now; `None`: nothing.
+/// The file that exists now; `None`: there is none.
 ///
 /// # Errors
 ///
@@ -39,9 +40,9 @@ pub fn there(path: &Path) -> Result<Option<Manifest>, Error> {
 ///
 /// # Errors
 ///
-/// A directory or disk that takes nothing; a file of another kind or audience.
+/// A directory or disk that cannot be written; a file of another kind or audience.
 pub fn place(path: &Path, ours: &Manifest, bytes: &[u8]) -> Result<Placed, Error> {
-    // Before the lock: sidecars are told of every file that is written into their directory.
+    // Before taking the lock: sidecars notice every file that is written into their directory.
     if let Some(placed) = compared(path, ours)? {
         return Ok(placed);
     }

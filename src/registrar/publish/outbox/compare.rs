@@ -1,4 +1,4 @@
-//! Whether the database is older than what was published: read, and told, before anything else.
+//! Checks, before anything else, whether the database is older than what was published.
 
 use std::sync::PoisonError;
 
@@ -63,13 +63,13 @@ impl Outbox {
             .or_else(|| self.audit.clone()))
     }
 
-    /// Everything that shows how far the audience had come.
+    /// All evidence of how far the audience had come.
     pub(in super::super) fn evidence(&self) -> Vec<Evidence> {
         let mark = self.marked();
         let mut found = vec![Evidence { serial: mark.serial, source: EvidenceSource::HighWater }];
         for target in &self.targets {
             for path in [&target.table, &target.patch] {
-                // What cannot be read is told when something is to be written there.
+                // A file that cannot be read is reported when something has to be written there.
                 if let Ok(Some(manifest)) = there(path)
                     && *manifest.audience == *self.name.as_str()
                 {
@@ -86,8 +86,8 @@ impl Outbox {
         found
     }
 
-    /// A sidecar or the signer has shown more than the database knows: the next start has to know it
-    /// before anybody asks again.
+    /// A sidecar or the signer has shown more than the database knows. The next start has to know
+    /// it before anybody asks again.
     pub(super) fn remember_proof(&self, found: Option<&Behind>) {
         let Some(Behind::Serial { evidence, .. }) = found else { return };
         if matches!(evidence.source, EvidenceSource::Sidecar { .. } | EvidenceSource::Signer) {

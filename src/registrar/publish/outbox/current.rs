@@ -1,4 +1,4 @@
-//! What an audience has published last, and whether a new table is due.
+//! What an audience published last, and whether a new table is due.
 
 use bytes::Bytes;
 
@@ -20,20 +20,20 @@ const OLDEST_MS: u64 = 3_600_000;
 #[derive(Clone, Debug)]
 pub(super) struct Current {
     pub(super) table: PublishedFile,
-    /// `None`: it was not made yet.
+    /// `None`: no patch has been made yet.
     pub(super) patch: Option<PublishedFile>,
     /// Keys in the patch.
     pub(super) patch_keys: usize,
     /// [`IssueTerms::mark`] of the table.
     pub(super) settings: String,
-    /// It is at every target.
+    /// It has reached every target.
     pub(super) is_placed: bool,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct PublishedFile {
     pub(super) manifest: Manifest,
-    /// The bytes, and by what they are recognised.
+    /// The bytes, and the tags that identify them.
     pub(super) served: ServedArtefact,
 }
 
@@ -54,7 +54,7 @@ impl PublishedFile {
 // === impl Current ===
 
 impl Current {
-    /// Up to which serial everything is published.
+    /// Everything is published up to this serial.
     pub(super) fn serial(&self) -> u64 {
         self.newest().manifest.serial
     }

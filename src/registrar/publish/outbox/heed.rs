@@ -1,5 +1,5 @@
-//! A signer that judges: what it is about to be given is noted, and what it refuses may pass another way,
-//! or shows that the database is an older one.
+//! Dealing with a signer that judges. What it is about to get is noted first. What it refuses may
+//! pass in another way, or may show that the database is an older one.
 
 use std::time::Duration;
 
@@ -17,18 +17,20 @@ use crate::registrar::store::{AudienceName, Publication, StoreError};
 /// How long a start waits for a signer that does not answer.
 pub(super) const ASKED: Duration = Duration::from_secs(2);
 
-/// What a signer says of how far it has signed.
+/// The signer's statement of how far it has signed.
 pub(super) type ToldSerial = Result<Option<u64>, SignFault>;
 
-/// How often, and how long apart, somebody looks for what another instance has signed and is about to keep.
+/// How often to look for what another instance has signed and is about to store; the pause between
+/// looks.
 const KEEP_LOOKS: u32 = 30;
 const KEEP_LOOK: Duration = Duration::from_millis(100);
 
 // === impl Outbox ===
 
 impl Outbox {
-    /// Notes that something of this serial is about to be signed, where the signer remembers it: if it is
-    /// not kept, the database knows why the signer is ahead. What was noted before.
+    /// Notes that something of this serial is about to be signed, if the signer remembers serials.
+    /// If it is never stored, the database then knows why the signer is ahead. Returns what was
+    /// noted before.
     pub(super) async fn note_signing(
         &mut self,
         terms: &IssueTerms,
@@ -43,7 +45,7 @@ impl Outbox {
         Ok(before)
     }
 
-    /// What was refused was not signed.
+    /// What the signer refused, it did not sign.
     pub(super) async fn withdraw_refused<T, E: Into<PublishFault>>(
         &self,
         before: u64,
@@ -53,7 +55,7 @@ impl Outbox {
             Ok(made) => return Ok(made),
             Err(fault) => fault.into(),
         };
-        // One that cannot sign may have noted it on its disk.
+        // A signer that cannot sign may still have noted the serial on its disk.
         let is_judged = |refusal: &SigningRefusal| refusal.reason != SigningReason::Unavailable;
         if fault.refusal().is_some_and(is_judged) {
             self.store.withdraw_signing(&self.name, self.tried, before).await?;
@@ -61,7 +63,7 @@ impl Outbox {
         Err(fault)
     }
 
-    /// What a signer that judges has refused may pass another way.
+    /// What a judging signer refused may pass in another way.
     pub(super) async fn heed(
         &mut self,
         fault: &PublishFault,
@@ -69,10 +71,11 @@ impl Outbox {
         settings: &RawSettings,
     ) -> Result<(), PublishFault> {
         match fault.refusal().map(|refusal| refusal.reason) {
-            // It knows no table of ours, or not this one any more, or of a table not what was signed
-            // since: a new one is made for it.
+            // The signer does not know our table, or no longer knows it, or knows a table without
+            // what was signed since: make a new one for it.
             Some(SigningReason::Base | SigningReason::Stale) => {
-                // What was signed and not kept is in no change: one of the same changes would lack it again.
+                // What was signed but not stored is in no change: a table of the same changes would
+                // lack it again.
                 if self.pass_over_signed().await? {
                     self.fold_not_before_ms = 0;
                 }
@@ -91,10 +94,11 @@ impl Outbox {
         }
     }
 
-    /// A signer that judges has refused a serial, because it has signed that one or a later one. Where
-    /// the database says that something was about to be signed and it was not kept, or another instance
-    /// has kept it, serials go on above it. Otherwise the database is an older one: it knows nothing of
-    /// what was signed, and nobody may change it before it does. Whether serials go on now.
+    /// A judging signer has refused a serial because it has signed that one or a later one. If the
+    /// database says that something was about to be signed, and it was not stored or another
+    /// instance has stored it, serials continue above it. Otherwise the database is an older one:
+    /// it does not know what was signed, and nobody may change it until it does. Returns whether
+    /// serials continue now.
     async fn heed_serial(&self) -> Result<bool, StoreError> {
         let tried = self.tried;
         if self.store.noted_signing(&self.name).await? >= tried {
@@ -112,22 +116,22 @@ impl Outbox {
         Ok(false)
     }
 
-    /// Has serials go on above what was about to be signed, where nothing of that serial was kept. Whether
-    /// there was such a thing.
+    /// Continues serials above what was about to be signed, if nothing of that serial was stored.
+    /// Returns whether there was such a serial.
     async fn pass_over_signed(&self) -> Result<bool, StoreError> {
         let noted = self.store.noted_signing(&self.name).await?;
         let newest = self.store.publication(&self.name).await?.serial;
         if noted < newest || noted == 0 {
             return Ok(false);
         }
-        // One more: a patch of a table's own serial would be another content.
+        // One more: a patch with a table's own serial would be different content for that serial.
         self.store.claim_serials(&self.name, noted - newest + 1).await?;
         Ok(true)
     }
 
-    /// Asks a signer that remembers how far it has signed, until it has said so once: an older database is
-    /// known by it before anybody is served from that. One that is away holds nothing up: the answer comes
-    /// within `wait`, or is looked for the next time.
+    /// Asks a signer that remembers how far it has signed, until it has said so once. An older
+    /// database shows by this before it serves anybody. A signer that is away holds nothing up:
+    /// either the answer arrives within `wait`, or the next call looks for it.
     pub(super) async fn hear_signer(&mut self, wait: Duration) -> Result<(), StoreError> {
         let signer = self.terms.as_ref().map(|terms| &terms.signer);
         let Some(signer @ SignerSource::Socket { .. }) = signer else { return Ok(()) };
@@ -138,12 +142,12 @@ impl Outbox {
         let Some(mut asked) = asked else { return Ok(()) };
         let serial = match tokio::time::timeout(wait, &mut asked).await {
             Ok(Ok(Ok(Some(serial)))) => serial,
-            // One question at a time: a signer that is busy gets no more of them.
+            // One question at a time: a busy signer gets no more of them.
             Err(_) => {
                 self.asked_signer = Some(asked);
                 return Ok(());
             }
-            // It is from before the question. An answer that is no is one.
+            // It was sent before the question. A refusal is an answer, too.
             Ok(Ok(Err(SignFault::Refused(SigningRefusal { reason, why }))))
                 if !matches!(reason, SigningReason::Busy | SigningReason::Unavailable) =>
             {
@@ -158,7 +162,7 @@ impl Outbox {
                 return Ok(());
             }
         };
-        // Read after the answer: what is signed for this database was noted in it before.
+        // Read this after the answer: whatever is signed for this database was noted in it first.
         let noted = self.store.noted_signing(&self.name).await?;
         let newest = self.store.publication(&self.name).await?.serial;
         self.heard_signer = true;
@@ -168,7 +172,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Whether another instance, which signs as well, keeps a table or patch of this serial or above.
+    /// Whether another instance, which signs as well, has stored a table or patch of this serial or
+    /// above.
     async fn others_keep(&self, serial: u64) -> Result<bool, StoreError> {
         for _ in 0..KEEP_LOOKS {
             let Publication { table, patch, .. } = self.store.publication(&self.name).await?;
@@ -184,12 +189,12 @@ impl Outbox {
     }
 }
 
-/// On a thread of its own: the end of the process waits for none that is asking.
+/// On a thread of its own, so that the end of the process does not wait for a question.
 fn ask(signer: SignerSource, audience: &AudienceName) -> Option<oneshot::Receiver<ToldSerial>> {
     let (answer, answered) = oneshot::channel();
     let audience = audience.clone();
     let asking = std::thread::Builder::new().name("ask".to_owned()).spawn(move || {
-        // Whoever has gone wants no answer.
+        // A caller that has gone wants no answer.
         answer.send(signer.last_serial(audience.as_str())).ok();
     });
     asking.is_ok().then_some(answered)

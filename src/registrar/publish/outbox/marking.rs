@@ -1,4 +1,4 @@
-//! Writes down how far an audience has come, beside the next publication.
+//! Writes down how far an audience has come, while the next publication is under way.
 
 use std::sync::{Arc, PoisonError};
 
@@ -13,7 +13,7 @@ use crate::registrar::store::AuditHead;
 // === impl Outbox ===
 
 impl Outbox {
-    /// Notes how far it has come. Nothing waits for the disk but the next note.
+    /// Notes how far it has come. Only the next note waits for the disk.
     pub(super) async fn raise(
         &mut self,
         mark: HighMark,
@@ -49,7 +49,7 @@ impl Outbox {
         marked: Result<Result<(), Error>, JoinError>,
     ) -> Result<(), PublishFault> {
         self.marking = None;
-        // A panic was reported by the hook; the next note writes it all.
+        // The hook has reported a panic; the next note writes everything.
         let written = marked.unwrap_or(Ok(()));
         if written.is_err()
             && let Some(current) = &mut self.current

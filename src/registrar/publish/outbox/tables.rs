@@ -13,17 +13,17 @@ use crate::registrar::store::{
     ArtefactKind, ArtefactState, HeldLease, StoreError, StoredArtefact, TableToPublish, UsedLease,
 };
 
-/// How long the right to build a table lasts that is not renewed: an instance that was killed is
-/// replaced then.
+/// How long the right to build a table lasts unless it is renewed. After that, another instance
+/// replaces one that was killed.
 const LEASE_MS: u64 = 8_000;
 
-/// After a failure to build a table, until it is tried again.
+/// After a failure to build a table, how long to wait before trying again.
 const FOLD_AGAIN_MS: u64 = 60_000;
 
 // === impl Outbox ===
 
 impl Outbox {
-    /// Begins to build a table on a thread of its own. `None`: another instance does.
+    /// Begins to build a table on a thread of its own. `None`: another instance is building it.
     pub(super) async fn build(
         &self,
         terms: &IssueTerms,
@@ -39,17 +39,18 @@ impl Outbox {
         std::thread::Builder::new()
             .name("fold".to_owned())
             .spawn(move || {
-                // On Linux this is the calling thread alone. Where it is not allowed, nothing is lost.
+                // On Linux this affects the calling thread alone. If it is not allowed, nothing is
+                // lost.
                 let _ = rustix::process::setpriority_process(None, 10);
-                // Nobody waits for it any more when the process ends.
+                // When the process ends, nobody waits for the result any more.
                 done.send(terms.fold(snapshot, &settings, &directory)).ok();
             })
             .map_err(PublishFault::Thread)?;
         Ok(Some(folded))
     }
 
-    /// Takes the right to build the audience's tables, or renews it. `None`: another instance has it,
-    /// or nobody needs it.
+    /// Takes the right to build the audience's tables, or renews it. `None`: another instance has
+    /// it, or nobody needs it.
     pub(super) async fn take_lease(&self) -> Result<Option<UsedLease>, StoreError> {
         if !self.store.is_shared() {
             return Ok(None);
@@ -93,7 +94,7 @@ impl Outbox {
         let now_ms = self.clock.now().unix_ms;
         let Some(current) = &self.current else { return Ok(()) };
         let is_due = self.wants_table || current.is_due(terms, &terms.mark(settings), now_ms);
-        // Later than that: the clock was ahead when one was built.
+        // If it is later than that, the clock was ahead when a table was built.
         let is_early = self
             .fold_not_before_ms
             .checked_sub(now_ms)
@@ -108,8 +109,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// The table that is due, if one is. Where several sign it goes before the next patch: only one of
-    /// them can wait at a time.
+    /// Publishes the table that is due, if one is. Where several sign, it goes before the next
+    /// patch, because only one of the two can wait at a time.
     pub(super) async fn folded_first(
         &mut self,
         terms: &IssueTerms,
@@ -125,14 +126,14 @@ impl Outbox {
         folded: Option<Result<FoldedTable, MakeError>>,
     ) -> Result<(), PublishFault> {
         let began = self.clock.now().mono_ns;
-        // The thread has ended without a word: a panic, which the hook has reported.
+        // The thread has ended without a result: a panic, which the hook has reported.
         let Some(folded) = folded else { return Ok(()) };
         self.publish_folded(folded?, began).await?;
         self.fold_not_before_ms = 0;
         Ok(())
     }
 
-    /// Publishes a table. What a signer that judges says against it may have another one pass, which is made
+    /// Publishes a table. If a judging signer objects, another table may pass; that one is made
     /// whether anything else changes or not.
     pub(super) async fn publish_folded(
         &mut self,
@@ -147,10 +148,10 @@ impl Outbox {
         published
     }
 
-    /// Publishes a table, and with it the patch over it: changes made while it was built are in the
-    /// latter. The table's serial is above all that was published for the former one, and stays so: the
-    /// store takes it in one transaction, and no patch over the former table afterwards. While others
-    /// publish, a serial ahead of theirs is chosen.
+    /// Publishes a table together with the patch over it, which has the changes made while the
+    /// table was built. The table's serial is above everything published for the former one, and
+    /// stays so: the store takes the table in one transaction, and afterwards no patch over the
+    /// former one. While others publish, this chooses a serial ahead of theirs.
     async fn publish_table(&mut self, folded: FoldedTable, began: u64) -> Result<(), PublishFault> {
         let terms = self.terms.clone().ok_or(PublishFault::NoSigner)?;
         let settings = self.store.settings(&self.name).await?;
@@ -161,7 +162,7 @@ impl Outbox {
             return Ok(());
         }
         let newest = self.store.publication(&self.name).await?.serial;
-        // As many may come while it is signed as came while it was built.
+        // Expect as many changes while it is signed as arrived while it was built.
         let meanwhile = newest.saturating_sub(includes) << self.overtaken.min(16);
         let serial = newest + meanwhile + 64 * u64::from(self.overtaken) + 1;
         let now_ms = self.clock.now().unix_ms;
@@ -206,7 +207,7 @@ impl Outbox {
 /// A name that no other instance has.
 pub(super) fn holder() -> Box<str> {
     let mut bytes = [0; 8];
-    // Without randomness the process's number tells it from others of this host.
+    // Without randomness, the process's number tells it from others on this host.
     if aws_lc_rs::rand::fill(&mut bytes).is_err() {
         bytes = u64::from(std::process::id()).to_be_bytes();
     }

@@ -1,6 +1,6 @@
-//! Drafts: signed here, and kept until others have signed as well. One patch waits at a time, or a table
-//! with the patch over it; changes that come meanwhile are behind it. What is not signed in time gives way
-//! to a table, and waits on until that table is kept.
+//! Drafts: signed here, and stored until others have signed as well. Only one patch waits at a
+//! time, or a table with the patch over it; changes made in the meantime queue behind it. A draft
+//! that is not signed in time gives way to a table, and keeps waiting until that table is stored.
 
 use super::super::fault::PublishFault;
 use super::super::make::IssueTerms;
@@ -12,22 +12,22 @@ use crate::registrar::store::{
 };
 use crate::table::{Refusal, SignerId};
 
-/// A draft that nobody else has signed stands so long; then a table takes its place.
+/// How long a draft that nobody else has signed waits before a table replaces it.
 const STANDS_MS: u64 = 60_000;
 
-/// One that others have signed, and not enough of them.
+/// How long a draft waits that others have signed, but not enough of them.
 const STANDS_SIGNED_MS: u64 = 3_600_000;
 
-/// A draft that was made later than so long from now: the clock was ahead.
+/// If a draft was made later than this from now, the clock was ahead.
 const AHEAD_MS: u64 = 60_000;
 
 /// What waits.
 #[derive(Clone, Debug)]
 pub(super) struct Waiting {
-    /// Where a new table waits, with the patch over it.
+    /// Set when a new table waits, with the patch over it.
     pub(super) table: Option<WaitingFile>,
     pub(super) patch: WaitingFile,
-    /// It was not signed in time, and a table is to take its place.
+    /// It was not signed in time, and a table has to replace it.
     gives_way: bool,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct WaitingFile {
     pub(super) head: ArtefactHead,
 }
 
-/// A draft, for those who are to sign it.
+/// A draft, as shown to those who have to sign it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitingDraft {
     pub kind: ArtefactKind,
@@ -47,7 +47,7 @@ pub struct WaitingDraft {
     pub made_ms: u64,
     /// Ids of those who have signed it.
     pub signed_by: Vec<Box<str>>,
-    /// Names of those who have not.
+    /// Names of those who have not signed it.
     pub missing: Vec<Box<str>>,
 }
 
@@ -62,21 +62,22 @@ impl Waiting {
         self.table.iter().chain([&self.patch])
     }
 
-    /// Whether as many have signed all of it as the configuration asks for now, whatever was enough when
-    /// they did.
+    /// Whether as many have signed all of it as the configuration requires now, whatever was
+    /// required when they signed.
     fn is_signed(&self, terms: &IssueTerms) -> bool {
         self.files().all(|waiting| waiting.is_enough(terms))
     }
 
-    /// Whether somebody beside this service has signed any of it.
+    /// Whether anybody except this service has signed any of it.
     fn others_signed(&self) -> bool {
         self.files().any(|waiting| waiting.signed_by().len() > 1)
     }
 
-    /// Whether a table has to take its place.
+    /// Whether a table has to replace it.
     ///
-    /// A patch: once its time is over, with newer changes or without. Whoever does not know the table under
-    /// it never signs it, however long it waits. A table with its patch: once newer changes are there as
+    /// A patch: once its time is over, with newer changes or without. A signer that does not know
+    /// the table under it never signs it, however long it waits. A table with its patch: only once
+    /// there are newer changes as well, because the same table again would help nobody.
     /// well; another one of the same would help nobody.
     fn is_over(&self, newest: u64, now_ms: u64) -> bool {
         let stands = if self.others_signed() { STANDS_SIGNED_MS } else { STANDS_MS };
@@ -84,8 +85,8 @@ impl Waiting {
         has_news && now_ms.saturating_sub(self.patch.head.made_ms) >= stands
     }
 
-    /// Whether it has to be made anew, with changes or without: it is for other signers than those of
-    /// the configuration, half of its life is over, or the clock was ahead when it was made.
+    /// Whether it has to be made again, with newer changes or without: it is for other signers than
+    /// the configuration's, half of its life is over, or the clock was ahead when it was made.
     fn is_stale(&self, terms: &IssueTerms, now_ms: u64) -> bool {
         let age_ms = now_ms.saturating_sub(self.patch.head.made_ms);
         let half_over = terms.life.is_some_and(|life| age_ms >= life.saturating_mul(500));
@@ -119,7 +120,7 @@ impl WaitingFile {
         signed.iter().map(|key| key.id()).collect()
     }
 
-    /// How many of those have signed it that the configuration names.
+    /// How many of the signers that the configuration names have signed it.
     fn signatures(&self, terms: &IssueTerms) -> usize {
         let Ok(own) = terms.signer.public() else { return 0 };
         let named = terms.named(own.id());
@@ -147,8 +148,8 @@ impl WaitingFile {
 // === impl Outbox ===
 
 impl Outbox {
-    /// What waits in the database, whoever has put it there: the newest patch, if it is a draft or over
-    /// a table that is not in force yet.
+    /// Adopts what waits in the database, whoever has put it there: the newest patch, if it is a
+    /// draft or over a table that is not in force yet.
     pub(super) async fn adopt_waiting(
         &mut self,
         publication: &Publication,
@@ -174,12 +175,12 @@ impl Outbox {
         Ok(())
     }
 
-    /// Looks at what waits. Afterwards nothing does any more, since it was published; or a table is
-    /// wanted in its place, and it waits until that one is kept.
+    /// Checks what waits. Afterwards, either nothing waits because it was published, or a table has
+    /// to replace it, and it waits until that table is stored.
     ///
     /// # Errors
     ///
-    /// [`PublishFault::Awaiting`]: it waits on.
+    /// [`PublishFault::Awaiting`]: it goes on waiting.
     pub(super) async fn settle_waiting(
         &mut self,
         terms: &IssueTerms,
@@ -215,8 +216,8 @@ impl Outbox {
         Err(self.await_signatures(waiting))
     }
 
-    /// A table is wanted in its place, which takes serials of its own once it is kept: whoever makes none
-    /// uses none up. Until then this one may be signed yet.
+    /// Wants a table in its place. That table takes serials of its own only once it is stored, so a
+    /// table that is never made uses none up. Until then this draft may still be signed.
     fn give_way(&mut self, waiting: Waiting) {
         if !waiting.gives_way {
             let serial = waiting.patch.head.serial;
@@ -226,11 +227,11 @@ impl Outbox {
         self.waiting = Some(Waiting { gives_way: true, ..waiting });
     }
 
-    /// For as long as nothing has taken its place.
+    /// For as long as nothing has replaced it.
     ///
     /// # Errors
     ///
-    /// [`PublishFault::Awaiting`], where something waits.
+    /// [`PublishFault::Awaiting`], if something waits.
     pub(super) fn waits_on(&mut self) -> Result<(), PublishFault> {
         match self.waiting.take() {
             Some(waiting) => Err(self.await_signatures(waiting)),
@@ -238,7 +239,7 @@ impl Outbox {
         }
     }
 
-    /// Keeps it in mind, and says so.
+    /// Remembers it, and reports that it waits.
     pub(super) fn await_signatures(&mut self, waiting: Waiting) -> PublishFault {
         let Some(terms) = &self.terms else { return PublishFault::NoSigner };
         let drafts = waiting.files().filter(|waiting| !waiting.is_enough(terms));
@@ -263,7 +264,8 @@ impl Outbox {
         if let Some(table) = &waiting.table
             && publication.base < table.head.serial
         {
-            // Another table, or a patch over the former one, has come in between: this one is made anew.
+            // Another table, or a patch over the former one, was faster: this one has to be made
+            // again.
             self.give_way(waiting);
             return self.load(&publication).await;
         }
@@ -271,7 +273,7 @@ impl Outbox {
             self.load(&publication).await?;
         }
         self.adopt(&publication).await?;
-        // One that was wanted in its place is so no more.
+        // If a table was wanted in its place, it no longer is.
         self.wants_table = false;
         self.tell(|state| state.drafts.clear());
         self.deliver(began).await?;
@@ -284,7 +286,7 @@ impl Outbox {
 
     async fn kept(&self, kind: ArtefactKind, serial: u64) -> Result<WaitingFile, PublishFault> {
         let kept = self.store.artefact(&self.name, kind, serial).await?;
-        // Gone: another instance has put something newer in its place.
+        // Gone: another instance has replaced it with something newer.
         Ok(WaitingFile::of(kept.ok_or(PublishFault::Overtaken)?)?)
     }
 }
