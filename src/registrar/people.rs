@@ -1,9 +1,10 @@
 //! Who asks: people with a session here or at a product, machines with a key. One function,
-//! [`Authenticator::caller`], makes a [`Caller`] of a request, or says why not. What a caller may do is
-//! settled by the rules of `manage`, inside the store's transaction.
+//! [`Authenticator::caller`], turns a request into a [`Caller`], or says why it cannot. The rules
+//! of `manage` settle what a caller may do, inside the store's transaction.
 //!
-//! A request has one credential. A key or a token goes before cookies, which browsers send unasked:
-//! with it they are not looked at, and it needs no protection from forged requests.
+//! A request has one credential. A key or a token takes precedence over cookies, which browsers
+//! send unasked. With a key or a token, cookies are not read, and the request needs no protection
+//! from forgery.
 
 mod ask;
 mod bootstrap;
@@ -58,13 +59,13 @@ use crate::manage::operation::may::{HeldRights, PersonRole};
 use crate::manage::registry::entry::RegistryEntry;
 use crate::token::{BoundedBuckets, looks_like_token, network_of};
 
-/// Failures of one address (of IPv6: of one /64) before it is told to wait.
+/// How many times one address (in IPv6: one /64) may fail before it has to wait.
 const FAILURES: (u32, std::time::Duration) = (30, std::time::Duration::from_secs(60));
 
-/// Sign-ins at a provider that one address begins: each is a row until it is finished.
+/// How many sign-ins at a provider one address may begin: each is a row until it is finished.
 const BEGINS: (u32, std::time::Duration) = (60, std::time::Duration::from_secs(60));
 
-/// Field and member of the query that name an audience, where there are several.
+/// The header field that names an audience, where there are several.
 const AUDIENCE: HeaderName = HeaderName::from_static("keygate-audience");
 
 /// Who asks, in which org and audience.
@@ -72,45 +73,48 @@ const AUDIENCE: HeaderName = HeaderName::from_static("keygate-audience");
 pub struct Caller {
     /// For the store's change requests.
     pub actor: StoreActor,
-    /// The org that the caller is in. `None`: an operator, who is in none; or somebody in several
-    /// who has chosen none yet (see `orgs`). Whatever reads or changes keys asks [`Caller::scope`].
+    /// The org that the caller is in. `None`: an operator, who is in none, or a person in several
+    /// orgs who has not chosen one yet (see `orgs`). Code that reads or changes keys asks
+    /// [`Caller::scope`].
     org: Option<OrgId>,
-    /// Whose keys the caller asks about. [`Caller::in_audience`] alone leads to another.
+    /// The audience whose keys the caller asks about. Only [`Caller::in_audience`] switches to
+    /// another.
     audience: AudienceName,
-    /// The key that asks, as it was looked up with its secret. `None`: somebody else, or who asks for
-    /// its rights looks it up.
+    /// The key that asks, as looked up with its secret. `None`: the caller is not a key, or code
+    /// that needs its rights has to look it up.
     pub asking: Option<Box<RegistryEntry>>,
     /// `None`: a machine.
     pub person: Option<Person>,
-    /// Of the person in `org`; of an operator [`PersonRole::Operator`].
+    /// The person's role in `org`; for an operator [`PersonRole::Operator`].
     pub role: Option<PersonRole>,
     /// For audit lines.
     pub channel: Channel,
     pub by: CallerBy,
-    /// The orgs that the person can choose from, by id. Empty for others than sessions.
+    /// The orgs that the person can choose from, by id. Empty unless the caller has a session.
     pub orgs: Vec<Member>,
-    /// Of `audience` alone: a key, a product's people, and those of a provider that is for one.
+    /// Belongs to `audience` alone: a key, a product's people, and people whose provider is for one
+    /// audience.
     confined: bool,
-    /// When the person proved who they are, in milliseconds since 1970-01-01T00:00:00Z; `None`: not
-    /// here.
+    /// When the person proved who they are, in milliseconds since 1970-01-01T00:00:00Z; `None`:
+    /// they did not do so here.
     pub signed_in_ms: Option<u64>,
-    /// Public id of the session.
+    /// The session's public id.
     pub session: Option<Box<str>>,
-    /// What forms of the page carry, where a cookie says who asks.
+    /// The token that forms of the page carry, where a cookie identifies the caller.
     pub form: Option<FormToken>,
 }
 
-/// How a caller has shown who they are.
+/// How callers have shown who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallerBy {
     /// A token for a web component.
     Embed,
-    /// A sidecar has said it.
+    /// A sidecar's statement.
     Identity,
     Key,
     ProductSession,
     ProductToken,
-    /// Our own cookie.
+    /// This service's own cookie.
     Session,
 }
 
@@ -131,9 +135,9 @@ pub struct Authenticator {
     seen: Arc<SeenPeople>,
 }
 
-/// What a request shows that no browser adds.
+/// A credential in a request that no browser adds unasked.
 enum ShownCredential<'r> {
-    /// Of a component in somebody's page; or a key that looks like one.
+    /// A token of the component in somebody's page, or a key that looks like one.
     Embed(&'r str, ShownKey<'r>),
     Key(ShownKey<'r>),
     ProductToken(&'r str),
@@ -142,7 +146,7 @@ enum ShownCredential<'r> {
 /// A key as a request shows it.
 struct ShownKey<'r> {
     secret: &'r [u8],
-    /// Of a pair.
+    /// For a pair.
     public_id: Option<&'r [u8]>,
 }
 
@@ -160,7 +164,7 @@ impl CallerBy {
         }
     }
 
-    /// Whether a browser adds it to requests that nobody has meant.
+    /// Whether a browser adds it to requests that the person did not intend.
     pub const fn is_cookie(self) -> bool {
         matches!(self, Self::ProductSession | Self::Session)
     }
@@ -169,8 +173,8 @@ impl CallerBy {
 // === impl Caller ===
 
 impl Caller {
-    /// The same caller in `org`, for paths that name one. An org that the caller is not in is not
-    /// told from one that is not there.
+    /// The same caller in `org`, for paths that name one. An org that the caller is not in looks
+    /// like an org that does not exist.
     ///
     /// # Errors
     /// [`AuthError::NotFound`].
@@ -188,7 +192,7 @@ impl Caller {
             None if is_operator => PersonRole::Operator,
             None => return Err(AuthError::NotFound),
         };
-        // Their keys say the role that they have in this org, not one from elsewhere.
+        // Their keys state the role that they have in this org, not their role elsewhere.
         let said = owner.view();
         *owner =
             Owner::new(said.subject, said.email, role.as_str()).map_err(|_| AuthError::NotFound)?;
@@ -197,10 +201,10 @@ impl Caller {
         Ok(self)
     }
 
-    /// The same caller at the keys of `audience`, for paths that are of one.
+    /// The same caller with the keys of `audience`, for paths that name one.
     ///
-    /// # Errors
-    /// [`AuthError::Unknown`]: the caller is of another one alone, and opens nothing there.
+    /// # Errors [`AuthError::Unknown`]: the caller belongs to another audience alone, and opens
+    /// nothing there.
     pub fn in_audience(mut self, audience: &AudienceName) -> Result<Self, AuthError> {
         match self.bound_to() {
             Some(own) if own != audience => Err(AuthError::Unknown),
@@ -216,16 +220,16 @@ impl Caller {
         &self.audience
     }
 
-    /// To be shown; see [`Caller::scope`].
+    /// For display only; see [`Caller::scope`].
     pub fn org(&self) -> Option<&OrgId> {
         self.org.as_ref()
     }
 
-    /// Fit for [`ChangeRequest::org`](super::store::ChangeRequest): `None` for an operator, who sees
+    /// Fits [`ChangeRequest::org`](super::store::ChangeRequest): `None` for an operator, who sees
     /// every org's keys.
     ///
-    /// # Errors
-    /// [`AuthError::ChooseOrg`]: somebody who is in an org, but has not said which.
+    /// # Errors [`AuthError::ChooseOrg`]: the caller is in orgs, but has not said in which one to
+    /// act.
     pub fn scope(&self) -> Result<Option<&OrgId>, AuthError> {
         match (&self.org, self.role) {
             (Some(org), _) => Ok(Some(org)),
@@ -234,10 +238,10 @@ impl Caller {
         }
     }
 
-    /// Whose people and audit lines the caller sees beside those of no audience: a key, a product's
-    /// people and those of a provider that is for one are of one audience, and another product may
-    /// have an org of the same name. `None`: whoever else is signed in to the service itself has
-    /// their role in all of them.
+    /// The audience whose people and audit lines the caller sees, in addition to those without an
+    /// audience. A key, a product's people and people whose provider is for one audience belong to
+    /// one audience; another product may have an org of the same name. `None`: anybody else, who is
+    /// signed in to the service itself and has their role in all audiences.
     pub fn bound_to(&self) -> Option<&AudienceName> {
         self.confined.then_some(&self.audience)
     }
@@ -255,7 +259,8 @@ impl Caller {
         }
     }
 
-    /// Of a form of the page: the token that it carries, beside the fields that browsers set.
+    /// For a form of the page: checks the token that it carries, in addition to the fields that
+    /// browsers set.
     ///
     /// # Errors
     /// [`AuthError::CrossSite`].
@@ -319,17 +324,16 @@ impl Authenticator {
         }
     }
 
-    /// Whether the peer is a sidecar of ours: its identity fields, its request ids and the addresses
-    /// that it has seen count.
+    /// Whether the peer is one of our sidecars. If it is, its identity fields, its request ids and
+    /// the addresses that it has seen count.
     pub fn believes(&self, peer: &Peer) -> bool {
         self.settings.people.sidecars.iter().any(|config| sidecar::is_it(config, peer))
     }
 
-    /// Who asks. A request that changes something is checked for forgery as well.
+    /// Finds out who asks. Also checks a request that changes something for forgery.
     ///
-    /// # Errors
-    /// No credential, one that opens nothing, two, or a request that another site has made a browser
-    /// send.
+    /// # Errors No credential, a credential that opens nothing, two credentials, or a request that
+    /// another site made a browser send.
     pub async fn caller(&self, parts: &Parts, peer: &Peer) -> Result<Caller, AuthError> {
         let found = self.identify(parts, peer).await;
         if let Err(error) = &found
@@ -361,7 +365,8 @@ impl Authenticator {
             }
             (None, None) => {}
         }
-        // Our own goes first: the cookie of a product on a sibling host may come along unasked.
+        // Our own cookie goes first: a browser may add the cookie of a product on a sibling host
+        // unasked.
         if let Some(token) = session::token_of(&parts.headers)? {
             return self.by_session(parts, token).await;
         }
@@ -379,7 +384,7 @@ impl Authenticator {
         }
     }
 
-    /// The key or the token in the one place where there is one.
+    /// The key or token, which may be in one place only.
     fn shown<'r>(&self, fields: &'r HeaderMap) -> Result<Option<ShownCredential<'r>>, AuthError> {
         let Some(key) = self.shown_key(fields)? else { return Ok(None) };
         let is_bearer = bearer(fields).is_some();
@@ -400,7 +405,7 @@ impl Authenticator {
         }
     }
 
-    /// The key in the one place where there is one.
+    /// The key, which may be in one place only.
     fn shown_key<'r>(&self, fields: &'r HeaderMap) -> Result<Option<ShownKey<'r>>, AuthError> {
         let mut found: Option<&[u8]> = None;
         let mut take = |secret: &'r [u8]| match found.replace(secret) {
@@ -430,8 +435,8 @@ impl Authenticator {
         }
     }
 
-    /// The audience that a person means: the named one, or the only one. `only`: the one that their
-    /// provider is for.
+    /// The audience that a person means: the one they named, or the only one. `only`: the audience
+    /// that their provider is for.
     fn audience_of(
         &self,
         parts: &Parts,
@@ -454,7 +459,7 @@ impl Authenticator {
         found.cloned().ok_or(AuthError::NotFound)
     }
 
-    /// Before work that a stranger could cause: whether the address has failures left.
+    /// Checks whether the address has failures left, before work that a stranger could cause.
     fn still_listened_to(&self, address: Option<IpAddr>) -> Result<(), AuthError> {
         let (Some(address), Some(limit)) = (address, self.limit) else { return Ok(()) };
         let look = self.failures.look(network_of(address), limit, self.clock.now());
@@ -469,7 +474,7 @@ impl Authenticator {
         charged.map(drop).map_err(|exhausted| AuthError::TooMany { wait: exhausted.retry_in })
     }
 
-    /// Counts a sign-in that the address begins at a provider.
+    /// Counts a sign-in at a provider that the address begins.
     fn begins(&self, address: Option<IpAddr>) -> Result<(), AuthError> {
         let (Some(address), Some(limit)) = (address, self.begin_limit) else { return Ok(()) };
         let charged = self.begun.charge(network_of(address), limit, self.clock.now());
@@ -495,7 +500,7 @@ impl Authenticator {
         let (org, role) = match member {
             Some(member) => (Some(member.org.clone()), member.role),
             None if person.operator => (None, PersonRole::Operator),
-            // In several, and none chosen; or in none any more.
+            // The person is in several orgs and has chosen none, or is no longer in any.
             None if orgs.is_empty() => return Err(AuthError::NoRole),
             None => (None, PersonRole::Auditor),
         };
@@ -531,7 +536,7 @@ impl std::fmt::Debug for Authenticator {
     }
 }
 
-/// A person as their keys name them.
+/// A person, as the keys that they make name them.
 fn owner(id: &PersonId, person: &Person, role: PersonRole) -> Result<Owner, AuthError> {
     let subject = owner_subject(id);
     Owner::new(&subject, &person.email, role.as_str()).map_err(|_| AuthError::Unknown)

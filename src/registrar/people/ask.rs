@@ -1,6 +1,6 @@
-//! Questions to servers that the configuration names: a product's session endpoint, an issuer's keys,
-//! an OpenID provider.
-//! No redirect is followed, no proxy of the environment used, nothing long or slow taken.
+//! Questions to servers that the configuration names: a product's session endpoint, an issuer's
+//! keys, an OpenID provider. Follows no redirect, uses no proxy from the environment, and accepts
+//! no long or slow answer.
 
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -12,24 +12,24 @@ use zeroize::Zeroizing;
 use crate::config::UrlOptions;
 use crate::remote;
 
-/// Questions at a time: each holds a thread.
+/// The most questions at a time: each holds a thread.
 const MOST: usize = 32;
 
 static PLACES: Semaphore = Semaphore::const_new(MOST);
 
-/// What is asked.
+/// One question.
 pub(super) struct RemoteQuestion {
     pub(super) url: String,
     /// Authorities of the server; `None`: the usual ones.
     pub(super) ca: Option<PathBuf>,
     pub(super) with: AskedWith,
-    /// Of the answer, in bytes.
+    /// The longest answer, in bytes.
     pub(super) longest: u64,
-    /// For all of it.
+    /// For the whole exchange.
     pub(super) deadline: Duration,
 }
 
-/// What goes along with a question, and nothing else does.
+/// The only thing that goes along with a question.
 pub(super) enum AskedWith {
     Nothing,
     /// An access token.
@@ -43,28 +43,27 @@ pub(super) enum AskedWith {
     },
 }
 
-/// Nobody outside learns which.
+/// The reason goes to the log. Nobody outside learns it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AskError {
     #[error("{0}")]
     Failed(String),
     #[error("the answer is longer than {0} bytes")]
     Long(u64),
-    /// Of a form, with what the server calls the error (RFC 6749, section 5.2).
+    /// To a form. `error` is the server's name for the error (RFC 6749, section 5.2).
     #[error("the answer has status {status}: {error}")]
     Refused { status: u16, error: Box<str> },
     #[error("the answer has status {0}")]
     Status(u16),
 }
 
-/// Longest name of an error, and longest body that is looked at for one.
+/// The longest name of an error, and the longest body to search for one.
 const LONGEST_ERROR: usize = 64;
 const LONGEST_REFUSAL: u64 = 4096;
 
-/// The body of a 200.
+/// Returns the body of a 200.
 ///
-/// # Errors
-/// Anything else.
+/// # Errors Anything else.
 pub(super) async fn ask(question: RemoteQuestion) -> Result<Vec<u8>, AskError> {
     let failed = |error: &dyn std::fmt::Display| AskError::Failed(error.to_string());
     let deadline = question.deadline;
@@ -120,7 +119,7 @@ fn get(question: &RemoteQuestion) -> Result<Vec<u8>, AskError> {
     }
 }
 
-/// What the server calls the error: a word, or nothing.
+/// The server's name for the error: one word, or empty.
 fn named_error(answer: http::Response<ureq::Body>) -> Box<str> {
     let mut body = Vec::new();
     let mut reader = answer.into_body().into_reader().take(LONGEST_REFUSAL);

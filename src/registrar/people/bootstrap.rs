@@ -1,9 +1,9 @@
-//! The first way in, and the last: a link that somebody on the host has made, good once and for 15
-//! minutes. Without one nothing is open.
+//! The first way in, and the last: a link that somebody makes on the host. It is good once, for 15
+//! minutes. Without a link nothing is open.
 //!
-//! The token is in the fragment, which browsers send to nobody: no log and no Referer has it. The page
-//! behind it posts the token when somebody presses the button, so that a preview of the link does not
-//! use it up.
+//! The token is in the fragment, which browsers send to nobody: it appears in no log and no
+//! Referer. The page that the link opens posts the token when somebody presses the button, so that
+//! a preview of the link does not use it up.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -25,25 +25,25 @@ use crate::registrar::store::{
 /// Path of the page that takes the token.
 pub const SIGN_IN: &str = "/sign-in";
 
-/// Until the link is used.
+/// How long an unused link is good.
 const LIFE_MS: u64 = 15 * 60 * 1000;
 
-/// Whom a link is for.
+/// The person that a link is for.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct BootstrapFor {
-    /// What the person is called: with the same name one comes back as the same person.
+    /// The person's name: somebody with the same name later is the same person again.
     pub name: Box<str>,
     /// `None`: an operator.
     pub org: Option<String>,
     pub role: String,
-    /// Who has made the link, for the audit line.
+    /// Who made the link, for the audit line.
     pub by: Box<str>,
 }
 
-/// Keeps a new sign-in, and makes the link that uses it up. `url`: what people reach the service by.
+/// Stores a new sign-in, and makes the link that uses it up. `url`: the address at which people
+/// reach the service.
 ///
-/// # Errors
-/// The store's; no randomness.
+/// # Errors The store's; no randomness.
 pub async fn bootstrap_link(
     store: &dyn Store,
     url: &str,
@@ -65,10 +65,10 @@ pub async fn bootstrap_link(
 // === impl Authenticator ===
 
 impl Authenticator {
-    /// Uses a link up and begins a session: the value of `Set-Cookie`.
+    /// Uses a link up and begins a session. Returns the value of `Set-Cookie`.
     ///
-    /// # Errors
-    /// [`AuthError::Unknown`]: no such link, used, over, or of before a recovery.
+    /// # Errors [`AuthError::Unknown`]: no such link, or it was used, has expired, or is from
+    /// before a recovery.
     pub async fn sign_in(&self, parts: &Parts, token: &str) -> Result<HeaderValue, AuthError> {
         let now_ms = self.clock.now().unix_ms;
         let digest = Digest::of(token.trim().as_bytes());
@@ -99,7 +99,7 @@ impl Authenticator {
         if let Some(org) = &org {
             let members = self.store.memberships(&id).await?;
             let present = members.iter().find(|member| member.org == *org);
-            // The way in takes nothing away: it is there for when something is missing.
+            // A link takes no role away: people need it when something is missing.
             if present.is_none_or(|member| member.role.reach() < role.reach()) {
                 let change = MemberChange {
                     org: org.clone(),

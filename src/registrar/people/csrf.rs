@@ -1,7 +1,7 @@
-//! Requests that another site has made a browser send. A cookie comes with them unasked, so a cookie
-//! alone proves nothing for a request that changes something: the browser has to say that it came from
-//! our own page, and forms of the page carry a token besides. Keys and tokens need none of this, since
-//! no browser adds them by itself.
+//! Requests that another site made a browser send. The browser adds a cookie to them unasked, so a
+//! cookie alone proves nothing for a request that changes something. The browser also has to say
+//! that the request came from our own page, and forms of the page carry a token as well. Keys and
+//! tokens need none of this, because no browser adds them of its own accord.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use super::{AuthError, Caller};
 use crate::core::Digest;
 use crate::registrar::config::{AdminToml, origin_of};
 
-/// Derived from the cookie, so that a form of one session is of no use in another. Nothing is stored.
+/// Derived from the cookie, so that a form of one session is useless in another. Nothing is stored.
 #[derive(Clone)]
 pub struct FormToken(Digest);
 
@@ -44,7 +44,8 @@ impl fmt::Debug for FormToken {
     }
 }
 
-/// Refuses what a cookie authenticates, changes something, and did not come from a page of ours.
+/// Refuses a request that a cookie authenticates and that changes something, unless it came from
+/// our page.
 pub(super) fn check(parts: &Parts, caller: &Caller, settings: &AdminToml) -> Result<(), AuthError> {
     let is_safe = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
     if is_safe || !caller.by.is_cookie() {
@@ -53,13 +54,12 @@ pub(super) fn check(parts: &Parts, caller: &Caller, settings: &AdminToml) -> Res
     same_origin(&parts.headers, settings)
 }
 
-/// Whether the browser says that a page of ours has sent the request.
+/// Whether the browser says that our page has sent the request.
 ///
-/// `Sec-Fetch-Site` counts where it is there (Fetch Metadata, no script can set it); older browsers
-/// send `Origin` alone with every POST.
+/// `Sec-Fetch-Site` counts if it is present (Fetch Metadata, no script can set it). Older browsers
+/// send only `Origin`, with every POST.
 ///
-/// # Errors
-/// [`AuthError::CrossSite`], also where neither is there: no browser leaves out both.
+/// # Errors [`AuthError::CrossSite`], also if both are missing: no browser leaves out both.
 pub(super) fn same_origin(fields: &HeaderMap, settings: &AdminToml) -> Result<(), AuthError> {
     let one = |name: &str| {
         let mut all = fields.get_all(name).iter();
@@ -77,19 +77,19 @@ pub(super) fn same_origin(fields: &HeaderMap, settings: &AdminToml) -> Result<()
     if is_same { Ok(()) } else { Err(AuthError::CrossSite) }
 }
 
-/// Whether a person's browser has gone to the address itself, as far as it says so: no image, script or
-/// frame of a page has asked for it.
+/// Whether a person's browser has navigated to the address, as far as it says so: the request is
+/// not for an image, script or frame of a page.
 pub(super) fn is_navigation(fields: &HeaderMap) -> bool {
     let is = |name: &str, want: &str| {
         let mut all = fields.get_all(name).iter();
-        // Older browsers say nothing.
+        // Older browsers send none of these fields.
         all.all(|value| value.as_bytes() == want.as_bytes())
     };
     is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document")
 }
 
-/// Whether `origin` is that of the page: as configured, or, where nothing is, the host that the
-/// request went to.
+/// Whether `origin` is that of the page: the configured origin or, if none is configured, the host
+/// that the request went to.
 fn is_ours(origin: &str, host: Option<&str>, settings: &AdminToml) -> bool {
     let origin = origin_of(origin);
     let configured = settings.public_url.as_deref().map(origin_of);

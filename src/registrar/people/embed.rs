@@ -1,6 +1,6 @@
-//! Tokens for `<keygate-keys>`, the component in somebody's page: good for 15 minutes, for the keys of
-//! one org, on pages of one origin, with part of what whoever made it holds. The database has the
-//! SHA-256 of a token alone.
+//! Tokens for `<keygate-keys>`, the component in somebody's page. A token is good for 15 minutes,
+//! for the keys of one org, on pages of one origin, with part of the rights of its maker. The
+//! database has only the SHA-256 of a token.
 
 use axum::extract::MatchedPath;
 use axum::http::header::ORIGIN;
@@ -24,21 +24,22 @@ use crate::registrar::store::{
     StoreError,
 };
 
-/// What a token begins with. Behind it are 256 bits.
+/// A token begins with this, and 256 bits follow.
 const PREFIX: &str = "kge_";
 const LENGTH: usize = PREFIX.len() + 43;
 
 /// How long a token is good.
 const LIFE_MS: u64 = 15 * 60 * 1000;
 
-/// What somebody asks for.
+/// A request for a token.
 #[derive(Clone, Debug)]
 pub struct EmbedWish {
     /// One of `embed.origins`.
     pub origin: Box<str>,
-    /// The product's id of whoever looks at the page; of a person who asks, themselves.
+    /// The product's id of the person who looks at the page. A person who asks for themselves gives
+    /// none or their own.
     pub subject: Option<String>,
-    /// For people to read; possibly empty.
+    /// For people to read; may be empty.
     pub email: String,
     pub permissions: PermissionSet,
 }
@@ -54,25 +55,25 @@ pub struct EmbedToken {
     pub ends_ms: u64,
 }
 
-/// What a token's row keeps.
+/// What a token's row stores.
 #[derive(Debug, Deserialize, Serialize)]
 struct EmbedDetail {
     origin: Box<str>,
     audience: Box<str>,
     permissions: Vec<Box<str>>,
-    /// Of the subject, in its org.
+    /// The subject's role in the token's org.
     role: Box<str>,
     name: Box<str>,
     email: Box<str>,
-    /// The key that has made it; `None`: its person has.
+    /// The key that made the token; `None`: its person made it.
     key: Option<Box<str>>,
-    /// The session in which its person has made it; `None`: a key has, or somebody of a product. Whoever
-    /// lists sessions reads it too.
+    /// The session in which its person made it; `None`: a key made it, or somebody of a product.
+    /// The list of sessions reads it too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     session: Option<Box<str>>,
 }
 
-/// Whose token it is.
+/// The person that a token is for.
 struct EmbedSubject {
     id: PersonId,
     name: Box<str>,
@@ -84,10 +85,10 @@ struct EmbedSubject {
 // === impl Authenticator ===
 
 impl Authenticator {
-    /// Makes a token. Whether the caller may, and holds these permissions, the store settles.
+    /// Makes a token. The store settles whether the caller may make it, and holds these
+    /// permissions.
     ///
-    /// # Errors
-    /// [`AuthError::NotFound`]: a subject that the caller cannot speak for; the store's.
+    /// # Errors [`AuthError::NotFound`]: a subject that the caller cannot speak for; the store's.
     pub async fn embed_token(
         &self,
         parts: &Parts,
@@ -122,7 +123,7 @@ impl Authenticator {
             seen_ms: now_ms,
             ends_ms,
             address: Box::default(),
-            // What its person sees in the list of sessions.
+            // The list of sessions shows this to the person.
             agent: wish.origin.clone(),
         };
         let made = NewEmbedToken {
@@ -144,7 +145,7 @@ impl Authenticator {
         })
     }
 
-    /// A key speaks for users of its product, as members; a person for themselves.
+    /// A key speaks for users of its product, as members; a person speaks for themselves.
     fn embed_subject(
         &self,
         caller: &Caller,
@@ -186,11 +187,10 @@ impl Authenticator {
         }
     }
 
-    /// Whoever shows a token; `None`: there is none like that.
+    /// The caller who shows a token; `None`: there is no such token.
     ///
-    /// # Errors
-    /// [`AuthError::Unknown`]: another origin, or what made the token is not in force any more;
-    /// [`AuthError::NotFound`]: what it opens nothing of.
+    /// # Errors [`AuthError::Unknown`]: another origin, or the token's maker is no longer in force;
+    /// [`AuthError::NotFound`]: something that the token does not open.
     pub(super) async fn by_embed_token(
         &self,
         parts: &Parts,
@@ -206,7 +206,7 @@ impl Authenticator {
             return Err(AuthError::Unknown);
         }
         let org = row.org.clone().ok_or(AuthError::Unknown)?;
-        // The route that has matched: the path of a router below others lacks its beginning.
+        // The matched route: in a router nested below others, the path lacks its beginning.
         let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
         let asks = embed_need(&parts.method, route).ok_or(AuthError::NotFound)?;
         let audience = AudienceName::parse(&detail.audience).ok_or(AuthError::Unknown)?;
@@ -255,8 +255,9 @@ impl Authenticator {
         }))
     }
 
-    /// What the key that has made a token holds of it now. It still has to be in force, to hold all
-    /// of it, and the words for what is asked: nobody gets by a token what the key could not do.
+    /// What the key that made a token holds of the token's permissions now. The key still has to be
+    /// in force, to hold all of them, and to hold the permissions for the request: a token lets
+    /// nobody do what the key could not do.
     async fn of_embedding_key(
         &self,
         audience: &AudienceName,
@@ -296,8 +297,8 @@ impl Authenticator {
         })
     }
 
-    /// Whether somebody who has made a token still has the role of then. Of a product's people the
-    /// product says that, and nobody asks it here: they have it until the token ends.
+    /// Whether the person who made a token still has the role from then. For a product's people the
+    /// product decides that, and nobody asks it here: they keep the role until the token ends.
     async fn still_has(
         &self,
         person: &PersonId,
@@ -314,9 +315,9 @@ impl Authenticator {
         }
     }
 
-    /// Whether the session in which somebody has made a token still opens this audience: signing out
-    /// ends what the person has left open in pages of others, however the session ends. People of a
-    /// product have none here.
+    /// Whether the session in which somebody made a token still opens this audience. However the
+    /// session ends, what the person has left open in other sites' pages ends with it. People of a
+    /// product have no session here.
     async fn still_signed_in(
         &self,
         person: &PersonId,
@@ -338,7 +339,7 @@ impl Authenticator {
     }
 }
 
-/// What a request needs that shows a token.
+/// What a request with a token needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EmbedNeed {
     Read,
@@ -366,7 +367,7 @@ pub(super) fn looks_like_embed_token(credential: &str) -> bool {
     credential.len() == LENGTH && credential.starts_with(PREFIX)
 }
 
-/// `Origin`, if it is there once.
+/// `Origin`, if it is present exactly once.
 fn only_origin(fields: &HeaderMap) -> Option<&str> {
     let mut all = fields.get_all(ORIGIN).iter();
     match (all.next(), all.next()) {

@@ -1,5 +1,5 @@
-//! Why a request is nobody's, and how the answer says it. Interfaces that have a form of their own
-//! (a product's documented errors) match on the variants.
+//! Why a request has no caller, and how the answer says so. Interfaces with error formats of their
+//! own (a product's documented errors) match on the variants.
 
 use std::time::Duration;
 
@@ -16,15 +16,15 @@ pub enum AuthError {
     Address,
     #[error("choose an organization first")]
     ChooseOrg,
-    /// A site has made a browser send the request, or it cannot be told.
+    /// Another site made a browser send the request, or one cannot tell.
     #[error("a cookie does not prove that you meant this: the request came from another site")]
     CrossSite,
     #[error("a credential is needed")]
     NoCredential,
-    /// Unknown, foreign and forbidden are one.
+    /// Unknown, foreign and forbidden get the same answer.
     #[error("there is nothing here")]
     NotFound,
-    /// Whoever it is, nobody has given them a role.
+    /// Nobody has given this person a role.
     #[error("no role in any organization")]
     NoRole,
     #[error("sign in again: this needs a sign-in of the last minutes")]
@@ -33,12 +33,12 @@ pub enum AuthError {
     Store(#[from] StoreError),
     #[error("too many failures from this address")]
     TooMany {
-        /// Until the next attempt.
+        /// How long to wait before the next attempt.
         wait: Duration,
     },
     #[error("two credentials in one request")]
     TwoCredentials,
-    /// Unknown, wrong, ended: which, a stranger does not learn.
+    /// Unknown, wrong or expired. A stranger does not learn which.
     #[error("the credential is not valid")]
     Unknown,
 }
@@ -46,7 +46,7 @@ pub enum AuthError {
 // === impl AuthError ===
 
 impl AuthError {
-    /// Closed; docs/admin.md lists them.
+    /// A closed list; docs/admin.md has all of them.
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Address => "address_not_allowed",
@@ -86,7 +86,7 @@ impl AuthError {
         }
     }
 
-    /// Whether somebody who guesses would meet it.
+    /// Whether a guess would cause it.
     pub(super) const fn is_failure(&self) -> bool {
         matches!(self, Self::Unknown | Self::TwoCredentials)
     }

@@ -1,5 +1,5 @@
-//! Machines: a key of an audience, looked up in the database, so that one that was revoked a moment
-//! ago is refused now.
+//! Machines: a key of an audience. It is looked up in the database, so that a key that was revoked
+//! a moment ago is refused now.
 
 use axum::http::request::Parts;
 
@@ -9,7 +9,7 @@ use crate::core::{Digest, KeyStatus};
 use crate::registrar::request::{channel_of, client_of};
 use crate::registrar::store::{KeyRow, StoreActor};
 
-/// Longest secret that is looked up.
+/// The longest secret to look up.
 const LONGEST: usize = 1024;
 
 // === impl Authenticator ===
@@ -36,7 +36,7 @@ impl Authenticator {
         Err(AuthError::Unknown)
     }
 
-    /// A key that is in force, from an address that it may be used from.
+    /// A caller with a key that is in force, from an address that it may be used from.
     pub(super) fn key_caller(
         &self,
         parts: &Parts,
@@ -74,8 +74,8 @@ impl Authenticator {
         })
     }
 
-    /// Whether the secret is the present one, or the former one in its last days, and of a pair
-    /// whether its id is there as well.
+    /// Whether the secret is the present one, or the former one in its last days. For a pair, the
+    /// id has to be there as well.
     fn opens(&self, row: &KeyRow, digest: &Digest, shown: &ShownKey<'_>) -> bool {
         let now = self.clock.now().unix_secs();
         let entry = &row.entry;
@@ -86,7 +86,7 @@ impl Authenticator {
             entry.digest.matches(digest) || entry.previous.as_ref().is_some_and(is_former);
         let is_id = match (&entry.public_id, &self.settings.people.public_id_field) {
             (Some(id), Some(_)) => {
-                // Not secret, but compared like one all the same.
+                // The id is not secret, but is compared as if it were.
                 let shown = shown.public_id.map(Digest::of);
                 shown.is_some_and(|shown| shown.matches(&Digest::of(id.as_bytes())))
             }

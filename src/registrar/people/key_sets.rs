@@ -1,4 +1,4 @@
-//! The public keys of issuers whose tokens are believed, from files and URLs.
+//! The public keys of trusted token issuers, from files and URLs.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,44 +12,44 @@ use crate::core::Now;
 use crate::registrar::config::JwksPlace;
 use crate::token::{JwkSet, TokenAlgorithm};
 
-/// Keys are asked for again at most so often, whatever `kid`s strangers make up.
+/// The shortest time between two requests for keys, whatever `kid`s strangers make up.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// After so long they are asked for again anyway: an issuer may have taken one back. Of a file that
-/// costs nothing.
+/// After this long, keys are read again anyway: an issuer may have withdrawn one. For a file that
+/// is free.
 const FRESH_URL: Duration = Duration::from_secs(5 * 60);
 const FRESH_FILE: Duration = PAUSE;
 
-/// While they cannot be had, the last ones are believed for so long.
+/// How long the last keys are trusted while they cannot be read again.
 const BELIEVED: Duration = Duration::from_secs(60 * 60);
 
-/// Longest set of keys, and how long its server may take.
+/// The longest set of keys, and how long its server may take.
 const LONGEST_SET: u64 = 256 * 1024;
 const SET_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The keys of issuers, by the place that they come from, each with a lock of its own: a server that
-/// is slow holds up nobody else's people.
+/// The keys of issuers, by their place, each with a lock of its own, so that a slow server holds up
+/// nobody else's people.
 #[derive(Debug, Default)]
 pub(super) struct KeySets(std::sync::Mutex<HashMap<String, Arc<Mutex<KeptKeys>>>>);
 
 #[derive(Debug, Default)]
 struct KeptKeys {
     set: Option<Arc<JwkSet>>,
-    /// On the process's clock: when they were had, and when they were asked for.
+    /// On the process's clock: when the keys arrived, and when they were last asked for.
     had_ns: u64,
     asked_ns: Option<u64>,
 }
 
-/// Where keys come from, and for what they are good.
+/// Where keys come from, and what they are good for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KeySource<'s> {
     pub(super) place: &'s JwksPlace,
-    /// Authorities of the server; `None`: the usual ones.
+    /// The authorities for the server's certificate; `None`: the usual ones.
     pub(super) ca: Option<&'s PathBuf>,
     pub(super) algorithms: &'s [TokenAlgorithm],
 }
 
-/// Whether keys that were had a moment ago will do.
+/// Whether keys from a moment ago are good enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WantedKeys {
     AsKept,
@@ -59,7 +59,7 @@ pub(super) enum WantedKeys {
 // === impl KeySets ===
 
 impl KeySets {
-    /// As [`KeySets::of_issuer`], of an issuer whose algorithms are all that there are.
+    /// As [`KeySets::of_issuer`], for an issuer without restrictions on algorithms.
     pub(super) async fn of(
         &self,
         place: &JwksPlace,
@@ -70,8 +70,8 @@ impl KeySets {
         self.of_issuer(source, now, wanted).await
     }
 
-    /// The keys of a place, asked for again where they may have changed. While one request asks,
-    /// others for the same place wait: one question for all.
+    /// The keys of a place, read again if they may have changed. While one request asks, others for
+    /// the same place wait: one question serves all.
     pub(super) async fn of_issuer(
         &self,
         source: KeySource<'_>,

@@ -1,5 +1,5 @@
-//! Who is in an org with which role, and what becomes of the keys of somebody who leaves or may do less
-//! from now on.
+//! Who is in an org with which role, and what happens to the keys of a member who leaves or gets a
+//! lesser role.
 
 use super::{AuthError, Authenticator, Caller};
 use crate::core::{KeyId, OrgId};
@@ -13,15 +13,15 @@ use crate::registrar::store::{
     MemberChange, OwnerLeaves, Person, PersonId, StoreActor, StoreError, may_in, owner_subject,
 };
 
-/// Another role for a person, a first one, or none.
+/// A change of a person's role: another role, a first one, or none.
 #[derive(Clone, Debug)]
 pub struct RoleChange {
     pub org: OrgId,
     pub id: PersonId,
     /// `None` removes the member.
     pub role: Option<PersonRole>,
-    /// Whose keys follow: whoever looks after the org for one product touches no key of another.
-    /// `None`: those of all audiences.
+    /// The audience whose keys follow: somebody who manages the org for one product touches no key
+    /// of another. `None`: the keys of all audiences.
     pub within: Option<AudienceName>,
     pub actor: StoreActor,
     pub channel: Channel,
@@ -30,9 +30,9 @@ pub struct RoleChange {
 /// Keys of somebody who lost the role that they need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeysLeft {
-    /// They stay, by the org's policy: somebody should look at them.
+    /// They stay, by the org's policy. Somebody should look at them.
     pub kept: Vec<KeyId>,
-    /// They are disabled.
+    /// They are disabled now.
     pub disabled: Vec<KeyId>,
 }
 
@@ -40,14 +40,14 @@ pub struct KeysLeft {
 const LONGEST_NAME: usize = 255;
 
 /// Gives a person of the caller's org another role, or none. Needs a sign-in of the last minutes.
-/// Whoever was never here becomes a person with this: nobody learns by it who was. In which orgs the
-/// people of a product are, the product alone says: those who are there already can get another role
-/// until it speaks again, or be taken off the list. Whose own role counts at one product alone changes
-/// that of its people alone.
 ///
-/// # Errors
-/// The sign-in is older; a person whose role counts elsewhere; what the store says: the caller's role
-/// does not allow it, the last owner.
+/// A person who was never here is created, so that the answer does not reveal who was. The product
+/// alone decides which orgs its people are in: people who are there already can get another role
+/// until the product speaks again, or be removed from the list. A caller whose own role counts at
+/// one product alone can change only that product's people.
+///
+/// # Errors The sign-in is older; the person's role counts elsewhere; the store's: the caller's
+/// role does not allow it, the last owner.
 pub async fn change_member(
     people: &Authenticator,
     caller: &Caller,
@@ -93,7 +93,7 @@ impl Authenticator {
             let why = "is of a product, whose people are where the product says";
             return Err(StoreError::invalid("subject", why));
         }
-        // The same words whoever it is, and whether or not they are a member.
+        // The same message for everybody, whether or not they are a member.
         if !self.may_appoint(caller, &wanted.id) {
             let why = "your role counts for one product alone, and this person's elsewhere as well: \
                        an owner of the organization in all products can change it";
@@ -116,7 +116,7 @@ impl Authenticator {
         self.change_role(wanted).await
     }
 
-    /// Before a person is made of a name. The store asks again.
+    /// A check before a person is created from a name. The store checks again.
     fn role_may_appoint(
         &self,
         caller: &Caller,
@@ -131,11 +131,11 @@ impl Authenticator {
         may_in(&access, &wanted.actor, action, &wanted.org)
     }
 
-    /// Changes a role and deals with the keys. Doing it again is safe, and finishes what an earlier
+    /// Changes a role and deals with the keys. A repetition is safe, and finishes what an earlier
     /// attempt did not get to.
     ///
-    /// # Errors
-    /// The store's. The role may be changed already, and some keys not dealt with yet.
+    /// # Errors The store's. The role may have changed already, while some keys have not been dealt
+    /// with yet.
     pub async fn change_role(&self, wanted: RoleChange) -> Result<KeysLeft, StoreError> {
         let at_ms = self.clock.now().unix_ms;
         self.store
@@ -171,7 +171,7 @@ impl Authenticator {
         Ok(left)
     }
 
-    /// Living keys of a person that somebody with `role` could not have made, `within` an audience or
+    /// Live keys of a person that somebody with `role` could not have made, `within` an audience or
     /// in all of them.
     ///
     /// # Errors
@@ -200,8 +200,8 @@ impl Authenticator {
         }
     }
 
-    /// Keys of a person that have not ended. The id of a product's person is another person's at
-    /// another product.
+    /// Keys of a person that have not ended. At another product, the same id belongs to another
+    /// person.
     async fn living_keys(
         &self,
         org: &OrgId,
@@ -246,7 +246,7 @@ impl Authenticator {
         self.follow("owner_leaves", row.audience, change, wanted, at_ms).await
     }
 
-    /// What a key says of its owner's role to the service behind is no more than is true now.
+    /// Makes a key state no more about its owner's role to the service behind than is true now.
     async fn say_role(
         &self,
         row: KeyRow,
@@ -267,8 +267,8 @@ impl Authenticator {
         self.follow("owner's role", row.audience, change, wanted, at_ms).await
     }
 
-    /// Carries out what follows for a key. In whose name: a member change may be somebody's whose
-    /// role does not reach to every key.
+    /// Carries out what follows for a key. The host's user is the actor, because the role of the
+    /// member who made the change may not reach every key.
     async fn follow(
         &self,
         why: &str,

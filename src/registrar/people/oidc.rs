@@ -1,9 +1,9 @@
-//! Sign-in at an OpenID provider: authorization code, PKCE, nonce (OpenID Connect Core 1.0, RFC 9700).
+//! Sign-in at an OpenID provider: authorization code, PKCE, nonce (OpenID Connect Core 1.0, RFC
+//! 9700).
 //!
-//! What binds a round trip to the browser that began it is one cookie. Nonce and PKCE verifier are
-//! derived from it and from the state, so that the database has nothing by which somebody could finish
-//! a round trip, and an answer that was meant for another browser, another provider or another round
-//! trip opens nothing.
+//! One cookie binds a round trip to the browser that began it. Nonce and PKCE verifier are derived
+//! from it and from the state. So nobody can finish a round trip with what the database has, and an
+//! answer meant for another browser, another provider or another round trip opens nothing.
 
 mod claims;
 mod provider;
@@ -26,14 +26,14 @@ use crate::registrar::config::OidcConfig;
 use crate::registrar::request::client_of;
 use crate::registrar::store::{OIDC, PersonId, SignIn};
 
-/// Path of the form that begins a sign-in. Below it each provider has an address to send people back
-/// to: an answer of one is not taken for one of another, also of providers without `iss`.
+/// Path of the form that begins a sign-in. Below it each provider has an address to send people
+/// back to, so that an answer of one provider cannot pass for another's, even without `iss`.
 pub const OIDC_SIGN_IN: &str = "/sign-in/oidc";
 
-/// Of a round trip. The prefix makes browsers take it from this host alone.
+/// For a round trip. The prefix makes browsers accept it from this host alone.
 const COOKIE: &str = "__Host-keygate-sign-in";
 
-/// Until somebody comes back from the provider.
+/// How long somebody may take to return from the provider.
 const LIFE_MS: u64 = 10 * 60 * 1000;
 
 /// How far the provider's clock may be behind ours, in seconds.
@@ -42,47 +42,47 @@ const BEHIND_SECS: u64 = 10;
 /// Longest answer to a code, in bytes.
 const LONGEST_TOKENS: u64 = 64 * 1024;
 
-/// Longest code or state that somebody comes back with, in bytes.
+/// The longest code or state in a provider's answer, in bytes.
 const LONGEST_WORD: usize = 4096;
 
-/// Which sign-in will do.
+/// Which sign-in is good enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WantedSignIn {
-    /// Also one of before: whoever has a session at the provider is not asked again.
+    /// An earlier one will do: somebody with a session at the provider need not sign in again.
     Any,
-    /// One of the last minutes.
+    /// Only one from the last minutes.
     Fresh,
 }
 
-/// Where a browser goes, and what binds its way back.
+/// Where to send a browser, and what binds its way back.
 #[derive(Debug)]
 pub struct OidcStart {
     /// At the provider.
     pub to: String,
-    /// What people call the provider.
+    /// The provider's name for people.
     pub label: Box<str>,
     /// The value of `Set-Cookie`.
     pub cookie: HeaderValue,
 }
 
-/// Why nobody was signed in. The page has a sentence for each; what exactly was wrong only the log has.
+/// Why nobody was signed in. The page has a sentence for each; only the log has the details.
 #[derive(Debug, thiserror::Error)]
 pub enum OidcError {
     #[error("{0}")]
     Auth(#[from] AuthError),
-    /// The provider has said that it signs nobody in.
+    /// The provider has refused to sign anybody in.
     #[error("the provider did not sign anybody in")]
     Denied,
     #[error("no role in any organization")]
     NoRole { id: PersonId },
-    /// The answer is not one that can be trusted.
+    /// The answer cannot be trusted.
     #[error("the provider's answer cannot be trusted: {0}")]
     Refused(OidcFault),
-    /// Of another browser, of another provider, used, or too late.
+    /// From another browser or another provider, used already, or too late.
     #[error("the sign-in was not begun here, was finished already, or took too long")]
     Stale,
     /// Not from the browser that began: without its cookie, or for an image or a frame of a page.
-    /// Nothing can be guessed so, and any site can make a browser ask.
+    /// Nobody can guess anything in this way, and any site can make a browser send such a request.
     #[error("the sign-in was not begun in this browser")]
     Stray,
     /// There is no such provider.
@@ -119,17 +119,17 @@ pub enum OidcFault {
     Userinfo,
 }
 
-/// What the database keeps of a round trip.
+/// What the database stores about a round trip.
 #[derive(Debug, Deserialize, Serialize)]
 struct RoundTrip {
     provider: Box<str>,
     /// SHA-256 of the cookie, in Base64url.
     browser: String,
-    /// A new sign-in was asked for, not the provider's own session.
+    /// A new sign-in is required; the provider's existing session is not enough.
     fresh: bool,
 }
 
-/// What a provider sends people back with.
+/// The parameters with which a provider sends people back.
 #[derive(Debug, Default)]
 struct ComeBack {
     code: Option<String>,
@@ -190,7 +190,7 @@ impl RoundTripSecrets<'_> {
 // === impl ComeBack ===
 
 impl ComeBack {
-    /// `None`: a parameter is there twice, or none is of use.
+    /// `None`: a parameter occurs twice, or none is usable.
     fn read(query: &str) -> Option<Self> {
         let mut found = Self::default();
         for (name, value) in form_pairs(query) {
@@ -212,7 +212,7 @@ impl ComeBack {
 // === impl Authenticator ===
 
 impl Authenticator {
-    /// Where the browser goes to sign in.
+    /// Begins a sign-in: where to send the browser.
     ///
     /// # Errors
     /// See [`OidcError`].
@@ -280,7 +280,8 @@ impl Authenticator {
         Ok(OidcStart { to, label: config.label.clone(), cookie })
     }
 
-    /// Somebody comes back from a provider: begins their session, the value of `Set-Cookie`.
+    /// Finishes the sign-in of somebody who returns from a provider: begins their session. Returns
+    /// the value of `Set-Cookie`.
     ///
     /// # Errors
     /// See [`OidcError`].
@@ -320,7 +321,7 @@ impl Authenticator {
         let trip = self.take_trip(config, browser, state).await?;
         let now = self.clock.now();
         let metadata = self.providers.metadata(config, now).await?;
-        // RFC 9207: an answer of another provider, sent here to be mixed up with this one's.
+        // RFC 9207: another provider's answer, sent here to be mixed up with this one's.
         match &back.issuer {
             Some(issuer) if **issuer != *config.issuer => {
                 return Err(OidcError::Refused(OidcFault::Issuer));
@@ -350,7 +351,7 @@ impl Authenticator {
         self.admit(parts, config, said).await
     }
 
-    /// The round trip that this browser has begun at this provider. It is over with this.
+    /// Takes the round trip that this browser began at this provider. It cannot be used again.
     async fn take_trip(
         &self,
         config: &OidcConfig,
@@ -371,7 +372,7 @@ impl Authenticator {
         }
     }
 
-    /// Gives the code for tokens: the provider takes each once.
+    /// Exchanges the code for tokens. The provider accepts each code once.
     async fn redeem(
         &self,
         config: &OidcConfig,
@@ -411,7 +412,7 @@ impl Authenticator {
             deadline: provider::DEADLINE,
         };
         let answer = ask::ask(question).await.map_err(|error| match error {
-            // The code is of another client, of another round trip, or was given before.
+            // The code belongs to another client or another round trip, or was used before.
             AskError::Refused { ref error, .. } if **error == *"invalid_grant" => OidcError::Stale,
             error => OidcError::unreachable(error),
         })?;
@@ -422,13 +423,13 @@ impl Authenticator {
         self.settings.people.oidc.iter().find(|config| *config.name == *provider)
     }
 
-    /// Where the provider sends people back to. It knows this address, byte for byte.
+    /// Where the provider sends people back to. It has to know this address, byte for byte.
     fn redirect_uri(&self, config: &OidcConfig) -> String {
         format!("{}{OIDC_SIGN_IN}/{}", self.settings.reached_at(), config.name)
     }
 
-    /// Where somebody who is signed out here can sign out of the provider as well; `None`: that is not
-    /// wanted, or the provider has no such place.
+    /// Where somebody who has signed out here can sign out of the provider as well; `None`: the
+    /// configuration does not want that, or the provider has no such place.
     pub async fn oidc_sign_out(&self, provider: &str) -> Option<OidcSignOut> {
         let config = self.oidc_config(provider).filter(|config| config.signs_out)?;
         let metadata = self.providers.metadata(config, self.clock.now()).await.ok()?;
@@ -444,7 +445,7 @@ impl Authenticator {
     fn note_oidc(&self, config: &OidcConfig, error: &OidcError) {
         self.metrics.oidc(&config.name, error.result());
         match error {
-            // Whoever wants to could fill the log with strays.
+            // Otherwise anybody could fill the log with strays.
             OidcError::Auth(_) | OidcError::Denied | OidcError::Stray | OidcError::Unknown => {}
             OidcError::NoRole { id } => {
                 tracing::info!(provider = %config.name, person = %id, "signed in without a role");
@@ -458,11 +459,11 @@ impl Authenticator {
 #[derive(Clone, Debug)]
 pub struct OidcSignOut {
     pub to: String,
-    /// What people call the provider.
+    /// The provider's name for people.
     pub label: Box<str>,
 }
 
-/// Lax: it comes along when the provider sends the browser back.
+/// Lax: the browser sends it when the provider sends the browser back.
 const ATTRIBUTES: &str = "Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=600";
 
 /// Makes a browser forget a round trip.
@@ -472,7 +473,7 @@ pub fn clear_oidc_cookie() -> HeaderValue {
     )
 }
 
-/// Pairs of a query, decoded. What is no UTF-8 is replaced: it names nothing.
+/// Pairs of a query, decoded. Invalid UTF-8 is replaced: it names nothing.
 fn form_pairs(query: &str) -> impl Iterator<Item = (String, String)> {
     let decode = |text: &str| {
         let text = text.replace('+', " ");

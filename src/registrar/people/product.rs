@@ -1,8 +1,8 @@
-//! People whom a product knows, however it was asked. What the product says of somebody's role counts
-//! at once; the list of members follows it.
+//! People whom a product knows, however the service asked it. A role that the product states counts
+//! immediately; the list of members follows.
 //!
-//! All ways by which people of one audience come speak of one product's people: a user of the token and
-//! one of the session with the same id are the same person.
+//! All ways in which people of one audience sign in identify the same product's people: a user with
+//! a token and a user with a session are the same person if their ids are equal.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -19,23 +19,23 @@ use crate::registrar::store::{
     AudienceName, BOOTSTRAP, OIDC, Person, PersonId, StoreActor, StoreError,
 };
 
-/// How long the list of members may be behind what the product says, and most people that are
-/// remembered as written down.
+/// How long the list of members may be behind the product, and the most people to remember as
+/// written down.
 const KNOWN_MS: u64 = 60_000;
 const MOST_KNOWN: usize = 10_000;
 
-/// What a product has said of somebody.
+/// What a product has stated about somebody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ProductPerson {
     pub(super) org: OrgId,
     pub(super) user: Box<str>,
-    /// `None`: the word for it stands for none here.
+    /// `None`: the product's word for it maps to no role here.
     pub(super) role: Option<PersonRole>,
-    /// Possibly empty.
+    /// May be empty.
     pub(super) email: Box<str>,
 }
 
-/// The same, before anybody has looked at it.
+/// The same, before it has been checked.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ProductWords {
     pub(super) org: Option<String>,
@@ -44,13 +44,14 @@ pub(super) struct ProductWords {
     pub(super) email: Option<String>,
 }
 
-/// By which product's word, and in whose name changes of its people are written down.
+/// Which product stated it, and in whose name changes of its people are recorded.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProductSource<'c> {
     pub(super) name: &'c str,
     pub(super) audience: &'c AudienceName,
     pub(super) by: CallerBy,
-    /// When it said so, in milliseconds since 1970-01-01T00:00:00Z; `None`: nobody knows.
+    /// When the product stated it, in milliseconds since 1970-01-01T00:00:00Z; `None`: nobody
+    /// knows.
     pub(super) said_ms: Option<u64>,
 }
 
@@ -67,16 +68,15 @@ struct SeenRole {
 // === impl ProductWords ===
 
 impl ProductWords {
-    /// All three, each as it should be.
+    /// All three, each in its proper form.
     ///
-    /// # Errors
-    /// [`AuthError::Unknown`]: one is missing or strange.
+    /// # Errors [`AuthError::Unknown`]: one is missing or malformed.
     pub(super) fn read(mut self, roles: &ProductRoles) -> Result<ProductPerson, AuthError> {
         let role = self.role.take().ok_or(AuthError::Unknown)?;
         self.with_role(roles.of(&role))
     }
 
-    /// The same where the role is known already.
+    /// The same, if the role is known already.
     ///
     /// # Errors
     /// [`AuthError::Unknown`].
@@ -85,13 +85,14 @@ impl ProductWords {
             return Err(AuthError::Unknown);
         };
         let org = OrgId::parse(&org).map_err(|_| AuthError::Unknown)?;
-        // What people of other ways are called: a product's user of that name would be one of them.
+        // The prefixes of people who sign in otherwise: a product's user with such a name would
+        // pass for one.
         let is_taken = |way| user.strip_prefix(way).is_some_and(|rest| rest.starts_with(':'));
         if [BOOTSTRAP, OIDC].into_iter().any(is_taken) {
             return Err(AuthError::Unknown);
         }
         let email = self.email.unwrap_or_default();
-        // An address that no key could have says nothing.
+        // An address that no key could have is ignored.
         let email = if Owner::new(&user, &email, "").is_ok() { email } else { String::new() };
         Owner::new(&user, "", "").map_err(|_| AuthError::Unknown)?;
         Ok(ProductPerson { org, user: user.into(), role, email: email.into() })
@@ -142,7 +143,7 @@ impl Authenticator {
         if !self.seen.has(&key, role, now_ms) {
             match self.write_down(parts, &person, &org, role, source).await {
                 Ok(()) => self.seen.note(key, role, now_ms),
-                // A database that takes no changes now does not keep people out.
+                // Even a database that takes no changes now does not keep people out.
                 Err(error) => tracing::warn!(%error, "a person of the product was not noted"),
             }
         }
@@ -164,8 +165,8 @@ impl Authenticator {
         })
     }
 
-    /// Lets the list of members say what the product says. Keys of somebody who has lost the role
-    /// that they need go the way of the org's policy.
+    /// Makes the list of members agree with the product. The org's policy decides about keys of
+    /// somebody who has lost the role that the keys need.
     async fn write_down(
         &self,
         parts: &Parts,
@@ -182,7 +183,7 @@ impl Authenticator {
         if known == role {
             return Ok(());
         }
-        // A token of before their promotion is good for a while; it takes nothing away.
+        // A token from before a promotion stays valid for a while. It must not take the role away.
         if role.is_none() {
             let seen = self.store.person(&person.id).await?.map_or(0, |known| known.seen_ms);
             if source.said_ms.is_none_or(|said| said < seen) {
@@ -198,7 +199,7 @@ impl Authenticator {
             channel: channel_of(parts),
         };
         match self.change_role(change).await {
-            // The list keeps its owner; what the product says now counts for this request.
+            // The list keeps its last owner. For this request, the product's statement counts.
             Ok(_) | Err(StoreError::LastOwner) => Ok(()),
             Err(error) => Err(error),
         }

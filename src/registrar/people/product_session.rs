@@ -1,5 +1,5 @@
-//! A product's own session: its endpoint is asked whose the cookie is. The cookie goes to the configured
-//! URL and nowhere else, and no other cookie with it.
+//! A product's own session: asks the product's endpoint whose cookie it is. The cookie goes to the
+//! configured URL and nowhere else, and no other cookie goes with it.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -16,20 +16,20 @@ use crate::core::Digest;
 use crate::registrar::config::ProductSessionConfig;
 use crate::registrar::request::client_of;
 
-/// How long an answer counts. A failure counts once.
+/// How long an answer counts. A failure counts once only.
 const KEPT: Duration = Duration::from_secs(5);
 
-/// Most answers that are kept.
+/// The most answers to keep.
 const MOST_KEPT: usize = 4096;
 
-/// Longest answer, and how long the product may take for it.
+/// The longest answer, and how long the product may take for it.
 const LONGEST: u64 = 64 * 1024;
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// Longest cookie that is passed on.
+/// The longest cookie to pass on.
 const LONGEST_COOKIE: usize = 4096;
 
-/// What products have said of cookies, by their SHA-256.
+/// What products have said about cookies, by the SHA-256 of each cookie.
 #[derive(Debug, Default)]
 pub(super) struct KeptSessions(Mutex<HashMap<Digest, KeptSession>>);
 
@@ -64,11 +64,11 @@ impl Authenticator {
         let person = match self.kept.find(&digest, now_ns) {
             Some(person) => person,
             None => {
-                // Each question is work for the product: guessing is not passed on without end.
+                // Each question is work for the product, so somebody who guesses is stopped here.
                 self.still_listened_to(client_of(parts))?;
                 let person = self.ask_product(config, text).await?;
-                // Asked about now: the answer is not older than this. Who is refused is asked about
-                // again.
+                // The product was asked just now: the answer is no older than that. For people whom
+                // it refuses, it is asked again.
                 if person.role.is_some() {
                     self.kept.keep(digest, person.clone(), now_ns);
                 }

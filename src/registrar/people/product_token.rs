@@ -1,5 +1,5 @@
-//! A product's own tokens: `Authorization: Bearer` with three parts and two dots. What keys of ours look
-//! like is configured elsewhere, and no key looks like that.
+//! A product's own tokens: `Authorization: Bearer` with three parts and two dots. The form of our
+//! keys is configured elsewhere, and no key looks like that.
 
 use axum::http::request::Parts;
 
@@ -37,7 +37,7 @@ impl Authenticator {
                 said_ms: claims.issued().map(|seconds| seconds.saturating_mul(1000)),
             };
             if said.role.is_none() {
-                // Another product may know more of them.
+                // Another product may know the person's role.
                 without_role.get_or_insert((said, source));
                 continue;
             }

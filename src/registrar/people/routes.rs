@@ -1,4 +1,4 @@
-//! Signing in and out. The page's own look is elsewhere; this is what works without it.
+//! Signing in and out. The page's design is elsewhere; these routes work without it.
 
 use axum::extract::{Form, FromRef, Request, State};
 use axum::http::header::{ACCEPT, LOCATION, SET_COOKIE};
@@ -42,14 +42,14 @@ where
         .route("/session/org", post(choose_org))
 }
 
-/// Nobody is signed in here by another site: it would make them work in somebody else's name.
+/// No other site may sign anybody in here: it would make them work in somebody else's name.
 async fn sign_in(State(people): State<Authenticator>, request: Request) -> Response {
     let fields = request.headers().clone();
     match begin(&people, request).await {
         Ok(cookie) => see_other(&format!("{}/", people.settings.base()), cookie),
         Err(error) => {
             people.metrics.refused(error.code());
-            // A person sees what to do on the page; a program is told the code.
+            // A person sees on the page what to do; a program gets the code.
             let accepts = fields.get(ACCEPT).and_then(|value| value.to_str().ok());
             match (&error, accepts) {
                 (AuthError::Unknown, Some(accepts)) if accepts.contains("text/html") => {
@@ -68,12 +68,12 @@ async fn begin(people: &Authenticator, request: Request) -> Result<HeaderValue, 
     let request = Request::from_parts(parts.clone(), body);
     let form: Form<SignInForm> = request.extract().await.map_err(|_| AuthError::Unknown)?;
     let cookie = people.sign_in(&parts, &form.0.token).await?;
-    // Whoever had a session in this browser has another one now.
+    // Ends any earlier session of this browser, which has another one now.
     end_present(people, &parts.headers).await?;
     Ok(cookie)
 }
 
-/// Ends the session and makes the browser forget it, whatever the session opens by now.
+/// Ends the session and makes the browser forget it, even if the session no longer opens anything.
 async fn sign_out(
     State(people): State<Authenticator>,
     caller: Result<Caller, AuthError>,
@@ -81,7 +81,8 @@ async fn sign_out(
 ) -> Response {
     let (parts, body) = request.into_parts();
     let fields = parts.headers.clone();
-    // Also where no cookie comes along: the answer takes it away, which no other site may bring about.
+    // Checked even without a cookie: the answer deletes the cookie, and no other site may cause
+    // that.
     if let Err(error) = csrf::same_origin(&fields, &people.settings) {
         return error.into_response();
     }
@@ -92,8 +93,8 @@ async fn sign_out(
         Err(error @ (AuthError::CrossSite | AuthError::Store(_) | AuthError::TwoCredentials)) => {
             Err(error)
         }
-        // It opens nothing (any more), so that no page has a form of it; signing out ends it all the
-        // same, or it would be back with the role.
+        // The session opens nothing now, so no page has a form for it. Signing out ends it anyway;
+        // otherwise it would work again as soon as the person got the role back.
         Err(_) => Ok(()),
     };
     if let Err(error) = may {
@@ -108,7 +109,7 @@ async fn sign_out(
     }
 }
 
-/// Ends the session of the request's cookie. The provider at which it began.
+/// Ends the session of the request's cookie. Returns the provider at which it began.
 pub(super) async fn end_present(
     people: &Authenticator,
     fields: &axum::http::HeaderMap,

@@ -1,5 +1,5 @@
 //! Sessions of people who have signed in here: 256 random bits in a cookie, of which the database
-//! has the SHA-256 alone.
+//! has only the SHA-256.
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use axum::http::header::{COOKIE as COOKIE_FIELD, HeaderMap, HeaderValue, USER_AGENT};
@@ -15,27 +15,27 @@ use crate::registrar::config::OidcConfig;
 use crate::registrar::request::{SESSION_COOKIE, client_of};
 use crate::registrar::store::{PersonId, SessionKind, SessionRow, StoreError};
 
-/// Most characters of a browser's name that are kept, for its person to recognise it.
+/// The most characters of a browser's name to store, so that the person can recognise it.
 const AGENT: usize = 200;
 
-/// Uses are noted at most so often: each is a write.
+/// The shortest time between two notes of a session's use: each is a write.
 const TOUCH_MS: u64 = 60_000;
 
-/// A session to be begun.
+/// A session that is about to begin.
 #[derive(Clone, Debug)]
 pub struct NewSession {
     pub person: PersonId,
     pub org: Option<OrgId>,
-    /// How the person has signed in: `bootstrap`, `oidc`.
+    /// How the person signed in: `bootstrap`, `oidc`.
     pub by: &'static str,
     /// At which OpenID provider.
     pub provider: Option<Box<str>>,
-    /// When that was, by the provider's word, in milliseconds since 1970-01-01T00:00:00Z; `None`: it
-    /// does not say, or there is none.
+    /// When that was, according to the provider, in milliseconds since 1970-01-01T00:00:00Z;
+    /// `None`: the provider does not say, or there is none.
     pub signed_in_ms: Option<u64>,
 }
 
-/// What a session's row keeps of its sign-in.
+/// What a session's row stores about its sign-in.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(super) struct SessionDetail {
     by: Box<str>,
@@ -56,10 +56,9 @@ impl SessionDetail {
 // === impl Authenticator ===
 
 impl Authenticator {
-    /// Begins a session, under a token that nobody had before. The value of `Set-Cookie`.
+    /// Begins a session, under a new random token. Returns the value of `Set-Cookie`.
     ///
-    /// # Errors
-    /// The store's; no randomness.
+    /// # Errors The store's; no randomness.
     pub async fn begin_session(
         &self,
         parts: &Parts,
@@ -103,7 +102,7 @@ impl Authenticator {
             return Err(AuthError::Unknown);
         }
         let caller = match self.person_caller(parts, &row, FormToken::of(token)).await {
-            // A role that somebody gets later is for a new sign-in.
+            // If the person gets a role later, they have to sign in again for it.
             Err(AuthError::NoRole) => {
                 if let Err(error) = self.store.end_session(&row.person, &row.id).await {
                     tracing::warn!(%error, "the session of somebody without a role was not ended");
@@ -113,7 +112,7 @@ impl Authenticator {
             caller => caller?,
         };
         if now_ms.saturating_sub(row.seen_ms) >= TOUCH_MS {
-            // A database that takes no changes now does not sign people out.
+            // Even a database that takes no changes now does not sign people out.
             if let Err(error) = self.store.touch_session(digest, now_ms, None).await {
                 tracing::warn!(%error, "the use of a session was not noted");
             }
@@ -127,10 +126,9 @@ impl Authenticator {
         now_ms.saturating_sub(row.seen_ms) > idle
     }
 
-    /// The provider at which a session was begun; `None`: at none.
+    /// The provider at which a session began; `None`: at none.
     ///
-    /// # Errors
-    /// [`AuthError::Unknown`]: one that is not configured any more signs nobody in.
+    /// # Errors [`AuthError::Unknown`]: a provider that is no longer configured signs nobody in.
     pub(super) fn provider_of(&self, row: &SessionRow) -> Result<Option<&OidcConfig>, AuthError> {
         let Some(name) = SessionDetail::of(row).provider else { return Ok(None) };
         let all = &self.settings.people.oidc;
@@ -138,8 +136,8 @@ impl Authenticator {
         found.map(Some).ok_or(AuthError::Unknown)
     }
 
-    /// Sessions of a person that open something now, the newest first: neither those that nobody has
-    /// used for too long, nor tokens of components whose session has ended.
+    /// Sessions of a person that open something now, the newest first. Leaves out sessions that
+    /// nobody has used for too long, and tokens of components whose session has ended.
     ///
     /// # Errors
     /// The store's.
@@ -158,7 +156,7 @@ impl Authenticator {
         Ok(found)
     }
 
-    /// Lets the session of this request look at another org of its person.
+    /// Switches the session of this request to another org of its person.
     ///
     /// # Errors
     /// [`AuthError::NotFound`]: the person is not in it.
@@ -178,7 +176,7 @@ impl Authenticator {
     }
 }
 
-/// The session in which a component's token was made, if it was in one of ours.
+/// The session in which a component's token was made, if it was one of ours.
 fn made_in(token: &SessionRow) -> Option<&str> {
     token.detail.get("session").and_then(serde_json::Value::as_str)
 }
@@ -192,8 +190,7 @@ pub fn clear_cookie() -> HeaderValue {
 
 /// The token in the cookie.
 ///
-/// # Errors
-/// The cookie is there twice with different values: somebody has planted one.
+/// # Errors The cookie occurs twice with different values: somebody has planted one.
 pub(super) fn token_of(fields: &HeaderMap) -> Result<Option<&str>, AuthError> {
     cookie(fields, SESSION_COOKIE)
 }
@@ -202,7 +199,7 @@ pub(super) fn token_of(fields: &HeaderMap) -> Result<Option<&str>, AuthError> {
 pub(super) fn cookie<'r>(fields: &'r HeaderMap, name: &str) -> Result<Option<&'r str>, AuthError> {
     let mut found = None;
     for line in fields.get_all(COOKIE_FIELD) {
-        // What is not ASCII is no cookie of ours.
+        // A line that is not ASCII contains no cookie of ours.
         let Ok(line) = line.to_str() else { continue };
         for pair in line.split(';') {
             let Some((is, value)) = pair.trim().split_once('=') else { continue };
@@ -220,8 +217,7 @@ pub(super) fn cookie<'r>(fields: &'r HeaderMap, name: &str) -> Result<Option<&'r
 
 /// Bytes that nobody can guess.
 ///
-/// # Errors
-/// The system has none.
+/// # Errors The system has no randomness.
 pub(super) fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, AuthError> {
     let mut bytes = Zeroizing::new([0; N]);
     let filled = SystemRandom::new().fill(&mut *bytes);

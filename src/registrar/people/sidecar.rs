@@ -1,6 +1,6 @@
-//! What a sidecar of ours says of a request that it has let through: which key, or whose token. It is
-//! believed over our Unix socket from a configured user, or as an assertion that it has signed. From
-//! anybody else the same fields are words of a stranger, and not looked at.
+//! A sidecar's statement about a request that it has let through: which key, or whose token. The
+//! service believes it over our Unix socket from a configured user, or as an assertion that the
+//! sidecar has signed. From anybody else it ignores the same fields.
 
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
@@ -14,7 +14,7 @@ use crate::registrar::request::Peer;
 use crate::registrar::store::{AudienceName, KeyRef, StoreError};
 use crate::token::product::{ProductClaims, ProductKeys, ProductTokenTerms};
 
-/// Longest life of an assertion, in seconds: as long as a sidecar can be told to make them.
+/// The longest life of an assertion, in seconds: the most that a sidecar can be configured for.
 const LONGEST_LIFE: u64 = 300;
 
 /// Who asks, as a sidecar has found out.
@@ -29,10 +29,10 @@ pub(super) enum SidecarWord<'c> {
 // === impl Authenticator ===
 
 impl Authenticator {
-    /// What sidecars say. `None`: nothing, or that nobody has shown them a credential.
+    /// The sidecars' statement. `None`: there is none, or it says that nobody has shown a
+    /// credential.
     ///
-    /// # Errors
-    /// What they say is no statement of ours, or two of them speak.
+    /// # Errors The fields are not a valid statement, or two sidecars speak.
     pub(super) async fn said_by_sidecar(
         &self,
         parts: &Parts,
@@ -62,7 +62,7 @@ impl Authenticator {
         said: SidecarWord<'_>,
     ) -> Result<Caller, AuthError> {
         match said {
-            // What the sidecar knows may be a table old: the key is looked up here.
+            // The sidecar may know an older table, so the key is looked up here.
             SidecarWord::Key { audience, org, key } => {
                 match self.store.key(audience, Some(&org), KeyRef::Id(key)).await {
                     Ok(row) => self.key_caller(parts, row, CallerBy::Identity),
@@ -113,7 +113,7 @@ impl Authenticator {
     }
 }
 
-/// Whether the connection is this sidecar's.
+/// Whether the connection is from this sidecar.
 pub(super) fn is_it(config: &SidecarConfig, peer: &Peer) -> bool {
     match &config.proof {
         SidecarProof::Assertion { .. } => false,
@@ -173,7 +173,8 @@ fn fields<'c>(
     }
 }
 
-/// Whether a token is one of the product's: the same subject at another issuer is somebody else.
+/// Whether a token comes from one of the product's issuers: the same subject at another issuer is
+/// somebody else.
 fn is_of_its_issuers(config: &SidecarConfig, said: Option<&str>) -> bool {
     let said = said.map(|said| percent_encoding::percent_decode_str(said).decode_utf8());
     match said {
@@ -183,7 +184,7 @@ fn is_of_its_issuers(config: &SidecarConfig, said: Option<&str>) -> bool {
     }
 }
 
-/// The value of a field that is there once or not at all.
+/// The value of a field that occurs at most once.
 fn one<'r>(fields: &'r HeaderMap, name: &HeaderName) -> Result<Option<&'r str>, AuthError> {
     let mut all = fields.get_all(name).iter();
     match (all.next(), all.next()) {

@@ -1,4 +1,4 @@
-//! Each way to come, and each way to forge it.
+//! Each way to sign in, and each way to forge it.
 
 use axum::http::{Method, StatusCode};
 
@@ -32,7 +32,7 @@ async fn signed_in(desk: &TestDesk, org: Option<&str>, role: &str, name: &str) -
     told.cookie()
 }
 
-/// What each request is answered, by a name for it.
+/// Sends each request, which has a name, and compares its answer.
 async fn table(desk: &TestDesk, cases: Vec<(&str, Ask, &str)>) {
     for (name, ask, want) in cases {
         let told = desk.send(ask).await;
@@ -44,7 +44,7 @@ async fn table(desk: &TestDesk, cases: Vec<(&str, Ask, &str)>) {
     }
 }
 
-/// What somebody may do in an org, without a word about how they came to it.
+/// Sets somebody's role in an org, without a note of how they got it.
 async fn set_role(desk: &TestDesk, org: &str, id: &PersonId, role: Option<PersonRole>) {
     let change = crate::registrar::store::MemberChange {
         org: suite::org(org),
@@ -172,7 +172,7 @@ fn a_link_is_good_once_and_for_a_while() {
         let desk = TestDesk::new("");
         let token = link(&desk, Some("acme"), "owner", "kim").await;
         assert_eq!(token.len(), 43);
-        // Looking at the page uses nothing up: it does not even get the token.
+        // Looking at the page does not use the link up: the page does not even receive the token.
         let page = desk.send(Ask::get("/sign-in")).await;
         assert!(page.body.contains("<form method=\"post\" action=\"/sign-in\""), "{page:?}");
         let forged = [
@@ -330,7 +330,7 @@ fn a_session_ends_by_itself_and_at_once() {
         assert_eq!(told.status, StatusCode::SEE_OTHER, "{told:?}");
         assert!(told.fields["set-cookie"].to_str().unwrap().ends_with("Max-Age=0"));
         table(&desk, vec![("signed out", who(&gone), over)]).await;
-        // A recovery ends them all.
+        // A recovery ends all sessions.
         let before = signed_in(&desk, Some("acme"), "owner", "kim").await;
         desk.store.begin_epoch(Default::default(), suite::recovery()).await.unwrap();
         table(&desk, vec![("of before a recovery", who(&before), over)]).await;

@@ -134,8 +134,8 @@ fn noted_by_service(state: &Path, audience: &AudienceName) -> Result<Option<Note
     })
 }
 
-/// Whether the database says so and every directory has it. The database says so even if a directory
-/// could not be written.
+/// Whether the database says so and every directory has it. The database says so even if a
+/// directory could not be written.
 async fn is_published(
     options: &PublisherOptions,
     config: &AudienceConfig,

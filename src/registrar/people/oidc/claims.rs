@@ -1,4 +1,5 @@
-//! What a provider says of somebody: the ID token, and the userinfo endpoint where that lacks claims.
+//! A provider's claims about somebody: the ID token, and the userinfo endpoint if the token lacks
+//! claims.
 
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -13,15 +14,15 @@ use crate::registrar::config::{JwksPlace, OidcConfig};
 use crate::token::TokenAlgorithm;
 use crate::token::product::{ProductClaims, ProductKeys, ProductTokenTerms};
 
-/// Of ID tokens. No HMAC: the client's secret would make people.
+/// For ID tokens. No HMAC: anybody with the client's secret could make up people.
 const ALGORITHMS: [TokenAlgorithm; 4] =
     [TokenAlgorithm::EdDsa, TokenAlgorithm::Es256, TokenAlgorithm::Ps256, TokenAlgorithm::Rs256];
 
-/// Longest answer of the userinfo endpoint, and longest access token, in bytes.
+/// The longest answer of the userinfo endpoint, and the longest access token, in bytes.
 const LONGEST_USERINFO: u64 = 64 * 1024;
 const LONGEST_ACCESS_TOKEN: usize = 16 * 1024;
 
-/// Longest name or address that is shown, in bytes.
+/// The longest name or address to show, in bytes.
 const LONGEST_NAME: usize = 128;
 
 /// Somebody whom a provider has signed in.
@@ -30,7 +31,7 @@ pub(super) struct OidcSaid {
     pub(super) subject: Box<str>,
     /// For people; proves nothing.
     pub(super) name: Box<str>,
-    /// Likewise, and possibly empty.
+    /// For people, as well; may be empty.
     pub(super) email: Box<str>,
     pub(super) orgs: Vec<String>,
     pub(super) groups: Vec<String>,
@@ -38,7 +39,7 @@ pub(super) struct OidcSaid {
     pub(super) signed_in: Option<u64>,
 }
 
-/// The claims of an ID token, and those of userinfo behind them.
+/// The claims of an ID token, and after them those of userinfo.
 struct AllClaims<'c> {
     token: &'c ProductClaims,
     userinfo: Value,
@@ -47,7 +48,7 @@ struct AllClaims<'c> {
 // === impl AllClaims ===
 
 impl AllClaims<'_> {
-    /// A claim, or, by a JSON pointer (RFC 6901), a part of one.
+    /// A claim or, by a JSON pointer (RFC 6901), a part of one.
     fn get(&self, name: &str) -> Option<&Value> {
         let in_token = || match name.strip_prefix('/') {
             Some(path) => {
@@ -73,7 +74,7 @@ impl AllClaims<'_> {
         }
     }
 
-    /// One line to be shown; empty: there is none that could be.
+    /// One line to show; empty if there is no usable one.
     fn line(&self, name: &str) -> &str {
         let text = self.get(name).and_then(Value::as_str).unwrap_or_default().trim();
         match text.len() <= LONGEST_NAME && !text.chars().any(char::is_control) {
@@ -86,10 +87,9 @@ impl AllClaims<'_> {
 // === impl Authenticator ===
 
 impl Authenticator {
-    /// What the tokens say of whoever has signed in.
+    /// What the tokens say about the person who has signed in.
     ///
-    /// # Errors
-    /// [`OidcError::Refused`]: something about them is not as it has to be.
+    /// # Errors [`OidcError::Refused`]: something about them is not as it has to be.
     pub(super) async fn what_is_said(
         &self,
         config: &OidcConfig,
@@ -113,8 +113,8 @@ impl Authenticator {
         if (lacks(&needs) || lacks(&shows)) && metadata.userinfo.is_some() {
             match userinfo(config, metadata, tokens, &subject).await {
                 Ok(told) => claims.userinfo = told,
-                // Without names people are called by their subject; without groups nobody knows what
-                // they may do.
+                // Without a name the person's subject is shown instead. But without groups nobody
+                // knows what the person may do.
                 Err(error @ OidcError::Unreachable(_)) if !lacks(&needs) => {
                     tracing::warn!(provider = %config.name, %error, "no name was told");
                 }
@@ -139,7 +139,7 @@ impl Authenticator {
         })
     }
 
-    /// Keys rotate: an unknown one may be new. They are asked for again at most every 30 s.
+    /// Keys rotate: an unknown one may be new. The provider is asked again at most every 30 s.
     async fn id_token(
         &self,
         config: &OidcConfig,
@@ -171,8 +171,8 @@ impl Authenticator {
     }
 }
 
-/// What signature, issuer, audience and end leave open (OpenID Connect Core, section 3.1.3.7). Whom the
-/// token is about.
+/// Checks what signature, issuer, audience and end leave open (OpenID Connect Core, section
+/// 3.1.3.7). Returns the token's subject.
 fn check(token: &ProductClaims, config: &OidcConfig, nonce: &str) -> Result<Box<str>, OidcFault> {
     let text = |name: &str| token.value(name).and_then(Value::as_str);
     let is_for_several = matches!(token.value("aud"), Some(Value::Array(all)) if all.len() > 1);
@@ -194,7 +194,7 @@ fn check(token: &ProductClaims, config: &OidcConfig, nonce: &str) -> Result<Box<
     subject.map(Into::into).ok_or(OidcFault::Subject)
 }
 
-/// Claims that the ID token lacks. They are of the same subject, or of nobody.
+/// Claims that the ID token lacks. An answer about another subject is refused.
 async fn userinfo(
     config: &OidcConfig,
     metadata: &ProviderMetadata,

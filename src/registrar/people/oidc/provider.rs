@@ -1,5 +1,5 @@
-//! What a provider says of itself: its document (OpenID Connect Discovery 1.0), kept for a while.
-//! Nothing of it is believed about who the provider is: that the configuration says.
+//! A provider's description of itself: its document (OpenID Connect Discovery 1.0), kept for a
+//! while. It is not believed about who the provider is: the configuration says that.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,16 +20,16 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 /// Longest document.
 const LONGEST: u64 = 256 * 1024;
 
-/// After so long it is asked for again.
+/// After this long, the document is read again.
 const FRESH: Duration = Duration::from_secs(10 * 60);
 
-/// While it cannot be had, the last one is used for so long.
+/// How long the last document is used while it cannot be read again.
 const BELIEVED: Duration = Duration::from_secs(60 * 60);
 
-/// A provider that did not answer is left alone for so long: strangers begin sign-ins.
+/// How long a provider that did not answer is left alone, because strangers can begin sign-ins.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Where a provider does what.
+/// The provider's addresses, by purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ProviderMetadata {
     pub(super) authorization: Box<str>,
@@ -43,14 +43,14 @@ pub(super) struct ProviderMetadata {
     pub(super) secret_in_form: bool,
 }
 
-/// The documents of providers, each with a lock of its own: one that is slow holds up nobody else's
-/// people.
+/// The documents of providers, each with a lock of its own, so that a slow provider holds up nobody
+/// else's people.
 #[derive(Debug, Default)]
 pub(in super::super) struct OidcProviders(
     std::sync::Mutex<HashMap<Box<str>, Arc<Mutex<KeptDocument>>>>,
 );
 
-/// On the process's clock: when it was had, and when it was asked for in vain.
+/// On the process's clock: when it arrived, and when it was last asked for without success.
 #[derive(Debug, Default)]
 struct KeptDocument {
     metadata: Option<Arc<ProviderMetadata>>,
@@ -61,8 +61,8 @@ struct KeptDocument {
 // === impl OidcProviders ===
 
 impl OidcProviders {
-    /// What the provider says of itself. While one request asks, others of the same provider wait:
-    /// one question for all.
+    /// The provider's description of itself. While one request asks, others for the same provider
+    /// wait: one question serves all.
     pub(super) async fn metadata(
         &self,
         config: &OidcConfig,
@@ -153,8 +153,8 @@ impl ProviderMetadata {
     }
 }
 
-/// Whether a URL may be asked, or be where people go: https, and, of a provider on this host, http on
-/// this host.
+/// Whether a URL may be asked, or people may be sent to it: https. For a provider on this host also
+/// http on this host.
 fn is_place(url: &str, issuer: &str) -> bool {
     let Ok(uri) = url.parse::<http::Uri>() else { return false };
     let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
@@ -168,7 +168,7 @@ fn is_place(url: &str, issuer: &str) -> bool {
     is_safe && !has_user && !url.contains('#') && url.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// All but the unreserved characters of RFC 3986.
+/// All characters except the unreserved ones of RFC 3986.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// `application/x-www-form-urlencoded`.

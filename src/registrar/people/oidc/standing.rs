@@ -1,4 +1,5 @@
-//! Lets roles here follow what a provider says of somebody's groups, and begins their session.
+//! Makes roles here follow a provider's statements about somebody's groups, and begins their
+//! session.
 
 use std::collections::BTreeMap;
 
@@ -18,11 +19,10 @@ use crate::registrar::store::{AuditEvent, OIDC, Person, PersonId, StoreActor, St
 // === impl Authenticator ===
 
 impl Authenticator {
-    /// Writes down who has come, with the roles that they have now, and begins a session.
+    /// Writes down who has signed in, with the roles that they have now, and begins a session.
     ///
-    /// # Errors
-    /// [`OidcError::NoRole`]: nobody has given them one, and they are no operator. Whatever they had
-    /// and have lost is gone all the same.
+    /// # Errors [`OidcError::NoRole`]: nobody has given them a role, and they are not an operator.
+    /// Roles that they have lost are removed anyway.
     pub(super) async fn admit(
         &self,
         parts: &Parts,
@@ -85,7 +85,7 @@ impl Authenticator {
             .collect(),
         };
         self.store.note(event).await.map_err(AuthError::from)?;
-        // Whoever had a session in this browser has another one now.
+        // Ends any earlier session of this browser, which has another one now.
         super::super::routes::end_present(self, &parts.headers).await?;
         let new = NewSession {
             person: id,
@@ -97,8 +97,8 @@ impl Authenticator {
         Ok(self.begin_session(parts, new).await?)
     }
 
-    /// Roles in the orgs that the provider decides about become what it says. Keys of somebody who has
-    /// lost the role that they need go the way of the org's policy.
+    /// Sets roles in the orgs that the provider decides about to what it says. The org's policy
+    /// decides about keys of somebody who has lost the role that the keys need.
     async fn follow_groups(
         &self,
         parts: &Parts,
@@ -120,14 +120,15 @@ impl Authenticator {
                 org: org.clone(),
                 id: id.clone(),
                 role,
-                // Who is gone at their provider is gone everywhere.
+                // Somebody who is gone at their provider is gone everywhere.
                 within: None,
                 actor: StoreActor::HostUser(format!("groups of {}", config.name).into()),
                 channel: channel_of(parts),
             };
             match self.change_role(change).await {
                 Ok(_) => {}
-                // Groups take nobody's last owner away: then nobody could give the role back.
+                // Groups do not take the last owner away: afterwards nobody could give the role
+                // back.
                 Err(StoreError::LastOwner) => {
                     let (person, org) = (id.to_string(), org.as_str());
                     tracing::warn!(
