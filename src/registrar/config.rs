@@ -1,8 +1,9 @@
-//! `admin.toml`: what the management service listens on, where it keeps its state, what each audience
-//! offers, who signs and where tables go. Every fault at once, with its line and what to do about it.
+//! `admin.toml`: what the management service listens on, where it keeps its state, what each
+//! audience offers, who signs and where tables go. Reports all faults together, each with its line
+//! and a remedy.
 //!
-//! A section of another room of the service has a file of its own below this one, and a line in
-//! [`lower`]. What nobody reads is an unknown key.
+//! A section for another room of the service has a file of its own below this one, and a line in
+//! [`lower`]. A key that no code reads is reported as unknown.
 
 mod asked;
 mod audiences;
@@ -47,53 +48,54 @@ use crate::core::address::{self, parse_network};
 use crate::core::{Digest, NetworkSet};
 use crate::manage::signing::source::SignerSource;
 
-/// Makes a token, for a remedy.
+/// A command that makes a token, for a remedy.
 const MAKE_TOKEN: &str = "openssl rand -hex 32 > FILE";
 
-/// Everything that `admin.toml` says.
+/// The content of `admin.toml`.
 #[derive(Debug)]
 pub struct AdminToml {
     pub listen: Bind,
-    /// Of a Unix socket's file.
+    /// For the file of a Unix socket.
     pub socket: SocketFile,
-    /// Of a TCP listener; `None`: it speaks without TLS.
+    /// For a TCP listener; `None`: it listens without TLS.
     pub tls: Option<TlsServer>,
-    /// Where people reach the service, such as `https://keys.example.com`: what links begin with.
+    /// Where people reach the service, such as `https://keys.example.com`. Links begin with it.
     /// `None`: as `listen` says.
     pub public_url: Option<Box<str>>,
-    /// Proxies in front of it, whose `X-Forwarded-For` is believed.
+    /// Proxies in front of the service, whose `X-Forwarded-For` it believes.
     pub trusted_proxies: NetworkSet,
-    /// Of the token that opens `/metrics`; `None`: they are for this host alone.
+    /// Of the token that opens `/metrics`; `None`: only this host may read them.
     pub metrics_bearer: Option<Digest>,
-    /// Holds the database, unless that is on a server, and `high-water.json`.
+    /// Holds `high-water.json`, and the database unless that is on a server.
     pub state: PathBuf,
     pub store: StoreConfig,
     pub log: LogConfig,
-    /// Where signed ends of the audit log are written to, a line each.
+    /// The file for signed ends of the audit log, one per line.
     pub checkpoints: PathBuf,
     /// At least one.
     pub audiences: Vec<AudienceConfig>,
     pub fleets: Vec<FleetConfig>,
-    /// Documented endpoints of products.
+    /// Products' documented endpoints.
     pub dialects: Vec<Dialect>,
     pub people: PeopleConfig,
-    /// Of organizations whose owners have set nothing else.
+    /// For organizations whose owners have set nothing else.
     pub policy: OrgRules,
-    /// Sidecars whose record of use is fetched.
+    /// Sidecars whose usage record the service fetches.
     pub usage_pulls: Vec<AskedSidecar>,
-    /// Sidecars that are asked what they have in force: those that read files say nothing unasked.
+    /// Sidecars that the service asks what they have in force. Those that read files do not report
+    /// it unasked.
     pub status_pulls: Vec<AskedSidecar>,
-    /// Whose keys these are, at the top of every screen.
+    /// Whose keys these are; shown at the top of every screen.
     pub title: Box<str>,
-    /// Path of a product under which the page is as well, such as `/settings/api-keys`, with the
-    /// product's own session: nobody signs in there, and no cookie of ours is set.
+    /// A product's path, such as `/settings/api-keys`, at which the page is available as well, with
+    /// the product's own session. Nobody signs in there, and the service sets no cookie.
     pub mount: Option<Box<str>>,
     /// Where people without a session of the product are sent.
     pub product_sign_in: Option<Box<str>>,
     pub embed: EmbedConfig,
     /// What is allowed but deserves a second look.
     pub warnings: Vec<ConfigFault>,
-    /// Files whose secrets were read.
+    /// Files from which secrets were read.
     pub secret_files: Vec<WatchedFile>,
 }
 
@@ -102,7 +104,7 @@ pub struct AdminToml {
 pub struct LogConfig {
     pub format: LogFormat,
     pub level: LogLevel,
-    /// A line per request, whatever the level. Default yes.
+    /// One line per request, whatever the level. Default yes.
     pub access: bool,
 }
 
@@ -110,9 +112,9 @@ pub struct LogConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FleetConfig {
     pub name: Box<str>,
-    /// Whose tables it may fetch, and whose usage it is believed about.
+    /// The audiences whose tables it may fetch, and about whose usage it is believed.
     pub audiences: Vec<AudienceName>,
-    /// Of the token in its file: the token itself is not kept.
+    /// Of the token in its file; the token itself is not kept.
     pub bearer: Digest,
 }
 
@@ -136,11 +138,11 @@ impl AdminToml {
         Ok(Self { warnings: read.warnings, secret_files: read.secret_files, ..read.value })
     }
 
-    /// Where checkpoints go unless the file says otherwise, in the state directory.
+    /// The file for checkpoints in the state directory, unless the configuration names another.
     const CHECKPOINTS: &'static str = "checkpoints.jsonl";
 
-    /// What links begin with: where people reach the service. Empty: it listens on a Unix socket
-    /// alone, and is reached through something that we do not know.
+    /// The beginning of links: where people reach the service. Empty: it listens on a Unix socket
+    /// alone, and people reach it through something unknown to it.
     pub fn reached_at(&self) -> String {
         match (&self.public_url, &self.listen) {
             (Some(url), _) => url.to_string(),
@@ -150,15 +152,15 @@ impl AdminToml {
         }
     }
 
-    /// Path under which people reach the service, without `/` at its end: it is in front of every
-    /// link. The path of `public_url`.
+    /// The path under which people reach the service, without `/` at its end. It precedes every
+    /// link. It is the path of `public_url`.
     pub fn base(&self) -> &str {
         let url = self.public_url.as_deref().unwrap_or_default();
         let rest = url.split_once("://").map_or("", |(_, rest)| rest);
         rest.find('/').and_then(|at| rest.get(at..)).unwrap_or_default().trim_end_matches('/')
     }
 
-    /// The database's file, where it is one.
+    /// The database's file, if the database is a file.
     pub fn database(&self) -> PathBuf {
         self.state.join(Self::DATABASE)
     }
@@ -174,7 +176,7 @@ impl AdminToml {
         })
     }
 
-    /// How a database in a file is opened.
+    /// How to open a database in a file.
     pub fn store_options(&self, clock: Clock) -> SqliteOptions {
         SqliteOptions {
             path: self.database(),
@@ -314,7 +316,7 @@ fn listen_tls(
         section.missing("key", "the certificate's private key in PEM, mode 0600");
     }
     let client_ca = section.file("client_ca");
-    // People come without a certificate.
+    // People have no certificate.
     let client_auth = client_ca.map_or(ClientAuth::None, |ca| ClientAuth::Optional { ca });
     let files = CertificateFiles { chain: certificate?, key: key? };
     Some(TlsServer { certificates: vec![files], client_auth, only_tls13: false, http2: false })
@@ -335,7 +337,7 @@ fn bind(text: &str) -> Result<Bind, ConfigProblem> {
     })
 }
 
-/// Scheme, host and perhaps a port and a path without `/` at the end.
+/// Scheme, host, and optionally a port and a path without `/` at the end.
 fn public_url(text: &str) -> Result<Box<str>, ConfigProblem> {
     let uri: http::Uri = text.parse().map_err(|_| ConfigProblem::new("is not a URL"))?;
     match uri.scheme_str() {
@@ -353,7 +355,7 @@ fn public_url(text: &str) -> Result<Box<str>, ConfigProblem> {
     Ok(text.trim_end_matches('/').into())
 }
 
-/// A path of a product: segments that are their own percent-encoding.
+/// A path of a product: segments that need no percent-encoding.
 fn base_path(text: &str) -> Result<Box<str>, ConfigProblem> {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     let is_segment =
@@ -380,7 +382,7 @@ fn place(text: &str) -> Result<Box<str>, ConfigProblem> {
     }
 }
 
-/// Scheme, host and perhaps a port, as browsers send it in `Origin`.
+/// Scheme, host and optionally a port, as browsers send it in `Origin`.
 fn origin(text: &str) -> Result<Box<str>, ConfigProblem> {
     let url = public_url(text)?;
     match origin_of(&url) == *url {
@@ -390,7 +392,7 @@ fn origin(text: &str) -> Result<Box<str>, ConfigProblem> {
     }
 }
 
-/// The origin of a URL that [`public_url`] has taken, without a port that its scheme implies.
+/// The origin of a URL that [`public_url`] has accepted, without a port that its scheme implies.
 pub fn origin_of(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("https", url));
     let authority = rest.split('/').next().unwrap_or_default().to_ascii_lowercase();
@@ -434,7 +436,7 @@ fn fleets(root: &ConfigSection<'_>, audiences: &[AudienceConfig]) -> Vec<FleetCo
     fleets
 }
 
-/// Of the token that a file holds, without the line end behind it.
+/// Of the token in a file, without the line end after it.
 fn bearer(section: &ConfigSection<'_>, key: &'static str, file: &SecretFile) -> Option<Digest> {
     const LEAST: usize = 16;
     let token = file.bytes.trim_ascii();

@@ -1,6 +1,6 @@
-//! The page in the browser: HTML from the server, one stylesheet, one script. It shows what the store
-//! has and asks it for changes; what somebody may do, the store decides. Works without script but for
-//! copying.
+//! The page in the browser: HTML from the server, one stylesheet, one script. It shows what is in
+//! the store and asks the store for changes; the store decides what somebody may do. Works without
+//! script, except for copying.
 
 pub mod data;
 pub mod findings;
@@ -41,15 +41,15 @@ const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
 const MARK: &str = include_str!("page/mark.svg");
 
-/// In the URLs of what never changes within a version of the program.
+/// Part of the URLs of files that never change within a version of the program.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     let all = [STYLE, SCRIPT, MARK].concat();
     let Digest(hash) = Digest::of(all.as_bytes());
     hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 });
 
-/// Every screen: where people sign in, and once more on the product's path, where they are signed in
-/// already.
+/// Every screen: at the service's own address, where people sign in, and again at the product's
+/// path, where they are signed in already.
 pub fn router(app: &App) -> Router<App> {
     let signing_in = Router::new()
         .route(SIGN_IN, get(sign_in::show))
@@ -62,7 +62,7 @@ pub fn router(app: &App) -> Router<App> {
     }
 }
 
-/// What is shown to whoever is signed in, and what it is made of.
+/// The screens for people who are signed in, and their files.
 fn screens() -> Router<App> {
     Router::new()
         .route("/", get(home))
@@ -92,7 +92,7 @@ async fn home(State(app): State<App>, parts: Parts) -> Redirect {
     Redirect::to(&format!("{}/keys", base_of(&app, &parts)))
 }
 
-/// What surrounds a screen that nobody is signed in to.
+/// The frame of a screen for people who are not signed in.
 fn bare_shell(app: &App, base: String) -> Shell {
     Shell {
         place: app.settings.title.to_string(),
@@ -104,8 +104,8 @@ fn bare_shell(app: &App, base: String) -> Shell {
     }
 }
 
-/// Path in front of every link: that of the product, for requests that came there; else the one under
-/// which people reach the service.
+/// The path that precedes every link: the product's for requests that arrived there, otherwise the
+/// one under which people reach the service.
 fn base_of(app: &App, parts: &Parts) -> String {
     let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
     match &app.settings.mount {
@@ -114,7 +114,7 @@ fn base_of(app: &App, parts: &Parts) -> String {
     }
 }
 
-/// Whether a request came to the product's path.
+/// Whether a request arrived at the product's path.
 fn is_mounted(app: &App, parts: &Parts) -> bool {
     let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
     app.settings.mount.as_deref().is_some_and(|mount| is_below(mount, path))

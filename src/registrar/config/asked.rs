@@ -1,5 +1,5 @@
-//! `[[usage.pull]]` and `[[status.pull]]`: sidecars that are asked for their record of use, and for what
-//! they have in force.
+//! `[[usage.pull]]` and `[[status.pull]]`: sidecars that the service asks for their usage record,
+//! and for what they have in force.
 
 use super::super::store::AudienceName;
 use super::AudienceConfig;
@@ -9,14 +9,14 @@ use crate::config::reader::{ConfigProblem, ConfigSection, secret_path};
 /// One sidecar.
 #[derive(Clone, Debug)]
 pub struct AskedSidecar {
-    /// Of a page of its admin listener.
+    /// URL of a page of its admin listener.
     pub url: Box<str>,
-    /// That it is believed about.
+    /// The audience about which it is believed.
     pub audience: AudienceName,
     pub options: UrlOptions,
 }
 
-/// What they are asked for.
+/// What to ask a sidecar for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AskedFor {
     Status,

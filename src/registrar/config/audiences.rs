@@ -1,5 +1,5 @@
-//! `[[audiences]]`: how each writes secrets, what its keys may be granted and how the page says it, who
-//! signs its tables and where they go.
+//! `[[audiences]]`: how each audience writes secrets, what its keys may be granted and how the page
+//! says so, who signs its tables and where they go.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use crate::manage::registry::settings::check_shown;
 use crate::manage::signing::source::SignerSource;
 use crate::table::TableFormat;
 
-/// The words under which `[audiences.management]` names those that manage keys.
+/// The names that `[audiences.management]` uses for the permissions that manage keys.
 const MANAGEMENT: [&str; 6] = ["read", "write", "revoke", "usage", "audit", "embed"];
 
 /// `[audiences.prefixes.NAME]`, by name.
@@ -30,27 +30,27 @@ struct PrefixForms {
 #[derive(Clone, Debug)]
 pub struct AudienceConfig {
     pub name: AudienceName,
-    /// What the page calls a key: `API key`.
+    /// The page's term for a key: `API key`.
     pub label: Box<str>,
     pub labels: KeyLabels,
     /// How secrets are written, by the name of their prefix.
     pub prefixes: BTreeMap<String, KeyFormat>,
     pub default_prefix: Option<String>,
-    /// How many characters of a secret are kept for people, by prefix, where it is not the usual
-    /// number.
+    /// How many characters of a secret are stored for people to see, by prefix, where it is not the
+    /// usual number.
     pub shown: BTreeMap<String, usize>,
-    /// Of new keys.
+    /// For new keys.
     pub kind: KeyKind,
-    /// In the order of the page.
+    /// In the order in which the page shows them.
     pub permissions: Vec<PermissionSentence>,
     pub access: AccessRules,
-    /// Of a new key, before anybody chooses; `None`: without end.
+    /// For a new key, before anybody chooses; `None`: without end.
     pub default_life: Option<Duration>,
-    /// Who signs; `None`: tables are signed elsewhere.
+    /// The signer; `None`: tables are signed elsewhere.
     pub signer: Option<SignerSource>,
-    /// Who else may sign.
+    /// The other signers.
     pub co_signers: Vec<CoSigner>,
-    /// How many of all have to sign, at least 1: `signer` is the first of them.
+    /// How many of all signers have to sign, at least 1. `signer` is the first of them.
     pub required_signers: usize,
     pub targets: Vec<PublishTarget>,
     /// Version of the tables' format.
@@ -63,9 +63,9 @@ pub struct AudienceConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PermissionSentence {
     pub word: Permission,
-    /// Under which heading; may be empty.
+    /// The heading that it is listed under; may be empty.
     pub group: Box<str>,
-    /// What it allows, in words of the product.
+    /// What it allows, in the product's own words.
     pub sentence: Box<str>,
 }
 
@@ -79,14 +79,14 @@ pub struct PublishTarget {
 // === impl AudienceConfig ===
 
 impl AudienceConfig {
-    /// Whether its keys can be granted this word.
+    /// Whether its keys can be granted this permission.
     pub fn offers(&self, word: &Permission) -> bool {
         let AccessRules { words, offered, .. } = &self.access;
         let is_listed = |offered: &PermissionSet| offered.iter().any(|known| known == word);
         words.contain(word) || offered.as_ref().is_none_or(is_listed)
     }
 
-    /// What the store has to know of it.
+    /// What the store has to know about it.
     pub fn terms(&self) -> AudienceTerms {
         AudienceTerms {
             name: self.name.clone(),

@@ -1,4 +1,4 @@
-//! `[[dialect]]`: the endpoints for keys that a product documents, compiled from JSON skeletons.
+//! `[[dialect]]`: the key endpoints that a product documents, compiled from JSON skeletons.
 
 #[cfg(test)]
 mod tests;
@@ -18,10 +18,10 @@ use crate::config::ThisHost;
 use crate::config::reader::{ConfigProblem, ConfigSection, pick, read_toml};
 use crate::core::Permission;
 
-/// How long an old secret stays valid after a rotation, where nothing is said.
+/// How long an old secret stays valid after a rotation, unless the dialect says otherwise.
 const OVERLAP: Duration = Duration::from_secs(24 * 3600);
 
-/// A dialect as far as it says.
+/// The parts of a dialect that a text states.
 #[derive(Default)]
 struct DialectParts {
     error: Option<Skeleton>,
@@ -109,7 +109,7 @@ fn audience<'a>(
     }
 }
 
-/// What the program's own text says. A test holds that it has no faults.
+/// The text built into the program. A test checks that it has no faults.
 fn built_in_parts(text: &str) -> DialectParts {
     let read = read_toml(&ThisHost, Path::new("built-in.toml"), text, |root| {
         let section = root.sections("dialect").into_iter().next()?;
@@ -148,7 +148,7 @@ fn operation(section: &ConfigSection<'_>) -> Option<DialectOperation> {
         section.missing("does", &format!("one of {all}"));
     }
     let verb = section.parse("does", |text| pick(text, &words));
-    // The rest is read as that of some verb, so that no key of it is taken for an unknown one.
+    // Read the rest as that of some verb, so that none of its keys is reported as unknown.
     let known = verb.unwrap_or(DialectVerb::List);
     let routes = routes(section, known);
     let used = match known {
@@ -242,7 +242,7 @@ fn request(section: &ConfigSection<'_>, verb: DialectVerb) -> Option<RequestSkel
     })
 }
 
-/// A key of another verb.
+/// A key that belongs to another verb.
 fn refused<T>(
     section: &ConfigSection<'_>,
     key: &'static str,
@@ -257,7 +257,7 @@ fn problem(fault: SkeletonFault) -> ConfigProblem {
     ConfigProblem::new(fault.to_string()).hint(fault.hint())
 }
 
-/// A route of `dialect` that something else answers, and what.
+/// A route of `dialect` that something else answers already, and what does.
 fn taken<'d>(
     dialect: &'d Dialect,
     others: &[Dialect],
@@ -274,7 +274,7 @@ fn taken<'d>(
         let other = others.iter().find(|other| {
             other.operations.iter().flat_map(|operation| &operation.routes).any(has_path)
         });
-        // The refusal of a path's other methods has the words of one product.
+        // The refusal of a path's other methods is in the words of one product.
         if let Some(other) = other {
             let name = &other.name;
             let message = format!("the path of `{route}` is answered by dialect `{name}` already");
@@ -285,7 +285,7 @@ fn taken<'d>(
     None
 }
 
-/// At the last line of the dialect that says the route; of a built-in one, at the dialect.
+/// At the last line of the dialect that states the route; for a built-in dialect, at the dialect.
 fn fault_of_route(section: &ConfigSection<'_>, route: &DialectRoute, problem: ConfigProblem) {
     let (method, path) = (&route.method, route.pattern());
     let says = |operation: &&ConfigSection<'_>| {
@@ -301,7 +301,7 @@ fn fault_of_route(section: &ConfigSection<'_>, route: &DialectRoute, problem: Co
         return section.fault("name", problem);
     }
     let mut operations = section.sections("operation");
-    // What is unknown in them was said when they were read.
+    // Unknown keys in them were reported when they were read.
     operations.iter_mut().for_each(ConfigSection::lose);
     match operations.iter().rev().find(says) {
         Some(operation) => operation.fault("on", problem),
@@ -312,7 +312,7 @@ fn fault_of_route(section: &ConfigSection<'_>, route: &DialectRoute, problem: Co
 // === impl DialectParts ===
 
 impl DialectParts {
-    /// With what `below` says beside it.
+    /// Adds what `below` states in addition.
     fn over(self, below: Self) -> Self {
         let mut messages = below.messages;
         messages.set_all(self.messages);

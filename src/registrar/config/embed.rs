@@ -1,4 +1,4 @@
-//! `[embed]`: whose pages may have the component `<keygate-keys>` in them.
+//! `[embed]`: whose pages may contain the component `<keygate-keys>`.
 
 use super::{origin, origin_of};
 use crate::config::reader::ConfigSection;
@@ -6,7 +6,7 @@ use crate::config::reader::ConfigSection;
 /// `[embed]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EmbedConfig {
-    /// Origins of pages, as browsers send them in `Origin`. Empty: no token is made.
+    /// Origins of pages, as browsers send them in `Origin`. Empty: the service makes no token.
     pub origins: Vec<Box<str>>,
 }
 
@@ -19,7 +19,7 @@ pub(super) fn embed(root: &ConfigSection<'_>) -> EmbedConfig {
 // === impl EmbedConfig ===
 
 impl EmbedConfig {
-    /// Whether pages of this origin may have the component, byte for byte as a browser sends it.
+    /// Whether pages of this origin may contain the component, byte for byte as a browser sends it.
     pub fn has(&self, origin: &str) -> bool {
         self.origins.iter().any(|listed| **listed == *origin)
     }

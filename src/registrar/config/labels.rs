@@ -1,23 +1,23 @@
-//! What the page calls things, in words of the product.
+//! The page's names for things, in the product's own words.
 
 use crate::config::reader::{ConfigProblem, ConfigSection};
 
-/// `[audiences.labels]`: buttons and headings, as the product's documents have them.
+/// `[audiences.labels]`: buttons and headings, as the product's documents name them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyLabels {
     /// Heading of the list: `API keys`.
     pub keys: Box<str>,
     /// The button that leads to the form: `New key`.
     pub new: Box<str>,
-    /// The button that sends it: `Create key`.
+    /// The button that submits the form: `Create key`.
     pub create: Box<str>,
-    /// Of what a program sends: of a pair its public half. As `audiences.label`.
+    /// The name of what a program sends; for a pair, of its public half. As `audiences.label`.
     pub key: Box<str>,
-    /// Of the other half of a pair: `Secret key`.
+    /// The name of the other half of a pair: `Secret key`.
     pub secret: Box<str>,
     /// A command that uses a new key, with `{secret}` in it.
     pub example: Box<str>,
-    /// Likewise of a pair, with `{key}` and `{secret}`.
+    /// The same for a pair, with `{key}` and `{secret}`.
     pub pair_example: Box<str>,
 }
 
@@ -48,7 +48,7 @@ pub(super) fn labels(section: &ConfigSection<'_>, label: &str) -> KeyLabels {
     }
 }
 
-/// Of the text that people copy: it may have several lines.
+/// A text for people to copy. It may have several lines.
 fn example(text: &str, places: &[&str]) -> Result<Box<str>, ConfigProblem> {
     if text.len() > 2000 || text.chars().any(|c| c.is_control() && c != '\n') {
         return Err(ConfigProblem::new("must be text of at most 2000 bytes"));

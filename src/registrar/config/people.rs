@@ -1,4 +1,4 @@
-//! `[people]`: how long sessions last, where keys may be, and by which ways people come.
+//! `[people]`: how long sessions last, where requests may carry keys, and how people sign in.
 
 mod oidc;
 mod product;
@@ -18,7 +18,7 @@ use crate::config::Bind;
 use crate::config::reader::{ConfigProblem, ConfigSection};
 use crate::registrar::store::AudienceName;
 
-/// Longest that a session may be set to: it is to end within a working day.
+/// The longest session that can be configured: it has to end within a working day.
 const LONGEST_LIFE: Duration = Duration::from_secs(12 * 60 * 60);
 const LONGEST_IDLE: Duration = Duration::from_secs(30 * 60);
 const LONGEST_RECENT: Duration = Duration::from_secs(10 * 60);
@@ -26,24 +26,25 @@ const LONGEST_RECENT: Duration = Duration::from_secs(10 * 60);
 /// `[people]`.
 #[derive(Clone, Debug)]
 pub struct PeopleConfig {
-    /// A session that nobody uses for so long has ended. At most 30 min, the default.
+    /// A session that is unused for this long has ended. At most 30 min, the default.
     pub session_idle: Duration,
-    /// However much it is used. At most 12 h, the default.
+    /// The end of a session however much it is used. At most 12 h, the default.
     pub session_life: Duration,
-    /// How old the sign-in may be of whoever changes members. At most 10 min, the default.
+    /// The greatest age of the sign-in of somebody who changes members. At most 10 min, the
+    /// default.
     pub recent_sign_in: Duration,
-    /// Origins of the page beside that of `listen.public_url`, such as that of a product that has it
-    /// on one of its paths.
+    /// Origins of the page in addition to that of `listen.public_url`, such as a product's that has
+    /// the page on one of its paths.
     pub origins: Vec<Box<str>>,
-    /// Fields that a key may be in, beside `Authorization: Bearer`.
+    /// Fields that may carry a key, in addition to `Authorization: Bearer`.
     pub key_fields: Vec<HeaderName>,
     /// The field with the public id of a pair.
     pub public_id_field: Option<HeaderName>,
-    /// Sidecars that say who asks.
+    /// Sidecars that state who asks.
     pub sidecars: Vec<SidecarConfig>,
     /// Tokens that a product gives its people.
     pub tokens: Vec<ProductTokenConfig>,
-    /// Products that are asked whose a cookie is.
+    /// Products that the service asks whose a cookie is.
     pub sessions: Vec<ProductSessionConfig>,
     /// Providers at which people sign in.
     pub oidc: Vec<OidcConfig>,
@@ -68,11 +69,11 @@ impl Default for PeopleConfig {
     }
 }
 
-/// What the service listens on, which decides what may be believed.
+/// How the service listens, which decides what it may believe.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ListensOn<'c> {
     pub(super) bind: Option<&'c Bind>,
-    /// Whether clients show certificates that it verifies.
+    /// Whether it verifies certificates of clients.
     pub(super) verifies_clients: bool,
 }
 
@@ -107,7 +108,7 @@ pub(super) fn people(
     }
 }
 
-/// The audience that a section is about: the named one, or the only one.
+/// The audience that a section is about: the one it names, or the only one.
 fn audience(section: &ConfigSection<'_>, audiences: &[AudienceConfig]) -> Option<AudienceName> {
     let named = section.parse("audience", |text| {
         let known = audiences.iter().find(|audience| audience.name.as_str() == text);
@@ -127,7 +128,7 @@ fn audience(section: &ConfigSection<'_>, audiences: &[AudienceConfig]) -> Option
     }
 }
 
-/// A duration that can be made shorter than the default alone.
+/// A duration that can only be made shorter than the default.
 fn at_most(section: &ConfigSection<'_>, key: &'static str, most: Duration) -> Duration {
     let found = section.duration(key, most);
     if found > most {
@@ -138,7 +139,7 @@ fn at_most(section: &ConfigSection<'_>, key: &'static str, most: Duration) -> Du
     found.min(most)
 }
 
-/// The name of a header field that a credential may be in.
+/// The name of a header field that may carry a credential.
 fn field(text: &str) -> Result<HeaderName, ConfigProblem> {
     let name: HeaderName =
         text.parse().map_err(|_| ConfigProblem::new("is not the name of a header field"))?;

@@ -1,4 +1,4 @@
-//! `[policy]`: what holds for the keys of an organization whose owners have set nothing else.
+//! `[policy]`: rules for the keys of an organization whose owners have set nothing else.
 
 use std::time::Duration;
 

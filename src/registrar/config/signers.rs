@@ -1,5 +1,5 @@
 //! Who signs the tables of an audience: `signer`, `signer_command`, `signer_public`, and
-//! `[[audiences.co_signers]]` where several have to.
+//! `[[audiences.co_signers]]` where several have to sign.
 
 use super::{ConfigProblem, ConfigSection, MAKE_TOKEN, bearer, name};
 use crate::config::reader::{secret, socket_path};
@@ -8,16 +8,16 @@ use crate::manage::signer::{self, Signer};
 use crate::manage::signing::source::SignerSource;
 use crate::table::PublicKey;
 
-/// Somebody else who signs, with a key that is not here.
+/// Another signer, whose key is not here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CoSigner {
     pub name: Box<str>,
     pub public: PublicKey,
-    /// Of the token by which their program fetches drafts; `None`: operators fetch them.
+    /// Of the token with which their program fetches drafts; `None`: operators fetch them.
     pub bearer: Option<Digest>,
 }
 
-/// A private key's file, a signer's socket, or a command; of the last two the public key as well.
+/// A private key's file, a signer's socket, or a command. The last two need the public key as well.
 pub(super) fn signer(section: &ConfigSection<'_>) -> Option<SignerSource> {
     let command: Vec<String> =
         section.parse_list("signer_command", |text| Ok::<_, ConfigProblem>(text.to_owned()));
@@ -82,7 +82,7 @@ fn public(section: &ConfigSection<'_>, key: &'static str) -> Option<PublicKey> {
     })
 }
 
-/// Those who sign beside `signer`, and how many of all have to.
+/// The co-signers, and how many of all signers have to sign.
 pub(super) fn co_signers(
     section: &ConfigSection<'_>,
     own: Option<&SignerSource>,

@@ -1,4 +1,4 @@
-//! `[store]`: which database, and how it is used.
+//! `[store]`: which database to use, and how.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,22 +8,22 @@ use super::super::store::postgres::{
 };
 use crate::config::reader::{ConfigProblem, ConfigSection, secret};
 
-/// Makes a password's file, for a remedy.
+/// A command that makes a password's file, for a remedy.
 const MAKE_PASSWORD: &str = "cat > FILE";
 
 /// A password in the environment, as PostgreSQL's own programs take it.
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
 
-/// `[store]`: which database, and how it is used.
+/// `[store]`: which database to use, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreConfig {
     /// On a server; `None`: SQLite's file in the state directory.
     pub database: Option<PostgresUrl>,
-    /// For the server.
+    /// The server's password.
     pub password: Option<ServerPassword>,
-    /// PEM of the authorities of the server's certificate; `None`: the public ones.
+    /// PEM of the authorities that may issue the server's certificate; `None`: the public ones.
     pub ca_file: Option<PathBuf>,
-    /// The server is reached through a pooler that shares its sessions.
+    /// Whether the server is reached through a pooler that shares its sessions.
     pub is_pooled: bool,
     /// How long a change waits while others write. Default 5 s.
     pub busy_timeout: Duration,
@@ -34,11 +34,11 @@ pub struct StoreConfig {
 // === impl StoreConfig ===
 
 impl StoreConfig {
-    /// Takes the database of a command line in place of the file's.
+    /// Uses the database of a command line instead of the file's.
     ///
     /// # Errors
     ///
-    /// A URL that cannot be used, or one with a password: others see it there.
+    /// A URL that cannot be used, or one with a password: other users could see it there.
     pub fn name_database(&mut self, url: &str) -> Result<(), PostgresUrlError> {
         let (url, _) = PostgresUrl::parse(url, PasswordInUrl::Refused)?;
         self.database = Some(url);
@@ -62,7 +62,7 @@ pub(super) fn store(root: &ConfigSection<'_>) -> StoreConfig {
     let section = root.section("store");
     let (mut database, mut password) = (None, None);
     if let Some(text) = section.text("database") {
-        // What is not in the file may hold a password.
+        // A text that is not in the file may contain a password.
         let may = match text.from_environment {
             true => PasswordInUrl::Allowed,
             false => PasswordInUrl::Refused,

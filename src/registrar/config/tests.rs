@@ -1,4 +1,4 @@
-//! What `admin.toml` may say, and that every fault names its line and what to do.
+//! What `admin.toml` may contain, and that every fault names its line and a remedy.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -171,7 +171,7 @@ fn every_fault_has_its_line_and_a_remedy() {
     }
 }
 
-/// By every way there is.
+/// With every way to sign in.
 const EVERYBODY: &str = r#"
 [listen.tls]
 certificate = "a.pem"
@@ -224,7 +224,8 @@ sign_in_url = "/login"
 origins = ["https://app.example.com"]
 "#;
 
-/// A way to come that proves nothing, or whose words cannot be read, is refused with its line.
+/// A way to sign in that proves nothing, or whose statements cannot be read, is refused with its
+/// line.
 #[test]
 fn ways_to_come_are_whole() {
     let cases = [
@@ -284,7 +285,7 @@ fn ways_to_come_are_whole() {
     }
 }
 
-/// A key that has moved: a new one in its place would sign what no sidecar trusts.
+/// A key that has moved: a new one in its place would sign tables that no sidecar trusts.
 #[test]
 fn a_signer_that_has_moved_is_looked_for() {
     let directory = directory();
@@ -294,7 +295,7 @@ fn a_signer_that_has_moved_is_looked_for() {
     assert!(told.contains("put the key back, or say where it is now"), "{told}");
 }
 
-/// docs/management.md has every key, and none that nobody reads.
+/// docs/management.md has every key, and no key that no code reads.
 #[test]
 fn every_key_is_on_the_page() {
     let directory = directory();
@@ -328,7 +329,7 @@ fn every_key_is_on_the_page() {
         .map(|(key, _)| key.to_owned())
         .filter(|key| !key.starts_with("admin "))
         .collect();
-    // Tables are told by their keys.
+    // Recognise tables by the keys below them.
     let is_table = |key: &&String| asked.iter().any(|other| other.starts_with(&format!("{key}.")));
     let keys: std::collections::BTreeSet<String> =
         asked.iter().filter(|key| !is_table(key)).cloned().collect();
@@ -396,7 +397,8 @@ fn a_database_may_be_on_a_server() {
     assert!(config.store.server().is_some());
 }
 
-/// A clear listener that others than this host reach has a TLS proxy in front of it, and says so.
+/// A clear listener that other hosts reach needs a TLS proxy in front of it, and a statement that
+/// it has one.
 #[test]
 fn nobody_listens_to_the_world_in_clear_by_mistake() {
     let directory = directory();
@@ -421,7 +423,7 @@ fn a_token_that_others_read_is_refused() {
     assert!(text.contains("at least 16") && !text.contains("short"), "{text}");
 }
 
-/// Every block of docs/admin.md is taken, on the listener that it is for.
+/// The service accepts every block of docs/admin.md, on the listener that it is for.
 #[test]
 fn samples_of_the_page_are_taken() {
     let directory = directory();
@@ -468,7 +470,7 @@ fn a_policy_and_what_is_shown_are_checked() {
         ("\"disable\"", "\"delete\"", "policy.owner_leaves"),
         ("[\"read\", \"apikeys", "[\"burn\", \"apikeys", "is a permission of no audience"),
     ] {
-        // An audience that lists none has every permission.
+        // An audience that lists no permissions has every permission.
         let full = FULL.replace("[[audiences]]\nname = \"back-office\"\n", "");
         let text = full.replacen(from, to, 1);
         assert_ne!(text, full, "{from}");

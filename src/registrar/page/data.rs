@@ -1,11 +1,11 @@
-//! What a form or a query holds, field by field, as the browser has sent it. Pure.
+//! The content of a form or a query, field by field, as the browser sent it. Pure.
 
 use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
 
 use crate::core::address::parse_typed_network;
 
-/// The fields of one form, in order. A name may be there several times.
+/// The fields of one form, in order. A name may occur several times.
 #[derive(Clone, Debug, Default)]
 pub struct FormData(pub Vec<FormField>);
 
@@ -18,7 +18,7 @@ pub struct FormField {
 // === impl FormData ===
 
 impl FormData {
-    /// As `application/x-www-form-urlencoded` has it (WHATWG URL, section 5.1).
+    /// Parses `application/x-www-form-urlencoded` (WHATWG URL, section 5.1).
     pub fn parse(text: &str) -> Self {
         let decode = |text: &str| {
             percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
@@ -31,7 +31,7 @@ impl FormData {
         Self(fields.collect())
     }
 
-    /// The first value, without blanks around it; empty if there is none.
+    /// The first value, without surrounding blanks; empty if there is none.
     pub fn text(&self, name: &str) -> &str {
         self.0.iter().find(|field| field.name == name).map_or("", |field| field.value.trim())
     }
@@ -44,7 +44,7 @@ impl FormData {
         self.0.iter().any(|field| field.name == name)
     }
 
-    /// Everything but what differs each time that the same form is rendered.
+    /// Everything except what differs each time that the same form is rendered.
     pub fn content(&self) -> String {
         let counts = |field: &&FormField| !matches!(field.name.as_str(), "form" | "once");
         let lines = self.0.iter().filter(counts).map(|field| {
@@ -54,11 +54,11 @@ impl FormData {
     }
 }
 
-/// Networks that somebody has typed: one a line, or with blanks or commas between.
+/// Networks that somebody has typed: one per line, or separated by blanks or commas.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TypedNetworks {
     pub understood: Vec<IpNet>,
-    /// Words that are none, each with what is wrong with it.
+    /// Words that are not networks, each with what is wrong with it.
     pub faults: Vec<NetworkFault>,
 }
 

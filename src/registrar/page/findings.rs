@@ -1,4 +1,5 @@
-//! Keys whose use stands out: a screen of its own, and what list and key say of theirs.
+//! Keys whose use stands out: a screen of their own, and notes about them on the list and on each
+//! key's screen.
 
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -12,7 +13,7 @@ use crate::core::KeyId;
 use crate::manage::operation::may::OrgAction;
 use crate::registrar::store::{FindingQuery, FoundUsage, StoreError, UsageAlert};
 
-/// Keys of each finding that are shown.
+/// How many keys of each finding to show.
 const MOST: usize = 100;
 
 pub(super) async fn show(visit: Visit) -> Result<Response, Response> {
@@ -86,7 +87,7 @@ pub(super) fn view(visit: &Visit, found: &FoundUsage) -> FindingView {
     }
 }
 
-/// A number with what it counts, or the network.
+/// A number with its unit, or the network.
 fn detail(w: &Words, found: &FoundUsage) -> String {
     match found.alert {
         UsageAlert::Canary | UsageAlert::EndedUsed | UsageAlert::RefusedTenfold => {

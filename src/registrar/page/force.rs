@@ -1,4 +1,4 @@
-//! How far a change is in force: on how many of the sidecars that were heard of lately.
+//! How far a change is in force: on how many of the sidecars that reported lately.
 
 use std::time::Duration;
 
@@ -13,20 +13,20 @@ use crate::registrar::store::{Changed, StoreError};
 /// How long an answer waits for the sidecars.
 pub const LONGEST_WAIT: Duration = Duration::from_millis(1500);
 
-/// How often the store is asked while somebody waits.
+/// How often to ask the store while somebody waits.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Who has said nothing for so long is not waited for.
+/// A sidecar that has been silent for this long is not waited for.
 const SILENT_MS: u64 = 5 * 60 * 1000;
 
 /// How far one change has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChangeProgress {
     pub published: bool,
-    /// Sidecars that were heard of lately, and those of them that have the change.
+    /// Sidecars that reported lately, and those of them that have the change.
     pub sidecars: usize,
     pub have: usize,
-    /// How long that took, where somebody has waited for it.
+    /// How long that took, if somebody waited for it.
     pub took_ms: Option<u64>,
 }
 
@@ -58,8 +58,8 @@ impl ChangeProgress {
     }
 }
 
-/// Waits until the change with this serial is in force everywhere, or until `longest` is over. What
-/// nobody signs here is published by nobody here: that is not waited for.
+/// Waits until the change with this serial is in force everywhere, but no longer than `longest`. If
+/// nobody signs here, nobody publishes here either, so there is no wait.
 pub async fn wait(
     visit: &Visit,
     serial: u64,
@@ -112,7 +112,7 @@ async fn look(visit: &Visit, serial: u64) -> Result<ChangeProgress, StoreError> 
     })
 }
 
-/// Back to the key, once its sidecars have it or do not come to it.
+/// Leads back to the key, once its sidecars have the change or the wait is over.
 pub async fn done(visit: &Visit, changed: &Changed, what: &str) -> Result<Response, Response> {
     let progress = wait(visit, changed.serial, LONGEST_WAIT).await;
     let progress = progress.map_err(|e| visit.failed(&e))?;
@@ -122,7 +122,7 @@ pub async fn done(visit: &Visit, changed: &Changed, what: &str) -> Result<Respon
     Ok(visit.go(&path, &[("done", what), ("serial", &serial), ("ms", &ms)]))
 }
 
-/// For the script of a screen that shows it.
+/// For the script of a screen that shows the progress.
 pub(super) async fn follow(visit: Visit) -> Json<ProgressAnswer> {
     let serial = visit.query.text("serial").parse().unwrap_or(u64::MAX);
     let progress = wait(&visit, serial, Duration::ZERO).await.unwrap_or_default();

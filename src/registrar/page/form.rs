@@ -1,5 +1,5 @@
-//! The form of a new key, and of one that is edited. Nothing that was typed is lost: what the store
-//! does not take comes back with the form.
+//! The form for a new key, and for editing one. Nothing that was typed is lost: if the store
+//! rejects it, it is shown again in the form.
 
 pub mod fields;
 pub mod request;
@@ -98,7 +98,7 @@ pub(super) async fn save(
     }
 }
 
-/// What a form to edit a key has beside its fields.
+/// What a form for editing a key has in addition to its fields.
 struct EditState {
     version: u64,
     read: Original,
@@ -114,8 +114,8 @@ impl EditState {
     }
 }
 
-/// What the org's policy leaves to choose. Nothing that it forbids is on offer in the form; the store
-/// refuses it all the same.
+/// What the org's policy allows. The form does not offer what the policy forbids; the store refuses
+/// it in any case.
 async fn policy(visit: &Visit) -> Result<OrgPolicy, Response> {
     let Some(org) = &visit.sight.org else { return Ok(OrgPolicy::default()) };
     let rules = visit.app.store.org(org).await.map_err(|e| visit.failed(&e))?.rules;
@@ -175,8 +175,8 @@ fn edit_page<'w>(
     }
 }
 
-/// The one answer that has the secret. `no-store` keeps it out of caches, and a reload finds the name
-/// of the form used up.
+/// The only answer that contains the secret. `no-store` keeps it out of caches, and after a reload
+/// the form's name has been used up.
 pub(super) async fn shown_once(visit: &Visit, changed: Changed) -> Result<Response, Response> {
     let w = visit.w;
     let entry = &changed.key.entry;
@@ -229,7 +229,7 @@ pub(super) fn faults_title(w: &Words, faults: &[FormFault]) -> String {
     }
 }
 
-/// What of an error belongs to fields of a form. `None`: it is about something else.
+/// The parts of an error that belong to fields of a form. `None`: it is about something else.
 pub(super) fn faults_of(w: &Words, error: &StoreError) -> Option<Vec<FormFault>> {
     let fault = |field: &str, why: String| {
         let (id, label) = field_of(w, field);
@@ -251,7 +251,7 @@ pub(super) fn faults_of(w: &Words, error: &StoreError) -> Option<Vec<FormFault>>
     }
 }
 
-/// Id of the element that a field of a request has on the page, and what the page calls it.
+/// The id of the page's element for a field of a request, and the page's name for the field.
 fn field_of(w: &Words, field: &str) -> (&'static str, String) {
     let (id, label) = match field {
         "name" => ("name", &w.field_name),

@@ -1,4 +1,4 @@
-//! What sidecars decide by: publication and signers.
+//! What sidecars go by: publications and signers.
 
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -13,7 +13,7 @@ use crate::manage::operation::may::{OrgAction, PersonRole};
 use crate::registrar::publish::{UnpublishedReason, WaitingDraft};
 use crate::registrar::store::{ArtefactHead, ArtefactKind, ArtefactState, SidecarReport};
 
-/// A sidecar that has said nothing for so long is called silent.
+/// A sidecar that has been quiet for this long is called silent.
 const SILENT_MS: u64 = 5 * 60 * 1000;
 
 pub(super) async fn publication(visit: Visit) -> Result<Response, Response> {
@@ -31,7 +31,7 @@ pub(super) async fn publication(visit: Visit) -> Result<Response, Response> {
     let badge = match (state.published, waiting) {
         _ if told.behind.is_some() => Badge { class: "bad", label: w.behind_title.to_string() },
         (0, 0) => Badge { class: "warn", label: w.publication_none.to_string() },
-        // A table that cannot be built keeps nobody from a patch, yet.
+        // A table that cannot be built does not hold patches up, so far.
         (_, 0) if told.unpublished.is_some() => {
             Badge { class: "warn", label: w.publication_all.to_string() }
         }
@@ -45,7 +45,7 @@ pub(super) async fn publication(visit: Visit) -> Result<Response, Response> {
         label: label.to_owned(),
         value: head.map_or_else(|| "–".to_owned(), |head| head.serial.to_string()),
         detail: match head {
-            // The newest is not what sidecars have.
+            // Sidecars do not have the newest one.
             Some(head) if head.state == ArtefactState::Draft || head.base > state.base => {
                 format!("{} · {}", show::size(head.bytes), w.drafts_title)
             }
@@ -107,7 +107,7 @@ pub(super) async fn publication(visit: Visit) -> Result<Response, Response> {
     Ok(html(StatusCode::OK, &screen))
 }
 
-/// What waits, with the names of those who have signed it and who have not.
+/// The drafts that wait, with the names of those who have signed them and those who have not.
 fn drafts(visit: &Visit, waiting: &[WaitingDraft]) -> Vec<DraftView> {
     let w = visit.w;
     let own = visit.audience.signer.as_ref().and_then(|signer| signer.public().ok());

@@ -1,4 +1,4 @@
-//! One key: what it is, and what ends, suspends or replaces it.
+//! One key: its details, and the forms that end, suspend or replace it.
 
 use std::time::Duration;
 
@@ -20,13 +20,13 @@ use crate::manage::operation::{FormerSecret, RotateRequest, StatusChange};
 use crate::manage::time;
 use crate::registrar::store::{AuditQuery, KeyChange, KeyRef, KeyRow};
 
-/// Lines of the history.
+/// Lines of the history to show.
 const HISTORY: usize = 20;
 
-/// A key that was used within this time has its name typed before it is revoked.
+/// If a key was used within this time, its name has to be typed before it is revoked.
 const FRESH: u64 = show::DAY;
 
-/// A sidecar that has said nothing for so long may have seen a use that nobody knows of.
+/// A sidecar that has been silent for this long may have seen a use that nobody knows of.
 const SILENT_MS: u64 = 5 * 60 * 1000;
 
 pub(super) async fn show(visit: Visit, Path(id): Path<String>) -> Result<Response, Response> {
@@ -51,7 +51,8 @@ pub(super) async fn show(visit: Visit, Path(id): Path<String>) -> Result<Respons
     Ok(html(StatusCode::OK, &screen))
 }
 
-/// What sidecars have told of the use of any key. Where they have not, nobody knows of this one either.
+/// Whether sidecars have reported the use of any key. If not, nobody knows about this key's use
+/// either.
 #[derive(Clone, Copy)]
 pub(super) struct UseReports {
     as_of_ms: Option<u64>,
@@ -67,12 +68,12 @@ impl UseReports {
         Ok(Self { as_of_ms: usage.map_err(|e| visit.failed(&e))?.as_of_ms })
     }
 
-    /// Whether a use of a moment ago would be known.
+    /// Whether a use from a moment ago would be known.
     fn are_fresh(self, now_ms: u64) -> bool {
         self.as_of_ms.is_some_and(|at| at + SILENT_MS >= now_ms)
     }
 
-    /// What stands in the place of a last use.
+    /// Shown in place of a last use.
     pub(super) fn no_use(self, w: &Words) -> String {
         match self.as_of_ms {
             Some(_) => w.never.to_string(),
@@ -127,7 +128,7 @@ fn view(visit: &Visit, key: &KeyRow, reports: UseReports) -> KeyView {
     }
 }
 
-/// What the last change has come to, after the redirect that followed it.
+/// The outcome of the last change, after the redirect that followed it.
 async fn notice(visit: &Visit) -> Result<Option<Notice>, Response> {
     let w = visit.w;
     let text = match visit.query.text("done") {
@@ -169,7 +170,7 @@ async fn history(visit: &Visit, key: &KeyRow) -> Result<Vec<HistoryLine>, Respon
     Ok(lines.collect())
 }
 
-/// Of a key that replaces another: whether the other one is still in use.
+/// For a key that replaces another: whether the other one is still in use.
 async fn evidence(visit: &Visit, key: &KeyRow) -> Result<Option<Evidence>, Response> {
     let Some(former) = key.entry.replaces else { return Ok(None) };
     let Some(old) = former_key(visit, former).await? else { return Ok(None) };

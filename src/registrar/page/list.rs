@@ -13,15 +13,16 @@ use crate::registrar::store::{Cursor, KeyCount, KeyQuery, KeySort, KeyState};
 /// Rows of a page.
 const ROWS: usize = 50;
 
-/// Longest text that is searched for, in bytes.
+/// The longest text to search for, in bytes.
 const SEARCH: usize = 200;
 
-/// What the tabs above the list choose.
+/// The choices of the tabs above the list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum ListFilter {
     Active,
     All,
-    /// All but revoked keys and canaries, until somebody searches: a search finds every key.
+    /// All keys except revoked ones and canaries, until somebody searches: a search finds every
+    /// key.
     #[default]
     Current,
     Disabled,
@@ -47,7 +48,7 @@ impl ListFilter {
         Self::All,
     ];
 
-    /// In the URL.
+    /// Its name in the URL.
     const fn name(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -152,7 +153,7 @@ pub(super) async fn list(visit: Visit) -> Result<Response, Response> {
     });
     let any_use = page.keys.iter().any(|key| key.last_use.is_some());
     let no_use = match page.keys.first() {
-        // One query more, where it may be that nobody reports.
+        // One query more, if it may be that nobody reports.
         Some(key) if !any_use => UseReports::of(&visit, key.entry.id).await?.no_use(w),
         _ => w.never.to_string(),
     };

@@ -17,10 +17,10 @@ use crate::manage::operation::may::{KeyAction, OrgAction, PersonRole};
 use crate::registrar::people::{self, SIGN_IN};
 use crate::registrar::store::{AuditQuery, Member, OwnerLeaves, PersonId};
 
-/// Keys of somebody who has left that are named.
+/// The most keys of somebody who has left to name.
 const KEYS_LEFT: usize = 50;
 
-/// Lines of a page of the log.
+/// Lines on a page of the log.
 const LINES: usize = 50;
 
 pub(super) async fn audit(visit: Visit) -> Result<Response, Response> {
@@ -97,7 +97,7 @@ async fn members_page<'w>(
     })
 }
 
-/// The roles that somebody may be given; none at the end, of a person who has one.
+/// The roles that somebody may be given. For a person who has a role, the last choice is none.
 fn roles(
     visit: &Visit,
     from: Option<PersonRole>,
@@ -159,7 +159,7 @@ pub(super) async fn change_member(
     };
     match done {
         Ok(left) if left.is_empty() => Ok(visit.go("/members", &[])),
-        // Their keys are listed at that address, also when somebody comes back to it.
+        // That address lists their keys, and still does when somebody returns to it.
         Ok(_) => Ok(visit.go("/members", &[("iss", iss), ("sub", sub)])),
         Err(error) => match faults_of(w, &error) {
             Some(faults) => {
@@ -171,7 +171,7 @@ pub(super) async fn change_member(
     }
 }
 
-/// Keys of the person that the query names, whose role does not cover them (any more).
+/// Keys of the person that the query names, if the person's role does not cover them (any more).
 async fn keys_left(
     visit: &Visit,
     org: &OrgId,

@@ -1,4 +1,4 @@
-//! What an org asks of its keys: owners change it, and whoever may see its members reads it.
+//! An org's rules for its keys: owners change them, and anybody who may see its members reads them.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ pub(super) async fn save(PostedForm { visit, form }: PostedForm) -> Result<Respo
     }
 }
 
-/// `None`: nobody who may look at it.
+/// `None`: the caller may not look at it.
 fn org_of(visit: &Visit) -> Option<OrgId> {
     visit.sight.org.clone().filter(|_| visit.may_in(OrgAction::SeeMembers))
 }
@@ -86,7 +86,7 @@ fn page<'w>(
     }
 }
 
-/// The form with what is set.
+/// The form, filled with what is set.
 fn fields(visit: &Visit, rules: &OrgRules) -> PolicyFields {
     let policy = &rules.policy;
     let offered = |word: &str| {
@@ -107,7 +107,7 @@ fn fields(visit: &Visit, rules: &OrgRules) -> PolicyFields {
     }
 }
 
-/// The form with what was typed.
+/// The form, filled with what was typed.
 fn typed(visit: &Visit, form: &FormData) -> PolicyFields {
     PolicyFields {
         longest_life: form.text("longest_life").to_owned(),
@@ -119,8 +119,8 @@ fn typed(visit: &Visit, form: &FormData) -> PolicyFields {
     }
 }
 
-/// Everything that keys of any audience can be given: a policy is of the org, not of an audience. People
-/// of a product see what their own has.
+/// Everything that keys of any audience can be granted: a policy belongs to the org, not to an
+/// audience. People of a product see what their own audience has.
 fn groups(visit: &Visit, ticked: impl Fn(&str) -> bool) -> Vec<PermissionGroup> {
     let w = visit.w;
     let mut groups = Vec::new();
@@ -154,7 +154,7 @@ fn leaves(visit: &Visit, chosen: &str) -> Vec<super::view::Choice> {
     ]
 }
 
-/// What the form asks for, or all that is wrong with it.
+/// What the form asks for, or everything that is wrong with it.
 fn rules_of(visit: &Visit, row: &OrgRow, form: &FormData) -> Result<OrgRules, Vec<FormFault>> {
     let w = visit.w;
     let mut faults = Vec::new();
@@ -187,7 +187,8 @@ fn rules_of(visit: &Visit, row: &OrgRow, form: &FormData) -> Result<OrgRules, Ve
     let ticked = || form.all("permission").filter_map(|word| Permission::parse(word).ok());
     let permissions = match form.text("offers") {
         "some" if form.has("permission") => {
-            // Words that the form does not show stay as they are: the command line may have set them.
+            // Permissions that the form does not show stay as they are: the command line may have
+            // set them.
             let shown = groups(visit, |_| false);
             let is_shown = |word: &Permission| {
                 shown.iter().any(|g| g.items.iter().any(|item| item.word == word.as_str()))

@@ -1,4 +1,4 @@
-//! Every screen from made-up content, as files in `target/screens/`: for the eyes of people, and for
+//! Every screen with made-up content, as files in `target/screens/`: for people to look at, and for
 //! tests that need no running service.
 
 mod account;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::view::*;
 use super::words::{Words, fill};
 
-/// A name that no column is made for.
+/// A name that no column is wide enough for.
 const LONG: &str = "Nightly-export-of-every-archive-to-the-customer's-own-warehouse-in-Frankfurt-and-Dublin-\
                     until-the-contract-ends_v2.final_really-final";
 
@@ -281,7 +281,7 @@ fn fault(field: &str, label: &str, why: &str) -> FormFault {
     FormFault { field: field.into(), label: label.into(), why: why.into() }
 }
 
-/// Writes them all, in both languages, with what they refer to.
+/// Writes all of them, in both languages, with the files that they refer to.
 pub(super) fn write(to: &Path) -> Vec<PathBuf> {
     fs::create_dir_all(to).unwrap();
     fs::write(to.join("page.css"), include_str!("page.css")).unwrap();

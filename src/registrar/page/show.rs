@@ -1,4 +1,4 @@
-//! Rows of the store as texts of the page. Pure.
+//! Turns rows of the store into texts of the page. Pure.
 
 use super::view::{
     Badge, EnvironmentView, HistoryLine, Link, ListRow, Moment, PermissionItem, UsageBar, UsageDay,
@@ -15,7 +15,7 @@ const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 pub const DAY: u64 = 24 * HOUR;
 
-/// Permissions of a row before "and 4 more".
+/// How many permissions a row shows before "and 4 more".
 const FEW: usize = 3;
 
 /// A time in words, as seen at `now`; both in Unix seconds.
@@ -78,7 +78,7 @@ pub fn count(w: &Words, count: KeyCount) -> String {
     }
 }
 
-/// What a key is at `now`, in Unix seconds.
+/// A key's state at `now`, in Unix seconds.
 pub fn state(w: &Words, entry: &RegistryEntry, now: u64) -> Badge {
     let (class, label) = match entry.state(now) {
         "active" => ("good", &w.active_filter),
@@ -99,7 +99,7 @@ pub fn environment(w: &Words, environment: Environment) -> EnvironmentView {
     EnvironmentView { label: label.to_string(), strong }
 }
 
-/// The first characters of the secret as people see them, its prefix in front.
+/// The first characters of the secret as people see them, after its prefix.
 pub fn start(audience: &AudienceConfig, entry: &RegistryEntry) -> String {
     let prefix = entry.prefix.as_deref().and_then(|name| audience.prefixes.get(name));
     let Some(form) = prefix else { return entry.key_prefix.to_string() };
@@ -113,7 +113,7 @@ pub fn start(audience: &AudienceConfig, entry: &RegistryEntry) -> String {
     format!("{}{environment}{}", form.prefix, entry.key_prefix)
 }
 
-/// A permission with what the audience says of it.
+/// A permission with the audience's sentence about it.
 pub fn permission(w: &Words, audience: &AudienceConfig, word: &str) -> PermissionItem {
     let offered = audience.permissions.iter().find(|offered| offered.word.as_str() == word);
     let words = &audience.access.words;
@@ -139,7 +139,7 @@ pub fn limits(entry: &RegistryEntry) -> Vec<String> {
     show_limits(&entry.limits_in_force())
 }
 
-/// The name, or the id of a key that has none.
+/// The name, or the id if the key has no name.
 pub fn name(entry: &RegistryEntry) -> String {
     match &*entry.name {
         "" => entry.id.to_string(),
@@ -216,7 +216,7 @@ struct UsedDay {
     count: u64,
 }
 
-/// A line of the log. `link` makes an address of a key's id.
+/// A line of the log. `link` turns a key's id into an address.
 pub fn line(w: &Words, line: &AuditLine, now: u64, link: impl Fn(&str) -> String) -> HistoryLine {
     let is_key = line.serial > 0 && !line.object.is_empty();
     let link = is_key.then(|| Link { href: link(&line.object), label: line.object.to_string() });
@@ -231,7 +231,7 @@ pub fn line(w: &Words, line: &AuditLine, now: u64, link: impl Fn(&str) -> String
     }
 }
 
-/// `permissions: ["read"] → ["read","send"]` of each field that changed.
+/// `permissions: ["read"] → ["read","send"]` for each field that changed.
 fn detail(json: &str) -> String {
     let Ok(serde_json::Value::Object(fields)) = serde_json::from_str(json) else {
         return String::new();

@@ -1,8 +1,9 @@
-//! The screens of somebody who is not signed in yet: by a link of the host, or at an OpenID provider.
+//! The screens for people who are not signed in yet: with a link from the host, or at an OpenID
+//! provider.
 //!
-//! The form that begins a sign-in at a provider is answered with a page that leads there. A redirect
-//! would not do: browsers hold every redirect behind a form against `form-action`, also those of the
-//! provider to others.
+//! The answer to the form that begins a sign-in at a provider is a page that leads there. A
+//! redirect would not work: browsers check every redirect after a form against `form-action`,
+//! including redirects from the provider to other sites.
 
 use axum::extract::{Form, Path, Request, State};
 use axum::http::header::{LOCATION, RETRY_AFTER, SET_COOKIE};
@@ -25,8 +26,8 @@ struct ProviderForm {
     fresh: String,
 }
 
-/// `?used`: the link that was tried opened nothing; `?again`: a fresh sign-in is needed; `?out=NAME`:
-/// somebody has signed out who had signed in at that provider.
+/// `?used`: the link that somebody tried opened nothing; `?again`: a fresh sign-in is needed;
+/// `?out=NAME`: somebody who had signed in at that provider has signed out.
 pub(super) async fn show(State(app): State<App>, request: Request) -> Response {
     let w = language(request.headers());
     let query = FormData::parse(request.uri().query().unwrap_or_default());
@@ -73,7 +74,7 @@ pub(super) async fn begin(State(app): State<App>, request: Request) -> Response 
     }
 }
 
-/// Somebody comes back from a provider.
+/// Somebody returns from a provider.
 pub(super) async fn finish(
     State(app): State<App>,
     Path(provider): Path<String>,
@@ -93,7 +94,8 @@ pub(super) async fn finish(
     }
 }
 
-/// The sign-in page, with a sentence about what went wrong: the other ways in are on it.
+/// The sign-in page, with a sentence about what went wrong. It also offers the other ways to sign
+/// in.
 fn refused(app: &App, fields: &HeaderMap, provider: &str, error: &OidcError) -> Response {
     let w = language(fields);
     let all = &app.settings.people.oidc;

@@ -1,5 +1,5 @@
-//! What each screen shows, as texts: nothing here asks a store or a clock. Each `…Page` is one template
-//! of `html/`.
+//! What each screen shows, as texts: nothing here asks a store or a clock. Each `…Page` is one
+//! template in `html/`.
 
 mod org;
 
@@ -8,23 +8,23 @@ use askama::Template;
 pub use self::org::*;
 use super::words::Words;
 
-/// What surrounds every screen.
+/// The frame of every screen.
 #[derive(Clone, Debug, Default)]
 pub struct Shell {
     /// Heading and title.
     pub title: String,
     /// Whose keys these are.
     pub place: String,
-    /// Path in front of every link, without `/` at its end.
+    /// The path that precedes every link, without `/` at its end.
     pub base: String,
-    /// Query of links that have no other: which audience, where there are several.
+    /// The query of links that have no other: the audience, where there are several.
     pub tail: String,
     pub style: String,
     pub script: String,
     pub mark: String,
-    /// Proves that a form is of this session.
+    /// Proves that a form belongs to this session.
     pub form: String,
-    /// Names this rendering of a form: sent twice, it makes one change.
+    /// Names this rendering of a form: if it is sent twice, it makes only one change.
     pub once: String,
     pub links: Vec<NavLink>,
     pub person: Option<PersonView>,
@@ -39,14 +39,14 @@ pub struct NavLink {
     pub label: String,
     pub icon: &'static str,
     pub current: bool,
-    /// Heading in front of it.
+    /// The heading above it.
     pub group: Option<String>,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct PersonView {
     pub name: String,
-    /// The org that is looked at.
+    /// The org on the screen.
     pub org: String,
     pub orgs: Vec<Choice>,
     pub signs_out: bool,
@@ -141,10 +141,10 @@ pub struct ListPage<'w> {
     pub is_empty: bool,
     pub search: String,
     pub filter: String,
-    /// For the search form, where there are several.
+    /// For the search form, where there are several audiences.
     pub audience: String,
     pub filters: Vec<FilterTab>,
-    /// What stands in the place of a last use.
+    /// Shown in place of a last use.
     pub no_use: String,
     pub rows: Vec<ListRow>,
     pub first: Option<String>,
@@ -166,13 +166,13 @@ pub struct PermissionItem {
     pub checked: bool,
 }
 
-/// What a form holds, as it was typed.
+/// The content of a form, as it was typed.
 #[derive(Clone, Debug, Default)]
 pub struct FormFields {
     pub name: String,
     pub groups: Vec<PermissionGroup>,
     pub networks: String,
-    /// The org's policy asks for them.
+    /// The org's policy requires networks.
     pub needs_networks: bool,
     pub understood: Vec<String>,
     pub my_address: Option<Choice>,
@@ -189,7 +189,7 @@ pub struct FormFields {
     pub note: String,
 }
 
-/// What somebody else has changed meanwhile.
+/// Something that somebody else has changed in the meantime.
 #[derive(Clone, Debug)]
 pub struct ChangedField {
     pub field: String,
@@ -207,7 +207,7 @@ pub struct FormPage<'w> {
     pub action: String,
     pub submit: String,
     pub in_org: String,
-    /// Of the key that is edited.
+    /// The version of the key that is being edited.
     pub version: Option<u64>,
     /// What the form showed at first, to tell what somebody else has changed since.
     pub read: String,
@@ -228,7 +228,7 @@ impl FormPage<'_> {
 
 // --- shown once
 
-/// `secret` empty: it was shown already.
+/// `secret` empty: it has been shown already.
 #[derive(Template)]
 #[template(path = "shown.html")]
 pub struct ShownPage<'w> {
@@ -274,7 +274,7 @@ pub struct KeyView {
     pub expires: Option<Moment>,
     pub changed: Option<Moment>,
     pub last_used: Option<Moment>,
-    /// What stands there where no use is known.
+    /// Shown if no use is known.
     pub no_use: String,
     pub last_network: String,
     pub limits: Vec<String>,
@@ -291,7 +291,7 @@ pub struct KeyView {
     pub can_revoke: bool,
 }
 
-/// Whether a key that was rotated away is still in use.
+/// Whether a key that was rotated out is still in use.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
     /// `good` or `warn`.
@@ -353,7 +353,7 @@ pub struct RevokeView {
     pub in_org: String,
     pub last_used: Option<Moment>,
     pub no_use: String,
-    /// Why the name has to be typed, where it has to be.
+    /// Why the name has to be typed, if it has to be.
     pub types_name: Option<String>,
     /// Id of that field.
     pub field: &'static str,
@@ -429,7 +429,7 @@ pub struct PublicationPage<'w> {
     pub detail: String,
     pub sees_sidecars: bool,
     pub tiles: Vec<Tile>,
-    /// How many have to sign what waits.
+    /// How many signatures the waiting drafts need.
     pub drafts_lead: String,
     pub drafts: Vec<DraftView>,
     pub sidecars: Vec<SidecarView>,
@@ -470,7 +470,7 @@ pub struct SignInPage<'w> {
     /// Why nobody is signed in, or what has just happened.
     pub told: Option<SignInNote>,
     pub providers: Vec<ProviderView>,
-    /// Whoever has a session at a provider is to sign in there once more.
+    /// A person with a session at a provider has to sign in there again.
     pub fresh: bool,
 }
 
@@ -479,7 +479,7 @@ pub struct SignInPage<'w> {
 pub struct SignInNote {
     pub text: String,
     pub is_bad: bool,
-    /// Issuer and subject, for whoever is to give somebody a role.
+    /// Issuer and subject, so that an owner or operator can give the person a role.
     pub identity: Option<(String, String)>,
     /// Where to sign out of a provider as well.
     pub link: Option<Link>,
@@ -498,7 +498,7 @@ pub struct ProviderView {
 pub struct GoingPage<'w> {
     pub w: &'w Words,
     pub shell: Shell,
-    /// At the provider.
+    /// The address at the provider.
     pub to: String,
     pub label: String,
 }
@@ -510,7 +510,7 @@ pub struct ErrorPage<'w> {
     pub shell: Shell,
     pub text: String,
     pub request_id: String,
-    /// Orgs to choose from, where that is what is missing.
+    /// Orgs to choose from, if the choice of one is what is missing.
     pub choices: Vec<Choice>,
     pub href: String,
 }

@@ -1,4 +1,4 @@
-//! One request of somebody's browser: who asks, in which language, and what surrounds the answer.
+//! One request from somebody's browser: who asks, in which language, and the frame of the answer.
 
 use std::net::IpAddr;
 
@@ -35,21 +35,21 @@ pub struct Visit {
     pub audience: AudienceConfig,
     pub address: Option<IpAddr>,
     pub query: FormData,
-    /// Path in front of every link.
+    /// The path that precedes every link.
     base: String,
-    /// The request came to the product's path.
+    /// The request arrived at the product's path.
     is_mounted: bool,
     request_id: Box<str>,
 }
 
-/// A form that somebody has sent, of this session and of the org that is looked at.
+/// A submitted form that belongs to this session and to the org on the screen.
 #[derive(Debug)]
 pub struct PostedForm {
     pub visit: Visit,
     pub form: FormData,
 }
 
-/// Which part of the page is shown.
+/// The part of the page that is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
     Audit,
@@ -74,7 +74,7 @@ impl FromRequestParts<App> for Visit {
             Err(error) => return Err(refuse(parts, app, None, &error)),
         };
         if !matches!(caller.actor, StoreActor::Person { .. }) {
-            // Keys have the API.
+            // A key uses the API.
             return Err(refuse(parts, app, None, &AuthError::NotFound));
         }
         let sight = match CallerSight::of(app, caller.clone()).await {
@@ -123,7 +123,7 @@ impl FromRequest<App> for PostedForm {
 }
 
 impl Visit {
-    /// Path in front of every link, without `/` at its end.
+    /// The path that precedes every link, without `/` at its end.
     pub fn base(&self) -> &str {
         &self.base
     }
@@ -140,7 +140,7 @@ impl Visit {
         }
     }
 
-    /// Whether a button makes sense: the store decides when it is pressed.
+    /// Whether to offer a button. The store decides when somebody presses it.
     pub fn may(&self, action: KeyAction<'_>, key: &KeyRow) -> bool {
         self.sight.may(action, key).is_ok()
     }
@@ -149,14 +149,14 @@ impl Visit {
         self.sight.may_in(action).is_ok()
     }
 
-    /// Operators issue nothing, and auditors look.
+    /// Operators do not issue keys, and auditors only look.
     pub fn can_create(&self) -> bool {
         let makes =
             matches!(self.role(), PersonRole::Admin | PersonRole::Member | PersonRole::Owner);
         makes && self.sight.org.is_some()
     }
 
-    /// The key of this name. Unknown, foreign and forbidden look the same.
+    /// The key with this name. Unknown, foreign and forbidden look the same.
     pub async fn key(&self, name: &str) -> Result<KeyRow, Response> {
         let unknown = || self.failed(&StoreError::NoSuchKey);
         let key = key_ref(name).ok_or_else(unknown)?;
@@ -166,7 +166,7 @@ impl Visit {
         })
     }
 
-    /// What surrounds a screen.
+    /// The frame of a screen.
     pub fn shell(&self, section: Section, title: impl Into<String>) -> Shell {
         let bare = bare_shell(&self.app, self.base.clone());
         let person = self.sight.caller.person.as_ref();
@@ -191,7 +191,7 @@ impl Visit {
                 name,
                 org: shown.unwrap_or_else(|| self.w.installation.to_string()),
                 orgs,
-                // Neither is on a path of the product.
+                // Neither exists on a product's path.
                 signs_out: self.sight.caller.session.is_some() && !self.is_mounted,
             }),
             ..bare
@@ -251,7 +251,7 @@ impl Visit {
         links
     }
 
-    /// Which audience, where there are several: behind links without a query of their own.
+    /// The audience, where there are several, for links without a query of their own.
     pub fn tail(&self) -> String {
         match self.app.settings.audiences.as_slice() {
             [_] => String::new(),
@@ -259,7 +259,7 @@ impl Visit {
         }
     }
 
-    /// `/keys/ID…` of the page, with what `query` adds.
+    /// `/keys/ID…` of the page, with `query` added.
     pub fn link(&self, path: &str, query: &[(&str, &str)]) -> String {
         let base = self.base();
         let mut to = format!("{base}{path}{}", self.tail());
@@ -276,8 +276,8 @@ impl Visit {
         Redirect::to(&self.link(path, query)).into_response()
     }
 
-    /// Why a form is not taken: it is of another session, or of another org than the one that is looked
-    /// at now. With two windows open, somebody may have switched in the other one.
+    /// Why a form is not accepted: it belongs to another session, or to another org than the one on
+    /// the screen now. With two windows open, somebody may have switched orgs in the other one.
     fn refusal(&self, form: &FormData) -> Option<Response> {
         let w = self.w;
         if self.sight.caller.check_form(form.text("form")).is_err() {
@@ -296,7 +296,7 @@ impl Visit {
         self.sight.org.as_ref().map(|org| org.as_str().to_owned()).unwrap_or_default()
     }
 
-    /// Asks the store for a change, under the name that the form has for itself.
+    /// Asks the store for a change, under the name that the form carries.
     pub async fn change(&self, change: KeyChange, form: &FormData) -> Result<Changed, StoreError> {
         let name = form.text("once");
         let is_name = (8..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
@@ -320,7 +320,7 @@ impl Visit {
         self.error_to(status, title, text, self.link("/keys", &[]))
     }
 
-    /// The same, with where to go from there.
+    /// The same, with a link that leads on.
     pub fn error_to(
         &self,
         status: StatusCode,
@@ -340,7 +340,7 @@ impl Visit {
         html(status, &page)
     }
 
-    /// What a store did not do, as a screen of its own.
+    /// Something that the store did not do, as a screen of its own.
     pub fn failed(&self, error: &StoreError) -> Response {
         let w = self.w;
         let (status, title, text) = match error {
@@ -395,7 +395,7 @@ fn encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
-/// A name that no form had before. Without randomness a form has none, and may be sent twice.
+/// A name that no form had before. Without randomness a form has no name, and may be sent twice.
 fn once() -> String {
     let mut bytes = [0; 16];
     match SystemRandom::new().fill(&mut bytes) {
@@ -404,12 +404,12 @@ fn once() -> String {
     }
 }
 
-/// Somebody who is not let in: to the sign-in, or to a screen that says why.
+/// The answer to somebody who is not let in: the sign-in page, or a screen that says why.
 fn refuse(parts: &Parts, app: &App, caller: Option<&Caller>, error: &AuthError) -> Response {
     let w = language(&parts.headers);
     let is_look = matches!(parts.method, Method::GET | Method::HEAD);
     let shell = bare_shell(app, base_of(app, parts));
-    // On a path of the product people sign in as they do there.
+    // On a product's path people sign in as they usually do at the product.
     let there = is_mounted(app, parts);
     let sign_in = match &app.settings.product_sign_in {
         Some(url) if there => url.to_string(),

@@ -1,4 +1,4 @@
-//! Every word of the page, by language. Templates have none of their own; a test looks for them.
+//! Every text of the page, by language. Templates have no text of their own; a test checks that.
 //! `{name}` in a text is a place that [`fill`] fills.
 
 use std::borrow::Cow;
@@ -380,15 +380,15 @@ words! {
 // === impl Words ===
 
 impl Words {
-    /// The language that a browser prefers, by its `Accept-Language`. `ar-XB` is the pseudo-language
-    /// of tests: 40 % longer, from right to left.
+    /// The language that a browser prefers, by its `Accept-Language`. `ar-XB` is the tests'
+    /// pseudo-language: 40 % longer, from right to left.
     pub fn preferred(accept: &str) -> &'static Self {
         let first = accept.split([',', ';']).next().unwrap_or_default().trim();
         if first.eq_ignore_ascii_case("ar-XB") { &STRETCHED } else { &ENGLISH }
     }
 }
 
-/// `text` with each `{name}` in its place.
+/// `text` with each `{name}` replaced.
 pub fn fill(text: &str, places: &[(&str, &str)]) -> String {
     let mut out = String::with_capacity(text.len() + 16);
     let mut rest = text;

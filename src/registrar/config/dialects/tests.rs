@@ -1,4 +1,5 @@
-//! What `[[dialect]]` may say, that every fault has its line and a remedy, and what is built in.
+//! What `[[dialect]]` may contain, that every fault has its line and a remedy, and what is built
+//! in.
 
 use std::path::Path;
 
@@ -189,7 +190,7 @@ fn what_is_built_in_has_no_faults_and_can_be_reworded() {
         assert_eq!(count, text.matches("[[dialect.operation]]").count(), "{name}");
         let config = load(&format!("[[dialect]]\nname = \"{name}\"\n")).unwrap();
         assert_eq!(config.dialects[0].operations.len(), count);
-        // Whoever writes the same text has the same dialect, and docs/dialects.md shows it.
+        // The same text makes the same dialect, and docs/dialects.md shows it.
         assert_eq!(load(text).unwrap().dialects, config.dialects);
         let page = include_str!("../../../../docs/dialects.md");
         assert!(page.contains(text.trim()), "{name}");

@@ -1,4 +1,5 @@
-//! `[[people.oidc]]`: people whom an OpenID provider signs in, and what its claims stand for here.
+//! `[[people.oidc]]`: people whom an OpenID provider signs in, and how its claims map to roles
+//! here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -14,7 +15,8 @@ use crate::config::reader::{ConfigProblem, ConfigSection, secret};
 use crate::core::OrgId;
 use crate::manage::operation::may::PersonRole;
 
-/// What is asked for where the file does not say: who it is, and what people call them.
+/// The scopes to ask for unless the file names others: who the person is, and their name for
+/// people.
 const SCOPES: [&str; 3] = ["openid", "profile", "email"];
 
 /// `[[people.oidc]]`.
@@ -22,7 +24,7 @@ const SCOPES: [&str; 3] = ["openid", "profile", "email"];
 pub struct OidcConfig {
     /// In paths, logs and metrics.
     pub name: Box<str>,
-    /// What people call the provider.
+    /// The provider's name for people.
     pub label: Box<str>,
     /// `iss`, byte for byte. No two providers have the same.
     pub issuer: Box<str>,
@@ -30,7 +32,7 @@ pub struct OidcConfig {
     pub ca: Option<PathBuf>,
     pub client_id: Box<str>,
     pub client_secret: ClientSecret,
-    /// `openid` among them.
+    /// Includes `openid`.
     pub scopes: Vec<Box<str>>,
     /// The only audience whose keys its people manage; `None`: all.
     pub audience: Option<AudienceName>,
@@ -39,46 +41,47 @@ pub struct OidcConfig {
     pub signs_out: bool,
 }
 
-/// Does not print itself.
+/// Never printed.
 #[derive(Clone)]
 pub struct ClientSecret(Arc<Zeroizing<String>>);
 
-/// In which orgs claims put somebody, and with which role.
+/// Which orgs claims put somebody in, and with which role.
 #[derive(Clone, Debug)]
 pub struct OidcRights {
     places: OidcPlaces,
     /// The claim with the org, or a list of them.
     pub org_claim: Option<Box<str>>,
     pub groups_claim: Box<str>,
-    /// Of orgs without a table of their own.
+    /// For orgs without a table of their own.
     roles: ProductRoles,
-    /// Of somebody none of whose groups stands for a role.
+    /// For somebody none of whose groups maps to a role.
     default_role: Option<PersonRole>,
-    /// Groups of operators. Empty: the provider makes none, and takes no operator away.
+    /// Groups of operators. Empty: the provider neither makes operators nor removes any.
     operators: BTreeSet<Box<str>>,
 }
 
 /// The orgs that a provider's people may be in.
 #[derive(Clone, Debug)]
 enum OidcPlaces {
-    /// Whichever the claim names.
+    /// Any org that the claim names.
     Any,
-    /// These alone.
+    /// Only these.
     Named(BTreeMap<OrgId, NamedOrg>),
 }
 
 #[derive(Clone, Debug, Default)]
 struct NamedOrg {
-    /// What stands for it in the claim; `None`: its own name.
+    /// Its name in the claim; `None`: its own name.
     claim: Option<Box<str>>,
-    /// `None`: as of all orgs.
+    /// `None`: as for all orgs.
     roles: Option<ProductRoles>,
 }
 
-/// What the claims of somebody come to.
+/// The result of somebody's claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OidcStanding {
-    /// In which orgs, with which role. Orgs that the provider says nothing about are not here.
+    /// The person's orgs, with their role in each. Leaves out orgs that the provider says nothing
+    /// about.
     pub roles: BTreeMap<OrgId, PersonRole>,
     /// `None`: the provider does not say.
     pub operator: Option<bool>,
@@ -101,8 +104,8 @@ impl std::fmt::Debug for ClientSecret {
 // === impl OidcRights ===
 
 impl OidcRights {
-    /// What these values of the claims come to. Orgs that nobody may have, and words that stand for
-    /// nothing, count for nothing.
+    /// The result of these values of the claims. Orgs that nobody may have, and words that map to
+    /// nothing, are ignored.
     pub fn standing(&self, orgs: &[String], groups: &[String]) -> OidcStanding {
         let role_by = |roles: &ProductRoles| {
             roles.strongest(groups.iter().map(String::as_str)).or(self.default_role)
@@ -132,7 +135,7 @@ impl OidcRights {
         OidcStanding { roles: found, operator: self.operator(groups) }
     }
 
-    /// Whether the provider alone says who is in this org. Where it does not, its people have the
+    /// Whether the provider alone decides who is in this org. If it does not, its people have the
     /// roles that owners give them.
     pub fn governs(&self, org: &OrgId) -> bool {
         let gives = |roles: &ProductRoles| !roles.is_empty() || self.default_role.is_some();
@@ -144,7 +147,8 @@ impl OidcRights {
         }
     }
 
-    /// Whether groups matter: then an answer without them is not taken for one with none.
+    /// Whether groups matter. If they do, an answer without groups does not mean that the person
+    /// has none.
     pub fn needs_groups(&self) -> bool {
         let has_own = match &self.places {
             OidcPlaces::Any => false,
@@ -309,7 +313,7 @@ fn role(text: &str) -> Result<PersonRole, ConfigProblem> {
     })
 }
 
-/// A word that is its own percent-encoding: it stands in the redirect URI.
+/// A word that needs no percent-encoding, because the redirect URI contains it.
 fn path_name(text: &str) -> Result<Box<str>, ConfigProblem> {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     match (1..=32).contains(&text.len()) && text.bytes().all(fits) {
@@ -379,7 +383,7 @@ mod tests {
         let found = named.standing(&texts(&["acme"]), &texts(&["acme-owners"]));
         assert_eq!((orgs(&found), found.operator), (vec![], Some(false)), "its claim is 17");
         assert!(!named.governs(&OrgId::parse("elsewhere").unwrap()));
-        // Without a claim every org of the tables counts, and groups decide.
+        // Without a claim, every org of the tables counts, and groups decide.
         let by_groups = OidcRights { org_claim: None, ..named.clone() };
         assert_eq!(orgs(&by_groups.standing(&[], &texts(&["acme-owners"]))), [("acme", "owner")]);
         let fallback = OidcRights { default_role: Some(PersonRole::Auditor), ..by_groups };

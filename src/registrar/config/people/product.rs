@@ -1,5 +1,5 @@
-//! `[[people.tokens]]` and `[[people.product_sessions]]`: people whom a product knows already, by the
-//! token or the cookie that it has given them.
+//! `[[people.tokens]]` and `[[people.product_sessions]]`: people whom a product knows already, by
+//! the token or the cookie that it gave them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::core::address;
 use crate::manage::operation::may::PersonRole;
 use crate::token::product::SharedSecret;
 
-/// What a product's words for a role stand for here. A word that is not named stands for none.
+/// How a product's words for a role map to roles here. A word without an entry maps to none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProductRoles(BTreeMap<Box<str>, PersonRole>);
 
@@ -37,7 +37,7 @@ pub struct ProductTokenConfig {
     pub roles: ProductRoles,
 }
 
-/// What proves a token.
+/// What proves that a token is genuine.
 #[derive(Clone, Debug)]
 pub enum TokenProof {
     /// HS256.
@@ -58,11 +58,11 @@ pub struct ProductSessionConfig {
     /// For the log and the audit lines.
     pub name: Box<str>,
     pub audience: AudienceName,
-    /// Answers 200 and JSON to whoever has a session.
+    /// Answers 200 and JSON to anybody who has a session.
     pub url: Box<str>,
     /// Authorities of the server; `None`: the usual ones.
     pub ca: Option<PathBuf>,
-    /// The only cookie that goes there.
+    /// The only cookie that is sent there.
     pub cookie: Box<str>,
     /// JSON pointers (RFC 6901) into the answer.
     pub org: Box<str>,
@@ -89,7 +89,7 @@ impl ProductRoles {
         self.0.get(word).copied()
     }
 
-    /// Of several words, what the one stands for that lets most.
+    /// Among several words, the role that allows most.
     pub fn strongest<'w>(&self, words: impl Iterator<Item = &'w str>) -> Option<PersonRole> {
         const BY_POWER: [PersonRole; 4] =
             [PersonRole::Owner, PersonRole::Admin, PersonRole::Member, PersonRole::Auditor];
@@ -103,7 +103,7 @@ pub(super) fn roles(section: &ConfigSection<'_>) -> ProductRoles {
     let mut found = Vec::new();
     for (word, role) in section.pairs("roles") {
         let parsed = section.reader().parse(&role, |text| {
-            // Operators are of the installation: no product makes one.
+            // Operators belong to the installation: no product makes one.
             PersonRole::parse(text).filter(|role| *role != PersonRole::Operator).ok_or_else(|| {
                 ConfigProblem::new("must be owner, admin, member or auditor")
                     .hint("on the left is the product's word for a role, on the right ours")
@@ -116,7 +116,7 @@ pub(super) fn roles(section: &ConfigSection<'_>) -> ProductRoles {
     found.into_iter().collect()
 }
 
-/// Without any, nobody would come in.
+/// Without any, nobody could get in.
 fn needed_roles(section: &ConfigSection<'_>) -> ProductRoles {
     let found = roles(section);
     if !section.has("roles") {

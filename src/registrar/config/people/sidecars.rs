@@ -1,5 +1,5 @@
-//! `[[people.sidecars]]`: sidecars of ours that have already found out who asks, and how it is known
-//! that it is they who say so. Anybody can write a header field.
+//! `[[people.sidecars]]`: our sidecars that have already found out who asks, and how the service
+//! knows that a statement is theirs. Anybody can write a header field.
 
 use std::path::PathBuf;
 
@@ -13,34 +13,34 @@ use crate::registrar::store::AudienceName;
 
 #[derive(Clone, Debug)]
 pub struct SidecarConfig {
-    /// Whose keys it has looked up.
+    /// The audience whose keys it has looked up.
     pub audience: AudienceName,
     pub proof: SidecarProof,
-    /// As `[identity]` of the sidecar names them.
+    /// As the sidecar's `[identity]` names them.
     pub org_field: HeaderName,
     pub key_id_field: HeaderName,
     pub subject_field: HeaderName,
     pub permissions_field: HeaderName,
     pub issuer_field: HeaderName,
-    /// Whose tokens are the product's: a subject of another issuer is somebody else. Empty: those of
-    /// all issuers that the sidecar believes.
+    /// Issuers whose tokens are the product's: a subject of another issuer is somebody else. Empty:
+    /// all issuers that the sidecar trusts.
     pub issuers: Vec<Box<str>>,
-    /// What the permissions of a user token stand for here.
+    /// How the permissions of a user token map to roles here.
     pub roles: product::ProductRoles,
 }
 
-/// How a sidecar is known.
+/// How the service recognises a sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SidecarProof {
-    /// By an assertion that it has signed, whoever has brought it.
+    /// By an assertion that it has signed, whoever has delivered it.
     Assertion {
         field: HeaderName,
         jwks_file: PathBuf,
         issuer: Box<str>,
-        /// `assertion.audience` of the sidecar: this service's own.
+        /// The sidecar's `assertion.audience`, which is this service.
         audience: Box<str>,
     },
-    /// By the subject of the certificate that it has shown us.
+    /// By the subject of the certificate that it has shown to the service.
     Subjects(Vec<Box<str>>),
     /// By its user, over our Unix socket.
     Uids(Vec<u32>),
@@ -81,7 +81,7 @@ pub(super) fn sidecars(
     found
 }
 
-/// One proof, and one that fits how the service listens: fields over TCP would be anybody's.
+/// One proof, and one that fits how the service listens: anybody could send fields over TCP.
 fn proof(section: &ConfigSection<'_>, listen: ListensOn<'_>) -> Option<SidecarProof> {
     let uids = section.parse_list("uids", |text| {
         text.parse::<u32>().map_err(|_| {

@@ -1,4 +1,4 @@
-//! What somebody has typed into the form, and the form's fields with it.
+//! What somebody has typed into the form, and the form's fields filled with it.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::manage::operation::may::{OrgPolicy, PersonRole, RequiredNetworks};
 use crate::manage::registry::entry::show_network;
 use crate::registrar::store::KeyRow;
 
-/// The windows of a limit that the form offers, as limits are written.
+/// The time windows of a limit that the form offers, as limits are written.
 const UNITS: [&str; 4] = ["s", "min", "h", "day"];
 
 /// The lives that the form offers, in days.
@@ -27,7 +27,7 @@ pub struct Typed {
     pub name: String,
     pub permissions: Vec<String>,
     pub networks: String,
-    /// A life such as `30d`, `date`, `never`, or `keep` of a key that is there.
+    /// A life such as `30d`, `date`, `never`, or, for an existing key, `keep`.
     pub expires: String,
     pub expires_date: String,
     pub environment: String,
@@ -37,7 +37,8 @@ pub struct Typed {
     pub note: String,
 }
 
-/// What a form showed when it was first opened: goes with it, to tell what somebody else has changed.
+/// What a form showed when it was first opened. The form carries it along, to tell what somebody
+/// else has changed since.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(default)]
 pub struct Original {
@@ -109,7 +110,7 @@ impl Typed {
         }
     }
 
-    /// Whether the button was pressed that adds the browser's address: it is added.
+    /// If the button was pressed that adds the browser's address, adds it. Returns whether it was.
     pub fn adds_address(&mut self, visit: &Visit, form: &FormData) -> bool {
         let pressed = form.has("add_address");
         if let Some(address) = visit.address.filter(|_| pressed) {
@@ -121,7 +122,7 @@ impl Typed {
         pressed
     }
 
-    /// The form with it. `key`: the one that is edited.
+    /// The form filled with it. `key`: the one that is being edited.
     pub fn fields(&self, visit: &Visit, policy: &OrgPolicy, key: Option<&KeyRow>) -> FormFields {
         let w = visit.w;
         let typed = TypedNetworks::parse(&self.networks);
@@ -168,8 +169,8 @@ impl Typed {
         }
     }
 
-    /// What can be ticked: what is on offer in this org to somebody of this role, and what the key has
-    /// already.
+    /// The permissions to tick: what this org offers to somebody with this role, and what the key
+    /// has already.
     fn groups(
         &self,
         visit: &Visit,
@@ -255,7 +256,8 @@ impl Typed {
     fn environments(&self, visit: &Visit, key: Option<&KeyRow>) -> Vec<Choice> {
         let w = visit.w;
         let is_used = visit.audience.prefixes.values().any(|form| form.environment);
-        // What is written into a secret cannot change; what is not, the command line can.
+        // Where secrets contain the environment, it cannot change. Elsewhere the command line can
+        // change it.
         if !is_used || key.is_some() {
             return Vec::new();
         }
@@ -266,13 +268,13 @@ impl Typed {
     }
 }
 
-/// Until when the policy lets a key live, in Unix seconds; `None`: for ever.
+/// The latest end that the policy allows a key, in Unix seconds; `None`: no limit.
 fn last_moment(visit: &Visit, policy: &OrgPolicy, key: Option<&KeyRow>) -> Option<u64> {
     let begin = key.and_then(|key| key.entry.created).unwrap_or(visit.now());
     policy.longest_life.map(|longest| begin.saturating_add(longest))
 }
 
-/// The last day that can be chosen: a day is meant to its end.
+/// The last day on offer. A chosen day counts to its end.
 fn latest(visit: &Visit, policy: &OrgPolicy, key: Option<&KeyRow>) -> Option<String> {
     let last = last_moment(visit, policy, key)?;
     Some(show::date(last.saturating_sub(show::DAY)))
@@ -285,7 +287,7 @@ struct WrittenLimit {
     per: String,
 }
 
-/// A limit with a burst, or of another window, stands whole in the first field.
+/// A limit with a burst, or with another window, is written in full into the first field.
 fn written(limit: Limit) -> WrittenLimit {
     let text = limit.to_string();
     match text.split_once('/') {
@@ -296,7 +298,7 @@ fn written(limit: Limit) -> WrittenLimit {
     }
 }
 
-/// Behind the others of its group, unless it is there already.
+/// Adds it after the others of its group, unless it is there already.
 pub fn put_into_group(groups: &mut Vec<PermissionGroup>, group: &str, item: PermissionItem) {
     if groups.iter().any(|g| g.items.iter().any(|known| known.word == item.word)) {
         return;
@@ -330,7 +332,7 @@ impl Original {
         }
     }
 
-    /// As the form brings it back. What it does not say differs from nothing.
+    /// As the form sends it back. What is missing in it counts as unchanged.
     pub fn read(text: &str) -> Self {
         serde_json::from_str(text).unwrap_or_default()
     }

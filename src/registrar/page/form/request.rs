@@ -1,5 +1,5 @@
-//! What was typed as a request to the store. What a rule of `manage` judges is left to it: here is only
-//! what cannot be put into a request.
+//! Turns what was typed into a request to the store. The rules of `manage` judge the request; here
+//! are only the checks for what cannot be put into a request.
 
 use super::super::data::TypedNetworks;
 use super::super::view::FormFault;
@@ -62,7 +62,7 @@ pub fn edit(visit: &Visit, key: &KeyRow, typed: &Typed) -> Result<EditRequest, V
     faults.none_or(request)
 }
 
-/// Gathers what is wrong, so that all of it is told at once.
+/// Collects everything that is wrong, to report all of it together.
 struct Faults<'w> {
     w: &'w Words,
     found: Vec<FormFault>,
@@ -80,7 +80,7 @@ impl Faults<'_> {
         if self.found.is_empty() { Ok(request) } else { Err(self.found) }
     }
 
-    /// People find keys by their name, so the page wants one.
+    /// People find keys by name, so the page requires one.
     fn name(&mut self, typed: &Typed) -> String {
         if typed.name.is_empty() {
             self.add("name", self.w.fault_name_missing.to_string());
@@ -108,7 +108,7 @@ impl Faults<'_> {
         networks.understood
     }
 
-    /// `None`: as it is.
+    /// `None`: unchanged.
     fn expires(&mut self, typed: &Typed, now: u64) -> Option<When> {
         match typed.expires.as_str() {
             "keep" => None,
@@ -133,7 +133,7 @@ impl Faults<'_> {
         }
     }
 
-    /// `key`: the one that is edited; what it has already is no change.
+    /// `key`: the one that is being edited. What it has already is not a change.
     fn limits(&mut self, typed: &Typed, key: Option<&KeyRow>) -> Vec<LimitChange> {
         let before = key.and_then(|key| key.entry.limits.per_key());
         if typed.limit.is_empty() {
@@ -142,7 +142,7 @@ impl Faults<'_> {
         }
         let count = typed.limit.replace([',', ' '], "");
         let text = match count.contains('/') {
-            // With a burst, or of another window: as the command line writes it.
+            // With a burst, or with another window: as the command line writes it.
             true => typed.limit.clone(),
             false => format!("{count}/{}", typed.limit_per),
         };

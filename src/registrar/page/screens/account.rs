@@ -58,7 +58,7 @@ pub(super) fn screens(w: &Words) -> Vec<Screen> {
         let shell = Shell { person: None, links: Vec::new(), ..shell(w, &title, "") };
         let label = fill(&w.going_link, &named);
         let page = GoingPage { w, shell, to: "list.html".into(), label }.render();
-        // No browser of the tests goes anywhere.
+        // A browser of the tests must not go anywhere.
         page.map(|html| html.replace("http-equiv=\"refresh\"", "name=\"leads\""))
     }));
     let error = |title: &str, text: &str, choices| ErrorPage {

@@ -1,4 +1,4 @@
-//! Keys: their list, the form, and what one of them shows.
+//! Keys: their list, the form, and one key's screen.
 
 use askama::Template as _;
 
@@ -31,7 +31,7 @@ pub(super) fn screens(w: &Words) -> Vec<Screen> {
         page.faults_title = fill(&w.faults_title_many, &[("count", "2")]);
         page.render()
     }));
-    // Where the org's policy binds it.
+    // With the org's policy restricting it.
     pages.push(screen("new-bound", {
         let mut page = form(w);
         page.f.needs_networks = true;

@@ -1,4 +1,4 @@
-//! What an org shows beside its keys.
+//! An org's screens in addition to its keys.
 
 use askama::Template as _;
 

@@ -36,13 +36,13 @@ fn an_owner_sets_the_policy_and_others_read_it() {
         let rules = desk.store.org(&OrgId::parse("acme").unwrap()).await.unwrap().rules;
         assert_eq!(rules.policy.longest_life, Some(30 * 86_400));
         assert_eq!(rules.owner_leaves.as_str(), "disable");
-        // Somebody else was faster: what was typed stays, and saving again is meant.
+        // Somebody else was faster: what was typed stays, and saving again is deliberate.
         let late = kim.post("/policy", &format!("{hidden}&longest_life=90&offers=all")).await;
         assert_eq!(late.status, StatusCode::UNPROCESSABLE_ENTITY);
         assert!(late.body.contains("Somebody else has changed") && late.body.contains("\"90\""));
         let form = format!("{}&longest_life=90&offers=all", hidden_of(&late));
         goes_to(&kim.post("/policy", &form).await);
-        // It binds the form of a new key.
+        // It restricts the form for a new key.
         let new = kim.hidden("/keys/new").await;
         let told = kim.post("/keys", &format!("{new}&name=A&permission=read&expires=never")).await;
         assert!(told.body.contains("a key lives at most 90d"), "{}", told.body);
@@ -56,7 +56,7 @@ fn an_owner_sets_the_policy_and_others_read_it() {
     });
 }
 
-/// What the policy forbids is not on offer, and what the form proposes passes.
+/// The form does not offer what the policy forbids, and the store accepts what the form proposes.
 #[test]
 fn the_form_offers_what_the_policy_leaves() {
     run(async {
@@ -145,7 +145,7 @@ fn what_stands_out_is_on_list_and_key() {
         let id = made.key.entry.id;
         let path = format!("/keys/{id}");
         let ask = format!("{path}/revoke");
-        // Nobody has reported: whether the key is in use is not known.
+        // Nobody has reported, so nobody knows whether the key is in use.
         let asked = kim.get(&ask).await.body;
         assert!(asked.contains("Nobody knows whether it is in use"), "{asked}");
         assert!(asked.contains("Last used: Not reported"), "{asked}");
@@ -164,7 +164,7 @@ fn what_stands_out_is_on_list_and_key() {
         };
         desk.store.take_usage(batch(report)).await.unwrap();
         assert!(row(&desk, id).await.entry.status.is_final());
-        // From now on silence means something, for as long as reports come.
+        // From now on silence means something, as long as reports arrive.
         let ask = format!("/keys/{}/revoke", quiet.key.entry.id);
         let asked = kim.get(&ask).await.body;
         assert!(asked.contains("none has seen it in the last 24 hours"), "{asked}");
@@ -177,7 +177,7 @@ fn what_stands_out_is_on_list_and_key() {
         assert!(key.body.contains("a program still sends it"), "{}", key.body);
         let other = kim.get(&format!("/keys/{}", quiet.key.entry.id)).await;
         assert!(!other.body.contains("a program still sends it"));
-        // Members are told of their own keys alone.
+        // Members see only their own keys.
         let max = Browser::signed_in(&desk, Some("acme"), "member").await;
         assert!(max.get("/findings").await.body.contains("Nothing stands out"));
         let eve = Browser::signed_in(&desk, Some("globex"), "owner").await;

@@ -25,7 +25,7 @@ pub struct MemberView {
     pub role: String,
     pub roles: Vec<Choice>,
     pub is_me: bool,
-    /// Whether their role is the caller's affair.
+    /// Whether the caller may change their role.
     pub can_change: bool,
 }
 
@@ -64,7 +64,7 @@ pub struct SessionsPage<'w> {
     pub sessions: Vec<SessionView>,
 }
 
-/// Keys of somebody whose role does not cover them any more.
+/// Keys of somebody whose role no longer covers them.
 #[derive(Clone, Debug, Default)]
 pub struct KeysLeftView {
     pub title: String,
@@ -79,14 +79,14 @@ pub struct KeyLeftView {
     pub state: Badge,
 }
 
-/// What an org asks of its keys, as it was typed.
+/// An org's rules for its keys, as they were typed.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyFields {
     /// `90`, in days, or as durations are written.
     pub longest_life: String,
     pub networks_required: bool,
     pub most_keys: String,
-    /// Only what is ticked is on offer.
+    /// Only ticked permissions are on offer.
     pub limits_permissions: bool,
     pub groups: Vec<PermissionGroup>,
     pub owner_leaves: Vec<Choice>,
@@ -134,6 +134,6 @@ pub struct FindingsPage<'w> {
     pub w: &'w Words,
     pub shell: Shell,
     pub findings: Vec<FindingView>,
-    /// There are more than these.
+    /// There are more keys than these.
     pub more: bool,
 }
