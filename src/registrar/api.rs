@@ -1,8 +1,8 @@
-//! The API of the service, `/v1`: what people's scripts and machines call. A handler reads a request,
-//! asks the store and shows what it answers; the store and the rules of `manage` decide.
+//! The API of the service, `/v1`, for people's scripts and machines. A handler reads a request,
+//! asks the store and returns its answer; the store and the rules of `manage` decide.
 //!
-//! v1 grows only: docs/openapi.json says what it is, is made from the handlers, and a test holds it
-//! against removals.
+//! v1 only grows. docs/openapi.json describes it and is generated from the handlers; a test guards
+//! it against removals.
 
 pub mod access;
 pub mod document;
@@ -30,7 +30,7 @@ use utoipa_axum::routes;
 use self::problem::{ApiProblem, ProblemCode};
 use super::app::App;
 
-/// Routes below `/v1`, each with what the document says of it.
+/// Routes below `/v1`, each with its description for the document.
 fn described() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(openapi::head())
         .routes(routes!(keys::list, keys::create))

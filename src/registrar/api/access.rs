@@ -16,7 +16,7 @@ use crate::registrar::store::{KeyRef, KeyRow, StoreError};
 #[derive(Debug)]
 pub struct AskingCaller(pub Caller);
 
-/// A change that somebody asks for of a key that is there: `/orgs/ORG/keys/KEY…`.
+/// A requested change of an existing key: `/orgs/ORG/keys/KEY…`.
 #[derive(Debug)]
 pub struct KeyCall {
     pub sight: CallerSight,
@@ -63,13 +63,13 @@ impl FromRequest<App> for KeyCall {
     }
 }
 
-/// A key's id or UUID. What is neither names no key.
+/// A key's id or UUID. Anything else names no key.
 pub fn key_ref(name: &str) -> Result<KeyRef, ApiProblem> {
     sight::key_ref(name).ok_or_else(ApiProblem::not_found)
 }
 
-/// The key of this name, if the caller may look at that of it. Unknown, foreign and forbidden look the
-/// same.
+/// The key with this name, if the caller may see it in this way. Unknown, foreign and forbidden
+/// look the same.
 pub async fn seen_key(
     app: &App,
     sight: &CallerSight,

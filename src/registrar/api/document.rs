@@ -23,13 +23,13 @@ pub struct KeyDocument {
     pub name: String,
     pub state: &'static str,
     pub permissions: Vec<String>,
-    /// Addresses and networks that it may be used from; empty: from everywhere.
+    /// Addresses and networks from which it may be used; empty: any.
     pub networks: Vec<String>,
     pub environment: Option<&'static str>,
     /// Its own limits, by policy, such as `600/min`.
     pub limits: BTreeMap<String, String>,
     pub plan: Option<String>,
-    /// Its limits with those of its plan: what sidecars hold it to.
+    /// Its limits together with those of its plan, as sidecars enforce them.
     pub limits_in_force: BTreeMap<String, String>,
     #[schema(format = "date-time")]
     pub created: Option<String>,
@@ -38,23 +38,23 @@ pub struct KeyDocument {
     /// From then on it is refused; null: it has no end.
     #[schema(format = "date-time")]
     pub expires: Option<String>,
-    /// When it is meant to go out of use; callers are told, and nothing is refused.
+    /// When it is meant to go out of use. Callers are told so, but nothing is refused.
     #[schema(format = "date-time")]
     pub sunset: Option<String>,
     pub owner: Option<KeyOwnerDocument>,
     /// The name of the form of its secret.
     pub prefix: Option<String>,
-    /// The first characters of the secret behind its prefix.
+    /// The first characters of the secret after its prefix.
     pub start: String,
-    /// Of a pair: what a caller sends beside the secret.
+    /// For a pair: what a caller sends in addition to the secret.
     pub public_id: Option<String>,
     /// The key that this one succeeds.
     pub replaces: Option<String>,
-    /// Until when the former secret of a pair is valid too.
+    /// Until when the former secret of a pair is valid as well.
     #[schema(format = "date-time")]
     pub former_secret_expires: Option<String>,
     pub note: String,
-    /// As far as sidecars have reported; null: no use was reported yet.
+    /// As far as sidecars have reported; null: nobody has reported a use yet.
     pub last_used: Option<LastUseDocument>,
     /// For `If-Match`, in quotes. Rises with each change.
     pub version: u64,
@@ -85,11 +85,11 @@ pub struct KeyPageDocument {
     pub keys: Vec<KeyDocument>,
     /// For `cursor`; null: this is the last page.
     pub next: Option<String>,
-    /// How many keys the filters mean, on the first page alone. Nobody counts beyond `10000+`.
+    /// How many keys match the filters, on the first page only. Counting stops at `10000+`.
     #[schema(pattern = r"^([0-9]{1,5}|10000\+)$")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<String>,
-    /// For the component in a page: what a new key can be granted there.
+    /// For the component in a page: what it can grant to a new key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grantable: Option<Vec<PermissionDocument>>,
 }
@@ -98,24 +98,24 @@ pub struct KeyPageDocument {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct PermissionDocument {
     pub word: String,
-    /// Under which heading; may be empty.
+    /// The heading that it is listed under; may be empty.
     pub group: String,
     /// What it allows.
     pub sentence: String,
 }
 
-/// What came of a change.
+/// The result of a change.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChangeDocument {
     pub key: KeyDocument,
-    /// The new secret, once: it is stored nowhere and never shown again, not even when the same
-    /// request is sent again.
+    /// The new secret. It is shown only once: it is stored nowhere and never shown again, not even
+    /// when the same request is sent again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
     /// The key that the new one replaces, after a rotation: it has an end now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replaced: Option<KeyDocument>,
-    /// In force on a sidecar as soon as that has this serial.
+    /// The change is in force on a sidecar as soon as the sidecar has this serial.
     pub serial: u64,
     /// Where the change is in force, if `Prefer: wait` asked for it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,11 +131,11 @@ pub struct InForceDocument {
     pub sidecars: u64,
     /// Sidecars that are known.
     pub of: u64,
-    /// Those that were not heard of in time.
+    /// Sidecars that did not report it in time.
     pub missing: Vec<String>,
 }
 
-/// What somebody changed after the version that a caller has named.
+/// A change that somebody made after the version that the caller named.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ChangedSince {
     #[schema(format = "date-time")]
@@ -168,7 +168,7 @@ pub struct AuditLineDocument {
     /// Each field with its value before and after.
     #[schema(value_type = BTreeMap<String, serde_json::Value>)]
     pub fields: serde_json::Value,
-    /// SHA-256 of the line with all lines before it, as hex.
+    /// SHA-256 of the line together with all lines before it, in hex.
     pub hash: String,
 }
 
@@ -206,7 +206,7 @@ impl PermissionDocument {
 // === impl KeyDocument ===
 
 impl KeyDocument {
-    /// As it is at `now_ms`.
+    /// The key as it is at `now_ms`.
     pub fn of(row: &KeyRow, now_ms: u64) -> Self {
         let entry = &row.entry;
         let shown = |at: Option<u64>| at.map(time::show);
@@ -269,7 +269,7 @@ impl KeyOwnerDocument {
 // === impl ChangeDocument ===
 
 impl ChangeDocument {
-    /// The secret goes into it, if one was made just now.
+    /// Moves the secret into it, if one was just made.
     pub fn of(changed: &Changed, now_ms: u64) -> Self {
         let secret = changed.secret.as_ref().filter(|_| changed.replay == Replay::Fresh);
         Self {

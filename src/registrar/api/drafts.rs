@@ -1,5 +1,5 @@
-//! What waits for signatures: for those who sign beside the service, by the token of their program or
-//! as operators. A signature is judged by the public key of whoever made it, whoever brings it.
+//! Drafts that wait for signatures, for co-signers: with the token of their program, or as
+//! operators. A signature is checked with the public key of its signer, whoever submits it.
 
 use axum::Json;
 use axum::body::{Bytes, to_bytes};
@@ -27,15 +27,15 @@ use crate::registrar::store::{
     ArtefactHead, ArtefactState, AudienceName, AuditEvent, StoreActor, StoredArtefact,
 };
 
-/// [`AskedBy`] of those with the token of a co-signer.
+/// [`AskedBy`] of callers with a co-signer's token.
 const CO_SIGNER: &str = "co-signer";
 
-/// Others who add a signature at the same moment.
+/// How often to try again when others add signatures at the same moment.
 const MOST_TRIES: usize = 8;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DraftListDocument {
-    /// How many have to sign.
+    /// How many signers have to sign.
     pub required: usize,
     /// A table before the patch over it.
     pub drafts: Vec<DraftDocument>,
@@ -67,11 +67,11 @@ pub struct DraftSignature {
     pub signature: String,
 }
 
-/// What a draft has now.
+/// The signatures that a draft has now.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DraftSignedDocument {
     pub signed_by: Vec<String>,
-    /// How many have to sign.
+    /// How many signers have to sign.
     pub required: usize,
 }
 
@@ -99,7 +99,7 @@ impl DraftDocument {
 // === impl DraftCaller ===
 
 impl<'a> DraftCaller<'a> {
-    /// A co-signer's program, or an operator. To all others there is no such audience.
+    /// A co-signer's program, or an operator. For all others the audience does not exist.
     async fn of(app: &'a App, parts: &mut Parts, name: &str) -> Result<Self, ApiProblem> {
         let audience = AudienceName::parse(name).and_then(|name| app.settings.audience(&name));
         if let (Some(audience), Some(token)) = (audience, bearer(&parts.headers)) {
@@ -144,22 +144,22 @@ impl<'a> DraftCaller<'a> {
         };
         let kept = app.store.artefact(&self.audience.name, draft.kind, serial).await?;
         let Some(kept) = kept else { return Err(outdated(kind, serial)) };
-        // Enough had signed it, and more have to now.
+        // Enough had signed it, but more have to now.
         let waits = kept.head.state == ArtefactState::Draft
             || kept.head.base > app.store.publication(&self.audience.name).await?.base;
         if waits { Ok(kept) } else { Err(outdated(kind, serial)) }
     }
 }
 
-/// A serial as paths have it: in digits alone, and in one way.
+/// A serial as paths contain it: only digits, and in only one spelling.
 fn serial_of(text: &str) -> Option<u64> {
     let serial: u64 = text.parse().ok()?;
     (serial.to_string() == text).then_some(serial)
 }
 
-/// What waits for signatures
+/// List the drafts that wait for signatures
 ///
-/// For the programs of those who sign beside the service, and for operators.
+/// For the co-signers' programs, and for operators.
 #[utoipa::path(
     get, path = "/audiences/{audience}/drafts", tag = "publishing", operation_id = "listDrafts",
     security(("co_signer" = []), ("session" = [])), params(("audience" = String, Path)),
@@ -176,10 +176,10 @@ pub async fn list(
     Ok(Json(DraftListDocument { required: caller.audience.required_signers, drafts }))
 }
 
-/// The bytes of a draft
+/// Get the bytes of a draft
 ///
-/// A table or patch as sidecars read it, which lacks signatures: docs/table-format.md. What is signed is
-/// its head.
+/// A table or patch in the format that sidecars read, except that signatures are missing:
+/// docs/table-format.md. Signers sign its head.
 #[utoipa::path(
     get, path = "/audiences/{audience}/drafts/{kind}/{serial}", tag = "publishing",
     operation_id = "getDraft", security(("co_signer" = []), ("session" = [])),
@@ -203,7 +203,8 @@ pub async fn file(
 
 /// Sign a draft
 ///
-/// Once as many have signed it as have to, it is published. The same signature again changes nothing.
+/// Once enough signers have signed it, it is published. Sending the same signature again changes
+/// nothing.
 #[utoipa::path(
     post, path = "/audiences/{audience}/drafts/{kind}/{serial}/signatures", tag = "publishing",
     operation_id = "signDraft", security(("co_signer" = []), ("session" = [])),
@@ -217,7 +218,7 @@ pub async fn sign(
     request: Request,
 ) -> Result<Json<DraftSignedDocument>, ApiProblem> {
     let (mut parts, body) = request.into_parts();
-    // Read before anybody looks at the credential: a role may end meanwhile.
+    // Read before the credential is checked, because a role may end in the meantime.
     let body = to_bytes(body, BODY_LIMIT).await;
     let caller = DraftCaller::of(&app, &mut parts, &audience).await?;
     let body = body.map_err(|_| ApiProblem::new(ProblemCode::TooLarge, "the body is too long"))?;
@@ -236,7 +237,7 @@ pub async fn sign(
             bytes: body.len() as u64,
             ..draft.head.clone()
         };
-        // Of two at once the second is told what the first has kept.
+        // If two sign at the same time, the second one gets what the first one stored.
         let kept = app.store.sign_draft(StoredArtefact { head, body }).await?;
         draft = kept.ok_or_else(|| outdated(&kind, draft.head.serial))?;
         if has(&draft, signer) {
@@ -252,7 +253,7 @@ pub async fn sign(
     Ok(Json(DraftSignedDocument { signed_by, required: caller.audience.required_signers }))
 }
 
-/// It waits no more. Whoever has signed it looks at what does.
+/// It no longer waits. The signer should look for the draft that does.
 fn outdated(kind: &str, serial: u64) -> ApiProblem {
     let why = format!(
         "the {kind} of serial {serial} waits for no signature any more: it is published, or something \

@@ -21,16 +21,16 @@ use crate::registrar::people::{AuthError, EmbedWish};
 /// A token for the component in somebody's page.
 #[derive(Debug, ToSchema)]
 pub struct EmbedTokenCreation {
-    /// Of the page that the component is in: one of `embed.origins`, as browsers send it.
+    /// Of the page that contains the component: one of `embed.origins`, as browsers send it.
     #[schema(example = "https://app.example.com")]
     pub origin: String,
-    /// The product's id of whoever looks at the page: keys that are made there are theirs. A key
-    /// has to say it; a person is always themselves.
+    /// The product's id of the person who looks at the page. Keys that are made there belong to
+    /// them. A key has to name it; a person always acts for themselves.
     pub subject: Option<String>,
     #[schema(required = false)]
     pub email: String,
-    /// What keys that are made there can be granted: part of what you hold, without words that
-    /// manage keys.
+    /// What keys that are made there can be granted: a part of what you hold, without permissions
+    /// that manage keys.
     #[schema(max_items = 256)]
     pub permissions: Vec<String>,
 }
@@ -54,8 +54,8 @@ pub struct EmbedTokenDocument {
 
 /// Make a token for the component in a page
 ///
-/// It is good for 15 minutes, for the keys of your organization alone, and on pages of one origin. It
-/// ends with the key or the session that has made it.
+/// It is good for 15 minutes, only for the keys of your organization and on pages of one origin. It
+/// ends with the key or the session that made it.
 #[utoipa::path(
     post, path = "/embed-tokens", tag = "keys", operation_id = "createEmbedToken",
     request_body = EmbedTokenCreation,
@@ -100,7 +100,7 @@ fn refused(error: AuthError) -> ApiProblem {
             let why = "must be an id of the product; a person is themselves";
             ApiProblem::invalid(vec![ProblemFault::at("/subject", why)])
         }
-        // What the maker has lost meanwhile.
+        // For a right that the maker has lost in the meantime.
         AuthError::Store(error) => error.into(),
         error => error.into(),
     }

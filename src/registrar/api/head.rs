@@ -1,5 +1,5 @@
-//! What a request says outside of its body: parameters of the query, `If-Match`, `Idempotency-Key`,
-//! `Prefer`; and the body as bytes, bounded.
+//! The parts of a request outside its body: parameters of the query, `If-Match`, `Idempotency-Key`,
+//! `Prefer`. Also the body as bytes, with a limit.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,20 +18,20 @@ use crate::registrar::store::{IdempotencyKey, KeyQuery};
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const PREFER: &str = "prefer";
 
-/// Longest that an answer waits for sidecars.
+/// The longest that an answer waits for sidecars.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
-/// Names in the path. What is no UTF-8 names nothing.
+/// Names in the path. Invalid UTF-8 names nothing.
 #[derive(Debug)]
 pub struct PathNames<T>(pub T);
 
-/// A body with what decides how it is carried out.
+/// A body, with everything that decides how to carry it out.
 #[derive(Debug)]
 pub struct ChangeCall {
     pub body: Bytes,
     pub if_match: Option<MatchedVersion>,
     pub idempotency: Option<IdempotencyKey>,
-    /// Until the change is in force everywhere.
+    /// How long to wait for the change to be in force everywhere.
     pub wait: Option<Duration>,
 }
 
@@ -67,7 +67,7 @@ where
 // === impl MatchedVersion ===
 
 impl MatchedVersion {
-    /// For a change: `None` is whichever version.
+    /// For a change: `None` is any version.
     pub fn version(self) -> Option<u64> {
         match self {
             Self::Any => None,
@@ -97,7 +97,7 @@ impl ChangeCall {
         self.if_match.and_then(MatchedVersion::version)
     }
 
-    /// Refuses a change that could undo what somebody else did meanwhile.
+    /// Refuses a change that could undo what somebody else did in the meantime.
     pub fn needs_match(&self) -> Result<(), ApiProblem> {
         match self.if_match {
             Some(_) => Ok(()),
@@ -130,7 +130,7 @@ impl FromRequest<App> for ChangeCall {
     }
 }
 
-/// RFC 7396 has a type of its own for merge patches; plain JSON is as good.
+/// RFC 7396 has a media type of its own for merge patches; plain JSON is accepted too.
 fn is_json(parts: &Parts) -> bool {
     let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
@@ -145,7 +145,7 @@ fn idempotency(parts: &Parts, body: &[u8]) -> Result<Option<IdempotencyKey>, Api
         let why = "must be 1 to 255 visible ASCII characters";
         return Err(ApiProblem::unreadable(vec![ProblemFault::of("Idempotency-Key", why)]));
     }
-    // Each with its length: no two requests have the same bytes. What `If-Match` names is part of
+    // Each part with its length, so that no two requests have the same bytes. `If-Match` is part of
     // what was asked for.
     let matched = parts.headers.get(header::IF_MATCH).map(|v| v.as_bytes()).unwrap_or_default();
     let mut told = Vec::new();
@@ -156,7 +156,7 @@ fn idempotency(parts: &Parts, body: &[u8]) -> Result<Option<IdempotencyKey>, Api
     Ok(Some(IdempotencyKey { name: name.into(), body: Digest::of(&told) }))
 }
 
-/// `wait=N` of `Prefer` (RFC 7240, section 4.3). Other preferences are not ours to honour.
+/// `wait=N` of `Prefer` (RFC 7240, section 4.3). Other preferences are ignored.
 fn wait(headers: &HeaderMap) -> Result<Option<Duration>, ApiProblem> {
     let lines = headers.get_all(PREFER).iter().filter_map(|line| line.to_str().ok());
     let mut waits = lines.flat_map(|line| line.split(',')).filter_map(|preference| {
@@ -173,7 +173,7 @@ fn wait(headers: &HeaderMap) -> Result<Option<Duration>, ApiProblem> {
     }
 }
 
-/// The value of a field that may be there once.
+/// The value of a field that may occur once.
 fn only<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h str>, ApiProblem> {
     let mut lines = headers.get_all(name).iter();
     let unreadable = |why| {
@@ -195,8 +195,8 @@ fn only<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h str
 // === impl QueryParameters ===
 
 impl QueryParameters {
-    /// `known`: what the path understands. Others are refused: a misspelled filter must not show
-    /// everything.
+    /// `known`: the parameters that the path understands. Others are refused, because a misspelled
+    /// filter must not show everything.
     pub fn of(parts: &Parts, known: &'static [&'static str]) -> Result<Self, ApiProblem> {
         let pairs = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map_err(|_| {
             ApiProblem::unreadable(vec![ProblemFault::of("query", "cannot be read")])
@@ -219,7 +219,7 @@ impl QueryParameters {
         Ok(Self { left, faults })
     }
 
-    /// One of them, parsed. Empty counts as left out, as forms send it.
+    /// One of them, parsed. An empty one counts as missing, because forms send it so.
     pub fn take<T>(
         &mut self,
         name: &'static str,
@@ -229,7 +229,7 @@ impl QueryParameters {
         parse(&text).map_err(|why| self.faults.push(ProblemFault::of(name, why))).ok()
     }
 
-    /// How many rows a page is to have.
+    /// How many rows a page should have.
     pub fn limit(&mut self) -> Option<usize> {
         self.take("limit", |text| {
             let parsed = text.parse().ok().filter(|limit| (1..=KeyQuery::MOST).contains(limit));

@@ -1,4 +1,4 @@
-//! `/v1/orgs/ORG/keys`: list, create, show, change, rotate, suspend, admit again, end.
+//! `/v1/orgs/ORG/keys`: list, create, show, change, rotate, suspend, enable, revoke.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -47,7 +47,7 @@ const LIST: &[&str] = &[
 /// A path of a key.
 type KeyPath = PathNames<(String, String)>;
 
-/// What a change is answered with, beside its document.
+/// The parts of the answer to a change, in addition to its document.
 struct ChangeAnswer {
     status: StatusCode,
     made: MadeChange,
@@ -55,7 +55,8 @@ struct ChangeAnswer {
 
 /// List the keys of an organization
 ///
-/// A member sees their own keys. Pages go by `cursor`; the filters have to stay the same.
+/// Members see only their own keys. `cursor` leads to the next page; the filters have to stay the
+/// same.
 #[utoipa::path(
     get, path = "/orgs/{org}/keys", tag = "keys", operation_id = "listKeys",
     params(
@@ -112,7 +113,7 @@ pub async fn list(
 
 /// Create a key
 ///
-/// The answer holds the secret, once.
+/// The answer contains the secret, only this once.
 #[utoipa::path(
     post, path = "/orgs/{org}/keys", tag = "keys", operation_id = "createKey",
     params(
@@ -141,7 +142,7 @@ pub async fn create(
     let org = sight.org.clone().ok_or_else(ApiProblem::not_found)?;
     let life = app.settings.audience(sight.audience()).and_then(|a| a.default_life);
     let mut wanted = requests::new_key(&call.body, org, life)?;
-    // People's keys are theirs, unless they say otherwise.
+    // Keys that people make belong to them, unless they say otherwise.
     if let (OwnerChange::Keep, StoreActor::Person { owner, .. }) =
         (&wanted.details.owner, &sight.caller.actor)
     {
@@ -179,8 +180,8 @@ pub async fn show(
 
 /// Change a key
 ///
-/// Needs `If-Match` with the `ETag` that you have read, so that nobody undoes what somebody else did
-/// meanwhile: a 412 tells what that was.
+/// Needs `If-Match` with the `ETag` that you have read, so that nobody undoes what somebody else
+/// did in the meantime: a 412 lists those changes.
 #[utoipa::path(
     patch, path = "/orgs/{org}/keys/{key}", tag = "keys", operation_id = "changeKey",
     params(
@@ -294,7 +295,7 @@ status_change! {
     delete, delete, "/orgs/{org}/keys/{key}", "deleteKey", StatusChange::Revoke
 }
 
-/// What happened to a key, the newest first
+/// List what happened to a key, the newest first
 #[utoipa::path(
     get, path = "/orgs/{org}/keys/{key}/audit", tag = "keys", operation_id = "getKeyAudit",
     params(
@@ -385,7 +386,7 @@ fn sort(word: &str) -> Result<KeySort, String> {
     })
 }
 
-/// A change of a key that is there.
+/// A change of an existing key.
 async fn of_key(
     app: &App,
     sight: &CallerSight,
@@ -424,7 +425,7 @@ async fn carry_out(
     }
 }
 
-/// What a caller is told of a change of this key.
+/// The problem that a caller gets when a change of this key fails.
 async fn refusal(
     app: &App,
     sight: &CallerSight,
@@ -433,7 +434,7 @@ async fn refusal(
     error: StoreError,
 ) -> ApiProblem {
     match &error {
-        // Who may not see it must not learn that it is there.
+        // A caller who may not see the key must not learn that it exists.
         StoreError::Forbidden { .. } if !sight.sees(app, key).await => ApiProblem::not_found(),
         StoreError::VersionMismatch { current } => {
             let document = KeyDocument::of(current, sight.now_ms);
@@ -444,7 +445,7 @@ async fn refusal(
     }
 }
 
-/// What was changed after the version that the caller has read. Each version has one line.
+/// The changes after the version that the caller has read. Each version has one line.
 async fn changes_since(app: &App, read: Option<u64>, current: &KeyRow) -> Vec<ChangedSince> {
     let missed = current.version.saturating_sub(read.unwrap_or_default());
     let limit = usize::try_from(missed).unwrap_or(usize::MAX).min(50);
@@ -460,7 +461,7 @@ async fn changes_since(app: &App, read: Option<u64>, current: &KeyRow) -> Vec<Ch
     };
     match app.store.audit(query).await {
         Ok(page) => page.lines.iter().map(ChangedSince::of).collect(),
-        // The mismatch is what matters.
+        // The mismatch itself is what matters.
         Err(_) => Vec::new(),
     }
 }
@@ -473,7 +474,7 @@ async fn answer(
 ) -> Result<Response, ApiProblem> {
     let ChangeAnswer { status, made: MadeChange { changed, first } } = done;
     let mut document = ChangeDocument::of(&changed, sight.now_ms);
-    // A key that changes itself is answered first, and cannot wait for what comes after.
+    // A key that changes itself gets its answer first, so it cannot wait for what follows.
     let wait = call.wait.map(|wait| if first.is_some() { Duration::ZERO } else { wait });
     if let Some(wait) = wait {
         document.in_force = Some(in_force(app, sight, changed.serial, wait).await?);
@@ -510,7 +511,7 @@ fn location(org: &OrgId, key: &str) -> String {
     format!("/v1/orgs/{}/keys/{key}", org.as_str())
 }
 
-/// Waits until every sidecar that is known has the serial, `wait` at most.
+/// Waits until every known sidecar has the serial, for `wait` at most.
 async fn in_force(
     app: &App,
     sight: &CallerSight,
@@ -519,7 +520,7 @@ async fn in_force(
 ) -> Result<InForceDocument, ApiProblem> {
     const LOOK: Duration = Duration::from_millis(25);
     let audience = sight.audience();
-    // Of one caller a few wait; the others are told what is so now.
+    // Only a few requests of one caller may wait; the others get the present state.
     let place = app.waits.take(sight.caller.actor.label());
     let wait = if place.is_some() { wait } else { Duration::ZERO };
     if let Some(publishing) = &app.publishing {
@@ -531,7 +532,7 @@ async fn in_force(
             missing: found.late.iter().map(ToString::to_string).collect(),
         });
     }
-    // Without publishing here, what another process has noted.
+    // If this process does not publish, use what another one has recorded.
     let mut over = pin!(tokio::time::sleep(wait));
     loop {
         let published = app.store.publication(audience).await?.published >= serial;

@@ -1,4 +1,5 @@
-//! What callers can look up beside keys: themselves, permissions, members, sessions, the audit log.
+//! What callers can look up in addition to keys: themselves, permissions, members, sessions, the
+//! audit log.
 
 use axum::Json;
 use axum::extract::State;
@@ -25,7 +26,7 @@ use crate::registrar::store::{AuditQuery, StoreActor, owner_subject};
 pub struct WhoamiDocument {
     /// `person`, `operator` or `key`.
     pub kind: &'static str,
-    /// Of a key its id, of a person issuer and subject.
+    /// For a key its id, for a person issuer and subject.
     pub id: String,
     pub name: Option<String>,
     pub audience: String,
@@ -33,7 +34,8 @@ pub struct WhoamiDocument {
     pub role: Option<&'static str>,
     /// The organizations that you can choose from.
     pub orgs: Vec<OrgRoleDocument>,
-    /// What you hold, and can grant at most; null: everything that is on offer.
+    /// The permissions that you hold, and the most that you can grant; null: everything that is on
+    /// offer.
     pub permissions: Option<Vec<String>>,
     /// How you have shown who you are.
     pub by: &'static str,
@@ -62,7 +64,7 @@ pub struct MemberDocument {
     pub name: String,
     pub email: String,
     pub role: &'static str,
-    /// What keys of theirs have as `owner.subject`.
+    /// The `owner.subject` of their keys.
     pub owner: String,
     #[schema(format = "date-time")]
     pub seen: String,
@@ -71,9 +73,9 @@ pub struct MemberDocument {
 /// Keys of somebody who has lost the role that they need.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MemberChangeDocument {
-    /// They stay, as the organization's policy says: somebody should look at them.
+    /// Kept, as the organization's policy says. Somebody should look at them.
     pub kept: Vec<String>,
-    /// They are disabled, as its policy says.
+    /// Disabled, as the organization's policy says.
     pub disabled: Vec<String>,
 }
 
@@ -95,11 +97,11 @@ pub struct SessionDocument {
     pub address: String,
     /// The browser, as it calls itself.
     pub agent: String,
-    /// Whether it is the one that you ask with.
+    /// Whether you are using this session now.
     pub current: bool,
 }
 
-/// Who you are to the service
+/// Show who you are to the service
 #[utoipa::path(
     get, path = "/whoami", tag = "callers", operation_id = "whoami",
     responses((status = 200, body = WhoamiDocument), super::openapi::Problems),
@@ -140,9 +142,10 @@ pub async fn whoami(
     }))
 }
 
-/// Permissions on offer
+/// List the permissions on offer
 ///
-/// With what each allows, in the order of the page. The policy of an organization may offer fewer.
+/// With what each of them allows, in the order of the page. An organization's policy may offer
+/// fewer.
 #[utoipa::path(
     get, path = "/permissions", tag = "keys", operation_id = "listPermissions",
     responses((status = 200, body = PermissionListDocument), super::openapi::Problems),
@@ -159,8 +162,8 @@ pub async fn permissions(
     Ok(Json(PermissionListDocument { permissions: permissions.collect() }))
 }
 
-/// What the holder of a token for a component can grant: of the words in it those on offer, and of a
-/// member those that members may have. With the sentences that there are for them.
+/// What the holder of a component's token can grant: those of its permissions that are on offer
+/// and, for a member, that members may have. With their sentences, where they have some.
 pub async fn grantable(
     app: &App,
     sight: &CallerSight,
@@ -188,7 +191,7 @@ pub async fn grantable(
     Ok(held.iter().filter(|word| is_open(word)).map(described).collect())
 }
 
-/// What the org's policy has on offer; `None`: all.
+/// The permissions that the org's policy offers; `None`: all.
 async fn policy_permissions(
     app: &App,
     caller: &Caller,
@@ -199,12 +202,12 @@ async fn policy_permissions(
     }
 }
 
-/// `None` has every word.
+/// `None` contains every permission.
 fn has_word(set: Option<&PermissionSet>, word: &Permission) -> bool {
     set.is_none_or(|set| set.iter().any(|offered| offered == word))
 }
 
-/// The members of your organization
+/// List the members of your organization
 #[utoipa::path(
     get, path = "/members", tag = "people", operation_id = "listMembers",
     responses((status = 200, body = MemberListDocument), super::openapi::Problems),
@@ -230,10 +233,10 @@ pub async fn members(
     Ok(Json(MemberListDocument { members: members.collect() }))
 }
 
-/// Give a person of your organization a role, or none
+/// Give a person of your organization a role, or take it away
 ///
-/// Needs a sign-in of the last minutes. The last owner stays. Whose own role counts at one product alone
-/// changes that of its people alone.
+/// Needs a sign-in of the last minutes. The last owner stays. Somebody whose own role counts at one
+/// product alone can change only that product's people.
 #[utoipa::path(
     put, path = "/members", tag = "people", operation_id = "putMember",
     request_body = MemberAssignment,
@@ -255,7 +258,8 @@ pub async fn put_member(
     sight.may_in(OrgAction::SeeMembers)?;
     sight.caller.recently_signed_in(&app.people)?;
     let assigned = requests::member(&call.body)?;
-    // With it go the keys of somebody who lost the role that they need, by the org's policy.
+    // This also deals with the keys of somebody who lost the role that they need, by the org's
+    // policy.
     let left = change_member(&app.people, &sight.caller, assigned.id, assigned.role).await??;
     if left.is_empty() {
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -265,7 +269,7 @@ pub async fn put_member(
     Ok(Json(document).into_response())
 }
 
-/// Your sessions, the newest first
+/// List your sessions, the newest first
 #[utoipa::path(
     get, path = "/sessions", tag = "people", operation_id = "listSessions",
     responses((status = 200, body = SessionListDocument), super::openapi::Problems),
@@ -307,9 +311,9 @@ pub async fn end_session(
     }
 }
 
-/// What happened in your organization, the newest first
+/// List what happened in your organization, the newest first
 ///
-/// An operator who is in no organization sees all of it.
+/// An operator who is in no organization sees everything.
 #[utoipa::path(
     get, path = "/audit", tag = "audit", operation_id = "listAudit",
     params(
@@ -328,7 +332,7 @@ pub async fn audit(
     Ok(Json(AuditPageDocument::of(&sight.audit(&app, audit_query(&parts)?).await?)))
 }
 
-/// The place of a page in the audit log.
+/// Which page of the audit log the query asks for.
 pub fn audit_query(parts: &Parts) -> Result<AuditQuery, ApiProblem> {
     let mut given = QueryParameters::of(parts, &["before", "limit"])?;
     let number = |text: &str| text.parse().map_err(|_| "must be a number".to_owned());

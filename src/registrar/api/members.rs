@@ -1,6 +1,6 @@
-//! Bodies of requests: JSON objects whose members are read one by one, so that every fault is told at
-//! once and with its place. A member that nobody has read is unknown, and refused: a misspelled
-//! restriction must not be passed over.
+//! Bodies of requests: JSON objects whose members are read one by one, so that all faults are
+//! reported together, each with its place. A member that no code has read is unknown, and is
+//! refused: a misspelled restriction must not be ignored.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 
 use super::problem::{ApiProblem, ProblemFault};
 
-/// Longest list in a request.
+/// The longest list in a request.
 const MOST: usize = 256;
 
-/// The members of one object that were not read yet, and what was wrong with those that were.
+/// The members of one object that have not been read yet, and the faults of those that have.
 #[derive(Debug)]
 pub struct BodyMembers {
     left: Map<String, Value>,
@@ -20,7 +20,7 @@ pub struct BodyMembers {
     faults: Vec<ProblemFault>,
 }
 
-/// What a merge patch (RFC 7396) says of one member.
+/// The content of one member of a merge patch (RFC 7396).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Patched<T> {
     /// Nothing: it stays.
@@ -33,13 +33,13 @@ pub enum Patched<T> {
 // === impl BodyMembers ===
 
 impl BodyMembers {
-    /// Of a body, which is an object or, where nothing is asked for, empty.
+    /// Reads a body, which is an object or, where the request needs nothing, empty.
     pub fn read(body: &[u8]) -> Result<Self, ApiProblem> {
         let unreadable = |why: String| ApiProblem::unreadable(vec![ProblemFault::at("", why)]);
         let left = match serde_json::from_slice::<UniqueMembers>(body) {
             _ if body.is_empty() => Map::new(),
             Ok(UniqueMembers(members)) => members,
-            // Its texts name line and column, and types, and never what the body holds.
+            // Its messages name line, column and types, but never the content of the body.
             Err(error) if error.is_data() => {
                 return Err(unreadable(
                     "must be a JSON object whose members are there once".into(),
@@ -162,7 +162,7 @@ impl BodyMembers {
         found
     }
 
-    /// Whether nothing was wrong so far.
+    /// Whether nothing has been wrong so far.
     pub fn is_sound(&self) -> bool {
         self.faults.is_empty()
     }
@@ -172,7 +172,7 @@ impl BodyMembers {
         self.faults.push(ProblemFault::at(place, why));
     }
 
-    /// What a member says, if it must not be null.
+    /// The value of a member that must not be null.
     pub fn not_null<T>(&mut self, name: &str, found: Patched<T>) -> Option<T> {
         match found {
             Patched::Set(value) => Some(value),
@@ -184,7 +184,7 @@ impl BodyMembers {
         }
     }
 
-    /// `made`, if no member was wrong and none is left over.
+    /// `made`, if no member was wrong and none is left unread.
     pub fn end<T>(self, made: T) -> Result<T, ApiProblem> {
         let faults = self.all_faults();
         if faults.is_empty() { Ok(made) } else { Err(ApiProblem::invalid(faults)) }
@@ -217,13 +217,13 @@ impl BodyMembers {
 
     /// RFC 6901, section 3.
     fn pointer(&self, name: &str) -> String {
-        // What a fault tells of a request must not grow with it.
+        // The text about a fault must not grow with the request.
         let name: String = name.chars().take(64).collect();
         format!("{}/{}", self.place, name.replace('~', "~0").replace('/', "~1"))
     }
 }
 
-/// An object none of whose members is there twice: parsers disagree about which of two counts.
+/// An object without duplicate members: parsers disagree about which of two counts.
 struct UniqueMembers(Map<String, Value>);
 
 impl<'de> serde::Deserialize<'de> for UniqueMembers {
@@ -258,7 +258,7 @@ impl<'de> serde::de::Visitor<'de> for MembersOnce {
 // === impl Patched ===
 
 impl<T> Patched<T> {
-    /// What is set, if something is.
+    /// The value, if one is set.
     pub fn set(self) -> Option<T> {
         match self {
             Self::Set(value) => Some(value),
@@ -274,7 +274,7 @@ impl<T> Patched<T> {
         }
     }
 
-    /// In place of what is there, unless it stays.
+    /// Replaces the present value, unless the patch keeps it.
     pub fn put_into(self, place: &mut Option<T>) {
         match self {
             Self::Kept => {}
@@ -283,7 +283,7 @@ impl<T> Patched<T> {
         }
     }
 
-    /// In place of nothing: null is `null`.
+    /// The value for something new: null becomes `null`.
     pub fn or_null(self, null: T) -> Option<T> {
         match self {
             Self::Set(value) => Some(value),

@@ -1,5 +1,5 @@
-//! The document of the API: its head, what all operations have in common, and what the macros cannot
-//! say.
+//! The API's document: its head, what all operations have in common, and what the macros cannot
+//! express.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::problem::ProblemDocument;
 /// Problems that every operation may answer with.
 pub struct Problems;
 
-/// Each with what it means.
+/// Each with its meaning.
 const PROBLEMS: [(&str, &str); 13] = [
     ("400", "The request cannot be read, or shows two credentials."),
     ("401", "No credential, or one that opens nothing."),
@@ -29,7 +29,7 @@ const PROBLEMS: [(&str, &str); 13] = [
     ("504", "The service took too long."),
 ];
 
-/// Bodies of requests. A member that is not there in the schema is refused.
+/// Bodies of requests. The service refuses a member that the schema does not have.
 const BODIES: [&str; 8] = [
     "DraftSignature",
     "EmbedTokenCreation",
@@ -41,7 +41,7 @@ const BODIES: [&str; 8] = [
     "PolicyPatch",
 ];
 
-/// How callers show who they are: one of these.
+/// The ways in which callers identify themselves. One of these is enough.
 fn security_schemes() -> Value {
     json!({
         "key": {
@@ -69,7 +69,7 @@ pub fn head() -> OpenApi {
     OpenApi::new(Info::new("keygate management service", "1"), Paths::new())
 }
 
-/// The document as it is served, with what the macros cannot say.
+/// The document as the service returns it, with what the macros cannot express.
 pub fn finished(made: &OpenApi) -> Value {
     let mut document = serde_json::to_value(made).unwrap_or_default();
     document["openapi"] = json!("3.1.0");
@@ -107,7 +107,7 @@ fn response_name(status: &str) -> String {
     format!("Problem{status}")
 }
 
-/// What [`Problems`] refer to.
+/// The responses that [`Problems`] refers to.
 fn problem_responses() -> Value {
     let schema = format!("#/components/schemas/{}", ProblemDocument::name());
     let response = |what: &str| {

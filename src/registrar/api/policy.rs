@@ -1,5 +1,5 @@
-//! `/v1/orgs/ORG/policy`: what an organization asks of all its keys, and what becomes of the keys of
-//! people who leave.
+//! `/v1/orgs/ORG/policy`: an organization's rules for all its keys, and for the keys of people who
+//! leave.
 
 use std::time::Duration;
 
@@ -22,28 +22,28 @@ use crate::registrar::app::App;
 use crate::registrar::sight::CallerSight;
 use crate::registrar::store::{OrgChange, OrgRow, OrgRules, OwnerLeaves};
 
-/// What an organization asks of its keys. Keys that are there stay as they are; what a change makes
-/// new keeps to it, whoever asks.
+/// The rules of an organization for its keys. Existing keys stay as they are; whatever a change
+/// sets anew has to follow the rules, whoever makes the change.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PolicyDocument {
     pub org: String,
-    /// Longest life of a new key, such as `90d`; null: keys need no end.
+    /// The longest life of a new key, such as `90d`; null: keys need no end.
     pub longest_life: Option<String>,
-    /// Whether a key has to say from which networks it may be used.
+    /// Whether a key has to list the networks from which it may be used.
     pub networks_required: bool,
-    /// Most keys that live at a time; null: any number.
+    /// The most live keys at a time; null: any number.
     pub most_keys: Option<u64>,
-    /// Permissions on offer; null: all of the audience.
+    /// Permissions on offer; null: all permissions of the audience.
     pub permissions: Option<Vec<String>>,
-    /// What becomes of the keys of people who leave, or lose the role that their keys need: `keep` or
-    /// `disable`.
+    /// What happens to the keys of people who leave, or lose the role that their keys need: `keep`
+    /// or `disable`.
     pub owner_leaves: &'static str,
-    /// For `If-Match`, in quotes. Rises with each change; 0: nobody has set anything, and it is as the
-    /// service is configured.
+    /// For `If-Match`, in quotes. Rises with each change; 0: nobody has set anything, and the
+    /// service's configuration applies.
     pub version: u64,
 }
 
-/// A merge patch (RFC 7396): what it does not say stays, and null takes a cap away.
+/// A merge patch (RFC 7396): what it leaves out stays, and null removes a cap.
 #[derive(Debug, ToSchema)]
 pub struct PolicyPatch {
     /// Such as `90d`.
@@ -65,7 +65,7 @@ pub enum OwnerLeavesWord {
     Keep,
 }
 
-/// What an organization asks of its keys
+/// Show an organization's rules for its keys
 #[utoipa::path(
     get, path = "/orgs/{org}/policy", tag = "people", operation_id = "getPolicy",
     params(("org" = String, Path)),
@@ -85,10 +85,10 @@ pub async fn show(
     Ok(answer(&app, &sight, app.store.org(org).await?))
 }
 
-/// Change what an organization asks of its keys
+/// Change an organization's rules for its keys
 ///
-/// For its owners, not for those of one product alone: it is the policy of all of them. Needs `If-Match`
-/// with the `ETag` that you have read.
+/// For its owners, except those of one product alone, because the policy covers all products. Needs
+/// `If-Match` with the `ETag` that you have read.
 #[utoipa::path(
     patch, path = "/orgs/{org}/policy", tag = "people", operation_id = "changePolicy",
     params(
@@ -118,7 +118,7 @@ pub async fn change(
     let change = OrgChange {
         org,
         rules,
-        // What the patch left as it was is what was read here.
+        // What the patch leaves out stays as it was read here.
         if_match: Some(call.version().unwrap_or(old.version)),
         actor: sight.caller.actor.clone(),
         channel: sight.caller.channel.clone(),
@@ -139,7 +139,7 @@ fn answer(app: &App, sight: &CallerSight, mut row: OrgRow) -> Response {
     answer
 }
 
-/// What a merge patch makes of the rules.
+/// Applies a merge patch to the rules.
 fn patched(app: &App, old: OrgRules, body: &[u8]) -> Result<OrgRules, ApiProblem> {
     let mut rules = old;
     let mut members = BodyMembers::read(body)?;

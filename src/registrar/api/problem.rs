@@ -1,5 +1,5 @@
-//! What callers are told when the API does not do it: problem details (RFC 9457) with a `code` of a
-//! closed list, and the place in the request that each fault is at.
+//! The API's refusals: problem details (RFC 9457) with a `code` from a closed list, and the place
+//! of each fault in the request.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -10,21 +10,21 @@ use super::document::{ChangedSince, KeyDocument};
 use crate::registrar::people::AuthError;
 use crate::registrar::store::StoreError;
 
-/// Why a request was not carried out. v1 keeps all of these words; it may get more.
+/// Why a request was not carried out. v1 keeps all of these codes; more may be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProblemCode {
-    /// The key that asks may not be used from this address.
+    /// The asking key may not be used from this address.
     AddressNotAllowed,
-    /// Somebody else is changing too much at once, or the database is held. Try again.
+    /// Others are changing too much at the same time, or the database is locked. Try again.
     Busy,
     /// You are in several organizations: the request has to name one.
     ChooseOrg,
     /// The key is in a state in which this makes no sense.
     Conflict,
-    /// A cookie came with a request that another site has made the browser send.
+    /// A cookie arrived with a request that another site made the browser send.
     CrossSite,
-    /// You may not do that, or not grant that much.
+    /// You may not do that, or may not grant that much.
     Forbidden,
     /// The same `Idempotency-Key` was used for another request within 24 h.
     IdempotencyConflict,
@@ -32,19 +32,20 @@ pub enum ProblemCode {
     Internal,
     /// The credential opens nothing.
     InvalidCredential,
-    /// A field of the request cannot be what it is.
+    /// A field of the request has a value that it cannot have.
     InvalidField,
     /// The request cannot be read.
     InvalidRequest,
-    /// An organization keeps one owner at least.
+    /// An organization keeps at least one owner.
     LastOwner,
     MethodNotAllowed,
     NoCredential,
     /// Nobody has given you a role.
     NoRole,
-    /// No such resource, or none that you may see: the two look the same.
+    /// No such resource, or one that you may not see: the two look the same.
     NotFound,
-    /// The request needs `If-Match`, so that it does not undo what somebody else did meanwhile.
+    /// The request needs `If-Match`, so that it does not undo what somebody else did in the
+    /// meantime.
     PreconditionRequired,
     /// The service takes no changes now.
     ReadOnly,
@@ -70,7 +71,7 @@ pub struct ProblemFault {
     /// JSON pointer (RFC 6901) to the member of the body.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pointer: Option<String>,
-    /// Or the name of a parameter of the query or a field of the head.
+    /// Or the name of a query parameter or header field.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameter: Option<&'static str>,
     pub detail: String,
@@ -79,7 +80,7 @@ pub struct ProblemFault {
 /// Problem details (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ProblemDocument {
-    /// `about:blank`: `code` says which it is.
+    /// `about:blank`: `code` says what kind of problem it is.
     #[serde(rename = "type")]
     pub kind: &'static str,
     pub title: &'static str,
@@ -97,7 +98,7 @@ pub struct ProblemDocument {
     pub changed: Vec<ChangedSince>,
 }
 
-/// A refusal on its way out.
+/// A refusal that is about to be sent.
 #[derive(Debug)]
 pub struct ApiProblem {
     document: Box<ProblemDocument>,
@@ -195,7 +196,7 @@ impl ApiProblem {
         Self { document: Box::new(document), retry_after: None }
     }
 
-    /// Of what is not there, and of what the caller may not see: byte for byte the same.
+    /// For what does not exist, and for what the caller may not see: byte for byte the same.
     pub fn not_found() -> Self {
         Self::new(ProblemCode::NotFound, "there is no such resource, or none that you may see")
     }
@@ -204,7 +205,7 @@ impl ApiProblem {
         Self::new(ProblemCode::Forbidden, detail)
     }
 
-    /// Fields that cannot be what they are; at least one.
+    /// Fields with values that they cannot have; at least one.
     pub fn invalid(faults: Vec<ProblemFault>) -> Self {
         Self::with(ProblemCode::InvalidField, faults)
     }
@@ -218,7 +219,7 @@ impl ApiProblem {
         self.document.code
     }
 
-    /// What somebody else has made of the key.
+    /// Adds what somebody else has changed about the key.
     #[must_use]
     pub fn with_current(mut self, current: KeyDocument, changed: Vec<ChangedSince>) -> Self {
         self.document.current = Some(Box::new(current));
@@ -277,7 +278,7 @@ impl From<StoreError> for ApiProblem {
                 Self::new(ProblemCode::Unavailable, "the database does not answer")
             }
             StoreError::ReadOnly { .. } => Self::new(ProblemCode::ReadOnly, error.to_string()),
-            // What is wrong inside is the operator's to read, not the caller's.
+            // Internal faults are for the operator to read, not for the caller.
             StoreError::NewerSchema { .. } | StoreError::Broken { .. } => {
                 tracing::error!(%error, "the database failed a request");
                 Self::new(ProblemCode::Internal, "the service failed; its log says why")

@@ -1,4 +1,4 @@
-//! What is published, why something is not, and who signs it.
+//! What is published, why something is not, and who signs.
 
 use axum::Json;
 use axum::extract::State;
@@ -23,17 +23,17 @@ pub struct PublicationDocument {
     pub audience: String,
     /// Of the last change.
     pub serial: u64,
-    /// Up to which changes are published.
+    /// Changes up to this serial are published.
     pub published: u64,
     pub epoch: u64,
     pub table: Option<ArtefactDocument>,
     pub patch: Option<ArtefactDocument>,
-    /// What waits for the signatures of others, a table before the patch over it.
+    /// Drafts that wait for other signatures, a table before the patch over it.
     pub drafts: Vec<DraftDocument>,
     /// Why changes are not published; null: they are, or will be in a moment.
     pub unpublished: Option<UnpublishedDocument>,
-    /// Whether the database is older than what was published: nothing can be changed until an operator
-    /// has run `keygatectl admin recover`.
+    /// Whether the database is older than what was published. Then nothing can be changed until an
+    /// operator has run `keygatectl admin recover`.
     pub behind: bool,
     /// Null: you may not see them.
     pub sidecars: Option<Vec<SidecarDocument>>,
@@ -44,7 +44,7 @@ pub struct UnpublishedDocument {
     /// `awaiting_signatures`, `behind`, `database`, `disk_full`, `no_signer`, `overtaken`, `signer_refuses`,
     /// `signer_unreachable`, `target` or `unfit`.
     pub reason: &'static str,
-    /// Null: since the service has started, at least.
+    /// Null: at least since the service started.
     #[schema(format = "date-time")]
     pub since: Option<String>,
     /// In full, for operators; null for others.
@@ -54,7 +54,7 @@ pub struct UnpublishedDocument {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ArtefactDocument {
     pub serial: u64,
-    /// Serial of the table that a patch is for; of a table its own.
+    /// Serial of the table that a patch is for; for a table, its own serial.
     pub base: u64,
     /// `signed`, or `draft` while others have to sign it.
     pub state: &'static str,
@@ -67,7 +67,7 @@ pub struct ArtefactDocument {
 pub struct SidecarDocument {
     pub fleet: String,
     pub instance: String,
-    /// That it has in force.
+    /// Of what it has in force.
     pub serial: u64,
     pub base: u64,
     #[schema(format = "date-time")]
@@ -92,7 +92,7 @@ pub struct SignerDocument {
     pub retired: Option<String>,
 }
 
-/// How far an audience is published
+/// Show how far an audience is published
 #[utoipa::path(
     get, path = "/audiences/{audience}/publications", tag = "publishing",
     operation_id = "getPublication", params(("audience" = String, Path)),
@@ -130,7 +130,7 @@ pub async fn publications(
     }))
 }
 
-/// Who signs tables
+/// List who signs tables
 #[utoipa::path(
     get, path = "/signers", tag = "publishing", operation_id = "listSigners",
     responses((status = 200, body = SignerListDocument), super::openapi::Problems),

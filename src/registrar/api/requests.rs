@@ -1,4 +1,4 @@
-//! What callers send: bodies of changes as requests of `manage`, and the same as schemas.
+//! What callers send: bodies of changes, turned into requests of `manage`, and their schemas.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use crate::manage::registry::words::{parse_limit, parse_policy};
 use crate::manage::time::{self, When};
 use crate::registrar::store::PersonId;
 
-/// How long the old secret of a rotation stays valid, where the caller does not say.
+/// How long the old secret of a rotation stays valid, unless the caller says otherwise.
 const OVERLAP: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// A new key. What is left out is nothing: no permission, no end, from everywhere.
+/// A new key. What is left out means nothing: no permission, no end, no restriction to networks.
 #[derive(Debug, ToSchema)]
 pub struct KeyCreation {
     /// At most 200 bytes of UTF-8 without control characters.
@@ -36,9 +36,9 @@ pub struct KeyCreation {
     /// An instant such as `2027-01-31T00:00:00Z`, a day such as `2027-01-31` (UTC, to its end) or a
     /// time from now, such as `90d`; null: without end. Left out, it is the audience's default.
     pub expires: Option<String>,
-    /// Likewise; null: valid at once.
+    /// The same forms; null: valid immediately.
     pub not_before: Option<String>,
-    /// When it is meant to go out of use, likewise.
+    /// When it is meant to go out of use, in the same forms.
     pub sunset: Option<String>,
     /// By policy, such as `{"per-key": "600/min"}`.
     #[schema(required = false)]
@@ -46,7 +46,7 @@ pub struct KeyCreation {
     pub plan: Option<String>,
     #[schema(value_type = Option<EnvironmentWord>)]
     pub environment: Option<String>,
-    /// A pair gets a public id beside its secret.
+    /// A pair has a public id in addition to its secret.
     #[schema(required = false)]
     pub pair: bool,
     /// The name of the form of its secret; null: the default.
@@ -54,28 +54,28 @@ pub struct KeyCreation {
     /// One line.
     #[schema(required = false)]
     pub note: String,
-    /// Whether it is never valid, and an alarm when somebody uses it.
+    /// Whether it is never valid, and raises an alarm when somebody uses it.
     #[schema(required = false)]
     pub canary: bool,
-    /// Left out, it is the person who asks.
+    /// Left out, it is the person who sends the request.
     pub owner: Option<KeyOwnerChange>,
 }
 
-/// A merge patch (RFC 7396): what it does not say stays, and null takes away.
+/// A merge patch (RFC 7396): what it leaves out stays, and null removes.
 #[derive(Debug, ToSchema)]
 pub struct KeyPatch {
     #[schema(required = false, max_length = 200)]
     pub name: String,
-    /// In place of those that it has.
+    /// Replaces its permissions.
     #[schema(max_items = 256)]
     pub permissions: Option<Vec<String>>,
-    /// In place of those that it has; null or empty: from everywhere.
+    /// Replaces its networks; null or empty: it may be used from everywhere.
     #[schema(max_items = 256)]
     pub networks: Option<Vec<String>>,
     pub expires: Option<String>,
     pub not_before: Option<String>,
     pub sunset: Option<String>,
-    /// By policy; null takes a limit away.
+    /// By policy; null removes a limit.
     pub limits: Option<BTreeMap<String, Option<String>>>,
     pub plan: Option<String>,
     #[schema(value_type = Option<EnvironmentWord>)]
@@ -91,7 +91,7 @@ pub enum EnvironmentWord {
     Test,
 }
 
-/// Who a key speaks for.
+/// Whom a key speaks for.
 #[derive(Debug, ToSchema)]
 pub struct KeyOwnerChange {
     pub subject: String,
@@ -107,11 +107,11 @@ pub struct KeyRotation {
     /// How long the old secret stays valid, such as `7d`, the default; `0s`: not at all.
     #[schema(required = false, example = "7d")]
     pub overlap: String,
-    /// End of the new key; left out, when the old one would have ended.
+    /// End of the new key; left out, the end that the old one would have had.
     pub expires: Option<String>,
-    /// The name of the form of the new secret; left out, that of the old one.
+    /// The name of the form of the new secret; left out, the old one's.
     pub prefix: Option<String>,
-    /// What becomes of a pair's former secret that is still valid: it ends now, or the rotation is
+    /// What happens to a pair's former secret that is still valid: it ends now, or the rotation is
     /// refused.
     #[schema(required = false)]
     pub drop_former_secret: bool,
@@ -136,15 +136,15 @@ pub enum MemberRoleWord {
     Owner,
 }
 
-/// What `member` reads.
+/// The result of reading a member assignment.
 #[derive(Debug)]
 pub struct AssignedRole {
     pub id: PersonId,
-    /// `None`: out of the organization.
+    /// `None`: removed from the organization.
     pub role: Option<PersonRole>,
 }
 
-/// A key of `org`. `life`: what it gets where the body says nothing of its end.
+/// A new key of `org`. `life`: its life if the body says nothing about its end.
 pub fn new_key(
     body: &[u8],
     org: OrgId,
@@ -179,7 +179,7 @@ pub fn new_key(
     members.end(wanted)
 }
 
-/// What a merge patch makes of a key.
+/// Turns a merge patch into a request to edit a key.
 pub fn key_patch(body: &[u8]) -> Result<EditRequest, ApiProblem> {
     let mut members = BodyMembers::read(body)?;
     let wanted = EditRequest {
@@ -212,7 +212,7 @@ pub fn rotation(body: &[u8]) -> Result<RotateRequest, ApiProblem> {
     members.end(wanted)
 }
 
-/// A body that asks for nothing: none, or an object without members.
+/// A body that asks for nothing: empty, or an object without members.
 pub fn nothing(body: &[u8]) -> Result<(), ApiProblem> {
     BodyMembers::read(body)?.end(())
 }
@@ -275,7 +275,7 @@ fn permission(word: &str) -> Result<Permission, crate::core::NameError> {
     Permission::parse(word)
 }
 
-/// `never` is a word of the command line; here it is null.
+/// `never` belongs to the command line; here it is null.
 fn end(text: &str) -> Result<When, String> {
     match When::parse(text) {
         Ok(When::Never) => Err("must be null, which means never".to_owned()),

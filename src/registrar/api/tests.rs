@@ -1,4 +1,4 @@
-//! The API in process: every answer is held against the document.
+//! The API in process. Every answer is compared with the document.
 
 mod attacks;
 mod matrix;
@@ -25,11 +25,11 @@ use crate::registrar::store::{
 pub(super) enum Who {
     Nobody,
     Key(String),
-    /// With the token of a session.
+    /// With a session's token.
     Person(String),
 }
 
-/// Sends it as `who`, and looks whether the document declares the answer.
+/// Sends it as `who`, and checks that the document declares the answer.
 pub(super) async fn ask(
     desk: &TestDesk,
     who: &Who,
@@ -110,17 +110,17 @@ pub(super) async fn person(desk: &TestDesk, role: PersonRole, org: &str, sub: &s
     Who::Person(token)
 }
 
-/// A key of `acme` with these words, as a caller.
+/// A key of `acme` with these permissions, as a caller.
 pub(super) async fn key(desk: &TestDesk, words: &[&str]) -> Who {
     Who::Key(desk.key(words).await.1)
 }
 
-/// What keys of somebody name as their owner.
+/// The owner that somebody's keys name.
 pub(super) fn owned(sub: &str) -> String {
     owner_subject(&suite::person(sub))
 }
 
-/// A key that somebody is to look at or to change.
+/// A key for somebody to look at or change.
 pub(super) async fn target(desk: &TestDesk, owner: Option<&str>) -> Changed {
     let mut wanted =
         CreateRequest { permissions: suite::words(&["read"]), ..suite::new_key("target") };

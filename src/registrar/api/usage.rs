@@ -22,28 +22,28 @@ use crate::registrar::sight::CallerSight;
 use crate::registrar::store::{FindingQuery, FoundUsage, KeyRef, KeyUsage, UsageBucket};
 use crate::registrar::usage::{UsageIntake, UsageRefusal};
 
-/// Longest body of a report: sidecars post parts of 256 KiB, and never cut a line.
+/// The longest body of a report: sidecars post parts of 256 KiB, and never cut a line.
 const REPORT: usize = 1024 * 1024;
 
-/// For one report with its body.
+/// For one whole report with its body.
 const WHOLE: Duration = Duration::from_secs(30);
 
-/// Keys of one finding that are shown.
+/// How many keys of one finding to show.
 const MOST: usize = 200;
 
 /// How a key was used, as far as sidecars have reported.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct KeyUsageDocument {
     pub last_used: Option<LastUseDocument>,
-    /// When a sidecar has reported last; null: none has.
+    /// When a sidecar last reported; null: none has.
     #[schema(format = "date-time")]
     pub as_of: Option<String>,
-    /// When one has reported for the first time: nobody knows of uses before that.
+    /// When a sidecar reported for the first time: nobody knows of uses before that.
     #[schema(format = "date-time")]
     pub since: Option<String>,
-    /// The last 8 days, without hours in which nothing was, the oldest first.
+    /// The last 8 days, without hours in which nothing happened, the oldest first.
     pub hours: Vec<UsageBucketDocument>,
-    /// The last 400 days, likewise.
+    /// The last 400 days, without days in which nothing happened, the oldest first.
     pub days: Vec<UsageBucketDocument>,
     /// The last 30 days, the most frequent reason first.
     pub refused: Vec<RefusedDocument>,
@@ -97,16 +97,16 @@ pub struct FindingDocument {
     pub detail: String,
 }
 
-/// What a report has come to.
+/// The result of a report.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct UsageTakenDocument {
-    /// Lines that told something new.
+    /// Lines that reported something new.
     pub raised: u64,
     /// Lines of keys that the audience does not have.
     pub unknown: u64,
 }
 
-/// How a key was used
+/// Show how a key was used
 #[utoipa::path(
     get, path = "/orgs/{org}/keys/{key}/usage", tag = "keys", operation_id = "getKeyUsage",
     params(("org" = String, Path), ("key" = String, Path)),
@@ -127,9 +127,9 @@ pub async fn of_key(
     Ok(Json(KeyUsageDocument::of(&usage, &found)))
 }
 
-/// Keys whose use stands out
+/// List keys whose use stands out
 ///
-/// A member sees those of their own keys.
+/// Members see only those of their own keys.
 #[utoipa::path(
     get, path = "/orgs/{org}/findings", tag = "keys", operation_id = "listFindings",
     params(("org" = String, Path)),
@@ -156,8 +156,8 @@ fn finding_query(sight: &CallerSight) -> FindingQuery {
 
 /// Report the use of keys
 ///
-/// For sidecars: `usage.post_url` posts to it, with the bearer token of its fleet. What a fleet reports
-/// is believed about its audiences alone. The same report twice changes nothing.
+/// For sidecars: `usage.post_url` posts here, with the bearer token of the sidecar's fleet. A
+/// fleet's reports count only for its own audiences. Sending the same report again changes nothing.
 #[utoipa::path(
     post, path = "/usage", tag = "sidecars", operation_id = "reportUsage",
     security(("fleet" = [])),
@@ -195,7 +195,7 @@ impl From<UsageRefusal> for ApiProblem {
     fn from(refusal: UsageRefusal) -> Self {
         match refusal {
             UsageRefusal::Store(error) => error.into(),
-            // Which audiences there are is nobody's but theirs.
+            // Only an audience's own callers may learn that it exists.
             UsageRefusal::Audience { .. } => Self::not_found(),
             UsageRefusal::Heads { .. }
             | UsageRefusal::Line { .. }
