@@ -1,4 +1,4 @@
-//! What all handlers of the service share.
+//! State that all handlers of the service share.
 
 use std::sync::Arc;
 
@@ -22,9 +22,9 @@ pub struct App {
     pub clock: Clock,
     pub people: Authenticator,
     pub metrics: Arc<ServiceMetrics>,
-    /// Answers that wait until a change is in force.
+    /// Limits how many answers wait until a change is in force.
     pub waits: CallerWaits,
-    /// `None`: nothing is published here, as in tests of the other rooms.
+    /// `None`: this process does not publish, as in tests of the other rooms.
     pub publishing: Option<Publishing>,
 }
 
@@ -35,18 +35,18 @@ pub struct Publishing {
     pub artefacts: ArtefactService,
 }
 
-/// A change that is committed.
+/// A committed change.
 #[derive(Debug)]
 pub struct MadeChange {
     pub changed: Changed,
-    /// A key has changed itself: its answer goes out before that is published.
+    /// Set if a key has changed itself: its answer goes out before the change is published.
     pub first: Option<AnswerFirst>,
 }
 
 // === impl App ===
 
 impl App {
-    /// Without publishing.
+    /// An app that does not publish.
     pub fn new(store: Arc<dyn Store>, settings: impl Into<Arc<AdminToml>>, clock: Clock) -> Self {
         let settings = settings.into();
         let metrics = Arc::new(ServiceMetrics::new());
@@ -71,7 +71,7 @@ impl App {
             StoreActor::Key(id) if !is_new => Some(*id),
             _ => None,
         };
-        // Before the commit, of which the publisher learns at once.
+        // Before the commit, because the publisher learns of it immediately.
         let publisher = self.publishing.as_ref().map(|publishing| &publishing.publisher);
         let first = asking.and(publisher).and_then(|p| p.answer_first(&request.audience));
         let changed = self.store.change(request).await?;

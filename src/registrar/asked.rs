@@ -1,4 +1,4 @@
-//! Questions to sidecars on their admin listeners: their record of use, what they have in force.
+//! Questions to sidecars on their admin listeners: their usage record, and what they have in force.
 
 use std::io::Read;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use http::header;
 use super::config::AskedSidecar;
 use crate::remote;
 
-/// The body of a good answer to `GET URL` with `query` behind it. Blocks.
+/// The body of a successful answer to `GET URL` with `query` appended. Blocks.
 ///
 /// # Errors
 ///
@@ -21,7 +21,7 @@ pub fn get(
 ) -> Result<impl Read + use<>, String> {
     let AskedSidecar { url, options, .. } = sidecar;
     let agent = remote::agent(url, options).map_err(|error| error.to_string())?;
-    // The credential is for this server alone.
+    // Only this server may see the credential.
     let agent = remote::open(agent.max_redirects(0).timeout_global(Some(whole)).build());
     let mut request = agent.get(format!("{url}{query}"));
     if let Some(value) = remote::authorization(options).map_err(|e| e.to_string())? {

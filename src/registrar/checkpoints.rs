@@ -1,6 +1,6 @@
-//! Signed ends of the audit log, in a file outside the database, in the log and in the database:
-//! whoever writes the whole database anew, with a chain of its own, cannot sign for it. Signed each
-//! hour and each thousand lines, by who signs the tables.
+//! Signed ends of the audit log, in a file outside the database, in the log and in the database.
+//! Somebody who rewrites the whole database, with a chain of its own, cannot sign for it. The
+//! signer of the tables signs each hour and each thousand lines.
 
 mod statement;
 #[cfg(test)]
@@ -21,22 +21,22 @@ use crate::manage::signing::source::SignerSource;
 use crate::manage::signing::wire::AskedCheckpoint;
 use crate::table::PublicKey;
 
-/// A line is longer than none that we have written.
+/// No line that we have written is longer than this.
 const LONGEST_LINE: usize = 4096;
 
-/// How often it is looked whether one is due.
+/// How often to check whether one is due.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Lines without a checkpoint are signed after so long.
+/// Lines without a checkpoint are signed after this long.
 const EVERY_MS: u64 = 3_600_000;
 
-/// And after so many.
+/// Or after this many lines.
 const EVERY_LINES: u64 = 1000;
 
-/// Why no checkpoint was made. Tried again with the next look.
+/// Why no checkpoint was made. The next check tries again.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointFault {
-    /// Signing what is there would make it true.
+    /// A signature over the log as it is would make it appear true.
     #[error(
         "line {0} of the audit log is not the one that was signed: `keygatectl admin verify-audit` says \
          more, and after a recovery that nobody has signed `keygatectl admin recover --sign-audit` has \
@@ -51,7 +51,7 @@ pub enum CheckpointFault {
     Store(#[from] StoreError),
 }
 
-/// The checkpoints of a file.
+/// The checkpoints in a file.
 #[derive(Debug, Default)]
 pub struct KeptCheckpoints {
     pub all: Vec<SignedCheckpoint>,
@@ -59,16 +59,16 @@ pub struct KeptCheckpoints {
     pub unread: u64,
 }
 
-/// Lines that were signed and that the log does not have.
+/// Signed lines that the log no longer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LostLines {
-    /// The last signed line that it has; 0: none.
+    /// The last signed line that the log has; 0: none.
     pub kept: u64,
     /// The last line that was signed.
     pub signed: u64,
 }
 
-/// Signs the end of the log when it is time.
+/// Signs the end of the log when a checkpoint is due.
 #[derive(Debug)]
 pub struct CheckpointKeeper {
     signer: SignerSource,
@@ -79,11 +79,11 @@ pub struct CheckpointKeeper {
 // === impl KeptCheckpoints ===
 
 impl KeptCheckpoints {
-    /// Of a file that is not there: none.
+    /// Reads a file. If it does not exist, there are none.
     ///
     /// # Errors
     ///
-    /// One that cannot be read.
+    /// A file that cannot be read.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let file = match File::open(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -117,7 +117,7 @@ impl CheckpointKeeper {
         Ok(Some(Self { signer, path, last }))
     }
 
-    /// Lines that no checkpoint covers.
+    /// How many lines no checkpoint covers.
     fn unsigned(&self, head: AuditHead) -> u64 {
         head.seq.saturating_sub(self.last.as_ref().map_or(0, |last| last.head.seq))
     }
@@ -128,8 +128,8 @@ impl CheckpointKeeper {
         unsigned >= EVERY_LINES || (unsigned > 0 && now_ms.saturating_sub(since) >= EVERY_MS)
     }
 
-    /// Signs the end of the log, if it is time and the log still has what was signed before. What it
-    /// has signed, and how many lines are without a signature afterwards.
+    /// Signs the end of the log, if a checkpoint is due and the log still has what was signed
+    /// before. Returns what it has signed, and how many lines are unsigned afterwards.
     ///
     /// # Errors
     ///
@@ -150,7 +150,8 @@ impl CheckpointKeeper {
         Ok((Some(head), 0))
     }
 
-    /// Says that the log was restored from a backup whose last line was `kept`, and ends at `head` now.
+    /// Signs that the log was restored from a backup whose last line was `kept`, and ends at `head`
+    /// now.
     ///
     /// # Errors
     ///
@@ -164,8 +165,8 @@ impl CheckpointKeeper {
         self.sign(head, Some(kept), now_ms).await.map(drop)
     }
 
-    /// What was signed of another log than the one that is there: of one that a backup has cut. `None`:
-    /// the last signed line is there.
+    /// The lines that were signed but that the present log lost, because a backup cut it. `None`:
+    /// the last signed line exists.
     ///
     /// # Errors
     ///
@@ -187,7 +188,7 @@ impl CheckpointKeeper {
         Ok(Some(LostLines { kept, signed: last.head.seq }))
     }
 
-    /// Whether the signer would sign a recovery, before anything changes.
+    /// Checks whether the signer would sign a recovery, before anything changes.
     ///
     /// # Errors
     ///
@@ -199,7 +200,8 @@ impl CheckpointKeeper {
         answer.map_err(|e| CheckpointFault::Signer(e.to_string()))
     }
 
-    /// A log without the line that was signed is not signed: the signature would vouch for it.
+    /// Refuses to sign a log without the line that was signed before: the signature would vouch for
+    /// it.
     async fn refuse_other_log(
         &mut self,
         store: &dyn Store,
@@ -261,7 +263,7 @@ fn in_file(error: Error) -> CheckpointFault {
     CheckpointFault::File(error.to_string())
 }
 
-/// Everything that is signed of the log: by a file, and by the database itself, each judged by
+/// All checkpoints of the log, from a file and from the database itself, judged by the keys in
 /// `trusted` alone.
 ///
 /// # Errors
@@ -281,7 +283,7 @@ pub async fn judged(
     Ok(judged)
 }
 
-/// Until the service ends.
+/// Runs until the service ends.
 pub async fn run(app: App, mut keeper: CheckpointKeeper) {
     let mut told: Option<String> = None;
     let mut look = tokio::time::interval(LOOK);

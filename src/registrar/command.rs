@@ -1,5 +1,5 @@
-//! `keygatectl admin …`: what runs and looks after the management service. The binary joins it to the
-//! commands of `manage`, which do not know it.
+//! `keygatectl admin …`: commands that run and maintain the management service. The binary adds
+//! them to the commands of `manage`, which do not know of them.
 
 mod audit;
 mod fault;
@@ -38,10 +38,10 @@ use crate::manage::operation::StatusChange;
 use crate::manage::output::count;
 use crate::manage::session::Session;
 
-/// Most keys that `check` names.
+/// The most keys that `check` names.
 const NAMED: usize = 20;
 
-/// Between two looks of `check` at a service that is about to publish.
+/// Between two looks that `check` takes at a service that is about to publish.
 const SETTLE_LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
@@ -102,7 +102,7 @@ struct Check {
     running: bool,
 }
 
-/// A configuration with the database that it names.
+/// A configuration together with the database that it names.
 struct OpenState {
     config: Arc<AdminToml>,
     store: Arc<dyn Store>,
@@ -150,7 +150,7 @@ fn run(matches: &ArgMatches, session: &mut Session) -> Result<()> {
     }
 }
 
-/// A database that may be changed: one that is behind what was published is refused.
+/// Opens a database to change it. Refuses one that is behind what was published.
 async fn open_to_change(config: AdminToml, session: &Session) -> Result<OpenState> {
     let state = open_as_it_is(config, session)?;
     refuse_behind(&state, session).await?;
@@ -165,7 +165,7 @@ async fn refuse_behind(OpenState { config, store }: &OpenState, session: &Sessio
     }
 }
 
-/// The database must be there already: a state directory that was mistyped is not made anew.
+/// The database must exist already, so that a mistyped state directory is not created.
 fn open_as_it_is(config: AdminToml, session: &Session) -> Result<OpenState> {
     if database::schema(&config, session.clock.clone()).map_err(of_store)?.is_none() {
         let message = format!(
@@ -179,7 +179,7 @@ fn open_as_it_is(config: AdminToml, session: &Session) -> Result<OpenState> {
     Ok(OpenState { config: Arc::new(config), store })
 }
 
-/// The audience that is named, or the only one of the configuration.
+/// The named audience, or the configuration's only one.
 fn audience_of(config: &AdminToml, named: Option<&str>) -> Result<AudienceName> {
     let known = || {
         let names = config.audiences.iter().map(|a| a.name.to_string());
@@ -252,7 +252,7 @@ async fn check(config: AdminToml, asked: Check, session: &mut Session) -> Result
         let publication = store.publication(&audience.name).await.map_err(of_store)?;
         let unpublished = publication.serial.saturating_sub(publication.published);
         let name = audience.name.as_str();
-        // A target that takes nothing stands in the way of what the database calls published.
+        // A target that cannot be written hinders what the database counts as published.
         let known = noted.as_ref().and_then(|noted| noted.get(name));
         let why = match (&noted, unpublished) {
             _ if known.is_some() => known.map(|known| known.why.to_string()),
@@ -347,7 +347,7 @@ async fn settle(config: &AdminToml, store: &dyn Store) -> Result<()> {
 // === impl Check ===
 
 impl Check {
-    /// Where no service runs.
+    /// Refuses where no service runs.
     fn refuse_idle(self, config: &AdminToml) -> Result<()> {
         if !self.running {
             return Ok(());
@@ -392,7 +392,7 @@ fn backup(config: &AdminToml, to: &Path, session: &mut Session) -> Result<()> {
     session.output.line(&format!("{}: what it holds", beside.display()))
 }
 
-/// Which key is to be revoked.
+/// The key to revoke.
 struct RevokedKey {
     key: KeyRef,
     audience: AudienceName,
@@ -440,7 +440,7 @@ async fn revoke(config: AdminToml, revoked: RevokedKey, session: &mut Session) -
     Ok(())
 }
 
-/// Whoever is at the keyboard.
+/// The person at the keyboard.
 fn host_user(session: &Session) -> StoreActor {
     StoreActor::HostUser(session.stamp(0).who.into())
 }

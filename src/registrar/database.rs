@@ -1,4 +1,4 @@
-//! The database of a configuration, whichever it is: a file, or one on a server.
+//! The database of a configuration, of either kind: a file, or one on a server.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::store::sqlite::SqliteStore;
 use super::store::{SchemaState, Store, StoreError};
 use crate::clock::Clock;
 
-/// Opens it, makes it if it is not there, and brings its schema up to date.
+/// Opens it, creates it if it does not exist, and brings its schema up to date.
 ///
 /// # Errors
 ///
@@ -26,11 +26,11 @@ pub fn open(config: &AdminToml, clock: Clock) -> Result<Arc<dyn Store>, StoreErr
     Ok(Arc::new(PostgresStore::open(options)?))
 }
 
-/// What schema it has, without changing anything; `None`: there is none.
+/// The version of its schema, without changing anything; `None`: there is no database.
 ///
 /// # Errors
 ///
-/// A schema that this program cannot work on; a database that is none of ours.
+/// A schema that this program cannot work on; a database that is not ours.
 pub fn schema(config: &AdminToml, clock: Clock) -> Result<Option<SchemaState>, StoreError> {
     let found = match config.store.server() {
         Some(server) => PostgresStore::schema(&server, clock)?,
@@ -40,11 +40,11 @@ pub fn schema(config: &AdminToml, clock: Clock) -> Result<Option<SchemaState>, S
     Ok(Some(found).filter(|schema| schema.found > 0))
 }
 
-/// Makes it, or brings its schema up to date. The versions that were put in force.
+/// Creates it, or brings its schema up to date. Returns the versions that it put in force.
 ///
 /// # Errors
 ///
-/// A newer schema, a database of another program, a place that takes nothing.
+/// A newer schema; a database of another program; a place that cannot be written.
 pub fn migrate(config: &AdminToml, clock: Clock) -> Result<Vec<u32>, StoreError> {
     match config.store.server() {
         Some(server) => PostgresStore::migrate(&server, clock),
@@ -55,7 +55,7 @@ pub fn migrate(config: &AdminToml, clock: Clock) -> Result<Vec<u32>, StoreError>
     }
 }
 
-/// What people call it: the file, or the URL without a password.
+/// Its name for people: the file, or the URL without a password.
 pub fn name(config: &AdminToml) -> String {
     match &config.store.database {
         Some(url) => url.to_string(),

@@ -1,7 +1,7 @@
 //! A product's documented endpoints for keys, in the product's own words: dialects are configuration.
 //!
-//! None of it decides what is allowed: requests become [`ChangeRequest`]s, and the store asks the
-//! rules of `manage`.
+//! Dialects do not decide what is allowed: requests become [`ChangeRequest`]s, and the store asks
+//! the rules of `manage`.
 //!
 //! [`ChangeRequest`]: super::store::ChangeRequest
 

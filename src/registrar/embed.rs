@@ -1,6 +1,6 @@
-//! What the component `<keygate-keys>` needs from outside of this service's own pages: its script, with
-//! a hash for `integrity`, and answers that pages of the listed origins may read (CORS). Never with
-//! credentials of the browser: no cookie counts there.
+//! What the component `<keygate-keys>` needs outside this service's own pages: its script, with a
+//! hash for `integrity`, and answers that pages of the listed origins may read (CORS). It never
+//! uses the browser's credentials: cookies do not count there.
 
 use std::sync::LazyLock;
 
@@ -24,10 +24,10 @@ use super::request::Problem;
 /// Path of the script.
 const SCRIPT: &str = "/embed/keys.js";
 
-/// How long browsers remember what a preflight has said, in seconds.
+/// How long browsers remember the answer to a preflight, in seconds.
 const PREFLIGHT: &str = "600";
 
-/// The script as it is served: with the words of the page's catalogue, and none of its own.
+/// The script as the service sends it: with texts from the page's catalogue, and none of its own.
 static SOURCE: LazyLock<String> = LazyLock::new(|| {
     let words = words(Words::preferred("en"));
     include_str!("embed/keys.js").replacen("/* words */ {}", &words.to_string(), 1)
@@ -38,7 +38,7 @@ static INTEGRITY: LazyLock<String> = LazyLock::new(|| {
     format!("sha384-{}", BASE64_STANDARD.encode(hash.as_ref()))
 });
 
-/// The words of the component.
+/// The texts of the component.
 fn words(w: &Words) -> Value {
     let texts: [(&str, &str); 41] = [
         ("again", &w.start_again),
@@ -100,17 +100,17 @@ fn words(w: &Words) -> Value {
     Value::Object(all)
 }
 
-/// For `integrity` of the script's element.
+/// The `integrity` attribute of the script's element.
 pub fn integrity() -> &'static str {
     &INTEGRITY
 }
 
-/// Where the script is, for pages of others.
+/// The URL of the script, for other sites' pages.
 pub fn script_url(app: &App) -> String {
     format!("{}{SCRIPT}", app.settings.reached_at())
 }
 
-/// The script and what is to be said of it. Without an origin that may have it, there is none.
+/// The script and its header fields. If no origin may have it, there is no script.
 pub fn routes(app: &App) -> Router<App> {
     match app.settings.embed.origins.is_empty() {
         true => Router::new(),
@@ -119,7 +119,7 @@ pub fn routes(app: &App) -> Router<App> {
 }
 
 async fn script() -> Response {
-    // Anybody may read it: `integrity` needs that, and it says nothing of anybody.
+    // Anybody may read it: `integrity` requires that, and the script reveals nothing about anybody.
     let fields = [
         (header::CONTENT_TYPE, "text/javascript; charset=utf-8"),
         (header::CACHE_CONTROL, "public, max-age=300"),
@@ -133,7 +133,8 @@ async fn about(State(app): State<App>) -> Json<Value> {
     Json(json!({"script": script_url(&app), "integrity": integrity()}))
 }
 
-/// Lets pages of the listed origins read answers about keys. Everything else is for pages of ours.
+/// Lets pages of the listed origins read answers about keys. All other answers are for our own
+/// pages.
 pub async fn across(State(app): State<App>, request: Request, next: Next) -> Response {
     if app.settings.embed.origins.is_empty() || !is_of_keys(request.uri().path()) {
         return next.run(request).await;
@@ -172,7 +173,7 @@ fn preflight() -> Response {
     (StatusCode::NO_CONTENT, fields).into_response()
 }
 
-/// The origin of the request, if it is a listed one and there once.
+/// The request's origin, if it is listed and occurs once.
 fn listed(app: &App, fields: &HeaderMap) -> Option<HeaderValue> {
     let mut all = fields.get_all(http::header::ORIGIN).iter();
     let (origin, None) = (all.next()?, all.next()) else { return None };

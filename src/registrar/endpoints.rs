@@ -1,6 +1,6 @@
-//! The URLs that a product documents for its keys, answered in the product's own words. What they
-//! are is configuration ([`dialect`](super::dialect)); what is allowed, the rules of `manage` say,
-//! which the store asks.
+//! The URLs that a product documents for its keys, answered in the product's own words. The
+//! configuration defines them ([`dialect`](super::dialect)); the store asks the rules of `manage`
+//! what is allowed.
 
 mod answer;
 mod change;
@@ -44,7 +44,7 @@ struct Endpoint {
 struct EndpointCall<'c> {
     app: &'c App,
     sight: CallerSight,
-    /// That the caller is in.
+    /// The org that the caller is in.
     org: OrgId,
     /// The `{id}` of the path.
     key: Option<KeyRef>,
@@ -80,7 +80,7 @@ struct DialectPath {
 
 impl DialectPath {
     fn add(&mut self, route: &DialectRoute, endpoint: Endpoint) {
-        // The configuration takes no other methods.
+        // The configuration accepts no other methods.
         let Ok(method) = MethodFilter::try_from(route.method.clone()) else { return };
         self.dialect = Some(Arc::clone(&endpoint.dialect));
         self.methods.push(route.method.to_string());
@@ -93,7 +93,7 @@ impl DialectPath {
         self.router = std::mem::take(&mut self.router).on(method, handler);
     }
 
-    /// With an answer for the other methods.
+    /// Adds an answer for the other methods.
     fn router(self) -> MethodRouter<App> {
         let Self { router, methods, dialect } = self;
         let Some(dialect) = dialect else { return router };
@@ -154,7 +154,7 @@ impl Endpoint {
             (DialectVerb::Update, Some(key)) => call.update(operation, key, &body).await,
             (DialectVerb::Rotate, Some(key)) => call.rotate(operation, key).await,
             (DialectVerb::Revoke, Some(key)) => call.revoke(operation, key).await,
-            // The configuration refuses a list here, and the others without a key.
+            // The configuration refuses both: a list here, and other verbs without a key.
             (DialectVerb::List, _) | (_, None) => {
                 Err(DialectError::of(DialectCode::Internal).into())
             }
@@ -172,8 +172,9 @@ impl<'c> EndpointCall<'c> {
         route: &DialectRoute,
         parts: &Parts,
     ) -> Result<Self, EndpointError> {
-        // Keys, people of another audience's product and those whose provider is for another one open
-        // nothing here. Whoever else is signed in to the service itself has their role in all of them.
+        // Keys, people of another audience's product and people whose provider is for another one
+        // open nothing here. Anybody else who is signed in to the service itself has their role in
+        // all of them.
         let mut caller = caller.in_audience(&dialect.audience)?;
         let words = route.words(parts.uri.path());
         if let Some(org) = words.org {
@@ -191,7 +192,8 @@ impl<'c> EndpointCall<'c> {
         self.sight.audience()
     }
 
-    /// The key, unless it has ended for good: then it is gone, as far as the product's clients know.
+    /// The key, unless it has ended permanently: the product's clients are told then that it does
+    /// not exist.
     async fn living(&self, key: KeyRef) -> Result<KeyRow, EndpointError> {
         let found = self.sight.key(self.app, key, KeyAction::See).await?;
         match found.entry.status.is_final() {
@@ -206,7 +208,7 @@ fn key_ref(text: &str) -> Result<KeyRef, DialectError> {
     sight::key_ref(text).ok_or_else(|| DialectError::of(DialectCode::BadId))
 }
 
-/// Statuses of the configuration are among those that HTTP knows.
+/// The configuration only accepts statuses that HTTP knows.
 fn status(number: u16) -> StatusCode {
     StatusCode::from_u16(number).unwrap_or(StatusCode::OK)
 }

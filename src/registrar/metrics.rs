@@ -1,4 +1,4 @@
-//! Metrics of the service, on a recorder of its own. docs/admin.md describes each.
+//! Metrics of the service, on a recorder of its own. docs/admin.md describes each of them.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ impl ServiceMetrics {
         let recorder =
             match builder.set_buckets_for_metric(Matcher::Full(DURATION.to_owned()), &BUCKETS) {
                 Ok(builder) => builder.build_recorder(),
-                // Only without a bucket.
+                // Fails only without a bucket.
                 Err(_) => PrometheusBuilder::new().build_recorder(),
             };
         let told = [
@@ -68,7 +68,7 @@ impl ServiceMetrics {
         Self { recorder, handle }
     }
 
-    /// `path` is the route's pattern, never what a client has sent.
+    /// `path` is the route's pattern, never text that a client has sent.
     pub fn answered(&self, method: &Method, path: &str, status: StatusCode, took: Duration) {
         let method = method_word(method);
         let labels = vec![
@@ -87,7 +87,7 @@ impl ServiceMetrics {
         self.recorder.register_counter(&key, &METADATA).increment(1);
     }
 
-    /// A sign-in at an OpenID provider ended so; `provider` is of the configuration.
+    /// Counts the result of a sign-in at an OpenID provider; `provider` is from the configuration.
     pub fn oidc(&self, provider: &str, result: &'static str) {
         let labels = vec![
             Label::new("provider", provider.to_owned()),
@@ -97,7 +97,7 @@ impl ServiceMetrics {
         self.recorder.register_counter(&key, &METADATA).increment(1);
     }
 
-    /// What a usage record has come to.
+    /// Counts the result of a usage record.
     pub fn took_usage(&self, taken: UsageTaken) {
         for (told, lines) in [("raised", taken.raised), ("unknown", taken.unknown)] {
             let labels = vec![Label::from_static_parts("told", told)];
@@ -122,19 +122,20 @@ impl ServiceMetrics {
         self.recorder.register_gauge(&key, &METADATA).set(lines as f64);
     }
 
-    /// The end of the audit log could not be signed.
+    /// Counts a failure to sign the end of the audit log.
     pub fn checkpoint_failed(&self) {
         let key = Key::from_name(CHECKPOINT_FAILURES);
         self.recorder.register_counter(&key, &METADATA).increment(1);
     }
 
-    /// A certificate is served that expires at this Unix time, in seconds.
+    /// The service uses a certificate that expires at this Unix time, in seconds.
     pub fn certificate(&self, name: &str, expires: i64) {
         let key = Key::from_parts(CERTIFICATE_EXPIRY, vec![Label::new("name", name.to_owned())]);
         self.recorder.register_gauge(&key, &METADATA).set(expires as f64);
     }
 
-    /// Changed files of certificate, key or authorities were `succeeded` or `failed` to be read.
+    /// Counts attempts to read changed files of certificate, key or authorities: `succeeded` or
+    /// `failed`.
     pub fn certificates_read(&self, result: &'static str) {
         let labels = vec![Label::from_static_parts("result", result)];
         let key = Key::from_parts(CERTIFICATE_RELOADS, labels);
@@ -146,7 +147,7 @@ impl ServiceMetrics {
         self.recorder.register_counter(&Key::from_name(LOG_DROPPED), &METADATA)
     }
 
-    /// As Prometheus reads it.
+    /// Prometheus's text format.
     pub fn render(&self) -> String {
         self.handle.render()
     }
@@ -157,7 +158,7 @@ impl ServiceMetrics {
     }
 }
 
-/// For labels and logs, which a client must not fill with words of its own.
+/// For labels and logs, which a client must not fill with names of its own.
 pub fn method_word(method: &Method) -> &'static str {
     match *method {
         Method::DELETE => "DELETE",

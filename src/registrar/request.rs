@@ -1,5 +1,5 @@
-//! What is known of a request before anybody looks at its credential, and what is answered to one that
-//! cannot be served. Imports nothing of the room.
+//! What is known about a request before anybody looks at its credential, and the answer to a
+//! request that cannot be served. Imports nothing from the room.
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -11,27 +11,27 @@ use axum::response::{IntoResponse, Response};
 
 use super::store::Channel;
 
-/// Our session cookie. The prefix makes browsers take it only for this host, for all paths, and from us
-/// alone (RFC 6265bis section 4.1.3.2): no sibling host can plant one.
+/// Our session cookie. The prefix makes browsers accept it only for this host, for all paths, and
+/// from us alone (RFC 6265bis section 4.1.3.2): no sibling host can plant one.
 pub const SESSION_COOKIE: &str = "__Host-keygate";
 
-/// Longest body of a request, in bytes.
+/// The longest body of a request, in bytes.
 pub const BODY_LIMIT: usize = 64 * 1024;
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
-    /// Of TCP.
+    /// For TCP.
     pub address: Option<IpAddr>,
-    /// User of the process at the other end of a Unix socket, as the kernel says (unix(7),
+    /// User of the process at the other end of a Unix socket, according to the kernel (unix(7),
     /// `SO_PEERCRED`).
     pub uid: Option<u32>,
-    /// Of the certificate that the handshake verified, as RFC 2253 writes it.
+    /// Of the certificate that the handshake verified, in the form of RFC 2253.
     pub subject: Option<Box<str>>,
 }
 
-/// Of one request, for logs, the audit line and the answer: 32 hexadecimal digits, or what a trusted
-/// sidecar has called it.
+/// The id of one request, for logs, the audit line and the answer: 32 hexadecimal digits, or a
+/// trusted sidecar's id for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(pub Box<str>);
 
@@ -39,18 +39,18 @@ pub struct RequestId(pub Box<str>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress(pub Option<IpAddr>);
 
-/// [`AskedBy`] of sidecars with the token of their fleet.
+/// [`AskedBy`] of sidecars with their fleet's token.
 pub const FLEET: &str = "fleet";
 
-/// How whoever asks has shown who they are, once that is known. Clones are of one request.
+/// How the caller has shown who they are, once that is known. Clones belong to one request.
 #[derive(Clone, Debug, Default)]
 pub struct AskedBy(Arc<OnceLock<&'static str>>);
 
-/// An answer that says what is wrong (RFC 9457).
+/// An answer that states what is wrong (RFC 9457).
 #[derive(Clone, Debug)]
 pub struct Problem {
     pub status: StatusCode,
-    /// From a closed list; docs/admin.md has it.
+    /// From a closed list, which docs/admin.md has.
     pub code: &'static str,
     pub detail: Box<str>,
 }
@@ -79,14 +79,14 @@ pub fn channel_of(parts: &Parts) -> Channel {
 // === impl AskedBy ===
 
 impl AskedBy {
-    /// Notes it for this request. The first word counts.
+    /// Notes it for this request. Only the first note counts.
     pub fn note(parts: &Parts, kind: &'static str) {
         if let Some(asked) = parts.extensions.get::<Self>() {
             asked.0.get_or_init(|| kind);
         }
     }
 
-    /// `None`: nothing that is believed has said who asks.
+    /// `None`: no trusted statement says who asks.
     pub fn kind(&self) -> Option<&'static str> {
         self.0.get().copied()
     }

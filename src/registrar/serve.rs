@@ -1,5 +1,5 @@
-//! The running service: what its handlers share, its routes, and what happens around every request:
-//! a request id, deadlines, a limit for bodies, the fields that browsers heed, metrics.
+//! The running service: what its handlers share, its routes, and what surrounds every request: a
+//! request id, deadlines, a limit for bodies, header fields for browsers, metrics.
 
 mod listen;
 mod places;
@@ -35,10 +35,10 @@ use crate::core::address::client_address;
 /// From the head of a request to the head of its answer.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// Longest that `/healthz` waits for the database.
+/// The longest that `/healthz` waits for the database.
 const HEALTH: Duration = Duration::from_secs(2);
 
-/// Paths whose handlers bound bodies and time themselves: sidecars wait there, and post much.
+/// Paths whose handlers limit bodies and time themselves: sidecars wait there, and post a lot.
 const OWN_BOUNDS: [&str; 2] = ["/artefacts/", "/v1/usage"];
 
 /// Target of the lines of the access log.
@@ -46,9 +46,9 @@ pub const ACCESS_LOG: &str = "access";
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What browsers are told of every answer that does not say otherwise. No page of the service is
-/// framed, sends anything elsewhere, or runs a script that is not its own. `same-origin`, not
-/// `no-referrer`: with that, browsers send `Origin: null` with our own forms.
+/// Header fields for browsers, in every answer that does not set its own. No page of the service
+/// may be framed, send anything elsewhere, or run a script that is not its own. The referrer policy
+/// is `same-origin`, because with `no-referrer` browsers send `Origin: null` with our own forms.
 const BROWSER_FIELDS: [(HeaderName, &str); 7] = [
     (header::CACHE_CONTROL, "no-store"),
     (
@@ -103,8 +103,8 @@ async fn health(State(app): State<App>) -> Response {
     }
 }
 
-/// For the configured token; without one for this host alone, where nothing says that a proxy
-/// brings requests of others.
+/// For callers with the configured token. Without one, for this host alone, unless something
+/// suggests that a proxy forwards requests of others.
 async fn show_metrics(State(app): State<App>, request: Request) -> Response {
     let peer = request.extensions().get::<Peer>();
     let is_open = match &app.settings.metrics_bearer {
@@ -127,7 +127,7 @@ async fn show_metrics(State(app): State<App>, request: Request) -> Response {
     }
 }
 
-/// Tables and patches, for the tokens of fleets.
+/// Tables and patches, for fleets' tokens.
 async fn artefacts(State(app): State<App>, request: Request) -> Response {
     let Some(Publishing { artefacts, .. }) = app.publishing else { return nothing().await };
     let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
@@ -139,7 +139,7 @@ async fn artefacts(State(app): State<App>, request: Request) -> Response {
         place.becomes_a_sidecars();
     }
     let (parts, _) = request.into_parts();
-    // Nobody reads the body.
+    // No handler reads the body.
     let answer = artefacts.answer(Request::from_parts(parts.clone(), ()), peer).await;
     if answer.status() != StatusCode::UNAUTHORIZED {
         AskedBy::note(&parts, FLEET);
@@ -147,7 +147,7 @@ async fn artefacts(State(app): State<App>, request: Request) -> Response {
     answer.map(Body::new)
 }
 
-/// What happens around every request.
+/// What surrounds every request.
 async fn around(State(app): State<App>, request: Request, next: Next) -> Response {
     let begin = app.clock.now();
     let (mut parts, body) = request.into_parts();
@@ -210,9 +210,9 @@ async fn around(State(app): State<App>, request: Request, next: Next) -> Respons
     answer
 }
 
-/// The body, as soon as all of it is there. Who asks is looked up after that: somebody who loses their
-/// rights while a body trickles in changes nothing with it. One that is too long, or cut, is an error
-/// for whoever reads it.
+/// Reads the whole body first. The caller is looked up after that, so that somebody who loses their
+/// rights while a body trickles in changes nothing with it. A body that is too long or cut off
+/// becomes an error for its reader.
 async fn whole(body: Body) -> Body {
     match Limited::new(body, BODY_LIMIT).collect().await {
         Ok(body) => Body::from(body.to_bytes()),
@@ -220,12 +220,12 @@ async fn whole(body: Body) -> Body {
     }
 }
 
-/// An error for whoever reads it, who says so in the form of what was asked for.
+/// An error for the body's reader, which reports it in the form that suits the request.
 fn unreadable() -> Body {
     Body::new(Limited::new(Body::from("?"), 0))
 }
 
-/// A sidecar's own id, where it is one that we believe; else a random one.
+/// A sidecar's own id, if we believe that sidecar; otherwise a random one.
 fn request_id(app: &App, parts: &Parts, peer: &Peer) -> RequestId {
     let sent = parts.headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
     let fits =
@@ -236,19 +236,19 @@ fn request_id(app: &App, parts: &Parts, peer: &Peer) -> RequestId {
         return RequestId(id.into());
     }
     let mut random = [0; 16];
-    // Without randomness nothing else works either; an id of zeros is the least of it.
+    // Without randomness nothing else works either; an id of zeros is the least of the problems.
     let _ = SystemRandom::new().fill(&mut random);
     RequestId(format!("{:032x}", u128::from_be_bytes(random)).into())
 }
 
-/// The last address that nobody but trusted proxies and sidecars has written.
+/// The last address that only trusted proxies and sidecars can have written.
 fn address_of(app: &App, parts: &Parts, peer: &Peer) -> Option<IpAddr> {
     let entries = parts.headers.get_all("x-forwarded-for").iter();
     let entries: Vec<&str> =
         entries.filter_map(|value| value.to_str().ok()).flat_map(|line| line.split(',')).collect();
     let trusted = &app.settings.trusted_proxies;
     if app.people.believes(peer) {
-        // A sidecar writes the address that it has seen at the end.
+        // A sidecar appends the address that it has seen.
         let (last, rest) = entries.split_last()?;
         let last = last.trim().parse().ok()?;
         return Some(client_address(last, rest.iter().copied(), trusted));

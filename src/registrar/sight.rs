@@ -1,6 +1,6 @@
-//! Somebody who asks, in the org that they ask about: what they hold there now, and what they may look
-//! at. API, documented endpoints and page ask here. What somebody may change the store settles, in
-//! the transaction of the change; all of them ask the rules of `manage`.
+//! A caller in the org that they ask about: what they hold there now, and what they may look at.
+//! API, documented endpoints and page ask here. What somebody may change, the store settles in the
+//! transaction of the change. All of them ask the rules of `manage`.
 
 use super::app::App;
 use super::people::{AuthError, Caller};
@@ -13,7 +13,7 @@ use crate::manage::operation::may::{
 };
 use crate::manage::registry::entry::RegistryEntry;
 
-/// A caller in one org (an operator: in one or in all), with what they hold there now.
+/// A caller in one org (for an operator: in one or in all), with what they hold there now.
 #[derive(Clone, Debug)]
 pub struct CallerSight {
     pub caller: Caller,
@@ -23,8 +23,8 @@ pub struct CallerSight {
     /// The key that asks, if one does.
     pub asking: Option<Box<RegistryEntry>>,
     pub rules: AccessRules,
-    /// Of one audience alone, where there are others: what the org has for all of them is not the
-    /// caller's to set.
+    /// The caller belongs to one audience alone, and there are others. They may not set what the
+    /// org has for all audiences.
     pub shares_org: bool,
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub now_ms: u64,
@@ -44,7 +44,7 @@ pub enum SightError {
 // === impl CallerSight ===
 
 impl CallerSight {
-    /// In the org that the caller is in.
+    /// The sight of a caller in their own org.
     ///
     /// # Errors
     ///
@@ -102,11 +102,12 @@ impl CallerSight {
         self.access(&OrgPolicy::default()).may(&self.actor, action, &key.entry)
     }
 
-    /// The key of this name, if the caller may look at that of it.
+    /// The key with this name, if the caller may look at it in this way.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSuchKey`]: it is not there, or another org's; the rule that forbids to look.
+    /// [`StoreError::NoSuchKey`]: it does not exist, or is another org's; the rule that forbids
+    /// looking.
     pub async fn key(
         &self,
         app: &App,
@@ -118,17 +119,18 @@ impl CallerSight {
         Ok(found)
     }
 
-    /// Whether the caller may see the key at all: if not, no refusal may tell that it is there.
+    /// Whether the caller may see the key at all. If not, no refusal may reveal that it exists.
     pub async fn sees(&self, app: &App, key: KeyRef) -> bool {
         self.key(app, key, KeyAction::See).await.is_ok()
     }
 
-    /// Whether a word of the org's policy is the caller's affair: those of other products are not.
+    /// Whether the caller may see a permission in the org's policy. Permissions of other products
+    /// are hidden.
     pub fn sees_word(&self, app: &App, word: &Permission) -> bool {
         !self.shares_org || app.settings.audience(self.audience()).is_some_and(|a| a.offers(word))
     }
 
-    /// A page of the org's audit log, as far as it is the caller's affair.
+    /// A page of the org's audit log, without what does not concern the caller.
     ///
     /// # Errors
     ///
@@ -143,7 +145,7 @@ impl CallerSight {
         Ok(page)
     }
 
-    /// Of whom alone the caller sees keys; `None`: of everybody in the org.
+    /// The only owner whose keys the caller sees; `None`: everybody's in the org.
     pub fn own_keys_only(&self) -> Option<Box<str>> {
         match &self.actor {
             Actor::Person { role: PersonRole::Member, owner, .. } => {
@@ -153,13 +155,14 @@ impl CallerSight {
         }
     }
 
-    /// The policy of an org caps changes; looking needs none.
+    /// An org's policy limits changes; looking does not need one.
     fn access<'r>(&'r self, policy: &'r OrgPolicy) -> Access<'r> {
         Access { rules: &self.rules, policy, now: self.now() }
     }
 }
 
-/// Leaves out the other words of the policies that a line has, the one before and the one after.
+/// Removes other products' permissions from both policies in a line: the one before and the one
+/// after.
 fn keep_words(line: &mut AuditLine, is_own: impl Fn(&Permission) -> bool) {
     let Ok(mut detail) = serde_json::from_str::<serde_json::Value>(&line.detail) else { return };
     let Some(policies) = detail.get_mut("policy").and_then(|both| both.as_array_mut()) else {
@@ -174,7 +177,7 @@ fn keep_words(line: &mut AuditLine, is_own: impl Fn(&Permission) -> bool) {
     line.detail = detail.to_string().into();
 }
 
-/// What a calling key is now.
+/// A calling key as it is now.
 async fn asking_key(
     app: &App,
     audience: &AudienceName,

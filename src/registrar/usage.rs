@@ -1,5 +1,6 @@
-//! What sidecars report of the use of keys, on its way into the store: posted by them, or fetched from
-//! them. Also what is done about it from time to time: forget what is old, tell what stands out.
+//! Sidecars' reports of the use of keys, on their way into the store: posted by sidecars, or
+//! fetched from them. Also the regular work on them: forgetting old ones, reporting what stands
+//! out.
 
 mod pull;
 
@@ -15,20 +16,21 @@ use super::store::{
 };
 use crate::usage::{ToldCounts, UsageHead, UsageRecord, UsageRecordError};
 
-/// How often findings are looked for.
+/// How often to look for findings.
 const LOOK: Duration = Duration::from_secs(300);
 
-/// The right to forget old usage, and how long an instance keeps it, in milliseconds.
+/// The name of the lease for forgetting old usage, and how long an instance holds it, in
+/// milliseconds.
 const PURGE: &str = "purge";
 const PURGE_MS: u64 = 310_000;
 
-/// Most records, or parts of them, of one post.
+/// The most records, or parts of them, in one post.
 const MOST_HEADS: usize = 64;
 
-/// Keys of one finding that are counted and named in the log.
+/// How many keys of one finding to count and name in the log.
 const MOST: usize = 1000;
 
-/// Why a body was not taken in. What came before the line is.
+/// Why a body was not accepted. The lines before the faulty one have been stored.
 #[derive(Debug, thiserror::Error)]
 pub enum UsageRefusal {
     #[error("line {line} {error}")]
@@ -45,11 +47,11 @@ pub enum UsageRefusal {
     Store(#[from] StoreError),
 }
 
-/// Makes batches of the lines of a record, and has the store take them in.
+/// Makes batches of a record's lines, and has the store take them in.
 #[derive(Debug)]
 pub struct UsageIntake<'a> {
     app: &'a App,
-    /// That the reporter is believed about.
+    /// The audiences about which the reporter is believed.
     audiences: &'a [AudienceName],
     lines: usize,
     heads: usize,
@@ -73,16 +75,17 @@ impl<'a> UsageIntake<'a> {
         }
     }
 
-    /// Of whoever posts: no more records than sidecars send at a time.
+    /// For a post: accepts no more records than sidecars send at a time.
     pub fn of_a_post(self) -> Self {
         Self { most_heads: MOST_HEADS, ..self }
     }
 
-    /// One line, without its end.
+    /// Takes one line, without its end.
     ///
     /// # Errors
     ///
-    /// A line that is none of a record, or of an audience that is not the reporter's; the store's.
+    /// A line that does not belong in a record, or is about an audience that is not the reporter's;
+    /// the store's.
     pub async fn line(&mut self, line: &[u8]) -> Result<(), UsageRefusal> {
         self.lines += 1;
         let number = self.lines;
@@ -120,7 +123,7 @@ impl<'a> UsageIntake<'a> {
         Ok(())
     }
 
-    /// After the last line.
+    /// Call it after the last line.
     pub async fn end(mut self) -> Result<UsageTaken, UsageRefusal> {
         self.flush().await?;
         self.app.metrics.took_usage(self.taken);
@@ -146,13 +149,13 @@ impl<'a> UsageIntake<'a> {
     }
 }
 
-/// Names of a process as they are stored: whoever reports must not fill the disk with them.
+/// A process's names as they are stored: a reporter must not fill the disk with them.
 fn bounded(head: UsageHead) -> UsageHead {
     let short = |text: String| text.chars().take(128).collect();
     UsageHead { instance: short(head.instance), boot: short(head.boot), ..head }
 }
 
-/// Until the service ends: fetches what it is configured to fetch, and looks after what it has.
+/// Runs until the service ends: fetches the configured records, and maintains what it has.
 pub async fn run(app: App) {
     // They end with this task.
     let mut pulls = tokio::task::JoinSet::new();
@@ -162,8 +165,8 @@ pub async fn run(app: App) {
     look_after(app).await;
 }
 
-/// Until the service ends: forgets what is old, and tells what stands out as metric and, once, in
-/// the log.
+/// Runs until the service ends: forgets what is old, and reports what stands out as a metric and,
+/// once, in the log.
 async fn look_after(app: App) {
     let mut told = BTreeSet::new();
     let holder = holder();
@@ -172,7 +175,7 @@ async fn look_after(app: App) {
     loop {
         look.tick().await;
         let now_ms = app.clock.now().unix_ms;
-        // Of several instances one does it.
+        // Only one of several instances does it.
         if let Err(error) = forget(&app, &holder, now_ms).await {
             tracing::warn!(%error, "old usage was not forgotten");
         }
@@ -204,7 +207,7 @@ async fn forget(app: &App, holder: &str, now_ms: u64) -> Result<(), StoreError> 
 /// A name that no other instance has.
 fn holder() -> String {
     let mut bytes = [0; 8];
-    // What two of them forget twice is forgotten.
+    // It does no harm if two instances forget the same.
     aws_lc_rs::rand::fill(&mut bytes).ok();
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

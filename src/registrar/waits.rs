@@ -1,17 +1,17 @@
-//! Answers that wait for sidecars: a few of each caller at a time, or one caller would hold all
-//! connections. Imports nothing of the crate.
+//! Answers that wait for sidecars: a few per caller at a time, so that one caller does not hold all
+//! connections. Imports nothing from the crate.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Answers to one caller that wait at a time. Others are given at once.
+/// The most answers to one caller that may wait at a time. Further ones are sent immediately.
 const OF_A_CALLER: usize = 16;
 
-/// Who waits. Clones are one and the same.
+/// Counts who waits. Clones share one count.
 #[derive(Clone, Debug, Default)]
 pub struct CallerWaits(Arc<Mutex<HashMap<Box<str>, usize>>>);
 
-/// The right to wait; given back when dropped.
+/// The right to wait; returned when dropped.
 #[derive(Debug)]
 pub struct CallerWait {
     waits: CallerWaits,
@@ -21,7 +21,7 @@ pub struct CallerWait {
 // === impl CallerWaits ===
 
 impl CallerWaits {
-    /// `None`: as many answers to this caller wait as may.
+    /// `None`: as many answers to this caller as may wait do so already.
     pub fn take(&self, caller: impl Into<Box<str>>) -> Option<CallerWait> {
         let caller = caller.into();
         let mut counts = self.lock();
@@ -34,7 +34,7 @@ impl CallerWaits {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, usize>> {
-        // Counts are whole at every point where a thread could panic.
+        // Counts are consistent at every point where a thread could panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,5 @@
-//! One checkpoint: what is signed of an end of the audit log, how a line of the file says it, and
-//! which of many count. Pure: no file, no clock, no private key.
+//! One checkpoint: what is signed about an end of the audit log, how the file writes it as a line,
+//! and which of many checkpoints count. Pure: no file, no clock, no private key.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -9,12 +9,12 @@ use super::super::store::{AuditHead, ChainHash, Checkpoint};
 use crate::manage::signing::checkpoint::checkpoint_message;
 use crate::table::PublicKey;
 
-/// The signer's word that the log ended so.
+/// The signer's statement that the log ended there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedCheckpoint {
     pub head: AuditHead,
-    /// Of a log that was restored from a backup: the last line that the backup had. Lines that were
-    /// signed after it are lost, and the signer knows that.
+    /// For a log that was restored from a backup: the last line that the backup had. Lines signed
+    /// after it are lost, and the signer knows that.
     pub recovered_from: Option<u64>,
     /// Milliseconds since 1970-01-01T00:00:00Z; not signed.
     pub at_ms: u64,
@@ -23,18 +23,18 @@ pub struct SignedCheckpoint {
     pub signature: Vec<u8>,
 }
 
-/// What many checkpoints come to.
+/// The result of judging many checkpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JudgedCheckpoints {
     /// Ends that the log must have had.
     pub ends: Vec<AuditHead>,
-    /// Of the last line of a backup, and of the last signed line that is lost with a restore.
+    /// For each restore: the last line of the backup, and the last signed line that is lost.
     pub lost: Vec<(u64, u64)>,
-    /// Why one does not count.
+    /// Why some do not count.
     pub faults: Vec<String>,
 }
 
-/// As a line of the file has it.
+/// As a line of the file.
 #[derive(Deserialize, Serialize)]
 struct RawCheckpoint {
     seq: u64,
@@ -51,7 +51,7 @@ struct RawCheckpoint {
 // === impl SignedCheckpoint ===
 
 impl SignedCheckpoint {
-    /// The bytes that are signed: a word, numbers of 8 bytes (big-endian), and the hash of the line.
+    /// The bytes to sign: a word, numbers of 8 bytes (big-endian), and the hash of the line.
     pub fn message(head: AuditHead, recovered_from: Option<u64>) -> Vec<u8> {
         checkpoint_message(head.seq, &head.hash.0, recovered_from)
     }
@@ -69,7 +69,7 @@ impl SignedCheckpoint {
         serde_json::to_string(&raw).unwrap_or_default()
     }
 
-    /// `None`: the line is none that we have written as a whole.
+    /// `None`: the line is not a whole one that we have written.
     pub fn of_line(line: &[u8]) -> Option<Self> {
         let raw: RawCheckpoint = serde_json::from_slice(line).ok()?;
         Some(Self {
@@ -99,8 +99,8 @@ impl From<Checkpoint> for SignedCheckpoint {
 // === impl JudgedCheckpoints ===
 
 impl JudgedCheckpoints {
-    /// Goes over checkpoints in the order in which they were written. One that nobody of `trusted` has
-    /// signed counts for nothing, and is a fault: whoever can write there can write any.
+    /// Judges checkpoints in the order in which they were written. One that no key of `trusted` has
+    /// signed does not count, and is a fault: anybody who can write there can write any.
     pub fn of(
         checkpoints: impl IntoIterator<Item = SignedCheckpoint>,
         trusted: &[PublicKey],
@@ -169,7 +169,7 @@ mod tests {
         assert!(SignedCheckpoint::of_line(b"{\"seq\":9,\"ha").is_none());
     }
 
-    /// A signature of one is never good for the other, nor for a table.
+    /// A signature for one purpose is never valid for another, nor for a table.
     #[test]
     fn what_is_signed_begins_as_nothing_else_does() {
         let one = SignedCheckpoint::message(head(1), None);
@@ -189,7 +189,7 @@ mod tests {
         assert!(judged.faults[0].contains("line 5"), "{judged:?}");
     }
 
-    /// The signer says itself which lines a restored backup has lost.
+    /// The signer itself states which lines a restored backup has lost.
     #[test]
     fn a_recovery_takes_back_what_was_signed_after_the_backup() {
         let ours = Signer::new(1);

@@ -1,5 +1,5 @@
-//! When the log is signed, and what a signature shows: above all a database that somebody has written
-//! anew as a whole, with a chain without a fault.
+//! When the log is signed, and what a signature reveals: above all a database that somebody has
+//! completely rewritten, with a chain without a fault.
 
 use std::fs;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ impl Signed {
         CheckpointKeeper::of(&self.settings()).unwrap().unwrap()
     }
 
-    /// The faults of the log, by what is signed of it outside the database.
+    /// The faults of the log, compared with what is signed outside the database.
     async fn faults(&self) -> (Vec<ChainFault>, JudgedCheckpoints) {
         let settings = self.settings();
         let trusted: Vec<_> = settings.signers().map(|signer| signer.public().unwrap()).collect();
@@ -64,7 +64,7 @@ impl Signed {
         (self.store.verify_audit(judged.ends.clone()).await.unwrap(), judged)
     }
 
-    /// All lines as somebody else would like to have them, chained anew.
+    /// All lines as somebody else would like to have them, in a new chain.
     async fn write_anew(&self) {
         let query = AuditQuery { limit: 200, ..AuditQuery::default() };
         let lines = self.store.audit(query).await.unwrap().lines;
@@ -119,7 +119,7 @@ fn the_log_is_signed_each_hour_and_each_thousand_lines() {
         for _ in 0..1000 {
             log.note().await;
         }
-        // Another process, which knows of the former ones by their file.
+        // Another process, which knows the former checkpoints from their file.
         assert_eq!(look(&mut log.keeper(), next + 1).await, (Some(1003), 0));
         let kept = KeptCheckpoints::read(&log.settings().checkpoints).unwrap();
         assert_eq!(kept.all.len(), 4);
@@ -144,12 +144,12 @@ fn a_database_that_was_written_anew_is_found_out() {
         let (faults, judged) = log.faults().await;
         assert_eq!(faults, [ChainFault::OtherTail { seq: 5 }]);
         assert!(judged.faults.is_empty(), "{judged:?}");
-        // It gets no signature either, however long it waits.
+        // It does not get a signature, however long it waits.
         for keeper in [&mut keeper, &mut log.keeper()] {
             let refused = keeper.look(&*log.store, NOW + 2 * HOUR).await.unwrap_err();
             assert!(matches!(refused, CheckpointFault::OtherLog(5)), "{refused}");
         }
-        // Nor by a key of their own.
+        // A key of their own does not help either.
         let stranger = Signer::new(7);
         let head = log.store.audit_head().await.unwrap();
         let forged = Checkpoint {
@@ -189,7 +189,7 @@ fn a_log_that_a_recovery_has_cut_is_well_and_says_what_is_lost() {
         log.keeper().recovered(head, 1, NOW).await.unwrap();
         let (faults, judged) = log.faults().await;
         assert_eq!((faults, judged.faults.len(), judged.lost), (vec![], 0, vec![(1, 2)]));
-        // Who has signed the lost lines goes on behind the recovery.
+        // The signer of the lost lines continues after the recovery.
         log.note().await;
         let (signed, _) = keeper.look(&*log.store, NOW + HOUR).await.unwrap();
         assert_eq!(signed.map(|head| head.seq), Some(3));

@@ -1,5 +1,5 @@
-//! `admin verify-audit`: the audit log against itself, and against everything outside the database that
-//! knows how it once ended.
+//! `admin verify-audit`: compares the audit log with itself, and with everything outside the
+//! database that knows how it once ended.
 
 use std::path::PathBuf;
 
@@ -29,13 +29,13 @@ pub(super) struct VerifyAudit {
     trusted: Vec<String>,
 }
 
-/// What a log has come to.
+/// The result for a log.
 pub(super) struct VerifiedAudit {
     head: AuditHead,
     checkpoints: JudgedCheckpoints,
-    /// Lines of files that say nothing.
+    /// Lines of files that are not checkpoints.
     unread: u64,
-    /// Each in one line.
+    /// One line for each.
     pub(super) faults: Vec<String>,
 }
 
@@ -112,7 +112,8 @@ impl VerifyAudit {
     fn trusted(&self, config: &AdminToml) -> Result<Vec<PublicKey>> {
         let named = self.trusted.iter().map(|text| table_key(&load_public(text)?));
         let mut keys: Vec<PublicKey> = named.collect::<Result<_>>()?;
-        // A signer that is away vouches for nothing: what it has signed is then a fault, with its name.
+        // A signer that is away vouches for nothing. What it has signed then counts as a fault,
+        // with its name.
         keys.extend(config.signers().filter_map(|signer| signer.public().ok()));
         Ok(keys)
     }

@@ -1,4 +1,5 @@
-//! What a command line is told of faults of the configuration and of the store, and its exit code.
+//! Messages on the command line for faults of the configuration and of the store, and their exit
+//! codes.
 
 use super::super::store::StoreError;
 use crate::config::ConfigError;
@@ -7,7 +8,7 @@ use crate::manage::error::Error;
 
 pub(super) fn of_config(error: ConfigError) -> Error {
     let message = match error {
-        // The sidecar's words name its own option.
+        // The sidecar's message names its own option.
         ConfigError::Unreadable { file, source } => format!(
             "configuration {} cannot be read: {source}\nhint: name it with --config FILE (-c)",
             file.display()

@@ -1,4 +1,4 @@
-//! What the process asks of the system before it serves.
+//! What the process asks of the system before it starts to serve.
 
 use std::io;
 
@@ -8,13 +8,13 @@ use rustix::process::{
 
 use crate::registrar::serve::{MOST_OTHERS, MOST_SIDECARS};
 
-/// Descriptors of no client's: database, targets, questions to products, signers.
+/// Descriptors for anything but clients: database, targets, questions to products, signers.
 const OURS: u64 = 256;
 
-/// Keeps secrets that pass through memory out of core files, and descriptors at hand.
+/// Keeps secrets that pass through memory out of core files, and keeps descriptors available.
 ///
-/// A new secret is stored nowhere, but its answer has passed through buffers: a core file would have
-/// some. It also keeps other processes of the same user from reading the memory.
+/// A new secret is stored nowhere, but its answer has passed through buffers, and a core file would
+/// contain some of it. This also keeps other processes of the same user from reading the memory.
 pub(super) fn prepare() {
     if let Err(error) = keep_to_itself() {
         tracing::warn!(%error, "a core file of this process could hold secrets");

@@ -1,4 +1,4 @@
-//! `admin recover`: takes what was published into a database that was restored from a backup.
+//! `admin recover`: brings published keys into a database that was restored from a backup.
 
 use std::path::PathBuf;
 
@@ -86,13 +86,12 @@ impl Recover {
             for lost in &missing {
                 session.output.warn(&format!("{lost}: what was changed between the two is lost"));
             }
-            // Lines that were signed are lost: afterwards the log goes on only with a signature that
-            // says so.
+            // If signed lines are lost, the log goes on only with a signature that says so.
             let keeper = keeper.filter(|_| lost.is_some());
             if let Some(keeper) = &keeper {
                 keeper.would_recover().await.map_err(unsigned)?;
             }
-            // All was read and judged. From here on the database changes.
+            // Everything has been read and judged. From here on the database changes.
             let kept = store.audit_head().await.map_err(of_store)?.seq;
             let mut above = Serials::default();
             let mut told = Vec::new();
@@ -157,7 +156,8 @@ impl Recover {
         })
     }
 
-    /// Of a database that is not behind: signs a recovery of the audit log if that is wanted.
+    /// For a database that is not behind: has a recovery of the audit log signed, if the options
+    /// ask for it.
     async fn sign_later(
         &self,
         store: &dyn Store,

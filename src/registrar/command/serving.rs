@@ -30,7 +30,7 @@ use crate::registrar::usage;
 use crate::telemetry::log::{self, LogError, LogTerms, OperatorLog};
 use crate::tls::TlsError;
 
-/// With a line per request, and without: `log.level` is about everything else.
+/// With one line per request, and without. `log.level` is about everything else.
 const ACCESS_DIRECTIVES: (&str, &str) = ("access=info", "access=off");
 
 #[derive(Debug, clap::Args)]
@@ -111,7 +111,7 @@ pub(super) fn of_tls(error: TlsError) -> Error {
     Error::Added { message, exit: Exit::Config }
 }
 
-/// To standard error, by a thread of its own. `None`: a test's process has one already.
+/// Logs to standard error, on a thread of its own. `None`: a test's process has a log already.
 fn start_log(app: &App) -> Result<Option<OperatorLog>> {
     let config = app.settings.log;
     let started = log::start(LogTerms {
@@ -127,7 +127,7 @@ fn start_log(app: &App) -> Result<Option<OperatorLog>> {
     }
 }
 
-/// For ever.
+/// Runs for ever.
 async fn count_dropped(log: Option<&OperatorLog>) {
     let mut tick = tokio::time::interval(Duration::from_secs(5));
     loop {
@@ -136,7 +136,7 @@ async fn count_dropped(log: Option<&OperatorLog>) {
     }
 }
 
-/// Until a signal says to stop.
+/// Runs until a signal says to stop.
 pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
     let internal =
         |error: std::io::Error| Error::Added { message: error.to_string(), exit: Exit::Internal };
@@ -175,7 +175,7 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
         });
         let publisher = tokio::select! {
             started = starting => started?,
-            // It may wait for the end of another process.
+            // The start may be waiting for another process to end.
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         };
@@ -207,19 +207,19 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
         }
         tracing::info!("stopping");
         stop.send_replace(true);
-        // Those who wait for artefacts are let go.
+        // Releases sidecars that are waiting for artefacts.
         shelf.close();
         caring.abort();
         noting.abort();
         signing.iter().chain(&asking).for_each(tokio::task::JoinHandle::abort);
-        // A panic of that task was reported already.
+        // A panic of that task has been reported already.
         let _ = served.await;
         publisher.stop();
         Ok(())
     })
 }
 
-/// What to do where the service cannot listen.
+/// What to do if the service cannot listen.
 fn listen_hint(listen: &Bind, error: &std::io::Error) -> String {
     let other = "or set another `listen.address`";
     match (listen, error.kind()) {
@@ -234,7 +234,7 @@ fn listen_hint(listen: &Bind, error: &std::io::Error) -> String {
     }
 }
 
-/// What fleets may fetch, and what is noted of it.
+/// What fleets may fetch, and where their reports are noted.
 fn artefacts(app: &App, shelf: ArtefactShelf, book: SidecarBook) -> ArtefactService {
     let fleets = app.settings.fleets.iter().map(|fleet| ArtefactFleet {
         name: fleet.name.clone(),

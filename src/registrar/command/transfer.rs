@@ -22,7 +22,7 @@ use crate::manage::registry::{Filter, Registry};
 use crate::manage::session::Session;
 use crate::manage::signing::source::SignerSource;
 
-/// Keys of one transaction.
+/// Keys per transaction.
 const BATCH: usize = 1000;
 
 #[derive(Debug, clap::Args)]
@@ -52,7 +52,7 @@ struct KeyLine<'a> {
     key: RawEntry<'a>,
 }
 
-/// What an import has come to so far.
+/// The result of an import so far.
 #[derive(Default)]
 struct ImportedSoFar {
     added: u64,
@@ -130,8 +130,8 @@ impl Import {
     }
 }
 
-/// A registry whose tables are published brings the database up to them; one that is older than what is
-/// published does not.
+/// Opens a database to import into it. A registry whose tables are published brings the database up
+/// to them; a registry older than what is published does not, and is refused.
 async fn open_to_import(
     config: AdminToml,
     audience: &AudienceName,
@@ -168,7 +168,7 @@ impl Export {
         let is_elsewhere =
             matches!(signer, Some(SignerSource::Command { .. } | SignerSource::Socket { .. }));
         if is_elsewhere && settings.publish != RawPublish::default() {
-            // The commands of files would sign with a key that they do not have, or that is another one.
+            // The file commands would sign with a key that they do not have, or with another one.
             settings.publish = RawPublish::default();
             session.output.note(
                 "without [publish]: a socket or a command signs, and commands of files take neither; \

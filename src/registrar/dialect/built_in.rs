@@ -1,13 +1,13 @@
-//! The dialects that the program knows: the endpoints that Whatomate's and WeShape's pages document.
-//! Written as an `admin.toml` would have them. Imports nothing.
+//! The dialects that the program knows: the endpoints that Whatomate's and WeShape's pages
+//! document, written as an `admin.toml` would state them. Imports nothing.
 
-/// Their text, by name.
+/// Their texts, by name.
 const BUILT_IN: [(&str, &str); 2] = [
     ("weshape", include_str!("built_in/weshape.toml")),
     ("whatomate", include_str!("built_in/whatomate.toml")),
 ];
 
-/// The sections `[[dialect]]` of the one with this name.
+/// The `[[dialect]]` section of the dialect with this name.
 pub fn built_in(name: &str) -> Option<&'static str> {
     BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
 }

@@ -1,11 +1,11 @@
-//! What can go wrong at a documented endpoint: a closed list of words, each with its status and what
-//! is said where the dialect says nothing else. Imports nothing of the service.
+//! What can go wrong at a documented endpoint: a closed list of codes, each with its status and the
+//! sentence that it has unless the dialect states another. Imports nothing from the service.
 
 use std::collections::BTreeMap;
 
 use http::StatusCode;
 
-/// One of the words of `messages`.
+/// One of the keys of `messages`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DialectCode {
     BadBody,
@@ -30,15 +30,15 @@ pub enum DialectCode {
     Unavailable,
 }
 
-/// Something that went wrong, and what more there is to say.
+/// Something that went wrong, and its details.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DialectError {
     pub code: DialectCode,
-    /// Said in place of the usual sentence, where the dialect has none of its own; empty: nothing more.
+    /// Replaces the usual sentence, unless the dialect has one of its own; empty: no detail.
     pub detail: Box<str>,
 }
 
-/// What a dialect says, by code.
+/// A dialect's sentences, by code.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DialectMessages(BTreeMap<DialectCode, Box<str>>);
 
@@ -68,7 +68,7 @@ impl DialectCode {
         Self::Unavailable,
     ];
 
-    /// As `messages` and the slot `$code` have it.
+    /// As `messages` and the slot `$code` write it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::BadBody => "bad_body",
@@ -123,12 +123,12 @@ impl DialectCode {
         }
     }
 
-    /// What its status is called.
+    /// The name of its status.
     pub fn reason(self) -> &'static str {
         self.status().canonical_reason().unwrap_or_default()
     }
 
-    /// What is said where neither the dialect nor the case says more.
+    /// The sentence, if neither the dialect nor the case has another.
     const fn sentence(self) -> &'static str {
         match self {
             Self::BadBody => "The body is not the JSON object that this endpoint takes",
@@ -162,7 +162,7 @@ impl DialectError {
         Self { code, detail: Box::default() }
     }
 
-    /// With the word of the request that is at fault.
+    /// With the part of the request that is at fault.
     pub fn told(code: DialectCode, word: &str) -> Self {
         const MOST: usize = 64;
         let word: String = word.chars().filter(|c| !c.is_control()).take(MOST).collect();
@@ -173,17 +173,17 @@ impl DialectError {
 // === impl DialectMessages ===
 
 impl DialectMessages {
-    /// Adds what is said for `code`, in place of what was there.
+    /// Sets the sentence for `code`, and replaces a former one.
     pub fn set(&mut self, code: DialectCode, text: Box<str>) {
         self.0.insert(code, text);
     }
 
-    /// Adds all of `others`, in place of what was there.
+    /// Sets all sentences of `others`, and replaces former ones.
     pub fn set_all(&mut self, others: Self) {
         self.0.extend(others.0);
     }
 
-    /// What is said of `error`.
+    /// The sentence about `error`.
     pub fn of<'m>(&'m self, error: &'m DialectError) -> &'m str {
         match self.0.get(&error.code) {
             Some(own) => own,

@@ -1,8 +1,8 @@
-//! What a documented endpoint answers and takes: JSON skeletons with slots, compiled when the service
-//! starts. PURE: a skeleton and a key go in, bytes come out; bytes of a request go in, what it asks for
-//! comes out.
+//! What a documented endpoint answers and accepts: JSON skeletons with slots, compiled when the
+//! service starts. PURE: turns a skeleton and a key into bytes, and bytes of a request into what it
+//! asks for.
 //!
-//! Order and bytes of a skeleton are kept, white space among them: clients of a product compare more
+//! A skeleton's order and bytes are kept, including white space: a product's clients compare more
 //! than its authors think. Imports core, the rows of the store, and what manage parses.
 
 mod request;
@@ -21,18 +21,18 @@ use crate::core::OrgId;
 use crate::manage::registry::entry::show_network;
 use crate::manage::time;
 
-/// Where a skeleton is used: what its slots can be filled from.
+/// Where a skeleton is used, which decides what its slots can be filled from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SkeletonUse {
     /// Something went wrong.
     Error,
-    /// One key, of a list or alone.
+    /// One key, in a list or alone.
     Key,
     /// The frame of a list.
     List,
     /// A key with its new secret.
     NewKey,
-    /// The body of a request that makes a key.
+    /// The body of a request that creates a key.
     RequestForNew,
     /// The body of a request that changes a key.
     RequestForChange,
@@ -49,7 +49,7 @@ enum Node {
     Array(Vec<Item>),
     Object(Vec<Member>),
     Slot(Slot),
-    /// JSON as it stands.
+    /// JSON as written.
     Text(Box<str>),
 }
 
@@ -76,7 +76,7 @@ pub enum SkeletonFault {
     #[error("`{slot}` has no source here")]
     NoSource {
         slot: Box<str>,
-        /// The slots that have one.
+        /// The slots that can have it.
         known: String,
     },
     #[error("`{slot}` is written in another form")]
@@ -101,24 +101,24 @@ pub enum SkeletonFault {
     NoSlotInRequest(Box<str>),
 }
 
-/// What an answer about a key is filled with.
+/// What fills an answer about a key.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyValues<'k> {
     pub row: &'k KeyRow,
-    /// `None`: none was made.
+    /// `None`: no secret was made.
     pub secret: Option<&'k str>,
     /// Unix seconds.
     pub now: u64,
 }
 
-/// What an error's answer is filled with.
+/// What fills an error's answer.
 #[derive(Clone, Copy, Debug)]
 pub struct ErrorValues<'e> {
     pub code: DialectCode,
     pub message: &'e str,
 }
 
-/// A list's frame: what comes in front of its first key, and behind its last.
+/// A list's frame: the text before its first key, and the text after its last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListFrame {
     pub head: String,
@@ -135,15 +135,15 @@ enum Values<'v> {
 
 /// The JSON of one slot.
 enum SlotText {
-    /// Its JSON where it is not left out.
+    /// The JSON to write if it is not left out.
     Empty(&'static str),
     Filled(String),
 }
 
-/// An answer as far as it is written.
+/// The part of an answer that has been written.
 struct Written {
     text: String,
-    /// Where the list goes.
+    /// Where to insert the list.
     list_at: Option<usize>,
 }
 
@@ -201,17 +201,17 @@ impl Skeleton {
         Ok(Self { root })
     }
 
-    /// About one key.
+    /// The answer about one key.
     pub fn of_key(&self, values: KeyValues<'_>) -> String {
         self.write(Values::Key(values)).text
     }
 
-    /// About what went wrong.
+    /// The answer about an error.
     pub fn of_error(&self, values: ErrorValues<'_>) -> String {
         self.write(Values::Error(values)).text
     }
 
-    /// Around a list of the keys of `org`.
+    /// The frame for a list of the keys of `org`.
     pub fn of_list(&self, org: &OrgId) -> ListFrame {
         let Written { mut text, list_at } = self.write(Values::List(org));
         let tail = text.split_off(list_at.unwrap_or(text.len()));
@@ -390,7 +390,7 @@ impl KeyValues<'_> {
             }
             SlotKind::State => SlotText::text(entry.state(self.now)),
             SlotKind::Uid => SlotText::text(&self.row.uid.to_string()),
-            // No skeleton of a key has them.
+            // A skeleton for a key does not have these.
             SlotKind::Code | SlotKind::Error | SlotKind::Keys | SlotKind::Message => {
                 SlotText::Empty("null")
             }
@@ -441,7 +441,7 @@ fn quoted(text: &str) -> String {
 // === impl SkeletonFault ===
 
 impl SkeletonFault {
-    /// What helps.
+    /// A remedy.
     pub fn hint(&self) -> String {
         match self {
             Self::NoSlot(_) => {

@@ -1,5 +1,5 @@
-//! A dialect, compiled: which URLs it answers, what each of them does to a key, and in which form.
-//! Imports its own skeletons and codes, core, and names of the store.
+//! A compiled dialect: the URLs that it answers, what each of them does to a key, and in which
+//! form. Imports its own skeletons and codes, core, and names of the store.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,26 +15,26 @@ use crate::registrar::store::AudienceName;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dialect {
     pub name: Box<str>,
-    /// Whose keys they are.
+    /// The audience whose keys they are.
     pub audience: AudienceName,
     pub error: Skeleton,
     pub messages: DialectMessages,
     pub operations: Vec<DialectOperation>,
 }
 
-/// What some URLs do.
+/// What a group of URLs does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DialectOperation {
     pub verb: DialectVerb,
     /// At least one.
     pub routes: Vec<DialectRoute>,
-    /// Of an answer: 200 to 299.
+    /// For an answer: 200 to 299.
     pub status: u16,
     pub answer: Skeleton,
-    /// One key of a list; only of [`DialectVerb::List`].
+    /// One key of a list; only for [`DialectVerb::List`].
     pub key: Option<Skeleton>,
     pub request: RequestSkeleton,
-    /// What a new key may do that does not say it itself.
+    /// The permissions of a new key whose request does not name any.
     pub grants: Vec<Permission>,
     /// How long the old secret stays valid after a rotation.
     pub overlap: Duration,
@@ -66,7 +66,7 @@ pub enum RouteSegment {
     Org,
 }
 
-/// Why a text is no route.
+/// Why a text is not a route.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteFault {
     #[error("`{0}` is not a method and a path")]
@@ -85,7 +85,7 @@ pub enum RouteFault {
     Taken(Box<str>),
 }
 
-/// What a request's path says.
+/// The words of a request's path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PathWords<'p> {
     pub key: Option<&'p str>,
@@ -95,7 +95,7 @@ pub struct PathWords<'p> {
 // === impl Dialect ===
 
 impl Dialect {
-    /// The body of an answer about what went wrong.
+    /// The body of an answer about an error.
     pub fn refuse(&self, error: &DialectError) -> String {
         self.error.of_error(ErrorValues { code: error.code, message: self.messages.of(error) })
     }
@@ -128,7 +128,7 @@ impl DialectVerb {
         }
     }
 
-    /// Whether it is about one key that is there.
+    /// Whether it is about one existing key.
     pub const fn is_of_key(self) -> bool {
         !matches!(self, Self::Create | Self::List)
     }
@@ -143,8 +143,8 @@ impl fmt::Display for DialectVerb {
 // === impl DialectRoute ===
 
 impl DialectRoute {
-    /// First segments of paths that the service has for itself: a router that is told of a path twice
-    /// ends the program.
+    /// First segments of paths that the service uses itself: a router that gets a path twice ends
+    /// the program.
     pub const TAKEN: [&'static str; 22] = [
         "artefacts",
         "audit",
@@ -210,14 +210,14 @@ impl DialectRoute {
                     Err(RouteFault::Taken(first.clone()))
                 }
                 Some(RouteSegment::Literal(_)) => Ok(Self { method, segments }),
-                // It would stand for every page of the service.
+                // It would match every page of the service.
                 _ => Err(RouteFault::Form(text.into())),
             },
         }
     }
 
-    /// The path with its parameters by their place, as a router takes it: whatever two routes call
-    /// them, they share the tree.
+    /// The path with its parameters numbered, as a router takes it: routes share the tree, whatever
+    /// they call their parameters.
     pub fn pattern(&self) -> String {
         let segment = |(at, segment): (usize, &RouteSegment)| match segment {
             RouteSegment::Literal(text) => format!("/{text}"),
@@ -226,7 +226,7 @@ impl DialectRoute {
         self.segments.iter().enumerate().map(segment).collect()
     }
 
-    /// What the path of a request that came by this route says.
+    /// The words in the path of a request that matched this route.
     pub fn words<'p>(&self, path: &'p str) -> PathWords<'p> {
         let mut words = PathWords::default();
         for (segment, text) in self.segments.iter().zip(path.split('/').skip(1)) {
@@ -240,7 +240,7 @@ impl DialectRoute {
     }
 }
 
-/// As the configuration has it.
+/// As the configuration writes it.
 impl fmt::Display for DialectRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.method)?;
@@ -255,7 +255,7 @@ impl fmt::Display for DialectRoute {
 // === impl RouteFault ===
 
 impl RouteFault {
-    /// What helps.
+    /// A remedy.
     pub fn hint(&self) -> String {
         match self {
             Self::Form(_) => "for example on = \"DELETE /api/api-keys/{id}\"".into(),

@@ -1,4 +1,4 @@
-//! The component has the words of the catalogue, all of them, and none of its own.
+//! The component has all texts of the catalogue, and none of its own.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn the_component_has_no_words_of_its_own() {
     assert_eq!(used, known);
     assert!(SOURCE.contains(&*Words::preferred("en").revoke_consequence));
     assert!(!SOURCE.contains("/* words */"), "the words are not in it");
-    // Nothing that a page of others could make HTML or code of.
+    // It uses nothing that another site's page could turn into HTML or code.
     let code: String = source.lines().filter(|line| !line.starts_with("//")).collect();
     for risk in
         ["innerHTML", "outerHTML", "insertAdjacentHTML", "eval(", "Function(", "document.write"]

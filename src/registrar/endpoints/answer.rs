@@ -1,4 +1,4 @@
-//! Answers of documented URLs: JSON of a skeleton, and what went wrong in the form of the product.
+//! Answers of documented URLs: JSON from a skeleton, and errors in the product's form.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::registrar::store::error::ChangeFault;
 #[derive(Clone, Debug)]
 pub(super) struct EndpointError {
     pub(super) error: DialectError,
-    /// When trying again is of use.
+    /// When it makes sense to try again.
     retry_after: Option<Duration>,
 }
 
@@ -33,7 +33,7 @@ pub(super) fn json(number: u16, body: String) -> Response {
     }
 }
 
-/// What went wrong, as the product says it.
+/// An error, in the product's words.
 pub(super) fn refusal(dialect: &Dialect, told: &EndpointError) -> Response {
     let code = told.error.code;
     let mut answer = json(code.status().as_u16(), dialect.refuse(&told.error));
@@ -51,7 +51,7 @@ pub(super) fn refusal(dialect: &Dialect, told: &EndpointError) -> Response {
 // === impl EndpointError ===
 
 impl EndpointError {
-    /// `why` is what the rules say.
+    /// `why` is the rules' explanation.
     pub(super) fn forbidden(why: &str) -> Self {
         Self::told(DialectCode::Forbidden, why)
     }
@@ -134,7 +134,7 @@ impl From<StoreError> for EndpointError {
     }
 }
 
-/// The products' answers have room for one fault.
+/// The products' answers have room for only one fault.
 fn invalid(faults: &[ChangeFault]) -> EndpointError {
     let Some(fault) = faults.first() else {
         return DialectError::of(DialectCode::BadRequest).into();

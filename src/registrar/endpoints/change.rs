@@ -1,5 +1,5 @@
-//! Documented URLs that make, change and end keys: requests become changes, and what came of them is
-//! written by the skeleton.
+//! Documented URLs that create, change and end keys: requests become changes, and the skeleton
+//! writes the result.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::registrar::dialect::map::{KeyValues, SlotKind};
 use crate::registrar::dialect::operation::DialectOperation;
 use crate::registrar::store::{ChangeRequest, KeyChange, KeyRef, KeyRow, StoreActor, StoreError};
 
-/// Longest wait until the known sidecars have a change. It is made all the same.
+/// The longest wait until the known sidecars have a change. The change is made in any case.
 const IN_FORCE: Duration = Duration::from_secs(2);
 
 const SERIAL: HeaderName = HeaderName::from_static("keygate-serial");
@@ -49,14 +49,14 @@ impl EndpointCall<'_> {
         self.check_words(&wanted.permissions)?;
         wanted.networks = asked.networks.unwrap_or_default();
         wanted.expires = match asked.expires {
-            // A page that has no word for the end leaves it to the operator.
+            // A page without a field for the end leaves it to the operator.
             None if !operation.request.asks_for(SlotKind::Expires) => {
                 audience.default_life.map(When::In)
             }
             expires => expires,
         };
         self.check_end(wanted.expires)?;
-        // A key can make keys of its own environment alone.
+        // A key can only create keys for its own environment.
         let environment = asking.and_then(|key| key.environment);
         wanted.environment = asked.environment.unwrap_or(environment);
         wanted.details.owner = owner.map_or(OwnerChange::Keep, stated);
@@ -130,15 +130,15 @@ impl EndpointCall<'_> {
         self.app.change(request).await
     }
 
-    /// What came of a change.
+    /// The answer to a change.
     async fn changed(
         &self,
         operation: &DialectOperation,
         made: MadeChange,
     ) -> Result<Response, EndpointError> {
         let MadeChange { changed, first } = made;
-        // So that a client can use a new key at once, and a deleted one is refused. A key that ends
-        // itself gets its answer first.
+        // Waits, so that a client can use a new key immediately and a deleted one is refused. A key
+        // that ends itself gets its answer first.
         if let Some(publishing) = &self.app.publishing
             && first.is_none()
             && self.app.settings.audience(self.audience()).is_some_and(|a| a.signer.is_some())
@@ -157,12 +157,13 @@ impl EndpointCall<'_> {
         })
     }
 
-    /// The answer about a key that has no new secret.
+    /// The answer about a key without a new secret.
     pub(super) fn written(&self, operation: &DialectOperation, row: &KeyRow) -> String {
         operation.answer.of_key(KeyValues { row, secret: None, now: self.sight.now() })
     }
 
-    /// A word that the audience does not have is a mistake of whoever asks, whatever they hold.
+    /// A permission that the audience does not have is the caller's mistake, whatever the caller
+    /// holds.
     fn check_words(&self, words: &[Permission]) -> Result<(), EndpointError> {
         let audience = self.app.settings.audience(self.audience());
         let audience = audience.ok_or(StoreError::NoSuchAudience)?;
@@ -184,7 +185,7 @@ impl EndpointCall<'_> {
     }
 }
 
-/// A new key speaks for whoever made it.
+/// A new key speaks for its maker.
 fn stated(owner: &Owner) -> OwnerChange {
     let owner = owner.view();
     OwnerChange::State {

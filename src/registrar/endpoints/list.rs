@@ -1,6 +1,6 @@
-//! The documented list: all keys of an org that are there. No page of a product knows pages of its
-//! list, so an answer can be long; it goes out as it is read, and no more than one page of the store
-//! is held.
+//! The documented list: all existing keys of an org. No product's page divides its list into pages,
+//! so an answer can be long. It goes out as it is read, and only one page of the store is held in
+//! memory.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,15 +20,15 @@ use crate::registrar::dialect::map::{KeyValues, ListFrame, Skeleton};
 use crate::registrar::dialect::operation::DialectOperation;
 use crate::registrar::store::{KeyPage, KeyQuery, KeyState, Store};
 
-/// A body whose pieces come through a channel. It ends early where the store fails: the client then
-/// sees a body that is cut, not one that looks whole.
+/// A body whose pieces arrive through a channel. It ends early if the store fails: the client then
+/// sees a body that is cut off, not one that looks complete.
 struct ListBody(mpsc::Receiver<Result<Bytes, ListCut>>);
 
 #[derive(Debug, thiserror::Error)]
 #[error("the list was cut")]
 struct ListCut;
 
-/// How the rest of a list is written.
+/// How to write the rest of a list.
 struct ListRest {
     store: Arc<dyn Store>,
     query: KeyQuery,
@@ -65,7 +65,7 @@ impl EndpointCall<'_> {
         let store = Arc::clone(&self.app.store);
         let rest = ListRest { store, query, key: key.clone(), tail };
         tokio::spawn(async move {
-            // Nobody is left to hear it when the client is gone.
+            // When the client is gone, nobody is left to receive it.
             if sender.send(Ok(text.into())).await.is_ok() {
                 rest.send(&sender).await;
             }
@@ -74,7 +74,7 @@ impl EndpointCall<'_> {
     }
 }
 
-/// Adds the keys of a page; those behind others with a comma.
+/// Adds the keys of a page, with commas between keys.
 fn push(text: &mut String, page: &KeyPage, key: &Skeleton, now_ms: u64) {
     for (at, row) in page.keys.iter().enumerate() {
         if at > 0 {

@@ -1,5 +1,5 @@
-//! The documented calls of products over the whole router, byte for byte, and everything that must
-//! not come of them.
+//! The products' documented calls over the whole router, byte for byte, and everything that they
+//! must not cause.
 
 use axum::http::{Method, StatusCode};
 use serde_json::json;
@@ -103,7 +103,7 @@ fn get(path: &str, key: &str) -> Ask {
     ask(Method::GET, path, key, "")
 }
 
-/// Status and body, and that the body is said to be JSON.
+/// Status and body. Also checks that the answer declares its body as JSON.
 fn told(answer: &Told) -> (u16, &str) {
     assert_eq!(answer.fields["content-type"], "application/json", "{answer:?}");
     (answer.status.as_u16(), &answer.body)
@@ -168,7 +168,7 @@ fn whatomates_calls_are_answered_as_its_page_says() {
         let newer = entry(id, "Production Integration", start, end, &later);
         let want = format!(r#"{{"status":"success","data":[{newer},{older}]}}"#);
         assert_eq!(told(&list), (200, &*want));
-        // Null is no end, and so is an empty text, which the product's own view sends.
+        // Null is no end. So is an empty text, which the product's own view sends.
         for end in ["null", "\"\""] {
             let body = format!(r#"{{"name":"Without end","expires_at":{end}}}"#);
             let made = desk.send(ask(Method::POST, "/api/api-keys", &admin, &body)).await;
@@ -179,7 +179,7 @@ fn whatomates_calls_are_answered_as_its_page_says() {
         let gone = desk.send(ask(Method::DELETE, &path, &admin, "")).await;
         let want = r#"{"status":"success","data":{"message":"API key deleted successfully"}}"#;
         assert_eq!(told(&gone), (200, want));
-        // At once and for good: for the key itself, in the list, and for a second delete.
+        // Immediately and permanently: for the key itself, in the list, and for a second delete.
         let refused = desk.send(get("/api/api-keys", secret)).await;
         assert_eq!(refused.status, StatusCode::UNAUTHORIZED, "{refused:?}");
         let list = desk.send(get("/api/api-keys", &admin)).await;
@@ -252,7 +252,7 @@ fn whatomates_errors_are_its_own() {
         }
         let answer = desk.send(post(&long)).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{answer:?}");
-        // Nothing came of any of it.
+        // None of it had any effect.
         let list = desk.send(get("/api/api-keys", &admin)).await;
         assert_eq!(list.json()["data"].as_array().unwrap().len(), 2, "{list:?}");
     });
@@ -289,7 +289,7 @@ fn weshapes_calls_are_answered_as_its_page_says() {
         let put = |path: &str, key: &str, words: &[&str]| {
             ask(Method::PUT, path, key, &json!({ "permissions": words }).to_string())
         };
-        // What PUT says stands in place of what was there, and holds for the next request.
+        // The words of a PUT replace the former ones, and apply to the next request.
         for words in [&[][..], &["archives:read"][..]] {
             let answer = desk.send(put(&of_b, &key_a, words)).await;
             let want = json!({ "permissions": words }).to_string();
@@ -309,7 +309,7 @@ fn weshapes_calls_are_answered_as_its_page_says() {
         let cases = vec![
             // More than the caller's own.
             (put(&of_b, &key_a, &["archives:read", "archives:write"]), 403, &forbidden),
-            // A key makes no managers, not even of what it holds.
+            // A key makes no managers, not even with permissions that it holds.
             (put(&of_b, &key_a, &["apikeys:write"]), 403, &forbidden),
             // A key that holds more than the caller.
             (put(&path("acme", &id(&stronger)), &key_a, &["archives:read"]), 403, &forbidden),
@@ -387,7 +387,7 @@ fn a_dialect_of_ones_own_can_do_the_rest() {
         let again = desk.send(end()).await;
         let want = r#"{"code":"no_such_key","why":"No such key","title":"Not Found"}"#;
         assert_eq!(told(&again), (404, want));
-        // More than the caller holds, with the rule's own words.
+        // More than the caller holds, with the rule's own message.
         let body = r#"{"key":{"name":"New","may":["send"]}}"#;
         let refused = desk.send(ask(Method::POST, "/api/keys", &manager, body)).await;
         assert_eq!(refused.json()["code"], "forbidden");
@@ -395,7 +395,7 @@ fn a_dialect_of_ones_own_can_do_the_rest() {
     });
 }
 
-/// A list of more keys than the store has on a page comes whole, in order.
+/// A list of more keys than a page of the store arrives complete, and in order.
 #[test]
 fn a_long_list_comes_whole() {
     run(async {
@@ -433,7 +433,8 @@ async fn signed_in(desk: &TestDesk, name: &str, role: &str) -> String {
     desk.send(form.form(&format!("token={token}"))).await.cookie()
 }
 
-/// A member sees and ends their own keys, and another site makes nobody's browser do anything.
+/// A member sees and ends their own keys, and another site cannot make anybody's browser do
+/// anything.
 #[test]
 fn people_have_their_roles_here_too() {
     run(async {

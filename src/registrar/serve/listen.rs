@@ -25,10 +25,10 @@ use crate::serving::{HeadBounds, accept_until, serve_connection};
 
 const HEAD: HeadBounds = HeadBounds { time: Duration::from_secs(30), length: 32 * 1024 };
 
-/// Until answers under way are out, after a stop.
+/// How long answers under way may take to go out after a stop.
 const LEAVE: Duration = Duration::from_secs(10);
 
-/// A client that takes nothing of an answer for so long is gone.
+/// A client that accepts no byte of an answer for this long is gone.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// A bound address.
@@ -41,11 +41,10 @@ pub enum ServiceListener {
 // === impl ServiceListener ===
 
 impl ServiceListener {
-    /// Takes the address, inside a runtime. A socket's file has its mode and owner before anybody
+    /// Takes the address, inside a runtime. A socket's file gets its mode and owner before anybody
     /// can connect.
     ///
-    /// # Errors
-    /// The address is taken, or may not be.
+    /// # Errors The address is taken, or not permitted.
     pub fn bind(to: &Bind, file: SocketFile, tls: Option<ServiceTls>) -> io::Result<Self> {
         match to {
             Bind::Tcp(address) => {
@@ -57,7 +56,7 @@ impl ServiceListener {
         }
     }
 
-    /// Where it listens, if that is TCP.
+    /// The address, if it is TCP.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(listener, _) => listener.local_addr().ok(),
@@ -107,7 +106,7 @@ fn shape(path: &Path, file: SocketFile) -> io::Result<()> {
     }
 }
 
-/// Serves until `stop` says true, then lets requests under way end, 10 s at most.
+/// Serves until `stop` becomes true, then lets requests under way finish, for 10 s at most.
 pub async fn serve(
     app: App,
     listener: ServiceListener,
@@ -149,7 +148,7 @@ async fn accept(
         ServiceListener::Tcp(listener, tls) => {
             let (stream, address) = listener.accept().await?;
             let counted = Some(address.ip().to_canonical()).filter(|ip| is_one_persons(app, *ip));
-            // Closed at once: whoever holds so many knows why.
+            // Closed immediately: somebody who holds that many knows why.
             let Some(place) = places.take(room, counted) else { return Ok(()) };
             let rest = rest(place);
             stream.set_nodelay(true)?;
@@ -162,7 +161,7 @@ async fn accept(
                     tokio::spawn(async move {
                         let shaken =
                             tokio::time::timeout(HEAD.time, tls.accept(stream, peer)).await;
-                        // Whose handshake fails is told by TLS.
+                        // TLS reports a handshake that fails.
                         if let Ok(Some(Secured { stream, peer })) = shaken {
                             connection(stream, peer, router, rest).await;
                         }
@@ -182,7 +181,7 @@ async fn accept(
     Ok(())
 }
 
-/// Whether an address is that of one person, or of a few: a proxy's has everybody behind it.
+/// Whether an address belongs to one person, or to a few: behind a proxy's address is everybody.
 fn is_one_persons(app: &App, address: IpAddr) -> bool {
     let proxies = &app.settings.trusted_proxies;
     !address.is_loopback() && !proxies.iter().any(|network| network.contains(&address))
@@ -207,7 +206,7 @@ where
         request.extensions_mut().insert(of_requests.clone());
         async move { router.call(request).await }
     });
-    // How it ends concerns the client alone.
+    // How it ends concerns only the client.
     let _ = serve_connection(stream, service, HEAD, stop).await;
     drop(place);
 }

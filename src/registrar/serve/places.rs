@@ -1,5 +1,5 @@
-//! How many connections there may be at a time, and whose. Whoever opens connections and says nothing
-//! must keep out neither people nor sidecars, and sidecars that wait must keep out no people.
+//! How many connections there may be at a time, and whose. Somebody who opens connections and sends
+//! nothing must not keep out people or sidecars, and waiting sidecars must not keep out people.
 //! Imports `token` alone.
 
 use std::collections::HashMap;
@@ -10,13 +10,13 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use crate::token::network_of;
 
-/// Connections at a time of others than sidecars. More wait to be accepted.
+/// The most simultaneous connections of clients that are not sidecars. Others wait to be accepted.
 pub const MOST_OTHERS: usize = 1024;
 
-/// Of them of one address, of IPv6 of a /64. More are closed at once.
+/// Of these, the most from one address (in IPv6: one /64). Further ones are closed immediately.
 const OF_AN_ADDRESS: usize = 256;
 
-/// Connections at a time on which a fleet's token was shown: two of each sidecar.
+/// The most simultaneous connections that have shown a fleet's token: two for each sidecar.
 pub const MOST_SIDECARS: usize = 8192;
 
 /// Clones share everything.
@@ -27,7 +27,7 @@ pub(super) struct ServicePlaces {
     addresses: CountedAddresses,
 }
 
-/// The place that one connection has. Each of its requests has a clone.
+/// One connection's place. Each of its requests has a clone.
 #[derive(Clone, Debug)]
 pub(super) struct ServicePlace(Arc<Mutex<HeldPlace>>);
 
@@ -35,14 +35,14 @@ pub(super) struct ServicePlace(Arc<Mutex<HeldPlace>>);
 struct HeldPlace {
     _permit: OwnedSemaphorePermit,
     _address: Option<AddressPlace>,
-    /// Where a sidecar's place comes from; `None`: it has one.
+    /// Where a sidecar's place comes from; `None`: it has one already.
     sidecars: Option<Arc<Semaphore>>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct CountedAddresses(Arc<Mutex<HashMap<u128, usize>>>);
 
-/// One of the places of an address; given back when dropped.
+/// One of the places of an address; returned when dropped.
 #[derive(Debug)]
 struct AddressPlace {
     counts: CountedAddresses,
@@ -65,8 +65,8 @@ impl ServicePlaces {
         Arc::clone(&self.others).acquire_owned().await
     }
 
-    /// The place of a connection. `counted`: the address that it comes from, if that is one person's
-    /// and not a proxy's. `None`: the address has as many as it may.
+    /// Takes a place for a connection. `counted`: the address that it comes from, if that is one
+    /// person's and not a proxy's. `None`: the address has as many as it may.
     pub(super) fn take(
         &self,
         permit: OwnedSemaphorePermit,
@@ -81,10 +81,10 @@ impl ServicePlaces {
         Some(ServicePlace(Arc::new(Mutex::new(held))))
     }
 
-    /// Until no connection is left.
+    /// Waits until no connection is left.
     pub(super) async fn emptied(&self) {
         let all = |places: usize| u32::try_from(places).unwrap_or(u32::MAX);
-        // Nobody closes them.
+        // Nobody closes the semaphores.
         let _ = self.others.acquire_many(all(MOST_OTHERS)).await;
         let _ = self.sidecars.acquire_many(all(MOST_SIDECARS)).await;
     }
@@ -93,8 +93,8 @@ impl ServicePlaces {
 // === impl ServicePlace ===
 
 impl ServicePlace {
-    /// A fleet's token was shown: from now on the connection is among those of sidecars, if they have
-    /// room.
+    /// Call it when a fleet's token was shown. From then on the connection counts among those of
+    /// sidecars, if they have room.
     pub(super) fn becomes_a_sidecars(&self) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(sidecars) = held.sidecars.clone() else { return };
@@ -118,7 +118,7 @@ impl CountedAddresses {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u128, usize>> {
-        // Counts are whole at every point where a thread could panic.
+        // Counts are consistent at every point where a thread could panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! A service on a database of its own, whose clock the test moves, and what happens around every
+//! A service on a database of its own, whose clock the test moves, and everything that surrounds a
 //! request.
 
 use std::collections::BTreeSet;
@@ -43,12 +43,12 @@ pub(in crate::registrar) struct TestDesk {
     router: Router,
 }
 
-/// One request to be sent.
+/// One request to send.
 pub(in crate::registrar) struct Ask {
     request: Request,
 }
 
-/// A body that comes once something else has happened.
+/// A body that arrives once something else has happened.
 struct LateBody {
     first: Pin<Box<dyn Future<Output = ()> + Send>>,
     text: Option<Bytes>,
@@ -112,7 +112,7 @@ impl TestDesk {
         Self::made(|_| format!("{SETTINGS}{more}"))
     }
 
-    /// `settings`: of a folder that files can be put into.
+    /// `settings`: for a folder that files can be put into.
     pub(in crate::registrar) fn made(settings: impl FnOnce(&std::path::Path) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::manual(NOW / 1000);
@@ -137,7 +137,7 @@ impl TestDesk {
         Told { status: parts.status, fields: parts.headers, body }
     }
 
-    /// A key of `acme` with these words, and its secret.
+    /// A key of `acme` with these permissions, and its secret.
     pub(in crate::registrar) async fn key(&self, words: &[&str]) -> (Changed, String) {
         let wanted = crate::manage::operation::CreateRequest {
             permissions: suite::words(words),
@@ -178,7 +178,7 @@ impl Ask {
         Self::new(Method::POST, path)
     }
 
-    /// Adds a field beside those of the same name.
+    /// Adds a field in addition to those with the same name.
     #[expect(clippy::disallowed_methods, reason = "what a stranger may do")]
     pub(in crate::registrar) fn with(mut self, name: &str, value: &str) -> Self {
         let name: axum::http::HeaderName = name.parse().unwrap();
@@ -186,7 +186,7 @@ impl Ask {
         self
     }
 
-    /// As [`Ask::body`], once `first` has happened; the head is there before.
+    /// As [`Ask::body`], once `first` has happened. The head arrives before that.
     pub(in crate::registrar) fn late(
         self,
         kind: &str,
@@ -224,13 +224,13 @@ impl Told {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 
-    /// Of an error.
+    /// For an error.
     pub(in crate::registrar) fn code(&self) -> String {
         let json = self.json();
         json["code"].as_str().unwrap_or_else(|| panic!("{self:?}")).to_owned()
     }
 
-    /// Of `Set-Cookie`, as a browser sends it back.
+    /// From `Set-Cookie`, as a browser sends it back.
     pub(in crate::registrar) fn cookie(&self) -> String {
         let field = self.fields.get("set-cookie").unwrap_or_else(|| panic!("{self:?}"));
         field.to_str().unwrap().split(';').next().unwrap().to_owned()
@@ -313,11 +313,11 @@ fn an_address_is_believed_from_proxies_that_are_named() {
     });
 }
 
-/// The configuration refuses a dialect on a path of the service, whichever it is; the router would
-/// end the program.
+/// The configuration refuses a dialect on any path of the service; the router would end the
+/// program.
 #[test]
 fn no_dialect_takes_a_path_of_the_service() {
-    /// The router's own, for what has no path.
+    /// The router's own path, for requests that match no other.
     const ELSE: &str = "/{*__private__axum_fallback}";
     let desk = TestDesk::new("");
     // There is no other way to ask a router for its paths.
@@ -338,7 +338,7 @@ fn no_dialect_takes_a_path_of_the_service() {
     }
 }
 
-/// What the configuration takes, the router takes.
+/// The router accepts whatever the configuration accepts.
 #[test]
 fn any_paths_of_a_dialect_stand_beside_each_other() {
     const LIST: &str = "does = \"list\"\nanswer = '[\"$keys\"]'\nkey = '{}'\n";
@@ -352,7 +352,7 @@ fn any_paths_of_a_dialect_stand_beside_each_other() {
             false => (DialectVerb::List, "GET", LIST),
         };
         let on = format!("{method} {path}");
-        // `{id}/{id}` is refused, and so is what another operation answers.
+        // `{id}/{id}` is refused, and so is a path that another operation answers.
         if DialectRoute::parse(&on, verb).is_ok_and(|route| seen.insert((method, route.pattern())))
         {
             operations += &format!("[[dialect.operation]]\non = \"{on}\"\n{what}");

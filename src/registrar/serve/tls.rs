@@ -1,5 +1,5 @@
-//! TLS of the service's own listener, read again when its files change, and whose certificate a client
-//! has shown. No session is resumed: each connection shows its certificate anew.
+//! TLS of the service's own listener, read again when its files change, and the certificate that a
+//! client has shown. No session is resumed: each connection shows its certificate again.
 
 use std::io;
 use std::sync::Arc;
@@ -20,17 +20,17 @@ use crate::config::TlsServer;
 use crate::core::certificate::subject_of;
 use crate::tls::{Reloadable, ServerTls, TlsError, TlsReloadOutcome, Watcher};
 
-/// Certificate files are small; a look at them every few seconds is nothing.
+/// Certificate files are small; a look at them every few seconds costs nothing.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Certificate, key and authorities, as they are in force. Clones share them.
+/// Certificate, key and authorities in force. Clones share them.
 #[derive(Clone, Debug)]
 pub struct ServiceTls(Arc<ServerTls>);
 
 /// Reads the files again for as long as it lives.
 #[derive(Debug)]
 pub struct CertificateWatch {
-    /// The thread ends when this does.
+    /// The thread ends when this is dropped.
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -41,7 +41,7 @@ pub(super) struct Secured {
     pub(super) peer: Peer,
 }
 
-/// Makes and takes none.
+/// Neither makes nor accepts tickets.
 #[derive(Debug)]
 struct NoTickets;
 
@@ -50,17 +50,15 @@ struct NoTickets;
 impl ServiceTls {
     /// Reads the files.
     ///
-    /// # Errors
-    /// What is wrong, with the file's name and a remedy; never what is in it.
+    /// # Errors What is wrong, with the file's name and a remedy, but never the file's content.
     pub fn load(files: &TlsServer, clock: Clock) -> Result<Self, TlsError> {
         ServerTls::load(files, clock).map(|tls| Self(Arc::new(tls)))
     }
 
-    /// Reads the files again when they change. What is wrong with them then is told in the log, and what
-    /// was in force stays.
+    /// Reads the files again when they change. If something is wrong with them then, the log
+    /// reports it, and the former ones stay in force.
     ///
-    /// # Errors
-    /// No thread can be started.
+    /// # Errors No thread can be started.
     pub fn watch(
         &self,
         clock: Clock,
@@ -126,7 +124,7 @@ impl Drop for CertificateWatch {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A panic of that thread was reported by the panic hook; nothing is left to do.
+            // The panic hook has reported a panic of that thread; there is nothing left to do.
             let _ = thread.join();
         }
     }

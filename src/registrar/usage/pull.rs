@@ -1,5 +1,5 @@
-//! Records that are fetched from sidecars: `GET /usage?since=MINUTE` on their admin listener, every 15
-//! seconds. The counts are since a start, so what was missed comes with the next.
+//! Fetches records from sidecars: `GET /usage?since=MINUTE` on their admin listener, every 15
+//! seconds. Counts are since a start, so the next record contains whatever was missed.
 
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::time::Duration;
@@ -14,17 +14,17 @@ use crate::usage::{UsageHead, UsageRecord};
 
 const PAUSE: Duration = Duration::from_secs(15);
 
-/// For one record.
+/// For one whole record.
 const WHOLE: Duration = Duration::from_secs(60);
 
-/// Longest record: ten million lines.
+/// The longest record: ten million lines.
 const MOST_BYTES: u64 = 2 << 30;
-/// Longest line.
+/// The longest line.
 const LINE: u64 = 64 * 1024;
-/// Lines that wait for the store.
+/// Lines that can wait for the store.
 const QUEUE: usize = 4096;
 
-/// Until the service ends. What fails once is tried again with the next turn.
+/// Runs until the service ends. The next turn tries again what has failed.
 pub(super) async fn keep_pulling(app: App, pull: AskedSidecar) {
     let mut since = 0;
     let mut fails = false;
@@ -50,7 +50,7 @@ pub(super) async fn keep_pulling(app: App, pull: AskedSidecar) {
     }
 }
 
-/// The minute from which the next record has to begin.
+/// Returns the minute from which the next record has to begin.
 pub(in crate::registrar) async fn pull_once(
     app: &App,
     pull: &AskedSidecar,
@@ -70,7 +70,7 @@ pub(in crate::registrar) async fn pull_once(
     }
     intake.end().await.map_err(|error| error.to_string())?;
     fetching.await.map_err(|error| error.to_string())??;
-    // Only a record that came as a whole moves on.
+    // Only a complete record moves it on.
     Ok(head.filter(|head| head.part.is_last()).map(|head| head.now))
 }
 
@@ -86,7 +86,7 @@ fn fetch(pull: &AskedSidecar, since: u32, to: &mpsc::Sender<Vec<u8>>) -> Result<
             Err(error) => return Err(error.to_string()),
         }
         if to.blocking_send(line).is_err() {
-            // What takes them in has said why.
+            // The task that stores them has said why.
             return Ok(());
         }
     }

@@ -1,6 +1,6 @@
-//! What a request asks for, read by its skeleton. Members that the skeleton does not name are passed
-//! over, as the products do that document these endpoints: their clients send more than is read.
-//! Imports core and what manage parses.
+//! What a request asks for, read through its skeleton. Members that the skeleton does not name are
+//! ignored, as the products that document these endpoints do: their clients send more than they
+//! read. Imports core and what manage parses.
 
 use ipnet::IpNet;
 use serde_json::Value as Json;
@@ -13,7 +13,7 @@ use crate::core::address::parse_network;
 use crate::core::{Environment, Permission};
 use crate::manage::time::{self, When};
 
-/// The body of a request, compiled: where which value is.
+/// The compiled body of a request: where each value is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestSkeleton {
     fields: Vec<RequestField>,
@@ -26,7 +26,7 @@ struct RequestField {
     slot: Slot,
 }
 
-/// What a request says of a key. `None`: it says nothing.
+/// What a request asks for about a key. `None`: it leaves that out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AskedKey {
     pub name: Option<String>,
@@ -34,7 +34,7 @@ pub struct AskedKey {
     pub expires: Option<When>,
     pub permissions: Option<Vec<Permission>>,
     pub networks: Option<Vec<IpNet>>,
-    /// `Some(None)`: it says `null`.
+    /// `Some(None)`: it is `null`.
     pub environment: Option<Option<Environment>>,
 }
 
@@ -63,16 +63,16 @@ impl RequestSkeleton {
         Ok(Self { fields })
     }
 
-    /// Whether requests can say this.
+    /// Whether requests can state this.
     pub fn asks_for(&self, kind: SlotKind) -> bool {
         self.fields.iter().any(|field| field.slot.kind == kind)
     }
 
-    /// What `body` asks for. A body that is empty says nothing.
+    /// What `body` asks for. An empty body leaves everything out.
     ///
     /// # Errors
     ///
-    /// The first value that is missing, or is not what its slot takes.
+    /// The first value that is missing, or does not fit its slot.
     pub fn read(&self, body: &[u8]) -> Result<AskedKey, DialectError> {
         let mut asked = AskedKey::default();
         let body = body.trim_ascii();
@@ -134,7 +134,7 @@ impl RequestField {
         for name in &self.path {
             found = found.and_then(|json| json.get(&**name));
         }
-        // An empty text is none: forms send it for what nobody has filled in.
+        // An empty text counts as missing: forms send it for fields that nobody has filled in.
         let is_blank = |json: &Json| json.is_null() || json.as_str().is_some_and(str::is_empty);
         if self.slot.mark == SlotMark::Required && found.is_none_or(is_blank) {
             return Err(DialectError::of(missing(self.slot.kind)));
@@ -184,7 +184,7 @@ impl RequestField {
         }
     }
 
-    /// A list of words; `null` is an empty one.
+    /// A list of words; `null` counts as an empty one.
     fn words<T>(
         &self,
         json: &Json,
@@ -203,7 +203,7 @@ impl RequestField {
     }
 }
 
-/// What a request is told that lacks a value.
+/// The error for a request that lacks a value.
 const fn missing(kind: SlotKind) -> DialectCode {
     match kind {
         SlotKind::Name => DialectCode::NameMissing,

@@ -1,5 +1,5 @@
-//! JSON with the bytes between its values, so that a skeleton is answered as its author wrote it.
-//! Imports nothing.
+//! JSON with the bytes between its values, so that the answer to a request looks as the skeleton's
+//! author wrote it. Imports nothing.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     Array(Vec<ShapeItem>),
-    /// A number, `true`, `false`, `null`, or what is empty: as written.
+    /// A number, `true`, `false`, `null`, or an empty object or list: as written.
     Literal(Box<str>),
     Object(Vec<ShapeMember>),
     Text {
@@ -19,7 +19,7 @@ pub(super) enum Shape {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ShapeItem {
-    /// White space in front of it, and behind it.
+    /// White space before it, and after it.
     pub(super) before: Box<str>,
     pub(super) value: Shape,
     pub(super) after: Box<str>,
@@ -34,11 +34,11 @@ pub(super) struct ShapeMember {
     pub(super) after: Box<str>,
 }
 
-/// Why a text is no skeleton.
+/// Why a text is not a skeleton.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ShapeFault {
     Syntax(String),
-    /// An object has this name twice: a reader would choose one of the two.
+    /// An object has this name twice: readers would choose one of the two.
     Twice(Box<str>),
 }
 
@@ -50,7 +50,7 @@ struct Scanner<'t> {
 /// Reads one JSON value; white space around it is dropped.
 pub(super) fn scan(text: &str) -> Result<Shape, ShapeFault> {
     let text = text.trim_matches([' ', '\t', '\r', '\n']);
-    // It bounds the depth, too.
+    // This limits the depth, too.
     if let Err(e) = serde_json::from_str::<serde_json::Value>(text) {
         return Err(ShapeFault::Syntax(e.to_string()));
     }
@@ -103,7 +103,7 @@ impl<'t> Scanner<'t> {
         }
     }
 
-    /// As written, and what it means.
+    /// The string as written, and its meaning.
     fn string(&mut self) -> (&'t str, String) {
         let rest = self.rest();
         let mut escaped = false;

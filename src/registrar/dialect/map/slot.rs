@@ -2,26 +2,26 @@
 
 use super::SkeletonFault;
 
-/// Most characters of a secret that are kept.
+/// The most characters of a secret that are stored.
 const MOST_SHOWN: usize = 16;
 
-/// What a slot stands for.
+/// What a slot is filled with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SlotKind {
     /// Whether the key would be admitted now.
     Active,
-    /// Of an error: one of the words of `messages`.
+    /// For an error: one of the keys of `messages`.
     Code,
     Created,
     Environment,
-    /// Of an error: what its status is called, such as `Forbidden`.
+    /// For an error: the name of its status, such as `Forbidden`.
     Error,
     Expires,
     Id,
     /// The list itself.
     Keys,
     LastUsed,
-    /// Of an error: what is said to people.
+    /// For an error: the sentence for people.
     Message,
     Name,
     Networks,
@@ -29,23 +29,23 @@ pub enum SlotKind {
     Permissions,
     PublicId,
     Secret,
-    /// First characters of the secret behind its prefix.
+    /// First characters of the secret after its prefix.
     Start,
     State,
     Uid,
 }
 
-/// How a value is written.
+/// How to write a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotForm {
-    /// At most so many characters.
+    /// At most this many characters.
     Characters(usize),
     Plain,
     /// `2026-01-31T00:00:00Z`.
     Rfc3339,
     /// Seconds since 1970-01-01T00:00:00Z.
     Unix,
-    /// Milliseconds likewise.
+    /// Milliseconds since 1970-01-01T00:00:00Z.
     UnixMs,
 }
 
@@ -71,7 +71,7 @@ pub struct Slot {
 pub(super) enum SlotOrText {
     Slot(Slot),
     Text,
-    /// With `$$` in it, which means `$`.
+    /// It contains `$$`, which means `$`.
     Unescaped(String),
 }
 
@@ -100,7 +100,7 @@ impl SlotKind {
         Self::Uid,
     ];
 
-    /// As a skeleton writes it, behind the `$`.
+    /// As a skeleton writes it, after the `$`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -133,7 +133,7 @@ impl SlotKind {
 // === impl Slot ===
 
 impl Slot {
-    /// Reads `$start:8`, `$expires:unix?`, `$name!`, behind the `$`; `whole` is for messages.
+    /// Reads `$start:8`, `$expires:unix?`, `$name!`, after the `$`; `whole` is for messages.
     fn parse(text: &str, whole: &str) -> Result<Self, SkeletonFault> {
         let (text, mark) = match (text.strip_suffix('?'), text.strip_suffix('!')) {
             (Some(text), _) => (text, SlotMark::Optional),

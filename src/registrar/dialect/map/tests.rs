@@ -1,4 +1,5 @@
-//! Skeletons: what the pages of products print, byte for byte; what is no skeleton; what requests say.
+//! Skeletons: what products' pages print, byte for byte; texts that are not skeletons; what
+//! requests say.
 
 use super::super::super::store::{AudienceName, LastUse, Uid};
 use super::super::code::DialectMessages;
@@ -34,7 +35,7 @@ fn now() -> u64 {
     instant("2024-06-01T00:00:00Z").unwrap()
 }
 
-/// What a page prints, without the white space that it is shown with.
+/// What a page prints, without the white space of its layout.
 fn printed(page: &str) -> String {
     let mut inside = false;
     page.chars()
@@ -76,7 +77,7 @@ fn whatomates_list_is_the_one_of_its_page() {
     let entry = whatomate(r#","expires":"2025-12-31T23:59:59Z""#);
     let used = row(&entry, Some("2024-01-15T10:30:00Z"));
     assert_eq!(list(frame, key, &[used]), printed(page).replace("\"uuid\"", &format!("\"{UID}\"")));
-    // As its service does it, null members are left out.
+    // Its service leaves null members out, and so does this.
     let fresh = row(&whatomate(r#","status":"disabled""#), None);
     let want = format!(
         r#"{{"status":"success","data":[{{"id":"{UID}","name":"Production Integration","key_prefix":"a1b2c3d4","is_active":false,"created_at":"2024-01-01T00:00:00Z"}}]}}"#
@@ -300,7 +301,7 @@ fn what_requests_say() {
         let asked = skeleton.read(body.as_bytes()).unwrap();
         assert_eq!(asked, AskedKey { name: Some("CI".into()), ..AskedKey::default() }, "{body}");
     }
-    // `null` and an empty text say that there is none.
+    // `null` and an empty text say that there is no value.
     for body in [r#"{"name":"CI","expires_at":null}"#, r#"{"name":"CI","expires_at":""}"#] {
         assert_eq!(skeleton.read(body.as_bytes()).unwrap().expires, Some(When::Never), "{body}");
     }
@@ -331,7 +332,7 @@ fn what_requests_say() {
     let unix = RequestSkeleton::parse(r#"{"e":"$expires:unix-ms"}"#, SkeletonUse::RequestForChange);
     let asked = unix.unwrap().read(br#"{"e":1767225599000}"#).unwrap();
     assert_eq!(asked.expires, Some(When::At(1_767_225_599)));
-    // An empty list is one; a list that has to be there is not.
+    // An empty list counts as a list. A required list that is missing does not.
     let set = r#"{"permissions":"$permissions!"}"#;
     let set = RequestSkeleton::parse(set, SkeletonUse::RequestForChange).unwrap();
     assert_eq!(set.read(br#"{"permissions":[]}"#).unwrap().permissions, Some(Vec::new()));
