@@ -203,8 +203,9 @@ impl Caller {
 
     /// The same caller with the keys of `audience`, for paths that name one.
     ///
-    /// # Errors [`AuthError::Unknown`]: the caller belongs to another audience alone, and opens
-    /// nothing there.
+    /// # Errors
+    /// [`AuthError::Unknown`]: the caller belongs to another audience alone, and opens nothing
+    /// there.
     pub fn in_audience(mut self, audience: &AudienceName) -> Result<Self, AuthError> {
         match self.bound_to() {
             Some(own) if own != audience => Err(AuthError::Unknown),
@@ -228,8 +229,8 @@ impl Caller {
     /// Fits [`ChangeRequest::org`](super::store::ChangeRequest): `None` for an operator, who sees
     /// every org's keys.
     ///
-    /// # Errors [`AuthError::ChooseOrg`]: the caller is in orgs, but has not said in which one to
-    /// act.
+    /// # Errors
+    /// [`AuthError::ChooseOrg`]: the caller is in orgs, but has not said in which one to act.
     pub fn scope(&self) -> Result<Option<&OrgId>, AuthError> {
         match (&self.org, self.role) {
             (Some(org), _) => Ok(Some(org)),
@@ -332,8 +333,9 @@ impl Authenticator {
 
     /// Finds out who asks. Also checks a request that changes something for forgery.
     ///
-    /// # Errors No credential, a credential that opens nothing, two credentials, or a request that
-    /// another site made a browser send.
+    /// # Errors
+    /// No credential, a credential that opens nothing, two credentials, or a request that another
+    /// site made a browser send.
     pub async fn caller(&self, parts: &Parts, peer: &Peer) -> Result<Caller, AuthError> {
         let found = self.identify(parts, peer).await;
         if let Err(error) = &found

@@ -63,7 +63,8 @@ const LONGEST_REFUSAL: u64 = 4096;
 
 /// Returns the body of a 200.
 ///
-/// # Errors Anything else.
+/// # Errors
+/// Anything else.
 pub(super) async fn ask(question: RemoteQuestion) -> Result<Vec<u8>, AskError> {
     let failed = |error: &dyn std::fmt::Display| AskError::Failed(error.to_string());
     let deadline = question.deadline;

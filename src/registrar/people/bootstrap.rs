@@ -43,7 +43,8 @@ pub struct BootstrapFor {
 /// Stores a new sign-in, and makes the link that uses it up. `url`: the address at which people
 /// reach the service.
 ///
-/// # Errors The store's; no randomness.
+/// # Errors
+/// The store's; no randomness.
 pub async fn bootstrap_link(
     store: &dyn Store,
     url: &str,
@@ -67,8 +68,9 @@ pub async fn bootstrap_link(
 impl Authenticator {
     /// Uses a link up and begins a session. Returns the value of `Set-Cookie`.
     ///
-    /// # Errors [`AuthError::Unknown`]: no such link, or it was used, has expired, or is from
-    /// before a recovery.
+    /// # Errors
+    /// [`AuthError::Unknown`]: no such link, or it was used, has expired, or is from before a
+    /// recovery.
     pub async fn sign_in(&self, parts: &Parts, token: &str) -> Result<HeaderValue, AuthError> {
         let now_ms = self.clock.now().unix_ms;
         let digest = Digest::of(token.trim().as_bytes());

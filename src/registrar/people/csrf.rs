@@ -59,7 +59,8 @@ pub(super) fn check(parts: &Parts, caller: &Caller, settings: &AdminToml) -> Res
 /// `Sec-Fetch-Site` counts if it is present (Fetch Metadata, no script can set it). Older browsers
 /// send only `Origin`, with every POST.
 ///
-/// # Errors [`AuthError::CrossSite`], also if both are missing: no browser leaves out both.
+/// # Errors
+/// [`AuthError::CrossSite`], also if both are missing: no browser leaves out both.
 pub(super) fn same_origin(fields: &HeaderMap, settings: &AdminToml) -> Result<(), AuthError> {
     let one = |name: &str| {
         let mut all = fields.get_all(name).iter();

@@ -88,7 +88,8 @@ impl Authenticator {
     /// Makes a token. The store settles whether the caller may make it, and holds these
     /// permissions.
     ///
-    /// # Errors [`AuthError::NotFound`]: a subject that the caller cannot speak for; the store's.
+    /// # Errors
+    /// [`AuthError::NotFound`]: a subject that the caller cannot speak for; the store's.
     pub async fn embed_token(
         &self,
         parts: &Parts,
@@ -189,7 +190,8 @@ impl Authenticator {
 
     /// The caller who shows a token; `None`: there is no such token.
     ///
-    /// # Errors [`AuthError::Unknown`]: another origin, or the token's maker is no longer in force;
+    /// # Errors
+    /// [`AuthError::Unknown`]: another origin, or the token's maker is no longer in force;
     /// [`AuthError::NotFound`]: something that the token does not open.
     pub(super) async fn by_embed_token(
         &self,

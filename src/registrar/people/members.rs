@@ -46,8 +46,9 @@ const LONGEST_NAME: usize = 255;
 /// until the product speaks again, or be removed from the list. A caller whose own role counts at
 /// one product alone can change only that product's people.
 ///
-/// # Errors The sign-in is older; the person's role counts elsewhere; the store's: the caller's
-/// role does not allow it, the last owner.
+/// # Errors
+/// The sign-in is older; the person's role counts elsewhere; the store's: the caller's role does
+/// not allow it, the last owner.
 pub async fn change_member(
     people: &Authenticator,
     caller: &Caller,
@@ -134,8 +135,9 @@ impl Authenticator {
     /// Changes a role and deals with the keys. A repetition is safe, and finishes what an earlier
     /// attempt did not get to.
     ///
-    /// # Errors The store's. The role may have changed already, while some keys have not been dealt
-    /// with yet.
+    /// # Errors
+    /// The store's. The role may have changed already, while some keys have not been dealt with
+    /// yet.
     pub async fn change_role(&self, wanted: RoleChange) -> Result<KeysLeft, StoreError> {
         let at_ms = self.clock.now().unix_ms;
         self.store

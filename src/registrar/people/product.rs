@@ -70,7 +70,8 @@ struct SeenRole {
 impl ProductWords {
     /// All three, each in its proper form.
     ///
-    /// # Errors [`AuthError::Unknown`]: one is missing or malformed.
+    /// # Errors
+    /// [`AuthError::Unknown`]: one is missing or malformed.
     pub(super) fn read(mut self, roles: &ProductRoles) -> Result<ProductPerson, AuthError> {
         let role = self.role.take().ok_or(AuthError::Unknown)?;
         self.with_role(roles.of(&role))

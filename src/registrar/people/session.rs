@@ -58,7 +58,8 @@ impl SessionDetail {
 impl Authenticator {
     /// Begins a session, under a new random token. Returns the value of `Set-Cookie`.
     ///
-    /// # Errors The store's; no randomness.
+    /// # Errors
+    /// The store's; no randomness.
     pub async fn begin_session(
         &self,
         parts: &Parts,
@@ -128,7 +129,8 @@ impl Authenticator {
 
     /// The provider at which a session began; `None`: at none.
     ///
-    /// # Errors [`AuthError::Unknown`]: a provider that is no longer configured signs nobody in.
+    /// # Errors
+    /// [`AuthError::Unknown`]: a provider that is no longer configured signs nobody in.
     pub(super) fn provider_of(&self, row: &SessionRow) -> Result<Option<&OidcConfig>, AuthError> {
         let Some(name) = SessionDetail::of(row).provider else { return Ok(None) };
         let all = &self.settings.people.oidc;
@@ -190,7 +192,8 @@ pub fn clear_cookie() -> HeaderValue {
 
 /// The token in the cookie.
 ///
-/// # Errors The cookie occurs twice with different values: somebody has planted one.
+/// # Errors
+/// The cookie occurs twice with different values: somebody has planted one.
 pub(super) fn token_of(fields: &HeaderMap) -> Result<Option<&str>, AuthError> {
     cookie(fields, SESSION_COOKIE)
 }
@@ -217,7 +220,8 @@ pub(super) fn cookie<'r>(fields: &'r HeaderMap, name: &str) -> Result<Option<&'r
 
 /// Bytes that nobody can guess.
 ///
-/// # Errors The system has no randomness.
+/// # Errors
+/// The system has no randomness.
 pub(super) fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, AuthError> {
     let mut bytes = Zeroizing::new([0; N]);
     let filled = SystemRandom::new().fill(&mut *bytes);

@@ -32,7 +32,8 @@ impl Authenticator {
     /// The sidecars' statement. `None`: there is none, or it says that nobody has shown a
     /// credential.
     ///
-    /// # Errors The fields are not a valid statement, or two sidecars speak.
+    /// # Errors
+    /// The fields are not a valid statement, or two sidecars speak.
     pub(super) async fn said_by_sidecar(
         &self,
         parts: &Parts,

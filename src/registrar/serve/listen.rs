@@ -44,7 +44,8 @@ impl ServiceListener {
     /// Takes the address, inside a runtime. A socket's file gets its mode and owner before anybody
     /// can connect.
     ///
-    /// # Errors The address is taken, or not permitted.
+    /// # Errors
+    /// The address is taken, or not permitted.
     pub fn bind(to: &Bind, file: SocketFile, tls: Option<ServiceTls>) -> io::Result<Self> {
         match to {
             Bind::Tcp(address) => {

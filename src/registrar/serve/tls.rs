@@ -50,7 +50,8 @@ struct NoTickets;
 impl ServiceTls {
     /// Reads the files.
     ///
-    /// # Errors What is wrong, with the file's name and a remedy, but never the file's content.
+    /// # Errors
+    /// What is wrong, with the file's name and a remedy, but never the file's content.
     pub fn load(files: &TlsServer, clock: Clock) -> Result<Self, TlsError> {
         ServerTls::load(files, clock).map(|tls| Self(Arc::new(tls)))
     }
@@ -58,7 +59,8 @@ impl ServiceTls {
     /// Reads the files again when they change. If something is wrong with them then, the log
     /// reports it, and the former ones stay in force.
     ///
-    /// # Errors No thread can be started.
+    /// # Errors
+    /// No thread can be started.
     pub fn watch(
         &self,
         clock: Clock,

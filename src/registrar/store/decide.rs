@@ -8,7 +8,8 @@ use crate::manage::operation::may::{Access, NotAllowed, OrgAction};
 
 /// Checks whether the rules let somebody do this in the org.
 ///
-/// # Errors The error for a caller who may not.
+/// # Errors
+/// The error for a caller who may not.
 pub fn may_in(
     access: &Access<'_>,
     asking: &StoreActor,

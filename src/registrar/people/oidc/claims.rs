@@ -89,7 +89,8 @@ impl AllClaims<'_> {
 impl Authenticator {
     /// What the tokens say about the person who has signed in.
     ///
-    /// # Errors [`OidcError::Refused`]: something about them is not as it has to be.
+    /// # Errors
+    /// [`OidcError::Refused`]: something about them is not as it has to be.
     pub(super) async fn what_is_said(
         &self,
         config: &OidcConfig,

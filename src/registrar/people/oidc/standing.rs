@@ -21,8 +21,9 @@ use crate::registrar::store::{AuditEvent, OIDC, Person, PersonId, StoreActor, St
 impl Authenticator {
     /// Writes down who has signed in, with the roles that they have now, and begins a session.
     ///
-    /// # Errors [`OidcError::NoRole`]: nobody has given them a role, and they are not an operator.
-    /// Roles that they have lost are removed anyway.
+    /// # Errors
+    /// [`OidcError::NoRole`]: nobody has given them a role, and they are not an operator. Roles
+    /// that they have lost are removed anyway.
     pub(super) async fn admit(
         &self,
         parts: &Parts,
