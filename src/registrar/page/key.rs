@@ -225,7 +225,7 @@ async fn usage(visit: &Visit, key: &KeyRow) -> Result<Option<UsageView>, Respons
     Ok(show::usage(visit.w, &usage, visit.now()))
 }
 
-/// What stands out in its use.
+/// Findings about its use.
 async fn found(visit: &Visit, key: &KeyRow) -> Result<Vec<FindingView>, Response> {
     let found = findings::of_keys(visit, vec![key.entry.id]).await.map_err(|e| visit.failed(&e))?;
     Ok(found.iter().map(|found| findings::view(visit, found)).collect())

@@ -1,4 +1,4 @@
-//! The page as a browser meets it, and what its files must hold to.
+//! The page as a browser sees it, and rules for its files.
 
 mod org;
 
@@ -71,13 +71,13 @@ fn hidden_of(told: &Told) -> String {
     names.into_iter().filter_map(value).collect::<Vec<_>>().join("&")
 }
 
-/// Of a redirect.
+/// The target of a redirect.
 fn goes_to(told: &Told) -> String {
     assert_eq!(told.status, StatusCode::SEE_OTHER, "{}", told.body);
     told.fields["location"].to_str().unwrap().to_owned()
 }
 
-/// What stands behind the id `secret`.
+/// The text of the element with the id `secret`.
 fn secret_of(told: &Told) -> Option<String> {
     let (_, rest) = told.body.split_once("<output id=\"secret\"")?;
     let (_, rest) = rest.split_once('>')?;
@@ -156,12 +156,12 @@ fn nothing_that_was_typed_is_lost() {
         }
         let boxes = |word: &str| format!("value=\"{word}\" checked");
         assert!(told.body.contains(&boxes("send")) && !told.body.contains(&boxes("read")));
-        // What only the store's rules refuse comes back the same way.
+        // What only the store's rules refuse is shown again in the form, too.
         let long = "x".repeat(201);
         let told = kim.post("/keys", &format!("{hidden}&name={long}&expires=never")).await;
         assert_eq!(told.status, StatusCode::UNPROCESSABLE_ENTITY);
         assert!(told.body.contains("href=\"#name\"") && told.body.contains(&long));
-        // Without script the button adds the address by a round trip.
+        // Without script the button adds the address in a round trip.
         let told = kim.post("/keys", &format!("{hidden}&name=A&add_address=1")).await;
         assert!(told.body.contains(">192.0.2.7</textarea>"), "{}", told.body);
     });
@@ -239,7 +239,7 @@ fn a_key_is_rotated_and_both_are_shown_as_what_they_are() {
     });
 }
 
-/// Whoever is put out on the page loses what they would lose through the API.
+/// Somebody who is removed on the page loses what they would lose through the API.
 #[test]
 fn keys_of_somebody_who_is_removed_on_the_page_go_by_the_policy() {
     use crate::registrar::store::suite;
@@ -272,7 +272,8 @@ fn keys_of_somebody_who_is_removed_on_the_page_go_by_the_policy() {
         let query = KeyQuery::all(suite::audience(), None, suite::NOW);
         let keys = desk.store.keys(query).await.unwrap().keys;
         assert_eq!(keys[0].entry.status.as_str(), "disabled");
-        // What no member can be called, or the product alone says, comes back with the form.
+        // A name that no member can have, or that only the product can add, is shown again in the
+        // form.
         for named in ["iss=product%20shop&sub=u-1", "iss=a&sub=b%0Ac", "iss=a%00&sub=b"] {
             let told = kim.post("/members", &format!("{hidden}&{named}&role=member")).await;
             assert_eq!(told.status, StatusCode::UNPROCESSABLE_ENTITY, "{named}");
@@ -291,7 +292,7 @@ fn members_sessions_publication_and_signers_have_their_screens() {
         let ola = format!("{hidden}&iss=https%3A%2F%2Fid.example&sub=ola&role=member");
         goes_to(&kim.post("/members", &ola).await);
         assert!(kim.get("/members").await.body.contains("https://id.example ola"));
-        // An owner who is the last one stays.
+        // The last owner stays.
         let org = OrgId::parse("acme").unwrap();
         let me = desk.store.members(&org).await.unwrap();
         let me = me.iter().find(|member| member.role.as_str() == "owner").unwrap().id.clone();
@@ -320,7 +321,7 @@ fn members_sessions_publication_and_signers_have_their_screens() {
     });
 }
 
-/// The newest patch waits for signatures: sidecars have another one.
+/// The newest patch waits for signatures: sidecars have an older one.
 #[test]
 fn the_page_says_of_a_patch_that_it_waits() {
     run(async {
@@ -360,7 +361,7 @@ fn an_operator_sees_every_org_and_issues_nothing() {
     });
 }
 
-/// Words of a template: its text and the attributes that people read, without what is filled in.
+/// Words of a template: its text and the attributes that people read, without placeholders.
 fn words_of(template: &str) -> Vec<String> {
     let mut text = String::new();
     let mut rest = template;
@@ -423,8 +424,8 @@ fn a_list_of_fifty_keys_is_small() {
     assert!(list.html.len() <= 60 * 1024, "{}", list.html.len());
 }
 
-/// Every screen in Chromium: widths, colours, the pseudo-language, keyboard, with and without script,
-/// axe-core, policy. Built with `KEYGATE_SCREENS=all`: all of them in every way.
+/// Every screen in Chromium: widths, colours, the pseudo-language, keyboard, with and without
+/// script, axe-core, policy. Built with `KEYGATE_SCREENS=all`, it tests all of them in every way.
 #[test]
 fn screens_look_right_in_a_browser() {
     let root = env!("CARGO_MANIFEST_DIR");

@@ -1,4 +1,4 @@
-//! What is published, and when: held against what a sidecar accepts.
+//! What is published, and when, compared with what a sidecar accepts.
 
 mod crash;
 mod instances;
@@ -35,7 +35,7 @@ use crate::registrar::store::{Channel, ImportBatch, OrgRules, StoreError};
 use crate::table::manifest::MAX_CHOSEN_SERIAL;
 use crate::table::{AcceptRules, Acceptance, Bounds, Patch, Refusal, SignedHead, Table, Trust};
 
-/// For what has to happen, and happens within milliseconds.
+/// For something that has to happen, and usually happens within milliseconds.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A service's directory: `state`, `out`, `signer.pem`, `admin.toml`.
@@ -52,7 +52,7 @@ struct Service {
     book: SidecarBook,
 }
 
-/// What a sidecar has in force that reads the files of `out`.
+/// What a sidecar that reads the files in `out` has in force.
 struct Sidecar {
     out: PathBuf,
     acceptance: Acceptance,
@@ -188,7 +188,7 @@ impl Service {
 // === impl Sidecar ===
 
 impl Sidecar {
-    /// Takes what is published, as the sidecar does that reads one file and then the other.
+    /// Takes what is published, like a sidecar that reads one file and then the other.
     fn look(&mut self, house: &House) -> Result<(), Refusal> {
         self.look_at_patch(house)?;
         self.look_at_table(house)
@@ -218,7 +218,7 @@ impl Sidecar {
     }
 }
 
-/// Settings that no table was made with so far: a new one is due at both.
+/// Settings that no table has been made with yet: both instances have to make a new one.
 async fn change_settings(store: &Arc<dyn Store>, n: usize) {
     let settings = store.settings(&audience()).await.unwrap();
     let mut raw = serde_json::to_value(settings).unwrap();
@@ -237,14 +237,14 @@ async fn change_settings(store: &Arc<dyn Store>, n: usize) {
     store.import(batch).await.unwrap();
 }
 
-/// Waits until the database is closed, and with it the write-ahead log: threads of its own do that.
+/// Waits until the database and its write-ahead log are closed, which its own threads do.
 async fn close(house: &House, store: Arc<dyn Store>) {
     drop(store);
     let wal = house.root.join("state/registrar.db-wal");
     let closed = async {
         while wal.exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
-            // Two that close at the same moment both leave it to the other.
+            // Two connections that close at the same moment both leave it to the other.
             let last = rusqlite::Connection::open(house.database()).unwrap();
             last.query_row("PRAGMA user_version", [], |row| row.get::<_, u64>(0)).ok();
         }
@@ -302,7 +302,7 @@ fn every_change_is_published_and_a_sidecar_takes_it() {
             let digest = made.key.entry.digest;
             assert_eq!(sidecar.status(&digest), Some(KeyStatus::Active));
         }
-        // The last key as well: what somebody has revoked is no accident.
+        // The last key as well: a revocation by somebody is not an accident.
         for made in [&first, &second] {
             let serial = revoke(&service.store, made.key.entry.id).await.unwrap();
             service.published(serial).await;
@@ -312,13 +312,13 @@ fn every_change_is_published_and_a_sidecar_takes_it() {
         let state = service.state();
         assert_eq!((state.published, state.unpublished), (state.serial, None));
         assert_eq!((state.tables, state.patch_keys), (1, 2), "one table, and one patch over it");
-        // Both are served from memory as well.
+        // Both are also served from memory.
         let served = service.shelf.get("shop");
         let file = |name| fs::read(house.root.join("out").join(name)).unwrap();
         assert_eq!(served.patch.served().unwrap().bytes, file("keys.kgp"));
         assert_eq!(served.table.served().unwrap().bytes, file("keys.kgt"));
         service.publisher.stop();
-        // The next start goes on, and changes nothing.
+        // The next start continues, and changes nothing.
         let again = house.serve().await;
         again.until(|state| state.published_ms.is_some()).await;
         assert_eq!(again.state().published, state.published);
@@ -332,14 +332,14 @@ fn every_change_is_published_and_a_sidecar_takes_it() {
     });
 }
 
-/// A sidecar that starts with both files, and has the table first.
+/// A sidecar that starts with both files, and reads the table first.
 #[test]
 fn a_patch_without_a_change_over_a_table_without_a_key_is_taken() {
     let house = House::new();
     run(async {
         let service = house.serve().await;
         let there = async {
-            // The patch is put there before its table.
+            // The patch is written before its table.
             while !["out/keys.kgp", "out/keys.kgt"].iter().all(|at| house.root.join(at).exists()) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -352,7 +352,7 @@ fn a_patch_without_a_change_over_a_table_without_a_key_is_taken() {
     });
 }
 
-/// Among them keys that change while the table is built, and a secret that was replaced before.
+/// Among them are keys that change while the table is built, and a secret that was replaced before.
 #[test]
 fn a_long_patch_becomes_a_table_and_loses_nothing() {
     let house = House::new();
@@ -381,7 +381,7 @@ fn a_long_patch_becomes_a_table_and_loses_nothing() {
             };
             assert_eq!(sidecar.status(&entry.digest), Some(wanted), "{}", entry.id);
         }
-        // A sidecar that starts now has the same.
+        // A sidecar that starts now has the same keys.
         let mut fresh = house.sidecar();
         fresh.look(&house).unwrap();
         assert_eq!(fresh.status(&revoked[19]), Some(KeyStatus::Revoked));
@@ -456,7 +456,7 @@ fn a_change_is_in_force_when_every_known_sidecar_has_it() {
             heard("b", made.serial);
         });
         assert!(found.is_complete(), "{found:?}");
-        // Whoever has the fleet's token can say that it has more than was ever published here.
+        // Anybody who has the fleet's token can claim more than was ever published here.
         heard("b", made.serial + 1);
         show("b", made.serial + 1, Some(&head));
         heard("c", MAX_CHOSEN_SERIAL);
@@ -511,7 +511,7 @@ fn one_process_publishes_at_a_time() {
             sidecar.look(&house).unwrap();
             sidecar.status(digest)
         };
-        // The service does it.
+        // The service publishes it.
         let made = create(&service.store, "CRM").await;
         publish_change(&options, &audience(), made.serial).await.unwrap();
         service.published(made.serial).await;

@@ -141,7 +141,7 @@ pub struct SessionRow {
 pub struct NewEmbedToken {
     pub audience: AudienceName,
     pub org: OrgId,
-    /// Whoever makes it.
+    /// The person who makes it.
     pub actor: StoreActor,
     pub channel: Channel,
     /// Of the page.

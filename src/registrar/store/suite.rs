@@ -22,7 +22,7 @@ use crate::manage::operation::{CreateRequest, EditRequest, RotateRequest, Status
 
 /// An empty store for one test.
 pub(crate) trait StoreFixture: Sized {
-    /// With [`terms`] as its configuration.
+    /// Uses [`terms`] as its configuration.
     fn make() -> Self;
     fn store(&self) -> Arc<dyn Store>;
 }
@@ -127,7 +127,7 @@ pub(crate) fn host() -> StoreActor {
     StoreActor::HostUser("root (uid 0)".into())
 }
 
-/// What the log says of a recovery.
+/// The audit event of a recovery.
 pub(crate) fn recovery() -> AuditEvent {
     AuditEvent {
         at_ms: NOW,

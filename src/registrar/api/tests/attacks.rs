@@ -1,4 +1,4 @@
-//! What somebody tries who wants more than they have.
+//! Attempts of people who want more than they have.
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ fn membership(org: &str, id: PersonId, role: Option<PersonRole>) -> MemberChange
     MemberChange { org, id, role, about: None, actor, channel, at_ms: NOW }
 }
 
-/// Whoever owns one org and is a member of another makes member's keys there, whichever of the two
-/// they look at.
+/// Somebody who owns one org and is a member of another makes a member's keys in the latter,
+/// whichever of the two they are looking at.
 #[test]
 fn a_role_in_one_org_says_nothing_in_another() {
     run(async {
@@ -49,7 +49,7 @@ fn a_role_in_one_org_says_nothing_in_another() {
     });
 }
 
-/// The service behind may be told subject, email and role of a key's owner.
+/// The service behind may learn subject, email and role of a key's owner.
 #[test]
 fn a_key_speaks_for_nobody_but_members_as_they_are() {
     run(async {
@@ -86,7 +86,7 @@ fn a_key_speaks_for_nobody_but_members_as_they_are() {
                 assert_eq!(made.json()["errors"][0]["pointer"], "/owner", "{stated}");
             }
         }
-        // A secret that speaks as the owner is nothing for an admin.
+        // An admin must not get a secret that speaks as the owner.
         let body = json!({"name": "n", "permissions": ["read"]});
         let made = ask(&desk, &owner, Method::POST, KEYS, Some(body)).await.json();
         let rotate = format!("{KEYS}/{}/rotate", made["key"]["id"].as_str().unwrap());
@@ -95,7 +95,7 @@ fn a_key_speaks_for_nobody_but_members_as_they_are() {
     });
 }
 
-/// Somebody who is put out while the body of their request trickles in changes nothing with it.
+/// Somebody who is removed while the body of their request trickles in changes nothing with it.
 #[test]
 fn a_body_that_comes_late_finds_the_rights_of_then() {
     run(async {
@@ -132,7 +132,8 @@ fn a_body_that_comes_late_finds_the_rights_of_then() {
     });
 }
 
-/// The transaction asks again: the role that somebody came with may be gone by then.
+/// The transaction checks again: the role that somebody had when the request began may be gone by
+/// then.
 #[test]
 fn a_role_counts_as_it_is_inside_the_transaction() {
     run(async {
@@ -171,8 +172,8 @@ fn a_role_counts_as_it_is_inside_the_transaction() {
     });
 }
 
-/// By adding people to one's own org one would read names and addresses of another's, or learn who
-/// was ever here.
+/// Adding people to one's own org must not reveal names and addresses of another org's people, nor
+/// who was ever here.
 #[test]
 fn nobody_learns_of_people_of_other_orgs() {
     run(async {

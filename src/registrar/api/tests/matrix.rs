@@ -1,4 +1,4 @@
-//! Who may do what: role × endpoint × own or foreign org; and that nobody gets more than they hold.
+//! Who may do what: role × endpoint × own or foreign org. Nobody gets more than they hold.
 
 use axum::http::Method;
 use serde_json::{Value, json};
@@ -10,14 +10,14 @@ use crate::registrar::serve::tests::{TestDesk, run};
 /// An endpoint, and what each of [`CALLERS`] gets.
 struct Row {
     method: Method,
-    /// With `KEY` for a fresh key.
+    /// `KEY` stands for a fresh key.
     path: &'static str,
     body: Option<Value>,
     /// In the order of [`CALLERS`].
     want: [u16; 13],
 }
 
-/// `other`: a member who looks at somebody else's key. `foreign`: an owner, of another org.
+/// `other`: a member who looks at somebody else's key. `foreign`: an owner of another org.
 const CALLERS: [&str; 13] = [
     "owner",
     "admin",
@@ -261,7 +261,8 @@ fn every_role_at_every_endpoint() {
     });
 }
 
-/// A key that is not there, one of another org and one that the caller may not see: byte for byte.
+/// A key that does not exist, one of another org and one that the caller may not see: byte for byte
+/// the same.
 #[test]
 fn unknown_foreign_and_forbidden_are_one() {
     run(async {
@@ -324,7 +325,7 @@ fn nobody_gets_more_than_they_hold() {
             is(&told, 403);
             assert_eq!(told.json()["errors"][0]["pointer"], pointer, "{more}");
         }
-        // Nor by a detour over a key that is there.
+        // Nor through an existing key.
         let own = ask(&desk, &member, Method::POST, create, with(json!({}))).await;
         is(&own, 201);
         let own = format!("{create}/{}", own.json()["key"]["id"].as_str().unwrap());

@@ -1,5 +1,5 @@
-//! The document: what is checked in is what is served, nothing is taken out of it, and no answer is
-//! one that it does not declare.
+//! The document: the checked-in one is the served one, nothing is removed from it, and every answer
+//! is declared in it.
 
 use axum::http::Method;
 use serde_json::Value;
@@ -9,10 +9,10 @@ use crate::registrar::serve::tests::Told;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
 
-/// Set, it writes the document anew. It refuses to take anything out.
+/// If it is set, the test writes the document again. It refuses to remove anything.
 const WRITE: &str = "KEYGATE_WRITE_OPENAPI";
 
-/// Looks whether the document has this answer of the operation.
+/// Checks that the document has this answer of the operation.
 pub(in super::super) fn declares(method: &Method, path: &str, told: &Told) {
     let document = api::openapi();
     let path = path.split('?').next().unwrap();
@@ -54,7 +54,7 @@ pub(in super::super) fn declares(method: &Method, path: &str, told: &Told) {
     }
 }
 
-/// Every required member is there, and none that the schema does not have.
+/// Every required member is present, and every present member is in the schema.
 fn has_members(document: &Value, name: &str, found: &Value) {
     let schema = &document["components"]["schemas"][name];
     let Some(properties) = schema["properties"].as_object() else { return };
@@ -66,7 +66,7 @@ fn has_members(document: &Value, name: &str, found: &Value) {
     }
 }
 
-/// Places of `old` that `new` does not have, or has otherwise.
+/// Places of `old` that are missing or different in `new`.
 fn removed(place: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
     match (old, new) {
         (Value::Object(old), Value::Object(new)) => {

@@ -1,4 +1,4 @@
-//! What an org asks of its keys, and what becomes of those of people who leave.
+//! An org's rules for its keys, and for the keys of people who leave.
 
 use super::*;
 use crate::registrar::serve::tests::run;
@@ -36,7 +36,7 @@ fn an_owner_sets_what_keys_keep_to() {
         let told = patch(&desk, &owner, "\"1\"", json!({"owner_leaves": "keep"})).await;
         assert_eq!(told.json()["owner_leaves"], "keep");
         assert_eq!(told.json()["longest_life"], "30d", "what is not said stays");
-        // It binds at once, whoever asks.
+        // It binds immediately, whoever asks.
         let new = |more: Value| {
             let mut body = json!({"name": "n", "permissions": ["read"], "expires": "20d",
                 "networks": ["203.0.113.7"]});
@@ -105,7 +105,7 @@ fn keys_of_somebody_who_leaves_are_named() {
         is(&told, 200);
         assert_eq!(told.json(), json!({"kept": [id.to_string()], "disabled": []}));
         is(&patch(&desk, &owner, "*", json!({"owner_leaves": "disable"})).await, 200);
-        // Doing it again finishes what was not done.
+        // A repetition finishes what was left undone.
         let told = ask(&desk, &owner, Method::PUT, "/v1/members", role(Value::Null)).await;
         is(&told, 200);
         assert_eq!(told.json(), json!({"kept": [], "disabled": [id.to_string()]}));

@@ -1,4 +1,4 @@
-//! What a request says, and what comes of it.
+//! The parts of a request, and their effect.
 
 use axum::http::Method;
 use serde_json::{Value, json};

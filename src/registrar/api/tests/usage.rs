@@ -1,4 +1,4 @@
-//! What sidecars report, by either way, and what callers see of it.
+//! What sidecars report, in both ways, and what callers see of it.
 
 use std::io::{Read as _, Write as _};
 
@@ -109,7 +109,7 @@ fn a_fleet_reports_and_owners_see_it() {
     });
 }
 
-/// Counts that nobody can have made spoil neither a key's sums nor the reports of others.
+/// Impossible counts spoil neither a key's sums nor the reports of others.
 #[test]
 fn absurd_counts_leave_room_for_true_ones() {
     run(async {
@@ -141,7 +141,7 @@ fn absurd_counts_leave_room_for_true_ones() {
     });
 }
 
-/// What is posted and fetched as well counts once.
+/// A record that is both posted and fetched counts once.
 #[test]
 fn a_sidecar_is_asked_for_its_record() {
     run(async {

@@ -1,5 +1,5 @@
-//! Two products in one organization: whoever is of one of them reaches nothing of the other, by any
-//! credential, at any place, however the request names it.
+//! Two products in one organization: people of one product reach nothing of the other, with any
+//! credential, anywhere, however the request names it.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -23,7 +23,7 @@ const CORP: &str = "https://idp.example";
 const YARD: &str = "https://yard.example";
 const OPEN: &str = "https://open.example";
 
-/// All that a product can document, for the keys of `back`.
+/// Everything that a product can document, for the keys of `back`.
 const DIALECT: &str = r#"
 [[dialect]]
 name = "own"
@@ -129,7 +129,7 @@ async fn owner_of(desk: &TestDesk, provider: &str, iss: &str, sub: &str) -> Stri
     format!("__Host-keygate={token}")
 }
 
-/// Of an owner whom the product itself vouches for.
+/// The `Authorization` of an owner whom the product itself vouches for.
 fn product_owner(sub: &str) -> String {
     let encode = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
     let at = NOW / 1000;
@@ -140,7 +140,7 @@ fn product_owner(sub: &str) -> String {
     format!("Bearer {message}.{tag}")
 }
 
-/// Fields with which somebody asks.
+/// The header fields that identify a caller.
 type Credential = Vec<(&'static str, String)>;
 
 fn session(cookie: &str) -> Credential {
@@ -166,7 +166,7 @@ async fn ask(
     desk.send(ask).await
 }
 
-/// A key of `back`, whose owner is of `corp` and has lost the role for it.
+/// A key of `back`, whose owner belongs to `corp` and has lost the role for it.
 async fn key_of_back(desk: &TestDesk, owner: &PersonId) -> crate::core::KeyId {
     let details = DetailRequest {
         owner: OwnerChange::State { subject: Some(owner_subject(owner)), email: None, role: None },
@@ -186,7 +186,7 @@ fn who_is_of_one_product_reaches_nothing_of_another() {
         member(&desk, &orphan, Some(PersonRole::Auditor)).await;
         let key = key_of_back(&desk, &orphan).await;
         let open = session(&owner_of(&desk, "open", OPEN, "olga").await);
-        // A person of the other product, put on the list by somebody of both.
+        // A person of the other product, added to the list by somebody with a role in both.
         let backer = json!({"issuer": YARD, "subject": "backer", "role": "auditor"});
         let put = ask(&desk, &open, Method::PUT, "/v1/members", Some(backer)).await;
         assert_eq!(put.status, StatusCode::NO_CONTENT, "{put:?}");
@@ -272,7 +272,7 @@ fn who_is_of_one_product_reaches_nothing_of_another() {
         assert_eq!(now, serial, "no key of the other product has changed");
         let now = desk.store.org(&suite::org("acme")).await.unwrap().version;
         assert_eq!(now, changes, "nor the policy, which is of both");
-        // All of it is there for somebody of both.
+        // Somebody with a role in both sees all of it.
         let mut asking = open.clone();
         asking.push(("keygate-audience", "back".into()));
         for path in
@@ -335,7 +335,7 @@ fn who_is_of_one_product_appoints_its_people_alone() {
                     assert_eq!(got, want, "{name}: {iss} {sub} {role:?}");
                 }
             }
-            // Those of the same product are theirs to appoint, whoever vouches for them.
+            // They may appoint people of the same product, whoever vouches for those.
             let new = format!("new-of-{name}");
             assert_eq!(put(who, CORP, &new, Some("owner")).await, 204, "{name}");
             assert_eq!(put(who, CORP, &new, None).await, 204, "{name}");
@@ -343,14 +343,14 @@ fn who_is_of_one_product_appoints_its_people_alone() {
         assert_eq!(put(&cleo, "product shop", "ann", None).await, 204);
         let row = desk.store.key(&back(), None, KeyRef::Id(olgas)).await.unwrap();
         assert_eq!(row.entry.status.as_str(), "active");
-        // The page does not offer what is refused.
+        // The page does not offer what the service refuses.
         let page = ask(&desk, &cleo, Method::GET, "/members", None).await.body;
         assert!(page.contains("olga") && !page.contains("yuri"), "{page}");
         assert!(page.contains(&format!("name=\"iss\" value=\"{CORP}\"")), "{page}");
         assert!(!page.contains(&format!("name=\"iss\" value=\"{OPEN}\"")), "{page}");
         let page = ask(&desk, &cleo, Method::GET, "/policy", None).await;
         assert!(page.body.contains("<fieldset class=\"whole\" disabled>"), "{page:?}");
-        // What follows from a change by one product's owner touches its keys alone.
+        // A change by one product's owner affects only that product's keys.
         let both = id(CORP, "both");
         member(&desk, &both, Some(PersonRole::Owner)).await;
         let theirs = key_of_back(&desk, &both).await;
@@ -363,7 +363,7 @@ fn who_is_of_one_product_appoints_its_people_alone() {
     });
 }
 
-/// Where there is one audience, nothing is elsewhere: the product's owners look after all of it.
+/// With only one audience, nothing is elsewhere: the product's owners look after all of it.
 #[test]
 fn with_one_product_its_owners_appoint_everybody() {
     run(async {
@@ -386,7 +386,8 @@ fn with_one_product_its_owners_appoint_everybody() {
     });
 }
 
-/// What a policy has on offer for another product is no affair of this one's people, nor is what it had.
+/// What a policy offers for another product does not concern this one's people, nor does what it
+/// offered before.
 #[test]
 fn words_of_another_product_are_in_no_line_of_the_log() {
     run(async {

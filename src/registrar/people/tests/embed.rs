@@ -1,5 +1,5 @@
-//! Tokens for the component in somebody's page, by every forgery; who may make them; what pages of
-//! others may read.
+//! Tokens for the component in somebody's page: every forgery, who may make them, and what other
+//! sites' pages may read.
 
 use serde_json::{Value, json};
 
@@ -63,7 +63,7 @@ fn a_component_manages_the_keys_of_its_person() {
         let key = made.json();
         assert_eq!(key["key"]["owner"]["subject"], "u-1", "{key}");
         assert_eq!(key["key"]["owner"]["role"], "member", "{key}");
-        // Not what the token lacks, nor words that manage keys.
+        // Neither permissions that the token lacks, nor permissions that manage keys.
         for more in [json!(["send"]), json!(["keys:read"]), json!(["*"])] {
             assert_eq!(make(more.clone()).await.status, StatusCode::FORBIDDEN, "{more}");
         }
@@ -73,7 +73,7 @@ fn a_component_manages_the_keys_of_its_person() {
         let next = turned.json()["key"]["id"].as_str().unwrap().to_owned();
         let gone = ask(Ask::new(Method::DELETE, &format!("{KEYS}/{next}"))).await;
         assert_eq!(gone.json()["key"]["state"], "revoked", "{gone:?}");
-        // Whoever made the token keeps out of it: the person has made the key.
+        // The token's maker does not appear: the person has made the key.
         let all = AuditQuery { limit: 200, ..Default::default() };
         let lines = desk.store.audit(all).await.unwrap().lines;
         let by = |action: &str| lines.iter().find(|line| &*line.action == action).unwrap();
@@ -160,7 +160,7 @@ fn a_token_ends_with_what_has_made_it() {
             desk.store.change(suite::request(suite::host(), change)).await.unwrap();
             assert_eq!(alive(&mine).await, works, "{status:?}");
         }
-        // A key that loses what it has given away, or a word for what is asked.
+        // A key that loses a permission that it has passed on, or the permission for the request.
         let (made, backend) = desk.key(&BACKEND).await;
         let mine = token(&desk, &backend).await;
         let keep = async |words: &[&str]| {
@@ -186,7 +186,7 @@ fn a_token_ends_with_what_has_made_it() {
         assert!(!alive(&mine).await, "without embed:create");
         keep(&BACKEND).await;
         assert!(alive(&mine).await);
-        // A recovery ends them all.
+        // A recovery ends all of them.
         desk.store.begin_epoch(Default::default(), suite::recovery()).await.unwrap();
         assert!(!alive(&mine).await);
     });
@@ -220,7 +220,7 @@ fn who_may_make_one_and_for_whom() {
             let told = desk.send(mint(key, &body)).await;
             assert_eq!(told.status.as_u16(), want, "{name}: {told:?}");
         }
-        // A person makes one for themselves, from a page of ours.
+        // A person makes one for themselves, from our page.
         let owner = signed_in(&desk, Some("acme"), "owner", "kim").await;
         let by_owner = |body: Value, site: &str| {
             let ask = Ask::post("/v1/embed-tokens").with("cookie", &owner);
@@ -235,14 +235,14 @@ fn who_may_make_one_and_for_whom() {
         let see = async || desk.send(with(Ask::get(KEYS), token, APP)).await;
         let seen = see().await.json();
         assert_eq!(seen["keys"].as_array().unwrap().len(), 2, "an owner sees all: {seen}");
-        // It is on their list of sessions, and gone with their role.
+        // It is on their list of sessions, and ends with their role.
         let page = desk.send(Ask::get("/sessions").with("cookie", &owner)).await.body;
         assert!(page.contains(APP), "{page}");
         signed_in(&desk, Some("acme"), "owner", "lee").await;
         let kim = crate::registrar::store::PersonId { iss: BOOTSTRAP.into(), sub: "kim".into() };
         set_role(&desk, "acme", &kim, Some(PersonRole::Member)).await;
         assert_eq!(see().await.code(), "invalid_credential");
-        // Where no origin is listed, there is nothing to embed.
+        // If no origin is listed, there is nothing to embed.
         let without = TestDesk::new("");
         let (_, backend) = without.key(&BACKEND).await;
         assert_eq!(without.send(mint(&backend, &wish())).await.status.as_u16(), 422);
@@ -286,7 +286,7 @@ fn pages_of_listed_origins_read_answers_about_keys_and_nothing_else() {
         let told = desk.send(with(Ask::get(KEYS), &token, APP)).await;
         assert_eq!(allowed(&told).as_deref(), Some(APP));
         assert_eq!(told.fields["vary"], "origin");
-        // Refusals are read as well, or nobody could say what is wrong.
+        // Pages can read refusals as well; otherwise nobody could say what is wrong.
         let told = desk.send(with(Ask::get(KEYS), "wrong", APP)).await;
         assert_eq!((told.status.as_u16(), allowed(&told).as_deref()), (401, Some(APP)));
         let told = desk.send(with(Ask::get(KEYS), &token, "https://evil.example")).await;

@@ -1,4 +1,4 @@
-//! How sessions end: signing out, losing a role, and what goes with them.
+//! How sessions end: signing out, losing a role, and what ends with them.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ fn kim() -> PersonId {
     suite::person("kim")
 }
 
-/// Kim, an operator or not.
+/// Makes Kim an operator, or not.
 async fn put_kim(desk: &TestDesk, role: PersonRole) {
     let (name, email, operator) = ("kim".into(), "".into(), role == PersonRole::Operator);
     let person = Person { id: kim(), name, email, operator, seen_ms: NOW };
@@ -66,13 +66,13 @@ fn a_session_does_not_come_back_with_the_role() {
         open_session(&desk, "a", LATE).await;
         set_role(&desk, "acme", &kim(), None).await;
         assert!(!is_there(&desk, "a").await, "in no org, and of the role that is gone");
-        // One that is left from before says so once.
+        // A session that is left from before says so once.
         let cookie = open_session(&desk, "b", LATE).await;
         let who = async || desk.send(Ask::get("/who").with("cookie", &cookie)).await.code();
         assert_eq!(who().await, "no_role");
         set_role(&desk, "acme", &kim(), Some(PersonRole::Owner)).await;
         assert_eq!(who().await, "invalid_credential");
-        // An operator is in no org on purpose; but an operator has to be one.
+        // Operators are in no org on purpose, but only a present operator may be.
         put_kim(&desk, PersonRole::Operator).await;
         open_session(&desk, "c", LATE).await;
         set_role(&desk, "acme", &kim(), Some(PersonRole::Member)).await;
@@ -96,8 +96,8 @@ fn whoever_signs_out_is_out() {
                 None => ask,
             }
         };
-        // Without a role; and from a provider that is not configured any more, where the session opens
-        // nothing, and would again with it.
+        // Without a role; and from a provider that is no longer configured: the session opens
+        // nothing, but would work again if the provider returned.
         for (name, detail) in [("a", json!({})), ("b", json!({"by": "oidc", "provider": "gone"}))] {
             let cookie = session_with(&desk, name, LATE, detail.clone()).await;
             let told = desk.send(out(Some(&cookie), "cross-site")).await;
@@ -112,7 +112,8 @@ fn whoever_signs_out_is_out() {
             assert!(told.fields["set-cookie"].to_str().unwrap().ends_with("Max-Age=0"));
             assert!(!is_there(&desk, name).await, "{name}");
         }
-        // No other site takes the cookie away: it does not come along from there, but the answer counts.
+        // No other site can delete the cookie. Browsers do not send it from there, but the answer
+        // would still count.
         for site in ["cross-site", "same-site", "none"] {
             let told = desk.send(out(None, site)).await;
             assert_eq!(told.code(), "cross_site", "{site}");

@@ -1,4 +1,4 @@
-//! Roles, and keys of those who lose them.
+//! Roles, and the keys of people who lose them.
 
 use super::*;
 use crate::core::Permission;
@@ -35,7 +35,7 @@ async fn key_of(
     made.key.entry.id
 }
 
-/// The caller of a cookie.
+/// The caller whom a cookie identifies.
 async fn caller(desk: &TestDesk, cookie: &str) -> Caller {
     let request = axum::http::Request::builder().uri("/").header("cookie", cookie);
     let (parts, ()) = request.body(()).unwrap().into_parts();
@@ -84,12 +84,12 @@ fn keys_of_somebody_who_leaves_go_by_the_policy() {
             assert_eq!([left.kept, left.disabled].concat(), [strong]);
             assert_eq!(status(&desk, strong).await, want);
             assert_eq!(status(&desk, weak).await, "active");
-            // But the service behind is told what they are now.
+            // But the service behind learns what they are now.
             let row = desk.store.key(&suite::audience(), None, KeyRef::Id(weak)).await.unwrap();
             assert_eq!(row.entry.owner.as_ref().unwrap().view().role, "member");
             let gone = desk.send(Ask::get("/who").with("cookie", &cookie)).await;
             assert_eq!(gone.code(), "invalid_credential", "sessions of the former role end");
-            // Out: all of them.
+            // Removed: all of their keys.
             change_member(people, &kim, id(&name), None).await.unwrap().unwrap();
             assert_eq!(status(&desk, weak).await, want);
             assert_eq!(status(&desk, foreign).await, "active", "another's");
@@ -143,13 +143,13 @@ fn members_change_by_a_fresh_sign_in_of_the_right_role() {
         desk.advance(601);
         let late = change_member(people, &kim, id("max"), None).await;
         assert!(matches!(late, Err(AuthError::SignInAgain)), "{late:?}");
-        // Elsewhere the same owner is nobody.
+        // In another org the same owner is nobody.
         let elsewhere = kim.clone().in_org(&suite::org("other"));
         assert!(matches!(elsewhere, Err(AuthError::NotFound)), "{elsewhere:?}");
     });
 }
 
-/// With the same name one comes back as the same person; a link that says less takes nothing away.
+/// The same name means the same person. A link with a lesser role takes nothing away.
 #[test]
 fn nothing_demotes_the_last_owner() {
     run(async {

@@ -1,4 +1,4 @@
-//! Sign-in at an OpenID provider, and a forger in its place.
+//! Sign-in at an OpenID provider, and a forger in the provider's place.
 
 mod forger;
 
@@ -11,7 +11,7 @@ use crate::registrar::store::{AuditQuery, PersonId};
 const GROUPS: &str = "groups_claim = \"groups\"\norg_claim = \"org\"\n\
     roles = { admins = \"admin\", owners = \"owner\", staff = \"member\" }\n";
 
-/// Everything that the audit log says.
+/// The whole audit log.
 async fn audit(desk: &TestDesk) -> String {
     let all = AuditQuery { limit: 200, ..Default::default() };
     format!("{:?}", desk.store.audit(all).await.unwrap().lines)
@@ -48,7 +48,8 @@ fn a_provider_signs_somebody_in() {
             assert_eq!((&who["by"], &who["org"]), (&"session".into(), &"acme".into()), "{who}");
             assert_eq!(who["role"], "admin", "{who}");
             assert_eq!(who["name"], format!("{} u-1", idp.issuer()), "{who}");
-            // The secret went as a form wants it, and the code with what its challenge is of.
+            // The secret was sent as a form requires, and the code with the verifier of its
+            // challenge.
             let token = idp.request("POST /token ");
             // keys%20%26%20co:s%2Bcret
             assert!(token.contains("Basic a2V5cyUyMCUyNiUyMGNvOnMlMkJjcmV0"), "{token}");
@@ -121,7 +122,7 @@ fn every_forged_answer_is_refused() {
         }
         let nobody = PersonId { iss: idp.issuer().into(), sub: "u-1".into() };
         assert_eq!(desk.store.person(&nobody).await.unwrap(), None);
-        // What is unusual and right: several audiences of which this client is the party.
+        // Unusual but valid: several audiences, with this client as the authorized party.
         let trip = Trip::begin_from(&desk, "forge", "", [10, 0, 1, 1]).await;
         let told = trip.answer(&desk, &idp, |t| {
             t.set("aud", json!(["keys & co", "another"]));
@@ -131,7 +132,7 @@ fn every_forged_answer_is_refused() {
     });
 }
 
-/// The desk's clock stands still in that test.
+/// The desk's clock does not move in that test.
 fn t_now() -> u64 {
     NOW / 1000
 }
@@ -150,15 +151,15 @@ fn a_round_trip_is_of_one_browser_one_provider_and_one_time() {
             let mut clears = clears.filter_map(|field| field.to_str().ok());
             assert!(clears.any(|f| f.starts_with("__Host-keygate-sign-in=;")), "{name}");
         };
-        // A state that somebody else has begun, in a link to us.
+        // A link to us with a state that somebody else has begun.
         let (attackers, victims) = (begin().await, begin().await);
         idp.issue(&attackers, |_| {});
         let told = desk.send(attackers.back("forge").with("cookie", &victims.cookie)).await;
         stale(&told, "foreign state");
-        // The state is used up with that.
+        // That has used the state up.
         let again = attackers.back("forge").with("cookie", &attackers.cookie);
         stale(&desk.send(again).await, "used up");
-        // A preview of the link has no cookie, and uses nothing up.
+        // A preview of the link has no cookie, and does not use the state up.
         let trip = begin().await;
         idp.issue(&trip, |_| {});
         stale(&desk.send(trip.back("forge")).await, "no cookie");
@@ -169,11 +170,11 @@ fn a_round_trip_is_of_one_browser_one_provider_and_one_time() {
         let mine = || trip.back("forge").with("cookie", &trip.cookie);
         assert_eq!(desk.send(mine()).await.status, StatusCode::SEE_OTHER);
         stale(&desk.send(mine()).await, "replayed");
-        // The code of before, in a round trip of its own.
+        // The earlier code, in a round trip of its own.
         let next = begin().await;
         let told = next.back_with(&[("code", &trip.code()), ("iss", idp.issuer())], "forge");
         stale(&desk.send(told.with("cookie", &next.cookie)).await, "replayed code");
-        // Mix-up: begun at one provider, answered at the address of the other.
+        // Mix-up: begun at one provider, answered at the other's address.
         let trip = begin().await;
         idp.issue(&trip, |_| {});
         stale(&desk.send(trip.back("other").with("cookie", &trip.cookie)).await, "mix-up by path");
@@ -205,7 +206,7 @@ fn a_round_trip_is_of_one_browser_one_provider_and_one_time() {
         idp.issue(&trip, |_| {});
         desk.advance(10 * 60);
         stale(&desk.send(trip.back("forge").with("cookie", &trip.cookie)).await, "too late");
-        // Nobody is sent to a provider by another site, and there is no third one.
+        // Another site cannot send anybody to a provider, and there is no third provider.
         let form = "provider=forge";
         let forged = Ask::post("/sign-in/oidc").with("sec-fetch-site", "cross-site").form(form);
         assert_eq!(desk.send(forged).await.status, StatusCode::FORBIDDEN);
@@ -231,7 +232,7 @@ fn a_thousand_unknown_keys_are_one_question() {
             assert_eq!(told.status, StatusCode::BAD_GATEWAY, "{told:?}");
         }
         assert_eq!(idp.count("GET /jwks"), 1, "asked for again too soon");
-        // The provider has a new key: half a minute later that is looked up, and nobody notices.
+        // The provider has a new key. Half a minute later the service reads it, and nobody notices.
         idp.play(|play| play.renamed = true);
         desk.advance(30);
         let trip = Trip::begin(&desk, "forge", "").await;
@@ -254,7 +255,7 @@ fn a_provider_that_is_away_keeps_nobody_else_out() {
             assert_eq!(told.status, StatusCode::BAD_GATEWAY, "{discovery:?}: {told:?}");
             assert!(told.body.contains("name=\"token\""), "{discovery:?}: {told:?}");
             assert!(told.fields.get("set-cookie").is_none(), "{discovery:?}");
-            // It is left alone for a while; then it is asked anew.
+            // The provider is left alone for a while; then the service asks it again.
             let asked = idp.count("GET /.well-known/");
             desk.send(Trip::form("forge", "").from(forger::peer([10, 2, 1, at as u8]))).await;
             assert_eq!(idp.count("GET /.well-known/"), asked, "{discovery:?}");
@@ -265,7 +266,8 @@ fn a_provider_that_is_away_keeps_nobody_else_out() {
         idp.play(|play| play.discovery = Discovery::Good);
         let trip = Trip::begin(&desk, "forge", "").await;
         idp.issue(&trip, |_| {});
-        // It was there a moment ago; what it said is used while it is away, and its tokens are not had.
+        // The provider answered a moment ago. While it is away the service uses that answer, but
+        // gets no tokens.
         idp.play(|play| play.discovery = Discovery::Broken);
         idp.play(|play| play.token_status = "503 Service Unavailable");
         desk.advance(5 * 60);
@@ -300,7 +302,8 @@ fn groups_decide_where_they_are_configured_to() {
         let made = desk.send(make(&cookie, "by an admin")).await;
         assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
         let key = made.json()["key"]["id"].as_str().unwrap().to_owned();
-        // Out of the group: the key that a member could not have made is disabled, and said to be.
+        // Out of the group: the key that a member could not have made is disabled, and the page
+        // says so.
         let told = come(json!(["staff"]), json!("acme")).await;
         let member = forger::session(&told).unwrap();
         let who = desk.send(Ask::get("/who").with("cookie", &member)).await.json();
@@ -310,7 +313,7 @@ fn groups_decide_where_they_are_configured_to() {
         assert_eq!(found.await.json()["state"], "disabled");
         let lines = audit(&desk).await;
         assert!(lines.contains("owner_leaves, for host groups of forge"), "{lines}");
-        // Several orgs, and one of them is chosen.
+        // Several orgs, one of which the person chooses.
         let told = come(json!("owners"), json!(["acme", "globex"])).await;
         let cookie = forger::session(&told).unwrap();
         let who = desk.send(Ask::get("/who").with("cookie", &cookie)).await.json();
@@ -328,7 +331,7 @@ fn groups_decide_where_they_are_configured_to() {
         assert_eq!(told.status, StatusCode::SEE_OTHER, "{told:?}");
         let page = desk.send(Ask::get("/keys").with("cookie", &cookie)).await.body;
         assert!(page.contains("<option value=\"globex\" selected>"), "{page}");
-        // The last owner stays one, whatever the groups say.
+        // The last owner stays an owner, whatever the groups say.
         let told = come(json!([]), json!(["acme"])).await;
         assert_eq!(told.status, StatusCode::SEE_OTHER, "{told:?}");
         let person = PersonId { iss: idp.issuer().into(), sub: "u-1".into() };
@@ -340,7 +343,7 @@ fn groups_decide_where_they_are_configured_to() {
         };
         let owner = |org: &str| (org.to_owned(), "owner");
         assert_eq!(roles().await, [owner("acme"), owner("globex")]);
-        // An answer that says where the groups are is not one without groups.
+        // An answer that says where the groups are does not mean that there are none.
         signed_in(&desk, Some("acme"), "owner", "kim").await;
         signed_in(&desk, Some("globex"), "owner", "kim").await;
         let trip = Trip::begin(&desk, "forge", "").await;
@@ -349,13 +352,13 @@ fn groups_decide_where_they_are_configured_to() {
             token.set("_claim_names", json!({"groups": "src1"}));
         });
         assert_eq!(told.await.status, StatusCode::BAD_GATEWAY);
-        // Nor is one whose userinfo cannot be had.
+        // Nor does an answer whose userinfo cannot be read.
         idp.play(|play| play.userinfo = Err("500 Internal Server Error"));
         let trip = Trip::begin(&desk, "forge", "").await;
         let told = trip.answer(&desk, &idp, |token| token.remove("groups")).await;
         assert_eq!(told.status, StatusCode::BAD_GATEWAY, "{told:?}");
         assert_eq!(roles().await.len(), 2);
-        // Userinfo of somebody else is nobody's.
+        // Userinfo about somebody else is refused.
         idp.play(|play| play.userinfo = Ok(json!({"sub": "u-2", "groups": ["owners"]})));
         let trip = Trip::begin(&desk, "forge", "").await;
         let told = trip.answer(&desk, &idp, |token| token.remove("groups")).await;
@@ -365,7 +368,8 @@ fn groups_decide_where_they_are_configured_to() {
         let told = trip.answer(&desk, &idp, |token| token.remove("groups")).await;
         assert_eq!(told.status, StatusCode::SEE_OTHER, "{told:?}");
         assert_eq!(roles().await, [("acme".to_owned(), "member")]);
-        // Whoever is in no group has nothing here any more, and is told by which name to be found.
+        // Somebody who is in no group has no access any more, and learns the name by which to be
+        // found.
         idp.play(|play| play.userinfo = Ok(json!({"sub": "u-1"})));
         let told = come(json!([]), json!("acme")).await;
         assert_eq!(told.status, StatusCode::FORBIDDEN, "{told:?}");
@@ -376,7 +380,7 @@ fn groups_decide_where_they_are_configured_to() {
     });
 }
 
-/// Without a table of roles the provider says who somebody is; what they may do owners say.
+/// Without a table of roles the provider says who somebody is, and owners decide what they may do.
 #[test]
 fn without_groups_owners_give_roles() {
     run(async {
@@ -404,11 +408,12 @@ fn without_groups_owners_give_roles() {
         assert_eq!(who("/who?audience=back").await.status, StatusCode::NOT_FOUND);
         let page = who("/keys").await.body;
         assert!(page.contains("audience=shop") && !page.contains("audience=back"), "{page}");
-        // The same address at the same provider is somebody else.
+        // The same address with another subject at the same provider is another person.
         idp.play(|play| play.userinfo = Ok(json!({"sub": "u-2", "email": "kim@example.com"})));
         let told = come("u-2").await;
         assert_eq!(told.status, StatusCode::FORBIDDEN, "{told:?}");
-        // A provider that is not configured any more signs nobody in: the session says which it is.
+        // A provider that is no longer configured signs nobody in: the session records which one it
+        // was.
         let sessions = PersonId { iss: idp.issuer().into(), sub: "u-1".into() };
         let rows = desk.store.sessions(&sessions, NOW).await.unwrap();
         assert_eq!(rows[0].detail["provider"], "forge", "{rows:?}");
@@ -457,7 +462,7 @@ fn members_are_changed_after_a_fresh_sign_in_alone() {
         assert_eq!(asked, ("login".to_owned(), "600".to_owned()));
         let cookie = forger::session(&told).unwrap();
         assert_eq!(change(&cookie).await.status, StatusCode::SEE_OTHER);
-        // A provider that has not asked again, or does not say so, is not believed.
+        // The service does not believe a provider that has not asked again, or does not say so.
         for auth_time in [Some(now() - 3600), None] {
             let (told, _) = come("&fresh=1", auth_time).await;
             assert_eq!(told.status, StatusCode::BAD_GATEWAY, "{auth_time:?}: {told:?}");
@@ -489,8 +494,8 @@ fn signing_out_here_offers_to_sign_out_there() {
     });
 }
 
-/// Any site can make a browser ask for the address to come back to. That is no guess, and locks nobody
-/// else behind the same address out.
+/// Any site can make a browser request the return address. That does not count as a guess, and does
+/// not lock out other people behind the same address.
 #[test]
 fn a_page_of_another_site_locks_nobody_out() {
     run(async {
@@ -521,7 +526,7 @@ fn a_page_of_another_site_locks_nobody_out() {
         assert_eq!(told.code(), "invalid_credential", "a link is listened to: {told:?}");
         let told = desk.send(back()).await;
         assert_eq!(told.status, StatusCode::SEE_OTHER, "{told:?}");
-        // Whoever does guess, with the cookie of a round trip, is told to wait.
+        // Somebody who does guess, with the cookie of a round trip, has to wait.
         let guess = || mine().with("sec-fetch-mode", "navigate").with("sec-fetch-dest", "document");
         for _ in 0..FAILURES.0 {
             desk.send(guess()).await;

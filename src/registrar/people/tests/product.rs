@@ -1,4 +1,5 @@
-//! People of a product: its tokens, and a small product that is asked whose a cookie is.
+//! People of a product: the product's tokens, and a small product that can be asked whose a cookie
+//! is.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -21,7 +22,7 @@ const TOKENS: &str = "\n[[people.tokens]]\nname = \"inbox\"\nsecret_file = \"jwt
     org_claim = \"organization_id\"\nuser_claim = \"user_id\"\nemail_claim = \"email\"\n\
     [people.tokens.roles]\nadmin = \"admin\"\nagent = \"member\"\n";
 
-/// Most connections that the product takes before it ends by itself.
+/// The most connections that the product accepts before it ends.
 const MOST: usize = 64;
 
 /// A service with a session endpoint. Ends when it is dropped.
@@ -43,7 +44,7 @@ impl Product {
         let (seen, told) = (Arc::clone(&heads), Arc::clone(&stop));
         std::thread::spawn(move || {
             let mut served = 0;
-            // A minute at most.
+            // For a minute at most.
             for _ in 0..12_000 {
                 if told.load(Ordering::Relaxed) || served >= MOST {
                     return;
@@ -61,7 +62,8 @@ impl Product {
                     head.push(byte[0]);
                 }
                 let head = String::from_utf8(head).unwrap();
-                // Noted before it is answered: whoever has the answer may count at once.
+                // Counted before the answer goes out, because the test may count as soon as it has
+                // the answer.
                 let answer = answer(&head);
                 seen.lock().unwrap().push(head);
                 let _ = stream.write_all(answer.as_bytes());
@@ -144,7 +146,7 @@ fn a_product_is_asked_whose_a_cookie_is() {
         assert!(head.starts_with("get /api/session http/1.1\r\n"), "{head}");
         assert!(head.contains("\r\ncookie: chat=good\r\n"), "{head}");
         assert!(!head.contains("theme") && !head.contains("other"), "{head}");
-        // An answer counts for 5 s, by the cookie; the forms' token is the cookie's as well.
+        // An answer counts for 5 s, per cookie. The form's token depends on the cookie as well.
         desk.send(with_cookie("good")).await.json();
         assert_eq!(product.asked(), 1);
         desk.advance(5);
@@ -169,7 +171,7 @@ fn a_product_is_asked_whose_a_cookie_is() {
             ("two", with_cookie("good").with("cookie", "chat=lee"), "400 two_credentials"),
         ];
         table(&desk, cases).await;
-        // A failure is not kept: who signs in at the product is in at once.
+        // A failure is not kept: somebody who signs in at the product gets in immediately.
         let before = product.asked();
         for _ in 0..2 {
             desk.send(with_cookie("nobody")).await;
@@ -206,7 +208,8 @@ fn a_product_cookie_is_no_proof_of_meaning_it() {
     });
 }
 
-/// A product that nobody can reach lets nobody in, and one address cannot make us ask it all day.
+/// A product that nobody can reach lets nobody in, and one address cannot make us ask it all day
+/// long.
 #[test]
 fn a_product_that_does_not_answer_lets_nobody_in() {
     run(async {
@@ -291,8 +294,8 @@ fn a_product_token_by_every_forgery() {
     });
 }
 
-/// Two products number their orgs alike. Whoever looks after one of them meets neither people nor
-/// keys of the other.
+/// Two products give their orgs the same numbers. Somebody who looks after one product meets
+/// neither people nor keys of the other.
 #[test]
 fn products_with_orgs_of_the_same_name_do_not_see_each_other() {
     const OTHER: &str = "fedcba9876543210fedcba9876543210";
@@ -347,7 +350,8 @@ fn products_with_orgs_of_the_same_name_do_not_see_each_other() {
     });
 }
 
-/// Whom the product gives a role that is none here has none any more, and their keys go by the policy.
+/// A person to whom the product gives a role unknown here loses theirs, and the policy decides
+/// about their keys.
 #[test]
 fn a_role_that_the_product_takes_away_is_gone_with_its_keys() {
     run(async {
@@ -384,7 +388,7 @@ fn a_role_that_the_product_takes_away_is_gone_with_its_keys() {
             };
             desk.send(who(&bearer("u-2", "admin"))).await.json();
             assert_eq!((members().await, &*status().await), (2, "active"));
-            // One of before the promotion, or of no time, takes nothing away.
+            // A token from before the promotion, or without a time, takes nothing away.
             for iat in [json!(at - 60), Value::Null] {
                 let told = desk.send(who(&made_at("u-1", "guest", iat))).await;
                 assert_eq!((told.status, &*told.code()), (StatusCode::FORBIDDEN, "no_role"));
@@ -402,7 +406,8 @@ fn a_role_that_the_product_takes_away_is_gone_with_its_keys() {
     });
 }
 
-/// The page on a path of the product: its session, no cookie of ours, and every link stays there.
+/// The page on a path of the product: it uses the product's session, sets no cookie of ours, and
+/// every link stays on that path.
 #[test]
 fn the_page_is_on_a_path_of_the_product() {
     const MOUNT: &str = "/settings/api-keys";
@@ -448,7 +453,7 @@ fn the_page_is_on_a_path_of_the_product() {
         for asset in ["/page.css", "/page.js", "/mark.svg"] {
             assert_eq!(look(asset).await.status, StatusCode::OK, "{asset}");
         }
-        // A key from the form to its end.
+        // A key from the form to its revocation.
         let form = look("/keys/new").await.body;
         let hidden = |name: &str| {
             let value = form.split(&format!("name=\"{name}\" value=\"")).last().unwrap();
@@ -474,14 +479,15 @@ fn the_page_is_on_a_path_of_the_product() {
         let told = send(&format!("/keys/{id}/revoke"), &end, "same-origin").await;
         assert_eq!(told.status, StatusCode::SEE_OTHER, "{told:?}");
         assert!(told.fields["location"].to_str().unwrap().starts_with(MOUNT), "{told:?}");
-        // Who is not signed in at the product goes there, and nobody signs in here on that path.
+        // Somebody who is not signed in at the product is sent there; nobody signs in here on that
+        // path.
         let ask = Ask::get(&format!("{MOUNT}/keys"));
         assert_eq!(desk.send(ask).await.fields["location"], "/login");
         for path in ["/sign-in", "/sign-out", "/session/org", "/v1/whoami"] {
             assert_eq!(look(path).await.status, StatusCode::NOT_FOUND, "{path}");
         }
         assert_eq!(desk.send(Ask::get("/keys")).await.fields["location"], "/sign-in");
-        // Without a place to send them, a screen says so.
+        // Without a place to send them to, a screen says so.
         let bare = product.desk_with("[page]\nbase_path = \"/settings/api-keys\"\n");
         let told = bare.send(Ask::get(&format!("{MOUNT}/keys"))).await;
         assert_eq!(told.status, StatusCode::UNAUTHORIZED, "{told:?}");

@@ -1,4 +1,4 @@
-//! What sidecars say, and strangers who say the same.
+//! Statements of sidecars, and strangers who make the same statements.
 
 use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine as _;
@@ -202,7 +202,7 @@ fn an_assertion_counts_whoever_brings_it() {
     });
 }
 
-/// What would be anybody's to write is refused before anybody listens.
+/// Statements that anybody could write are refused before the service listens.
 #[test]
 fn a_sidecar_without_a_proof_is_refused_at_start() {
     use crate::config::ThisHost;

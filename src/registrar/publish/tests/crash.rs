@@ -18,8 +18,8 @@ const POINTS: [&str; 9] = [
     "between targets",
 ];
 
-/// A child publishes until it is ended at a point. Whoever starts next publishes what was acknowledged,
-/// no serial has two bodies, and a sidecar refuses nothing of it.
+/// A child publishes until it is killed at a point. The next process publishes what was
+/// acknowledged, no serial has two bodies, and a sidecar refuses nothing of it.
 fn crash_round(house: &House, point: &str, count: u64) {
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "registrar::publish::tests::crash::child", "--ignored", "--nocapture"])
@@ -48,7 +48,7 @@ fn crash_round(house: &House, point: &str, count: u64) {
             let (id, status) = line.split_once(' ').unwrap();
             let id = KeyId::parse(id).unwrap();
             let key = service.store.key(&audience(), None, suite_ref(id)).await.unwrap();
-            // It may have gone on to revoke it, and not to say so.
+            // It may have revoked the key without having said so.
             let is = key.entry.status;
             assert!(is.as_str() == status || is == KeyStatus::Revoked, "{point}:{count}");
             assert_eq!(sidecar.status(&key.entry.digest), Some(is), "{point}:{count}");
@@ -70,7 +70,7 @@ fn crash_round(house: &House, point: &str, count: u64) {
 #[test]
 fn a_process_that_ends_while_it_publishes_loses_nothing() {
     for (n, point) in POINTS.iter().enumerate() {
-        // The first table takes all of them once; later ones are of patches alone.
+        // The first table passes all of them once; later rounds are about patches alone.
         let often = !matches!(*point, "after claim" | "after table" | "after base");
         crash_round(&House::new(), point, 1);
         if often && n % 2 == 0 {
@@ -97,7 +97,7 @@ fn a_process_that_ends_while_it_publishes_loses_nothing_in_many_rounds() {
     }
 }
 
-/// What the tests above end.
+/// The child process that the tests above kill.
 #[test]
 #[ignore = "is run by the tests above, as a process of its own"]
 fn child() {

@@ -1,5 +1,5 @@
-//! Two instances on one database: whatever one publishes the other publishes as well, with the same bodies,
-//! and sidecars of both take all of it, also while tables are built.
+//! Two instances on one database: each publishes what the other publishes, with the same bodies,
+//! and sidecars of both accept all of it, even while tables are built.
 
 use std::collections::BTreeMap;
 
@@ -65,7 +65,8 @@ fn two_instances_publish_the_same_and_sidecars_take_it() {
     });
 }
 
-/// A table is for whoever holds the lease, and above all changes; a patch is for no former table.
+/// Only the holder of the lease publishes a table, above all changes; no patch is for a former
+/// table.
 #[test]
 fn a_table_is_published_by_its_holder_alone() {
     let house = House::on_server();
@@ -105,7 +106,7 @@ fn a_table_is_published_by_its_holder_alone() {
             (1, 0, "b", second, false),
             (5, 0, "b", second, true),
             (5, 0, "b", second, false),
-            // Its keys were read before the table of serial 5.
+            // Its keys were read before the table with serial 5.
             (9, 0, "b", second, false),
         ] {
             let done = store.publish_table(table(serial, after, holder, epoch)).await.unwrap();

@@ -1,4 +1,4 @@
-//! Drafts that are not signed in time, or for which the number of signers changes meanwhile.
+//! Drafts that are not signed in time, or whose number of signers changes in the meantime.
 
 use super::several::{key, sign_over};
 use super::signed::{behind_a_socket, configure};
@@ -28,7 +28,7 @@ impl Circle {
         Self { house, others }
     }
 
-    /// What `name` has to sign, of one kind or both. How many files that were.
+    /// Signs what `name` has to sign, of one kind or both. Returns how many files those were.
     async fn sign(&self, service: &Service, name: &str, kinds: &[ArtefactKind]) -> usize {
         let drafts = service.state().drafts;
         let mut signed = 0;
@@ -45,7 +45,7 @@ impl Circle {
         signed
     }
 
-    /// A table and a patch are in force, and keys in them, one of which it answers.
+    /// Puts a table and a patch in force, with keys in them, and returns one of the keys.
     async fn begun(&self, service: &Service, names: &[&str]) -> Changed {
         import(&service.store, 3).await;
         let made = create(&service.store, "CRM").await;
@@ -53,7 +53,7 @@ impl Circle {
             loop {
                 for draft in service.state().drafts {
                     let kept = service.store.artefact(&audience(), draft.kind, draft.serial).await;
-                    // Published between the two.
+                    // It was published between the two.
                     let Some(mut kept) = kept.unwrap() else { continue };
                     for name in names {
                         kept = sign_over(self.signer(name), kept);
@@ -75,7 +75,7 @@ impl Circle {
         &self.others.iter().find(|(other, _)| *other == name).unwrap().1
     }
 
-    /// As sidecars that ask for so many.
+    /// The trust of sidecars that require that many signatures.
     fn trust(&self, required: usize) -> Trust {
         let own = self.house.settings().audiences[0].signer.clone().unwrap().public().unwrap();
         let others = self.others.iter().map(|(_, signer)| table_key(signer.public()).unwrap());
@@ -99,8 +99,8 @@ fn is_revoked(house: &House, made: &Changed) -> bool {
     sidecar.status(&made.key.entry.digest) == Some(KeyStatus::Revoked)
 }
 
-/// Whoever does not know the table under it never signs a patch: they get a table, though nobody changes
-/// anything else.
+/// A signer that does not know the table under a patch never signs the patch. They get a table,
+/// although nobody changes anything else.
 #[test]
 fn a_patch_that_nobody_signs_becomes_a_table_without_another_change() {
     let circle = Circle::new(2, &["security", "operations"]);
@@ -152,7 +152,7 @@ fn a_patch_that_too_few_sign_becomes_a_table() {
     });
 }
 
-/// Enough had signed the table, and then more have to, before it is in force.
+/// Enough had signed the table, but more have to before it is in force.
 #[test]
 fn a_table_waits_for_as_many_as_have_to_sign_now() {
     let circle = Circle::new(2, &["security", "operations"]);
@@ -162,7 +162,7 @@ fn a_table_waits_for_as_many_as_have_to_sign_now() {
         circle.sign(&service, "security", &[ArtefactKind::Table]).await;
         service.until(|state| state.drafts.len() == 1).await;
         service.publisher.stop();
-        // As it is after a crash between the two files, or with a service of before.
+        // As after a crash between the two files, or with an earlier version of the service.
         let head = service.store.publication(&audience()).await.unwrap().table.unwrap();
         let mut kept = service.store.artefact(&audience(), head.kind, head.serial).await.unwrap();
         kept.as_mut().unwrap().head.state = ArtefactState::Signed;
@@ -188,7 +188,7 @@ fn a_table_waits_for_as_many_as_have_to_sign_now() {
     });
 }
 
-/// The clock was ahead when a draft was made: it does not stand until that time comes.
+/// The clock was ahead when a draft was made. The draft does not wait until that time comes.
 #[test]
 fn a_draft_of_a_clock_that_was_ahead_is_made_anew() {
     let circle = Circle::new(2, &["security"]);
@@ -212,8 +212,8 @@ fn a_draft_of_a_clock_that_was_ahead_is_made_anew() {
     });
 }
 
-/// A draft for other signers is to be made anew, and the service's own signer is away: no serial is used
-/// up meanwhile, and those whom both name may sign the draft that is there.
+/// A draft for other signers has to be made again while the service's own signer is away. No serial
+/// is used up in the meantime, and signers named by both may sign the existing draft.
 #[test]
 fn a_draft_waits_until_another_is_in_its_place() {
     let circle = Circle::new(2, &["security", "operations"]);

@@ -1,11 +1,12 @@
-//! What counts as published where several sign: for a recovery, and as proof that a database is behind.
+//! What counts as published if several sign: for a recovery, and as proof that a database is
+//! behind.
 
 use super::several::{Pair, kept};
 use super::*;
 use crate::registrar::config::AudienceConfig;
 use crate::registrar::publish::recover::PublishedKeys;
 
-/// The audience without targets: only what is given is at hand.
+/// The audience without targets: only the given files are available.
 fn fetched(house: &House) -> AudienceConfig {
     let audience = house.settings().audiences[0].clone();
     AudienceConfig { targets: Vec::new(), ..audience }
@@ -44,11 +45,11 @@ fn a_draft_is_nothing_that_was_published() {
         assert!(said.contains("draft.kgp: 1 of the signers of shop signed it, and 2"), "{said}");
         let found = PublishedKeys::of_audience(&config, &given[..2], store).await.unwrap();
         assert_eq!(found.serial, published);
-        // Signed by both it is no draft.
+        // Once both have signed it, it is not a draft any more.
         pair.co_sign(&service).await;
         service.published(made.serial).await;
         let [table, patch] = copies(&pair.house);
-        // In a database that has heard of none of it.
+        // In a database that knows nothing of it.
         let twin = House::new();
         let (given, store) = ([patch, table], twin.store());
         let found = PublishedKeys::of_audience(&config, &given, &*store).await.unwrap();
@@ -57,7 +58,7 @@ fn a_draft_is_nothing_that_was_published() {
     });
 }
 
-/// One has signed until now, and two have to from now on.
+/// Until now one had to sign; from now on two have to.
 #[test]
 fn what_one_signed_before_two_had_to_is_found_in_its_places() {
     let house = House::new();
@@ -70,19 +71,19 @@ fn what_one_signed_before_two_had_to_is_found_in_its_places() {
         let pair = Pair::of(house);
         let (settings, twin) = (pair.house.settings(), House::new());
         let elsewhere = twin.store();
-        // At the service's own targets.
+        // From the service's own targets.
         let found = PublishedKeys::of_audience(&settings.audiences[0], &[], &*elsewhere).await;
         let published = found.unwrap().serial;
         assert!(published >= made.serial);
-        // Of a sidecar, and the database has them too.
+        // From a sidecar, while the database has them too.
         let config = fetched(&pair.house);
         let found = PublishedKeys::of_audience(&config, &given, &*service.store).await.unwrap();
         assert_eq!(found.serial, published);
-        // Of a sidecar, and nobody here knows whether they were published.
+        // From a sidecar, and nobody here knows whether they were published.
         let refused = PublishedKeys::of_audience(&config, &given, &*elsewhere).await.unwrap_err();
         assert_eq!(refused.exit(), Exit::Data.code());
         assert!(refused.to_string().contains("`required_signers` of that time"), "{refused}");
-        // Nor is a file of somebody else taken from a target.
+        // A file that somebody else has signed is not accepted from a target either.
         fs::copy(pair.house.root.join("second.pem"), pair.house.root.join("signer.pem")).unwrap();
         let co_signer = "\nrequired_signers = 2\n[[audiences.co_signers]]\nname = \"second\"\n\
                          public = \"second.pub.pem\"";
@@ -110,7 +111,7 @@ fn files_of_an_audience_that_nobody_signs_here_are_refused() {
     });
 }
 
-/// A sidecar takes what two have signed. What one has signed it cannot have in force.
+/// A sidecar accepts what two have signed. It cannot have in force what only one has signed.
 #[test]
 fn as_many_signatures_prove_what_a_sidecar_has_as_it_asks_for() {
     let pair = Pair::new();
@@ -125,7 +126,7 @@ fn as_many_signatures_prove_what_a_sidecar_has_as_it_asks_for() {
         pair.co_sign(&service).await;
         service.until(|state| state.published > 0 && state.drafts.is_empty()).await;
         let serial = service.state().serial;
-        // The same service, as it was to become after its backup.
+        // The same service, as it might have developed after its backup.
         let other = twin.house.serve().await;
         other.until(|state| state.drafts.len() == 2).await;
         twin.co_sign(&other).await;

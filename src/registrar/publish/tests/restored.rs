@@ -4,7 +4,7 @@ use super::super::recover::{PublishedKeys, RecoveryTerms};
 use super::*;
 use crate::registrar::store::{KeyChange, Serials};
 
-/// Backup, changes, restore, start: nothing that was revoked since comes back, at any time.
+/// Backup, changes, restore, start: no key that was revoked since works again, at any time.
 #[test]
 fn a_restored_database_brings_nothing_back() {
     let house = House::new();
@@ -57,7 +57,7 @@ fn a_restored_database_brings_nothing_back() {
         let back =
             service.store.key(&audience(), None, suite_ref(newer.key.entry.id)).await.unwrap();
         assert!(back.entry.note.contains("recovered"));
-        // It goes on from there.
+        // It continues from there.
         let serial = revoke(&service.store, kept.key.entry.id).await.unwrap();
         service.published(serial).await;
         sidecar.look(&house).unwrap();
@@ -69,7 +69,7 @@ fn a_restored_database_brings_nothing_back() {
     });
 }
 
-/// What `admin recover` does.
+/// The steps of `admin recover`.
 async fn recover(house: &House, store: &Arc<dyn Store>) {
     let settings = house.settings();
     let compared = compare(&settings, store, &Clock::system()).await.unwrap().remove(0);

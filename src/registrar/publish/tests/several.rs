@@ -1,4 +1,5 @@
-//! Several sign: nothing is in force before enough have, and nothing that was changed is lost meanwhile.
+//! Several signers: nothing is in force before enough have signed, and no change is lost in the
+//! meantime.
 
 use super::signed::{behind_a_socket, configure};
 use super::*;
@@ -44,13 +45,13 @@ impl Pair {
         table_key(self.second.public()).unwrap()
     }
 
-    /// As a sidecar that asks for two signatures.
+    /// The trust of a sidecar that requires two signatures.
     fn trust(&self) -> Trust {
         let own = self.house.settings().audiences[0].signer.clone().unwrap().public().unwrap();
         Trust::new([own, self.second_key()], 2, "shop").unwrap()
     }
 
-    /// What sidecars with this directory take.
+    /// What sidecars with this directory accept.
     fn taken(&self, house: &House) -> (Table, Patch) {
         let file = |name| fs::read(house.root.join("out").join(name)).unwrap();
         let table = Table::open(file("keys.kgt"), &self.trust(), &Bounds::default()).unwrap();
@@ -59,12 +60,12 @@ impl Pair {
         (table, patch)
     }
 
-    /// What the second signer has of a draft that they have read.
+    /// A draft that the second signer has read, with their signature.
     pub(super) fn signed(&self, draft: StoredArtefact) -> StoredArtefact {
         sign_over(&self.second, draft)
     }
 
-    /// The second signature for everything that waits.
+    /// Adds the second signature to everything that waits.
     pub(super) async fn co_sign(&self, service: &Service) {
         for draft in service.state().drafts {
             let kept = service.store.artefact(&audience(), draft.kind, draft.serial).await.unwrap();
@@ -74,7 +75,7 @@ impl Pair {
         }
     }
 
-    /// Signs whatever comes until the change is published.
+    /// Signs whatever appears until the change is published.
     pub(super) async fn co_sign_until(&self, service: &Service, serial: u64) {
         let signing = async {
             loop {
@@ -89,7 +90,7 @@ impl Pair {
     }
 }
 
-/// A draft with a further signature.
+/// A draft with one more signature.
 pub(super) fn sign_over(signer: &Signer, draft: StoredArtefact) -> StoredArtefact {
     let signature = signer.sign(&message_of(&draft.body).unwrap()).unwrap();
     let key = table_key(signer.public()).unwrap();
@@ -105,7 +106,7 @@ pub(super) async fn kept(service: &Service) -> StoredArtefact {
     service.store.artefact(&audience(), draft.kind, draft.serial).await.unwrap().unwrap()
 }
 
-/// A key of somebody, and its public half.
+/// Somebody's key, and its public half.
 pub(super) fn key(house: &House, name: &str) -> Signer {
     let private = house.root.join(format!("{name}.pem"));
     let public = house.root.join(format!("{name}.pub.pem"));
@@ -167,7 +168,7 @@ fn two_of_two_sign_and_nothing_is_in_force_before() {
     });
 }
 
-/// Of a table and the patch over it only one is signed: sidecars get neither.
+/// Only one of a table and the patch over it is signed: sidecars get neither.
 #[test]
 fn half_a_pair_is_not_in_force() {
     let pair = Pair::new();
@@ -182,7 +183,7 @@ fn half_a_pair_is_not_in_force() {
         assert!(!pair.house.root.join("out/keys.kgt").exists() && !is_offered(&service));
         assert_eq!(service.store.publication(&audience()).await.unwrap().base, 0);
         service.publisher.stop();
-        // Nor after a restart.
+        // Not after a restart either.
         let service = pair.house.serve().await;
         service.until(|state| state.drafts.len() == 1).await;
         assert!(!pair.house.root.join("out/keys.kgt").exists() && !is_offered(&service));
@@ -193,7 +194,8 @@ fn half_a_pair_is_not_in_force() {
     });
 }
 
-/// Nobody signs: newer changes take a draft's place after its time, and a signature over it is too late.
+/// Nobody signs. After a draft's time, newer changes replace it, and a signature over it is too
+/// late.
 #[test]
 fn newer_changes_take_the_place_of_a_draft_that_nobody_signs() {
     let pair = Pair::new();
@@ -225,7 +227,7 @@ fn newer_changes_take_the_place_of_a_draft_that_nobody_signs() {
     });
 }
 
-/// One signer has published until now. Sidecars that ask for two need a table that two have signed.
+/// One signer has published until now. Sidecars that require two signatures need a table with both.
 #[test]
 fn a_second_signer_gets_a_table_of_its_own() {
     let house = House::new();
@@ -244,7 +246,7 @@ fn a_second_signer_gets_a_table_of_its_own() {
         pair.taken(&pair.house);
         let before = service.state().published;
         service.publisher.stop();
-        // And somebody else in the place of the second.
+        // And somebody else in place of the second.
         let third = key(&pair.house, "third");
         configure(&pair.house, "name = \"second\"", "name = \"third\"");
         configure(&pair.house, "second.pub.pem", "third.pub.pem");
@@ -262,7 +264,7 @@ fn a_second_signer_gets_a_table_of_its_own() {
     });
 }
 
-/// A draft names those who may sign it. Others have taken their place before they did.
+/// A draft names those who may sign it. Others have replaced them before they did.
 #[test]
 fn a_draft_for_former_signers_is_made_anew() {
     let pair = Pair::new();
@@ -313,7 +315,8 @@ fn a_service_whose_signer_judges_waits_as_well() {
     });
 }
 
-/// Both instances wait for the same draft, whoever has made it, and both publish it once it is signed.
+/// Both instances wait for the same draft, whichever has made it, and both publish it once it is
+/// signed.
 #[test]
 fn two_instances_wait_for_the_same_signatures() {
     let a = Pair::of(House::on_server());
@@ -332,7 +335,7 @@ fn two_instances_wait_for_the_same_signatures() {
                 service.until(|state| state.drafts.len() == 1).await;
                 assert!(service.state().published < made.serial);
             }
-            // By way of the instance that has not made the change.
+            // Through the instance that has not made the change.
             let other = &services[1 - n];
             a.co_sign_until(other, made.serial).await;
             for (service, house) in services.iter().zip([&a.house, &b]) {

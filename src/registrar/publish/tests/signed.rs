@@ -1,4 +1,4 @@
-//! Who signs is another process, which judges.
+//! Another process signs, and judges what it signs.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
@@ -13,7 +13,7 @@ use crate::registrar::publish::high_water::HighWaterFile;
 use crate::registrar::publish::outbox::{Outbox, OutboxParts};
 use crate::registrar::store::KeyChange;
 
-/// A signer from before the question up to where it has signed: how often it was asked that.
+/// A signer of a version that cannot say how far it has signed. Counts how often it is asked.
 fn an_older_signer(house: &House) -> Arc<AtomicUsize> {
     let socket = house.root.join("signer.sock");
     let listener = UnixListener::bind(&socket).unwrap();
@@ -35,7 +35,7 @@ fn an_older_signer(house: &House) -> Arc<AtomicUsize> {
     asked
 }
 
-/// It is not asked again each second, by a thread each time.
+/// The service does not ask it again each second, with a new thread each time.
 #[test]
 fn a_signer_that_does_not_know_the_question_is_asked_once() {
     let house = House::new();
@@ -75,7 +75,7 @@ pub(super) fn behind_a_socket(house: &House) {
     configure(house, "signer = \"signer.pem\"", &signer);
 }
 
-/// The signer as it is after a restart: another one, which has nothing but its files.
+/// The signer after a restart: a new one, which has nothing but its files.
 fn start_signer_again(house: &House) {
     let (state, after) = (house.root.join("signer"), house.root.join("signer-after"));
     let key = house.root.join("signer.pem");
@@ -148,9 +148,9 @@ fn a_signer_that_knows_no_table_gets_one() {
     });
 }
 
-/// The database, the high-water file and the targets as they were before, and a signer that has signed
-/// since. The key that has been revoked in between, and the signer's serial.
-/// `leap`: by how much serials rise in between.
+/// Puts the database, the high-water file and the targets back to an earlier state, while the
+/// signer has signed since. Returns the key that was revoked in between, and the signer's serial.
+/// `leap`: how much serials rise in between.
 async fn put_back(house: &House, leap: u64) -> (crate::registrar::store::Changed, u64) {
     let service = house.serve().await;
     let made = create(&service.store, "CRM").await;
@@ -188,9 +188,9 @@ async fn put_back(house: &House, leap: u64) -> (crate::registrar::store::Changed
     (made, signed)
 }
 
-/// Nothing but the signer knows that the key was revoked. It says so at the start, and nobody changes,
-/// publishes or gets anything before somebody has looked, after a restart neither. A signer that is away
-/// then holds no start up, and says it later.
+/// Only the signer knows that the key was revoked. It says so at the start, and nobody changes,
+/// publishes or gets anything before somebody has looked, even after a restart. If the signer is
+/// away, it does not hold the start up, and says so later.
 #[test]
 fn a_signer_that_is_ahead_shows_that_the_database_is_behind() {
     for (leap, is_away) in [(0, false), (1, false), (900, false), (1, true)] {
@@ -219,7 +219,7 @@ fn a_signer_that_is_ahead_shows_that_the_database_is_behind() {
             let late = revoke(&service.store, made.key.entry.id).await;
             assert!(matches!(late, Err(StoreError::ReadOnly { .. })), "{leap}: {late:?}");
             assert_eq!(service.state().published, before, "{leap}");
-            // By which a start knows it, also where the signer is away.
+            // A start knows it from this, even if the signer is away.
             let is_noted = || {
                 let file = HighWaterFile::open(&house.root.join("state")).unwrap();
                 file.mark(audience().as_str()).serial == signed
@@ -238,8 +238,8 @@ fn a_signer_that_is_ahead_shows_that_the_database_is_behind() {
     }
 }
 
-/// A table was signed, and the service ended before it was kept: the database says that it was about to
-/// be. Changes are published above it.
+/// A table was signed, but the service ended before it was stored. The database says that it was
+/// about to be, and changes are published above it.
 #[test]
 fn a_table_that_was_signed_and_not_kept_is_passed_over() {
     let house = House::new();
@@ -259,8 +259,8 @@ fn a_table_that_was_signed_and_not_kept_is_passed_over() {
     });
 }
 
-/// The same, where a table is due and nobody changes anything; and where the signer has started again since. No
-/// clock moves: nothing waits for a minute.
+/// The same, if a table is due and nobody changes anything, and if the signer has restarted since.
+/// No clock moves: nothing waits for a minute.
 #[test]
 fn a_table_that_was_not_kept_is_passed_over_without_a_change() {
     for restarted in [false, true] {
@@ -272,7 +272,7 @@ fn a_table_that_was_not_kept_is_passed_over_without_a_change() {
             if restarted {
                 start_signer_again(&house);
             }
-            // Half of the life of the table in force is over.
+            // Half of the life of the table in force has passed.
             configure(&house, "name = \"shop\"", "name = \"shop\"\ntable_life = \"2m\"");
             let later = Clock::system().now().unix_ms / 1000 + 100;
             let service = house.serve_at(Clock::manual(later)).await;

@@ -1,4 +1,4 @@
-//! Servers for the tests of the store, and how it is opened on them.
+//! Servers for the tests of the store, and how to open the store on them.
 
 #[path = "../../../../tests/support/postgres.rs"]
 mod servers;
@@ -11,10 +11,10 @@ use crate::clock::Clock;
 use crate::registrar::store::OrgRules;
 use crate::registrar::store::suite::terms;
 
-/// Nothing on a test machine takes as long.
+/// Nothing on a test machine takes this long.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How the store of a test is opened.
+/// How to open the store of a test.
 pub(crate) fn options(url: &str) -> PostgresOptions {
     let (url, _) = PostgresUrl::parse(url, PasswordInUrl::Refused).unwrap();
     let server = PostgresServer {

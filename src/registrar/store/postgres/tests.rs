@@ -1,5 +1,6 @@
-//! The contract on PostgreSQL, as it is and through a pooler that gives each transaction another
-//! session; and what only a server can do: go away, be slow, lose an answer, be another program's.
+//! The contract on PostgreSQL, directly and through a pooler that gives each transaction another
+//! session. Also what only a server can do: go away, be slow, lose an answer, belong to another
+//! program.
 
 mod away;
 mod crash;
@@ -63,8 +64,8 @@ fn harm_to_the_log_is_found() {
     }
 }
 
-/// Two stores on one database, as two instances have them: their changes have one order, and each
-/// learns of the other's at once.
+/// Two stores on one database, as two instances have them. Their changes have one order, and each
+/// learns of the other's changes immediately.
 #[test]
 fn changes_of_two_stores_have_one_order() {
     let database = server().database();
@@ -124,7 +125,7 @@ fn a_search_without_the_extension_finds_what_begins_so() {
     };
     assert_eq!(found(&store, "produ"), ["Production"]);
     assert_eq!(found(&store, "%"), Vec::<String>::new());
-    // `admin migrate` makes the index once it can.
+    // `admin migrate` makes the index as soon as it can.
     let options = options(&server().url(&database));
     PostgresStore::migrate(&options.server, options.clock).unwrap();
     let store = open(server(), &database);
@@ -159,7 +160,7 @@ fn a_server_shows_a_certificate_of_its_name() {
     }
 }
 
-/// Neither the database nor its log has a secret; the digest is all.
+/// Neither the database nor its log contains a secret, only the digest.
 #[test]
 fn no_secret_is_in_any_file() {
     let server = TestServer::start(TestDisk::Unflushed);
@@ -180,7 +181,7 @@ fn no_secret_is_in_any_file() {
         }
     }
     for secret in &secrets {
-        // What is shown of it (8 characters) is stored; 12 are not.
+        // The part to show (8 characters) is stored; 12 are not.
         let tail = secret.expose().len() - 12;
         assert!(memchr::memmem::find(&bytes, &secret.expose()[tail..]).is_none());
     }

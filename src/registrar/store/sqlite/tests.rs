@@ -1,5 +1,5 @@
-//! The contract on SQLite, and what only SQLite can meet: a process that ends, a disk that is full, a
-//! file that somebody else holds or has changed.
+//! The contract on SQLite, and what only SQLite can meet: a process that ends, a full disk, a file
+//! that somebody else has locked or changed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -50,8 +50,8 @@ fn serial(store: &Arc<dyn Store>) -> u64 {
     suite::run(store.publication(&audience())).unwrap().serial
 }
 
-/// Each round: a child makes changes until it is ended at a point; what it had an answer for is
-/// there, what it had none for is there as a whole or not at all.
+/// Each round: a child makes changes until it is killed at a point. Every acknowledged change is
+/// there; any other is there as a whole or not at all.
 #[test]
 fn a_process_that_ends_at_any_point_loses_nothing_acknowledged() {
     for (point, count) in [
@@ -104,7 +104,7 @@ fn a_process_that_ends_at_any_point_loses_nothing_acknowledged() {
     }
 }
 
-/// What the test above ends.
+/// The child process that the test above kills.
 #[test]
 #[ignore = "is run by the test above, as a process of its own"]
 fn child() {
@@ -129,7 +129,7 @@ fn child() {
 fn a_locked_database_is_busy_and_nothing_is_half_done() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keys.db");
-    // A busy machine takes its time; the short time-out is only for what must not succeed.
+    // A busy machine takes its time. The short time-out is only for what must not succeed.
     let store: Arc<dyn Store> = Arc::new(open(&path, 60_000).unwrap());
     suite::run(create(&store, "before"));
     let hasty = open(&path, 20).unwrap();
@@ -146,7 +146,7 @@ fn a_locked_database_is_busy_and_nothing_is_half_done() {
     assert_eq!(suite::run(create(&store, "after")).serial, 2);
 }
 
-/// Runs one pragma on the connection that writes.
+/// Runs one pragma on the writer's connection.
 fn harm(store: &SqlStore, pragma: &'static str) {
     suite::run(store.harm(move |connection| {
         let SqlConnection::Sqlite(file) = connection else { unreachable!() };
@@ -273,7 +273,7 @@ fn a_newer_schema_is_refused_at_start() {
     assert!(matches!(refused, StoreError::NewerSchema { found: 99, .. }), "{refused}");
 }
 
-/// Neither the database nor its log has a secret; the digest is all.
+/// Neither the database nor its log contains a secret, only the digest.
 #[test]
 fn no_secret_is_in_any_file() {
     let directory = tempfile::tempdir().unwrap();
@@ -300,7 +300,7 @@ fn no_secret_is_in_any_file() {
         bytes.extend(std::fs::read(file.unwrap().path()).unwrap());
     }
     for secret in &secrets {
-        // What is shown of it (8 characters) is stored; 12 are not.
+        // The part to show (8 characters) is stored; 12 are not.
         let tail = secret.expose().len() - 12;
         assert!(memchr::memmem::find(&bytes, &secret.expose()[tail..]).is_none());
     }

@@ -1,4 +1,4 @@
-//! Changes of keys: what comes of them, their serials, what callers that meet learn of each other.
+//! Changes of keys: their results, their serials, what simultaneous callers learn of each other.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ pub(crate) async fn sixty_four_callers_get_serials_without_gaps(store: Arc<dyn S
             let mut serials = Vec::new();
             for n in 0..4 {
                 let made = create(&store, &format!("key {caller}.{n}")).await;
-                // What is answered is there for everybody, at once.
+                // After the answer, everybody sees it immediately.
                 let found = store.key(&audience(), None, KeyRef::Id(made.key.entry.id)).await;
                 assert_eq!(found.unwrap().changed, made.serial);
                 serials.push(made.serial);
@@ -97,7 +97,8 @@ pub(crate) async fn a_change_that_fails_takes_nothing_from_the_others(store: Arc
     assert_eq!(store.audit_head().await.unwrap().seq, 32);
 }
 
-/// With a database that refuses what has `poison` in it, after the rest of the change was written.
+/// With a database that refuses anything that contains `poison`, after the rest of the change was
+/// written.
 pub(crate) async fn what_the_database_refuses_takes_nothing_from_the_others(store: Arc<dyn Store>) {
     let mut callers = tokio::task::JoinSet::new();
     for caller in 0..64 {
@@ -122,7 +123,7 @@ pub(crate) async fn what_the_database_refuses_takes_nothing_from_the_others(stor
     assert!(names.iter().all(|name| !name.contains("poison")), "{names:?}");
 }
 
-/// A key that takes its own rights away does nothing more, not even in the same moment.
+/// A key that takes its own rights away can do nothing more, not even at the same moment.
 pub(crate) async fn of_what_a_key_holds_the_changes_before_count(store: Arc<dyn Store>) {
     let mut wanted = new_key("caller");
     wanted.permissions = words(&["keys:read", "keys:write", "keys:revoke", "read"]);
@@ -131,7 +132,7 @@ pub(crate) async fn of_what_a_key_holds_the_changes_before_count(store: Arc<dyn 
     let asks = |change| store.change(request(StoreActor::Key(id), change));
     let status = StatusChange::Revoke;
     let key = KeyRef::Id(id);
-    // All wait for the writer when the first of them begins.
+    // All of them are waiting for the writer when the first one begins.
     let (before, revoked, after) = tokio::join!(
         asks(KeyChange::Create(Box::new(new_key("before")))),
         asks(KeyChange::SetStatus { key, if_match: None, status }),
@@ -170,7 +171,7 @@ pub(crate) async fn the_same_request_twice_makes_one_key(store: Arc<dyn Store>) 
     let other = store.change(twice("b")).await;
     assert!(matches!(other, Err(StoreError::IdempotencyConflict)), "{other:?}");
     assert_eq!(store.publication(&audience()).await.unwrap().serial, 1);
-    // Both at once.
+    // Both at the same time.
     let at_once = || {
         let name = IdempotencyKey { name: "form-2".into(), body: Digest::of(b"a") };
         let change = KeyChange::Create(Box::new(new_key("CRM")));

@@ -27,7 +27,7 @@ async fn make(store: &Arc<dyn Store>, wanted: CreateRequest, at_ms: u64) -> KeyI
 
 pub(crate) async fn pages_show_every_key_once(store: Arc<dyn Store>) {
     for n in 0..95u64 {
-        // Several of one second, and of one name.
+        // Several with the same second, and with the same name.
         let ends = When::In(std::time::Duration::from_secs(3600 + n / 3));
         let wanted = CreateRequest { expires: Some(ends), ..new_key(&format!("Key {:02}", n / 2)) };
         make(&store, wanted, NOW + n / 4 * 1000).await;
@@ -47,7 +47,7 @@ pub(crate) async fn pages_show_every_key_once(store: Arc<dyn Store>) {
                 None => break,
             }
             if seen.len() == 30 && sort == KeySort::Newest {
-                // A newer key is on a page before; it moves nothing.
+                // A newer key belongs on an earlier page; it moves nothing here.
                 make(&store, new_key("meanwhile"), NOW + 1_000_000).await;
             }
         }

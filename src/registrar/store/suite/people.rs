@@ -137,7 +137,7 @@ pub(crate) async fn an_org_keeps_an_owner(store: Arc<dyn Store>) {
     assert!(matches!(refused, Err(StoreError::Forbidden { .. })), "an admin: {refused:?}");
     store.change_member(change("kim", Some(PersonRole::Member))).await.unwrap();
     assert_eq!(store.session(Digest::of(b"a"), NOW).await.unwrap(), None);
-    // Also one that is in no org yet; one in another org stays.
+    // This includes a session that is in no org yet. One in another org stays.
     let of_none = SessionRow { org: None, ..session("b", "kim", NOW + 10) };
     store.put_session(of_none).await.unwrap();
     let elsewhere = SessionRow { org: Some(org("other")), ..session("c", "kim", NOW + 10) };

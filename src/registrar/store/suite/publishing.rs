@@ -1,4 +1,4 @@
-//! What the publisher reads and writes down, and the audit log.
+//! The publisher's reads and writes, and the audit log.
 
 use std::sync::Arc;
 
@@ -121,7 +121,8 @@ pub(crate) async fn a_draft_gets_more_signatures_and_never_fewer(store: Arc<dyn 
     assert_eq!(store.put_artefact(first.clone()).await.unwrap(), first);
     let other = draft(ArtefactKind::Patch, 6, 0, b"DRAFT, made again");
     assert_eq!(store.put_artefact(other).await.unwrap(), first, "the first stays");
-    // As many signatures as are there, by somebody else: whoever comes second is told.
+    // As many signatures as the stored one has, by somebody else: the second one gets the stored
+    // one.
     let other = draft(ArtefactKind::Patch, 6, 0, b"DRAFT");
     assert_eq!(store.sign_draft(other).await.unwrap(), Some(first.clone()));
     let more = draft(ArtefactKind::Patch, 6, 0, b"draft and");
@@ -139,7 +140,7 @@ pub(crate) async fn a_draft_gets_more_signatures_and_never_fewer(store: Arc<dyn 
     assert_eq!(publication.signed_patch, Some(done.head));
     let unknown = draft(ArtefactKind::Patch, 9, 0, b"draft");
     assert_eq!(store.sign_draft(unknown).await.unwrap(), None);
-    // Enough have signed a table that is not in force yet: more may have to by then.
+    // Enough have signed a table that is not in force yet, but more may have to by then.
     let table = table_draft(20, 0);
     assert!(store.publish_table(table.clone()).await.unwrap());
     let mut body = table.artefact.body.clone();
@@ -158,7 +159,8 @@ fn table_draft(serial: u64, after: u64) -> TableToPublish {
     TableToPublish { artefact, includes: 1, after, settings: "mark".into(), lease: None }
 }
 
-/// Nothing half-signed is what patches are for, and of two tables or patches that wait the later stays.
+/// Patches are never for something half-signed, and of two waiting tables or patches the later one
+/// stays.
 pub(crate) async fn a_draft_gives_way_to_the_next(store: Arc<dyn Store>) {
     for n in 0..3 {
         create(&store, &format!("key {n}")).await;
@@ -211,7 +213,7 @@ pub(crate) async fn a_draft_gives_way_to_the_next(store: Arc<dyn Store>) {
             other => panic!("{why}: {other:?}"),
         }
     }
-    // A table is of no use behind a patch that sidecars have.
+    // A table is useless behind a patch that sidecars have.
     assert!(store.publish_table(table_draft(11, 4)).await.unwrap());
     let ahead = draft(patch, 13, 4, b"signed meanwhile");
     put(signed(&ahead, b"signed meanwhile")).await.unwrap();

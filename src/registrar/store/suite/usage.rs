@@ -152,7 +152,7 @@ pub(crate) async fn what_stands_out_is_found(store: Arc<dyn Store>) {
         Report { key: revoked, refused: ("revoked", 3), ..base },
         Report { key: limited, refused: ("rate_limited", 10), ago: 2 * 1440, ..base },
         Report { key: limited, refused: ("rate_limited", 1000), ..base },
-        // Before the day that is looked at, and of no meaning now.
+        // Before the examined day, so it means nothing now.
         Report { key: idle, admitted: 1, refused: ("rate_limited", 500), ago: 2 * 1440, ..base },
     ] {
         store.take_usage(batch(report)).await.unwrap();
@@ -182,7 +182,7 @@ pub(crate) async fn what_stands_out_is_found(store: Arc<dyn Store>) {
             told(UsageAlert::RefusedTenfold, "limited", "990"),
         ]
     );
-    // Of a few keys, or of one person's, alone.
+    // For a few keys alone, or for one person's alone.
     let of_acme = || FindingQuery::all(audience(), Some(org("acme")), NOW, 10);
     let few = FindingQuery { keys: Some(vec![revoked, idle]), ..of_acme() };
     let few = store.found_usage(few).await.unwrap();
@@ -211,7 +211,7 @@ pub(crate) async fn what_stands_out_is_found(store: Arc<dyn Store>) {
     );
 }
 
-/// One that was held up between taking the lease and using it forgets nothing by it.
+/// A holder that was held up between taking the lease and using it forgets nothing.
 pub(crate) async fn usage_is_forgotten_by_the_holder_of_the_lease(store: Arc<dyn Store>) {
     let key = create(&store, "CRM").await.key.entry.id;
     let (instance, boot, refused) = ("a", "boot", ("revoked", 1));

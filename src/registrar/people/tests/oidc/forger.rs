@@ -1,4 +1,4 @@
-//! A small OpenID provider that answers as a test wants: as it should, or with a forgery.
+//! A small OpenID provider that answers as a test wants: correctly, or with a forgery.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -25,7 +25,7 @@ use crate::registrar::serve::tests::SETTINGS;
 const CLIENT: &str = "keys & co";
 const SECRET: &str = "s+cret";
 
-/// Most connections that it takes before it ends by itself.
+/// The most connections that it accepts before it ends.
 const MOST: usize = 20_000;
 
 /// Slower than the service waits.
@@ -55,7 +55,7 @@ pub(super) enum Signing {
     Stranger,
 }
 
-/// What is at the place of the provider's document.
+/// What the provider's document address returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Discovery {
     Broken,
@@ -67,19 +67,19 @@ pub(super) enum Discovery {
     Text,
 }
 
-/// An ID token to be made.
+/// An ID token to make.
 pub(super) struct Token {
     pub(super) signing: Signing,
-    /// In place of the algorithm that signs.
+    /// Replaces the algorithm that signs.
     pub(super) alg: Option<&'static str>,
     pub(super) kid: Option<String>,
-    /// Whether its header brings the key along.
+    /// Whether its header contains the key.
     pub(super) jwk: bool,
     pub(super) crit: bool,
     claims: Value,
 }
 
-/// What the provider does.
+/// How the provider behaves.
 pub(super) struct Play {
     pub(super) discovery: Discovery,
     pub(super) names_itself: bool,
@@ -87,7 +87,7 @@ pub(super) struct Play {
     pub(super) token_status: &'static str,
     /// The RSA key has another name.
     pub(super) renamed: bool,
-    /// By code: challenge and ID token.
+    /// Challenge and ID token, by code.
     codes: HashMap<String, (String, String)>,
     requests: Vec<String>,
 }
@@ -236,7 +236,7 @@ impl Forger {
         let name = issuer.clone();
         std::thread::spawn(move || {
             let mut served = 0;
-            // Two minutes of waiting at most.
+            // At most two minutes of waiting.
             for _ in 0..120_000 {
                 if told.load(Ordering::Relaxed) || served >= MOST {
                     return;
@@ -261,7 +261,7 @@ impl Forger {
         change(&mut self.play.lock().unwrap());
     }
 
-    /// Requests that begin so.
+    /// How many requests begin with this.
     pub(super) fn count(&self, begin: &str) -> usize {
         let play = self.play.lock().unwrap();
         play.requests.iter().filter(|request| request.starts_with(begin)).count()
@@ -459,7 +459,7 @@ impl Trip {
         format!("code-{}", self.asked("state"))
     }
 
-    /// The way back without its cookie, as a provider sends it that names itself.
+    /// The way back without its cookie, from a provider that names itself.
     pub(super) fn back(&self, provider: &str) -> Ask {
         self.back_with(&[("code", &self.code()), ("iss", &self.issuer)], provider)
     }
@@ -474,7 +474,7 @@ impl Trip {
         Ask::get(&path).with("sec-fetch-site", "cross-site").from(peer(self.from))
     }
 
-    /// Comes back with what the provider has made of it, which does not name itself.
+    /// Returns with the provider's answer, which does not name the provider.
     pub(super) async fn answer(
         &self,
         desk: &TestDesk,
@@ -491,7 +491,7 @@ pub(super) fn peer(address: [u8; 4]) -> Peer {
     Peer { address: Some(address.into()), ..Peer::default() }
 }
 
-/// The cookie of the session that an answer begins.
+/// The cookie of the session that begins with an answer.
 pub(super) fn session(told: &Told) -> Option<String> {
     let fields = told.fields.get_all("set-cookie").iter().filter_map(|field| field.to_str().ok());
     let mut pairs = fields.filter_map(|field| field.split(';').next());

@@ -1,4 +1,4 @@
-//! A server that goes away and comes back, one that others hold, and one whose answer is lost.
+//! A server that goes away and returns, one that others have locked, and one whose answer is lost.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,7 +13,7 @@ fn a_server_that_is_away_refuses_and_recovers_by_itself() {
     let store = open(&server, &database);
     assert_eq!(try_create(&store, "before").unwrap(), 1);
     for round in 1..=3_u64 {
-        // As a crash of the server's host.
+        // Like a crash of the server's host.
         server.stop();
         for _ in 0..3 {
             let refused = try_create(&store, "meanwhile").unwrap_err();
@@ -84,17 +84,17 @@ fn a_change_waits_for_others_that_write_and_not_for_ever() {
     assert_eq!(try_create(&hasty, "after").unwrap(), 2);
 }
 
-/// An error of somebody in between, in a class of its own, and that the session is ready.
+/// An error by a proxy in between, in a class of its own, and a message that the session is ready.
 const REFUSED: &[u8] = b"E\0\0\0\x26SFATAL\0VFATAL\0C58000\0Mit is gone\0\0Z\0\0\0\x05I";
 
-/// What is between the store and its server.
+/// A proxy between the store and its server.
 struct Between {
     port: u16,
-    /// The answer to the next commit, and with it the connection.
+    /// Loses the answer to the next commit, and the connection with it.
     loses: Arc<AtomicBool>,
-    /// The same, and says that the commit was refused.
+    /// The same, but says that the commit was refused.
     refuses: Arc<AtomicBool>,
-    /// All answers from the next lock on; the connection stays.
+    /// Withholds all answers from the next lock on; the connection stays.
     withholds: Arc<AtomicBool>,
 }
 
@@ -132,8 +132,8 @@ impl Between {
                         if withheld.load(Ordering::SeqCst) {
                             continue;
                         }
-                        // The server has said it, and nobody hears it. What it says before that is of
-                        // the statements that went out together with the commit.
+                        // The server has answered, but nobody hears it. Its answers before that
+                        // belong to the statements that were sent together with the commit.
                         let Some(tag) = memchr::memmem::find(&piece[..read], b"COMMIT\0") else {
                             if to.write_all(&piece[..read]).is_err() {
                                 break;
@@ -159,7 +159,7 @@ impl Between {
     }
 }
 
-/// Its lock goes with its connection, which nobody uses any more.
+/// The lock ends with the connection, which nobody uses any more.
 #[test]
 fn a_transaction_without_an_answer_holds_nobody_up() {
     let between = Between::start(server().port());
@@ -191,7 +191,7 @@ fn a_commit_whose_answer_is_lost_is_asked_for() {
     assert_eq!(suite::run(store.verify_audit(Vec::new())).unwrap(), []);
 }
 
-/// Done anew, it would be done twice.
+/// If it were done again, it would be done twice.
 #[test]
 fn a_commit_that_somebody_in_between_refuses_is_asked_for() {
     let between = Between::start(server().port());

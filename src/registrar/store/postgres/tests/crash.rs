@@ -17,8 +17,8 @@ const POINTS: [(&str, u64); 7] = [
     ("after commit", 6),
 ];
 
-/// A child makes changes until it is ended at a point; what it had an answer for is there, what it had
-/// none for is there as a whole or not at all.
+/// A child makes changes until it is killed at a point. Every acknowledged change is there; any
+/// other is there as a whole or not at all.
 fn crash_round(point: &str, count: u64) {
     let database = server().database();
     let child = Command::new(std::env::current_exe().unwrap())
@@ -37,7 +37,7 @@ fn crash_round(point: &str, count: u64) {
         .map(|(id, serial)| (KeyId::parse(id).unwrap(), serial.parse::<u64>().unwrap()))
         .collect();
     let store = open(server(), &database);
-    // Its session may not have noticed yet that nobody is there: this waits for it.
+    // The server may not have noticed yet that the client is gone; this waits for it.
     let next = try_create(&store, "next").unwrap();
     for (id, serial) in &acknowledged {
         let found = suite::run(store.key(&audience(), None, KeyRef::Id(*id))).unwrap();
@@ -74,7 +74,7 @@ fn a_process_that_ends_at_any_point_loses_nothing_in_many_rounds() {
     }
 }
 
-/// What the tests above end.
+/// The child process that the tests above kill.
 #[test]
 #[ignore = "is run by the tests above, as a process of its own"]
 fn child() {

@@ -1,5 +1,5 @@
-//! The contract through PgBouncer in transaction mode, with fewer sessions than connections: whatever
-//! was left in a session would be another one's.
+//! The contract through PgBouncer in transaction mode, with fewer sessions than connections:
+//! anything left in a session would reach another client.
 
 use std::sync::OnceLock;
 
@@ -29,7 +29,8 @@ impl StoreFixture for PooledFixture {
 
 store_suite!(PooledFixture);
 
-/// Nobody has said that there is a pooler: statements that were prepared for another session are not used.
+/// The service does not know of the pooler: it must not use statements prepared for another
+/// session.
 #[test]
 fn a_pooler_that_nobody_told_of_mixes_nothing_up() {
     let database = server().database();
@@ -38,7 +39,7 @@ fn a_pooler_that_nobody_told_of_mixes_nothing_up() {
     let stores = [open(), open()];
     for n in 0..30 {
         let store = &stores[n % 2];
-        // A session that turns out to be another's costs a try at most.
+        // A session that turns out to be another client's costs one attempt at most.
         let made = (0..5).find_map(|_| try_create(store, &format!("key {n}")).ok());
         assert_eq!(made, Some(n as u64 + 1));
         for store in &stores {

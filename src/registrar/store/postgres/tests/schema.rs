@@ -1,4 +1,4 @@
-//! The schema: the same as SQLite's, put in force once, and refused where it is newer.
+//! The schema: the same as SQLite's, put in force once, and refused if it is newer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use super::*;
 use crate::registrar::store::postgres::schema::MIGRATIONS;
 use crate::registrar::store::sqlite::SqliteStore;
 
-/// Of a table: name of a column, its type in words of SQLite, and whether it may be null.
+/// For a table: a column's name, its type as SQLite calls it, and whether it may be null.
 type Columns = Vec<(String, String, bool)>;
 
 fn of_postgres(database: &str) -> BTreeMap<String, Columns> {
@@ -45,7 +45,7 @@ fn of_sqlite() -> BTreeMap<String, Columns> {
         let column = (row.get(1).unwrap(), row.get(2).unwrap(), row.get(3).unwrap());
         tables.entry(row.get(0).unwrap()).or_default().push(column);
     }
-    // Of SQLite itself, and what only its search goes by.
+    // SQLite's own tables, and one that only its search uses.
     tables.retain(|name, _| !name.starts_with("sqlite_") && name != "key_org");
     tables
 }
@@ -62,7 +62,7 @@ fn both_databases_have_the_same_columns() {
     }
 }
 
-/// Steps that a release has put in force somewhere: version, and SHA-256 of the file.
+/// Steps that a release has already put in force somewhere: version, and SHA-256 of the file.
 const RELEASED: &[(u32, &str)] = &[
     (1, "f5fe3de68d3e5129796beb9c5d388f324154efa87170aab73774d0b881d909a0"),
     (2, "722127a9a13612e7a597443f28180e9cdd89168dfde345d4d35c63c1f6229ea1"),
