@@ -3,8 +3,9 @@
 //   const keys = document.querySelector("keygate-keys");
 //   keys.open(async () => (await fetch("/my/token", { method: "POST" })).json());
 //
-// What `open` is given asks the page's own backend for the answer of POST /v1/embed-tokens; it is asked again
-// when the token has ended. The token stays in memory. All words come from the service; nothing here is HTML.
+// The function passed to `open` gets the answer of POST /v1/embed-tokens from the page's own backend. It is
+// called again when the token has ended. The token stays in memory. All text comes from the service; nothing
+// here is HTML.
 const words = /* words */ {};
 const service = new URL("../", import.meta.url);
 
@@ -83,7 +84,7 @@ class KeygateKeys extends HTMLElement {
     await this.#list();
   }
 
-  // Nothing is kept when the element goes.
+  // Keeps nothing when the element is removed.
   disconnectedCallback() {
     this.#given = null;
     this.#ended = true;
@@ -95,7 +96,7 @@ class KeygateKeys extends HTMLElement {
     this.#ended = false;
   }
 
-  // `once` names the request: sent twice, it makes one key.
+  // `once` names the request: if it is sent twice, it makes only one key.
   async #call(method, path, body, once, again = true) {
     this.#given ??= await this.#ask();
     const { org, token } = this.#given;
@@ -114,7 +115,7 @@ class KeygateKeys extends HTMLElement {
     return told;
   }
 
-  // What goes wrong is said, and the way back is there. `first`: what has the focus then.
+  // If `make` fails, shows why, and a way back. `first`: the element to focus afterwards.
   async #show(make, first) {
     const busy = el("p", { role: "status" }, words.wait);
     if (!this.#main.hasChildNodes()) this.#main.replaceChildren(busy);
@@ -221,7 +222,7 @@ class KeygateKeys extends HTMLElement {
         const body = { name: name.value, permissions, expires: life.value || null };
         this.#shown(await this.#call("POST", "", body, once));
       } catch (error) {
-        // Nothing typed is lost. What was refused is a new request when it is sent again.
+        // Nothing typed is lost. After a refusal, sending it again is a new request.
         if (!(error instanceof TypeError)) once = unique();
         fault.textContent = error instanceof TypeError ? words.offline : error.message;
         fault.hidden = false;
@@ -248,7 +249,7 @@ class KeygateKeys extends HTMLElement {
         this.#tell(words.copied);
         copy.textContent = words.copied;
       } catch {
-        // A page that is not served over TLS has no clipboard: the text is selected at least.
+        // Without TLS there is no clipboard, but the text can at least be selected.
         getSelection()?.selectAllChildren(output);
       }
     });

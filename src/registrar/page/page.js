@@ -1,5 +1,5 @@
-// The page's only script: copying, dialogs, and how far a change is in force. All words come from the
-// document, and everything but copying works without it.
+// The page's only script: copying, dialogs, and how far a change is in force. All text comes from the
+// document, and everything except copying works without the script.
 document.documentElement.classList.add("script");
 
 const told = document.querySelector("[data-told]");
@@ -12,7 +12,7 @@ for (const button of document.querySelectorAll("[data-copy]")) {
     try {
       await navigator.clipboard.writeText(text);
     } catch {
-      // A page that is not served over TLS has no clipboard: the text is selected at least.
+      // Without TLS there is no clipboard, but the text can at least be selected.
       getSelection()?.selectAllChildren(from);
       return;
     }
@@ -24,7 +24,7 @@ for (const button of document.querySelectorAll("[data-copy]")) {
   });
 }
 
-// A link that has a dialog of the same content opens that instead of another page.
+// If there is a dialog with the same content, a link opens the dialog instead of another page.
 for (const link of document.querySelectorAll("a[data-opens]")) {
   const dialog = document.getElementById(link.dataset.opens);
   if (!dialog?.showModal) continue;
@@ -39,7 +39,7 @@ for (const link of document.querySelectorAll("a[data-opens]")) {
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
 }
 
-// A choice of a radio button that has a field of its own.
+// Typing into the field of a radio button chooses that button.
 for (const field of document.querySelectorAll("[data-chooses]")) {
   field.addEventListener("input", () => {
     const radio = document.getElementById(field.dataset.chooses);
@@ -47,12 +47,12 @@ for (const field of document.querySelectorAll("[data-chooses]")) {
   });
 }
 
-// The organization is switched by choosing it.
+// Choosing an organization switches to it, without a button.
 for (const select of document.querySelectorAll("select[data-submits]")) {
   select.addEventListener("change", () => select.form.requestSubmit());
 }
 
-// The address that the page was asked from, as one more line.
+// Adds the address from which the browser asked for the page, as one more line.
 for (const button of document.querySelectorAll("button[data-adds]")) {
   button.addEventListener("click", (event) => {
     const field = document.getElementById(button.dataset.to);
@@ -65,7 +65,7 @@ for (const button of document.querySelectorAll("button[data-adds]")) {
   });
 }
 
-// The one-use sign-in code is the fragment, which reaches no log; a press of the button posts it.
+// The one-use sign-in code is in the fragment, which reaches no log. The button posts it.
 const code = document.querySelector("input[data-fragment]");
 if (code && location.hash.length > 1) {
   code.value = decodeURIComponent(location.hash.slice(1));
@@ -73,7 +73,7 @@ if (code && location.hash.length > 1) {
   history.replaceState(null, "", location.pathname);
 }
 
-// How far a change is in force: asked until all sidecars have it, at most 20 times.
+// How far a change is in force: asks until all sidecars have it, but at most 20 times.
 const force = document.querySelector("[data-force]");
 const follow = async (rest) => {
   const answer = await fetch(force.dataset.force, { headers: { accept: "application/json" } });

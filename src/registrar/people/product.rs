@@ -1,8 +1,8 @@
 //! People whom a product knows, however the service asked it. A role that the product states counts
 //! immediately; the list of members follows.
 //!
-//! All ways in which people of one audience sign in identify the same product's people: a user with
-//! a token and a user with a session are the same person if their ids are equal.
+//! However people of one audience sign in, they are the same product's people: a user with a token
+//! and a user with a session are the same person if their ids are equal.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

@@ -85,8 +85,9 @@ impl Waiting {
         has_news && now_ms.saturating_sub(self.patch.head.made_ms) >= stands
     }
 
-    /// Whether it has to be made again, with newer changes or without: it is for other signers than
-    /// the configuration's, half of its life is over, or the clock was ahead when it was made.
+    /// Whether it has to be made again, with newer changes or without. Reasons: it is for other
+    /// signers than the configuration's, half of its life is over, or the clock was ahead when it
+    /// was made.
     fn is_stale(&self, terms: &IssueTerms, now_ms: u64) -> bool {
         let age_ms = now_ms.saturating_sub(self.patch.head.made_ms);
         let half_over = terms.life.is_some_and(|life| age_ms >= life.saturating_mul(500));

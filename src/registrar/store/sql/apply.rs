@@ -236,8 +236,8 @@ impl Change<'_> {
         }
     }
 
-    /// A person may let a key speak only for somebody of its org, and the key may say about that
-    /// owner only what the list of members says: the service may get a credential in their name.
+    /// A person may let a key speak only for somebody of its org. The key may say about that owner
+    /// only what the list of members says, because the service may get a credential in their name.
     fn knows_owner(
         &self,
         before: Option<&RegistryEntry>,
