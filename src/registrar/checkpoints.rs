@@ -192,7 +192,7 @@ impl CheckpointKeeper {
     ///
     /// # Errors
     ///
-    /// Why it would not.
+    /// Why it would refuse.
     pub async fn would_recover(&self) -> Result<(), CheckpointFault> {
         let signer = self.signer.clone();
         let asking = tokio::task::spawn_blocking(move || signer.would_recover());

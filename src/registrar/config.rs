@@ -93,7 +93,7 @@ pub struct AdminToml {
     /// Where people without a session of the product are sent.
     pub product_sign_in: Option<Box<str>>,
     pub embed: EmbedConfig,
-    /// What is allowed but deserves a second look.
+    /// Settings that are allowed but deserve a second look.
     pub warnings: Vec<ConfigFault>,
     /// Files from which secrets were read.
     pub secret_files: Vec<WatchedFile>,

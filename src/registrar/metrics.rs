@@ -106,7 +106,7 @@ impl ServiceMetrics {
         }
     }
 
-    /// How many keys of an audience stand out for this.
+    /// Sets how many of an audience's keys stand out in this way.
     pub fn found_usage(&self, audience: &str, finding: &'static str, keys: u64) {
         let labels = vec![
             Label::new("audience", audience.to_owned()),
@@ -116,7 +116,7 @@ impl ServiceMetrics {
         self.recorder.register_gauge(&key, &METADATA).set(keys as f64);
     }
 
-    /// How many lines of the audit log no checkpoint covers.
+    /// Sets how many lines of the audit log no checkpoint covers.
     pub fn audit_unsigned(&self, lines: u64) {
         let key = Key::from_name(UNSIGNED);
         self.recorder.register_gauge(&key, &METADATA).set(lines as f64);
@@ -142,7 +142,7 @@ impl ServiceMetrics {
         self.recorder.register_counter(&key, &METADATA).increment(1);
     }
 
-    /// Lines that the log has lost.
+    /// Counts lines that the log has lost.
     pub fn log_lines_dropped(&self) -> Counter {
         self.recorder.register_counter(&Key::from_name(LOG_DROPPED), &METADATA)
     }

@@ -67,7 +67,7 @@ pub fn client_of(parts: &Parts) -> Option<IpAddr> {
     parts.extensions.get::<ClientAddress>().and_then(|address| address.0)
 }
 
-/// For the audit line of what a request does.
+/// The channel of a request, for its audit line.
 pub fn channel_of(parts: &Parts) -> Channel {
     let request_id = parts.extensions.get::<RequestId>();
     Channel {

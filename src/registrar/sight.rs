@@ -30,7 +30,7 @@ pub struct CallerSight {
     pub now_ms: u64,
 }
 
-/// Why somebody sees nothing.
+/// Why a caller sees nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum SightError {
     #[error("{0}")]
@@ -78,7 +78,7 @@ impl CallerSight {
         self.now_ms / 1000
     }
 
-    /// Whether the caller may do this in the org.
+    /// Checks whether the caller may do this in the org.
     ///
     /// # Errors
     ///
@@ -93,7 +93,7 @@ impl CallerSight {
         }
     }
 
-    /// Whether the caller may do this with the key.
+    /// Checks whether the caller may do this with the key.
     ///
     /// # Errors
     ///

@@ -204,7 +204,7 @@ async fn forget(app: &App, holder: &str, now_ms: u64) -> Result<(), StoreError> 
     app.store.forget_usage(now_ms, lease).await.map(drop)
 }
 
-/// A name that no other instance has.
+/// A name that no other instance uses.
 fn holder() -> String {
     let mut bytes = [0; 8];
     // It does no harm if two instances forget the same.

@@ -122,7 +122,7 @@ pub struct ChangeDocument {
     pub in_force: Option<InForceDocument>,
 }
 
-/// How far a change has come.
+/// How far a change is in force.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct InForceDocument {
     /// Whether tables or patches with it are published.

@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// A sidecar that has been silent for this long is not waited for.
 const SILENT_MS: u64 = 5 * 60 * 1000;
 
-/// How far one change has come.
+/// How far one change is in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChangeProgress {
     pub published: bool,

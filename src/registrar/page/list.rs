@@ -10,7 +10,7 @@ use super::words::Words;
 use super::{findings, html, show};
 use crate::registrar::store::{Cursor, KeyCount, KeyQuery, KeySort, KeyState};
 
-/// Rows of a page.
+/// Rows per page.
 const ROWS: usize = 50;
 
 /// The longest text to search for, in bytes.

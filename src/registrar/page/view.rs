@@ -110,7 +110,7 @@ pub struct ListRow {
     pub start: String,
     /// For operators, who see every org.
     pub org: String,
-    /// The first few.
+    /// The first few permissions.
     pub permissions: Vec<String>,
     pub more: Option<String>,
     pub environment: Option<EnvironmentView>,
@@ -177,7 +177,7 @@ pub struct FormFields {
     pub understood: Vec<String>,
     pub my_address: Option<Choice>,
     pub expiry: Vec<Choice>,
-    /// How long the org's policy lets a key live.
+    /// The longest life that the org's policy allows a key.
     pub longest_life: Option<String>,
     pub expires_date: String,
     pub earliest: String,

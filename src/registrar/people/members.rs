@@ -36,7 +36,7 @@ pub struct KeysLeft {
     pub disabled: Vec<KeyId>,
 }
 
-/// Longest issuer or subject of a member, in bytes.
+/// The longest issuer or subject of a member, in bytes.
 const LONGEST_NAME: usize = 255;
 
 /// Gives a person of the caller's org another role, or none. Needs a sign-in of the last minutes.

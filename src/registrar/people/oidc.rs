@@ -39,7 +39,7 @@ const LIFE_MS: u64 = 10 * 60 * 1000;
 /// How far the provider's clock may be behind ours, in seconds.
 const BEHIND_SECS: u64 = 10;
 
-/// Longest answer to a code, in bytes.
+/// The longest answer to a code, in bytes.
 const LONGEST_TOKENS: u64 = 64 * 1024;
 
 /// The longest code or state in a provider's answer, in bytes.
@@ -455,7 +455,7 @@ impl Authenticator {
     }
 }
 
-/// Where somebody signs out of a provider.
+/// Where to sign out of a provider.
 #[derive(Clone, Debug)]
 pub struct OidcSignOut {
     pub to: String,

@@ -123,8 +123,9 @@ impl SeenPeople {
 
 impl Authenticator {
     /// # Errors
-    /// [`AuthError::NoRole`]: what the product calls the person stands for no role here. Who had one
-    /// has none from then on, if the product has said so since they were last here.
+    /// [`AuthError::NoRole`]: the product's word for the person's role maps to no role here. If the
+    /// person had a role, they lose it, provided that the product has said so since they were last
+    /// here.
     pub(super) async fn product_caller(
         &self,
         parts: &Parts,

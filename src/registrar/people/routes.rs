@@ -140,7 +140,7 @@ async fn choose_org(
 fn see_other(to: &str, cookie: HeaderValue) -> Response {
     match HeaderValue::try_from(to) {
         Ok(to) => (StatusCode::SEE_OTHER, [(LOCATION, to), (SET_COOKIE, cookie)]).into_response(),
-        // Our own paths always are one.
+        // Our own paths are always valid values.
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

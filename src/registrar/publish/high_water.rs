@@ -72,7 +72,7 @@ impl HighWater {
 // === impl HighWaterFile ===
 
 impl HighWaterFile {
-    /// Reads it; one that is not there knows of nothing.
+    /// Reads the file. If it does not exist, nothing has been recorded.
     ///
     /// # Errors
     ///

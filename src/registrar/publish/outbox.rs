@@ -288,7 +288,7 @@ impl Outbox {
         self.fold_if_due(&terms, &settings).await
     }
 
-    /// What is in force.
+    /// Loads what is in force.
     async fn load(&mut self, publication: &Publication) -> Result<(), PublishFault> {
         let base = publication.base;
         let Some(table) = self.artefact(ArtefactKind::Table, base).await? else { return Ok(()) };

@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_millis(50);
 /// For one whole answer.
 const WHOLE: Duration = Duration::from_secs(5);
 
-/// Longest answer.
+/// The longest answer, in bytes.
 const MOST_BYTES: u64 = 1 << 20;
 
 /// The fleet of sidecars that nobody has assigned to one.

@@ -54,7 +54,7 @@ struct LateBody {
     text: Option<Bytes>,
 }
 
-/// What came back.
+/// The answer to a request.
 #[derive(Debug)]
 pub(in crate::registrar) struct Told {
     pub(in crate::registrar) status: StatusCode,

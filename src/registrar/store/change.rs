@@ -135,7 +135,7 @@ pub struct AuditEvent {
     pub channel: Channel,
     /// `sign in`, `recover`, …
     pub action: &'static str,
-    /// What it was done to; may be empty.
+    /// The object of the action; may be empty.
     pub object: Box<str>,
     /// Fields before and after. Never a secret or a digest.
     pub detail: serde_json::Map<String, serde_json::Value>,
@@ -144,7 +144,7 @@ pub struct AuditEvent {
 // === impl StoreActor ===
 
 impl StoreActor {
-    /// `person`, `operator`, `key` or `host`, as the audit log has it.
+    /// `person`, `operator`, `key` or `host`, as the audit log writes it.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Person { role: PersonRole::Operator, .. } => "operator",
@@ -159,7 +159,7 @@ impl StoreActor {
         format!("{} {}", self.kind(), self.name())
     }
 
-    /// Who of that kind.
+    /// The name within that kind.
     pub fn name(&self) -> String {
         match self {
             Self::Person { id, .. } => id.to_string(),
@@ -187,7 +187,7 @@ impl StoreActor {
 // === impl KeyChange ===
 
 impl KeyChange {
-    /// `create`, `edit`, `rotate`, `revoke`, …: as the audit log has it.
+    /// `create`, `edit`, `rotate`, `revoke`, …: as the audit log writes it.
     pub const fn action(&self) -> &'static str {
         match self {
             Self::Create(_) => "create",

@@ -28,7 +28,7 @@ use super::sql::{
 };
 use crate::clock::Clock;
 
-/// Where a database is and how it is used.
+/// Where a database is, and how to use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PostgresServer {
     pub url: PostgresUrl,
@@ -44,7 +44,7 @@ pub struct PostgresServer {
     pub busy_timeout: Duration,
 }
 
-/// How a database is opened.
+/// How to open a database.
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
     pub server: PostgresServer,
@@ -101,7 +101,7 @@ impl PostgresStore {
         })
     }
 
-    /// What schema a database has, without changing anything.
+    /// The version of a database's schema, without changing anything.
     ///
     /// # Errors
     ///

@@ -12,7 +12,7 @@ use super::names::AudienceName;
 use super::rows::KeyRow;
 use crate::core::{Environment, OrgId, Permission};
 
-/// Which keys, in which order.
+/// Which keys to list, in which order.
 #[derive(Clone, Debug)]
 pub struct KeyQuery {
     pub audience: AudienceName,
@@ -32,7 +32,7 @@ pub struct KeyQuery {
     /// Subject of the owner: a member's own keys.
     pub owner: Option<Box<str>>,
     pub sort: KeySort,
-    /// Behind this place of the same query.
+    /// Keys after this place of the same query.
     pub cursor: Option<Cursor>,
     /// 1 to [`KeyQuery::MOST`]; a value outside becomes the nearest bound.
     pub limit: usize,
@@ -40,7 +40,7 @@ pub struct KeyQuery {
     pub now_ms: u64,
 }
 
-/// What a key is at a time: its status, and what the clock makes of it.
+/// A key's state at a point in time: its status, combined with the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {
     /// Would be admitted.
@@ -63,7 +63,7 @@ pub enum KeySort {
     Expires,
     /// By name, ignoring case.
     Name,
-    /// The youngest first.
+    /// The newest first.
     #[default]
     Newest,
     /// The oldest first.
@@ -74,7 +74,7 @@ pub enum KeySort {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(Box<str>);
 
-/// What a cursor says.
+/// The content of a cursor.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) struct CursorPlace {
     pub(super) sort: KeySort,
@@ -100,7 +100,7 @@ pub enum KeyCount {
     More,
 }
 
-/// Which lines of the audit log, the newest first.
+/// Which lines of the audit log to list, the newest first.
 #[derive(Clone, Debug, Default)]
 pub struct AuditQuery {
     pub org: Option<OrgId>,
@@ -125,10 +125,10 @@ pub struct AuditPage {
 // === impl KeyQuery ===
 
 impl KeyQuery {
-    /// Most rows of a page.
+    /// The most rows on a page.
     pub const MOST: usize = 200;
 
-    /// All keys of an org (`None`: of all), the youngest first, 50 a page.
+    /// All keys of an org (`None`: of all orgs), the newest first, 50 per page.
     pub fn all(audience: AudienceName, org: Option<OrgId>, now_ms: u64) -> Self {
         Self {
             audience,

@@ -1,4 +1,4 @@
-//! A key as the service has it.
+//! A key as the service stores it.
 
 use super::names::{AudienceName, Uid};
 use crate::manage::registry::entry::RegistryEntry;

@@ -20,7 +20,7 @@ pub use super::sql::{AudienceTerms, SchemaState};
 use super::sql::{ConnectionPurpose, Database, ReadyDatabase, SqlStore};
 use crate::clock::Clock;
 
-/// How a database is opened.
+/// How to open a database.
 #[derive(Clone, Debug)]
 pub struct SqliteOptions {
     /// The database's file, in the state directory.
@@ -72,7 +72,7 @@ impl SqliteStore {
         })
     }
 
-    /// What schema a database has, without changing anything.
+    /// The version of a database's schema, without changing anything.
     ///
     /// # Errors
     ///

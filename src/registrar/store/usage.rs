@@ -84,7 +84,7 @@ pub struct UsedNetwork {
 /// What stands out in the use of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum UsageAlert {
-    /// Somebody uses a key that exists to be stolen.
+    /// Somebody uses a canary, a key that exists only to be stolen.
     Canary,
     /// A revoked or expired key is still used.
     EndedUsed,
@@ -100,7 +100,7 @@ pub enum UsageAlert {
 #[derive(Clone, Debug)]
 pub struct FindingQuery {
     pub audience: AudienceName,
-    /// `None`: of all orgs.
+    /// `None`: all orgs.
     pub org: Option<OrgId>,
     /// Only keys of the person with this subject.
     pub owner: Option<Box<str>>,
@@ -108,7 +108,7 @@ pub struct FindingQuery {
     pub keys: Option<Vec<KeyId>>,
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub now_ms: u64,
-    /// Most keys for each alert.
+    /// The most keys for each alert.
     pub most: usize,
 }
 
@@ -129,7 +129,7 @@ pub struct FoundUsage {
 // === impl FindingQuery ===
 
 impl FindingQuery {
-    /// Of all keys of an org (`None`: of all), up to `most` for each alert.
+    /// All keys of an org (`None`: of all orgs), up to `most` for each alert.
     pub fn all(audience: AudienceName, org: Option<OrgId>, now_ms: u64, most: usize) -> Self {
         Self { audience, org, owner: None, keys: None, now_ms, most }
     }

@@ -66,7 +66,7 @@ pub struct Slot {
     pub mark: SlotMark,
 }
 
-/// What a string of a skeleton is.
+/// The meaning of a string in a skeleton.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum SlotOrText {
     Slot(Slot),

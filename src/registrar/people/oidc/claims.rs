@@ -122,7 +122,7 @@ impl Authenticator {
                 Err(error) => return Err(error),
             }
         }
-        // OpenID Connect Core, section 5.6.2: some providers leave long lists of groups out.
+        // OpenID Connect Core, section 5.6.2: some providers leave out long lists of groups.
         let elsewhere =
             claims.get("_claim_names").and_then(|names| names.get(&*rights.groups_claim));
         if elsewhere.is_some() && rights.needs_groups() {

@@ -17,7 +17,7 @@ use crate::registrar::config::OidcConfig;
 /// For the whole answer to any question.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Longest document.
+/// The longest document, in bytes.
 const LONGEST: u64 = 256 * 1024;
 
 /// After this long, the document is read again.

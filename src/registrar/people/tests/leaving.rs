@@ -50,7 +50,7 @@ async fn is_there(desk: &TestDesk, name: &str) -> bool {
 
 const LATE: u64 = NOW + 3_600_000;
 
-/// Another owner, so that Kim can go.
+/// A desk with another owner, so that Kim can leave.
 async fn desk_of_two_owners(settings: &str) -> TestDesk {
     let desk = TestDesk::new(settings);
     signed_in(&desk, Some("acme"), "owner", "lee").await;

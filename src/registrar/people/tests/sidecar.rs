@@ -104,7 +104,7 @@ fn fields_count_from_a_configured_user_alone() {
         table(&desk, cases).await;
         let told = desk.send(user("keys:manage")).await.json();
         assert_eq!(told["name"], "product shop u -1", "{told}");
-        // Its address and its request id are believed as well.
+        // Its statements of address and request id are believed as well.
         let ask =
             said().with("x-request-id", "r-7").with("x-forwarded-for", "9.9.9.9, 203.0.113.9");
         let told = desk.send(ask.from(sidecar())).await.json();

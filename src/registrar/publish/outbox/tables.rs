@@ -204,7 +204,7 @@ impl Outbox {
     }
 }
 
-/// A name that no other instance has.
+/// A name that no other instance uses.
 pub(super) fn holder() -> Box<str> {
     let mut bytes = [0; 8];
     // Without randomness, the process's number tells it from others on this host.

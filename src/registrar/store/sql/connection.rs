@@ -19,7 +19,7 @@ use crate::core::format::KeyFormat;
 use crate::manage::operation::may::{AccessRules, ManagementWords, StarCovers};
 use crate::manage::registry::settings::{RawSettings, RegistrySettings, VERSION};
 
-/// What the configuration says of an audience's secrets.
+/// What the configuration states about an audience.
 #[derive(Clone, Debug)]
 pub struct AudienceTerms {
     pub name: AudienceName,

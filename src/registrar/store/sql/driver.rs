@@ -149,7 +149,7 @@ impl SqlConnection {
         self.prepare_cached(sql)?.query_row(params, read)
     }
 
-    /// Every row, a few at a time, until `each` has had enough of them.
+    /// Passes each row to `each`, a few at a time, until `each` wants no more.
     pub(in super::super) fn stream<'a>(
         &self,
         sql: &str,

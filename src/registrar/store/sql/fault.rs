@@ -177,7 +177,7 @@ impl From<ServerError> for StoreError {
                 }
                 // From unique indexes and foreign keys.
                 "23505" | "23503" => conflict(),
-                // A text with a null byte: no column can hold one.
+                // A text with a null byte, which no column can hold.
                 "22021" => Self::invalid("text", "has a character that cannot be stored"),
                 code => Self::broken(format!("{sentence} ({code})")),
             },

@@ -101,7 +101,7 @@ pub(super) fn count(store: &StoreConnection, query: &KeyQuery) -> Result<KeyCoun
     Ok(if number > KeyCount::MOST { KeyCount::More } else { KeyCount::Exactly(number) })
 }
 
-/// The only condition on another table.
+/// The join for the only condition on another table.
 fn last_use(query: &KeyQuery) -> &'static str {
     match query.unused_since_ms {
         Some(_) => "LEFT JOIN usage_last u ON u.key = k.row",

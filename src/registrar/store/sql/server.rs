@@ -333,7 +333,7 @@ impl ServerConnection {
         Ok(AskedStatement { text, prepared, values })
     }
 
-    /// Every row, a few at a time, until `each` has had enough of them.
+    /// Passes each row to `each`, a few at a time, until `each` wants no more.
     pub(super) fn stream(
         &self,
         sql: &str,

@@ -8,7 +8,7 @@ use super::super::sql::{Migration, SchemaState};
 
 pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, serves: 1, sql: include_str!("001.sql") },
-    // A program of schema 1 would find nothing in the new index.
+    // A program for schema 1 would find nothing with the new index.
     Migration { version: 2, serves: 2, sql: include_str!("002.sql") },
 ];
 
