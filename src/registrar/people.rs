@@ -65,7 +65,8 @@ const FAILURES: (u32, std::time::Duration) = (30, std::time::Duration::from_secs
 /// How many sign-ins at a provider one address may begin: each is a row until it is finished.
 const BEGINS: (u32, std::time::Duration) = (60, std::time::Duration::from_secs(60));
 
-/// The header field that names an audience, where there are several.
+/// The header field that names an audience, where there are several. The query's `audience` can
+/// name it as well.
 const AUDIENCE: HeaderName = HeaderName::from_static("keygate-audience");
 
 /// Who asks, in which org and audience.

@@ -210,9 +210,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// stored one, and the caller publishes that. A patch for a former table is
     /// [`StoreError::Conflict`]: whatever has a higher serial than a table is for that table.
     ///
-    /// A draft of a patch replaces drafts with lower serials, tables among them. A patch behind a
-    /// newer patch, or over a draft of a table that has been forgotten, is
-    /// [`StoreError::Conflict`].
+    /// A draft of a patch replaces drafts with lower serials, tables among them, which are
+    /// forgotten. Such a draft behind a newer patch, or over a draft of a table that has been
+    /// forgotten, is [`StoreError::Conflict`].
     async fn put_artefact(&self, artefact: StoredArtefact) -> Result<StoredArtefact, StoreError>;
 
     /// Replaces the stored draft with one that has more signatures, or that enough have signed, as

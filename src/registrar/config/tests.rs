@@ -397,8 +397,8 @@ fn a_database_may_be_on_a_server() {
     assert!(config.store.server().is_some());
 }
 
-/// A clear listener that other hosts reach needs a TLS proxy in front of it, and a statement that
-/// it has one.
+/// A listener without TLS that other hosts reach needs a TLS proxy in front of it, and a statement
+/// that it has one.
 #[test]
 fn nobody_listens_to_the_world_in_clear_by_mistake() {
     let directory = directory();

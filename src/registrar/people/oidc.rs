@@ -59,7 +59,7 @@ pub enum WantedSignIn {
 pub struct OidcStart {
     /// At the provider.
     pub to: String,
-    /// The provider's name for people.
+    /// The provider's name, as people see it.
     pub label: Box<str>,
     /// The value of `Set-Cookie`.
     pub cookie: HeaderValue,
@@ -459,7 +459,7 @@ impl Authenticator {
 #[derive(Clone, Debug)]
 pub struct OidcSignOut {
     pub to: String,
-    /// The provider's name for people.
+    /// The provider's name, as people see it.
     pub label: Box<str>,
 }
 

@@ -6,7 +6,7 @@
 
 use aws_lc_rs::digest::{Context, SHA256};
 
-/// The first line of every chain starts from the hash of this, in place of a line before it.
+/// Every line's hash begins with this, so that nothing but a line has such a hash.
 const DOMAIN: &[u8] = b"keygate audit line 1";
 
 /// SHA-256 of a line together with all lines before it.

@@ -24,7 +24,7 @@ const SCOPES: [&str; 3] = ["openid", "profile", "email"];
 pub struct OidcConfig {
     /// In paths, logs and metrics.
     pub name: Box<str>,
-    /// The provider's name for people.
+    /// The provider's name, as people see it.
     pub label: Box<str>,
     /// `iss`, byte for byte. No two providers have the same.
     pub issuer: Box<str>,
@@ -71,7 +71,7 @@ enum OidcPlaces {
 
 #[derive(Clone, Debug, Default)]
 struct NamedOrg {
-    /// Its name in the claim; `None`: its own name.
+    /// Its name in the claim; `None`: the claim uses its own name.
     claim: Option<Box<str>>,
     /// `None`: as for all orgs.
     roles: Option<ProductRoles>,

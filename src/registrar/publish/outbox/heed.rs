@@ -147,7 +147,7 @@ impl Outbox {
                 self.asked_signer = Some(asked);
                 return Ok(());
             }
-            // It was sent before the question. A refusal is an answer, too.
+            // A signer of a version before this question refuses it. A refusal is an answer, too.
             Ok(Ok(Err(SignFault::Refused(SigningRefusal { reason, why }))))
                 if !matches!(reason, SigningReason::Busy | SigningReason::Unavailable) =>
             {

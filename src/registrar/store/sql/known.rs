@@ -179,7 +179,7 @@ impl KnownRows {
         }
     }
 
-    /// The key is about to change.
+    /// Forgets a key that has changed.
     pub(super) fn forget_key(&self, audience: &AudienceName, id: KeyId) {
         self.keys.borrow_mut().remove(&(audience.clone(), id));
     }

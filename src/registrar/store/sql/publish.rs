@@ -138,8 +138,8 @@ pub(super) fn artefact(
     Ok(Some(StoredArtefact { head, body }))
 }
 
-/// The first artefact of a serial stays. A patch for a former table is refused: sidecars that have
-/// that table already know the next table's serial.
+/// The first artefact of a serial stays. A patch for a former table is refused: it would take that
+/// table's sidecars past the next table's serial.
 pub(super) fn put_artefact(
     store: &StoreConnection,
     made: StoredArtefact,
