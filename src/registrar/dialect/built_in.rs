@@ -7,7 +7,7 @@ const BUILT_IN: [(&str, &str); 2] = [
     ("whatomate", include_str!("built_in/whatomate.toml")),
 ];
 
-/// The `[[dialect]]` section of the dialect with this name.
+/// The `[[dialect]]` sections of the dialect with this name.
 pub fn built_in(name: &str) -> Option<&'static str> {
     BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
 }

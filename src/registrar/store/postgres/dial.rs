@@ -1,4 +1,5 @@
-//! Connections to a server: TLS where the URL asks for it, the password, network time-outs.
+//! Connections to a server: TLS where the URL's kind of encryption is TLS, the password, network
+//! time-outs.
 
 use std::io;
 use std::path::{Path, PathBuf};
