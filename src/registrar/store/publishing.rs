@@ -99,7 +99,7 @@ pub enum ArtefactKind {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArtefactState {
-    /// Waits for other people's signatures.
+    /// Waits for others' signatures.
     Draft,
     Signed,
 }

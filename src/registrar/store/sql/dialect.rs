@@ -35,7 +35,7 @@ impl ServerStatement {
         let mut rest = sql.as_str();
         while let Some(next) = rest.chars().next() {
             let (taken, written) = match next {
-                // No text has doubled quotes: each half is a text of its own.
+                // A text with a doubled quote counts as two texts here: each half is one.
                 '\'' => {
                     let end =
                         rest.get(1..).and_then(|t| t.find('\'')).map_or(rest.len(), |n| n + 2);

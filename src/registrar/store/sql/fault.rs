@@ -189,7 +189,7 @@ fn conflict() -> StoreError {
     StoreError::Conflict { why: "an id or a secret is there already".to_owned() }
 }
 
-/// The queue is full.
+/// The database or the queue is busy: the caller should try again.
 pub(super) fn busy() -> StoreError {
     StoreError::Busy { retry_after: RETRY }
 }

@@ -1,4 +1,4 @@
-//! Artefacts that wait for other people's signatures: which of them wait, and which are replaced.
+//! Artefacts that wait for others' signatures: which of them wait, and which are replaced.
 
 use super::super::super::error::StoreError;
 use super::super::super::names::AudienceName;
