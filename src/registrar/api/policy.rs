@@ -23,7 +23,7 @@ use crate::registrar::sight::CallerSight;
 use crate::registrar::store::{OrgChange, OrgRow, OrgRules, OwnerLeaves};
 
 /// The rules of an organization for its keys. Existing keys stay as they are; whatever a change
-/// sets anew has to follow the rules, whoever makes the change.
+/// newly sets has to follow the rules, whoever makes the change.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PolicyDocument {
     pub org: String,
