@@ -1,5 +1,5 @@
 //! Do configuration and table fit together? This answers before a sidecar is started with them.
-//! Imports core, config, exposure, mounts, reload, table and wording.
+//! Imports clock, config, core, exit, exposure, mounts, reload, table and wording.
 
 mod limits;
 mod load;

@@ -1,4 +1,5 @@
 //! The only caller of the operating system's clocks. Everything else is handed a [`Now`].
+//! Imports core.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
 //! What the configuration means. `raw` is what the TOML says; [`Config`] is what the rest of the
-//! program sees: parsed, defaulted, checked as a whole. Imports `core` and `token`.
+//! program sees: parsed, defaulted, checked as a whole. Imports `core`, `token` and `wording`.
 
 mod addresses;
 mod admin;

@@ -6,8 +6,8 @@
 //! origin → follow (a thread per file) → judge → shelf → those who wait
 //! ```
 //!
-//! Imports artefacts, clock, config, core, exit, manage, reload, serving, table and tls. Sidecars
-//! trust signatures, not the distributor.
+//! Imports artefacts, clock, config, core, exit, manage, reload, serving, table, tls and wording.
+//! Sidecars trust signatures, not the distributor.
 
 mod arguments;
 pub mod command;

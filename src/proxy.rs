@@ -1,28 +1,40 @@
 //! The network edge: listeners, workers, one request from accept to answer.
-//! Imports core, config, meter, observe, snapshot, clock, telemetry, tls, token and wording; never
-//! manage, reload or admin.
+//! Imports clock, config, core, meter, observe, snapshot, telemetry, tls and token; never manage,
+//! reload or admin.
 //!
 //! Sub-rooms import downwards only, and files never in a circle (`tests/it/layering`). From the top:
 //!
 //! ```text
 //! run              a worker's thread: start, deadlines, new snapshots, drain
-//! client/          one client's connection: it arrives, takes turns, ends
-//! request/         one request: service.rs is the page, the other files are its steps
+//! client/          a client's connection: accepted, read in turns, ended
+//! request/         a request and its answer: service.rs is the page, the other files are its steps
 //! health           the active health check
-//! worker           what one worker has, and what all share
-//! upstreams        one upstream as a worker has it
+//! worker           what one worker has, and what all workers share
+//! upstreams        one upstream as a worker has it: its pool, and what belongs to it alone
 //! upstream/        the pool of upstream connections, and one exchange over one of them
-//! outbound         a request that may be sent: made of a verdict
-//! answer_deadline  deadlines of an exchange
-//! leases/          limits held together with other sidecars, by way of a store
+//! outbound         a request that may be sent: made from a verdict
+//! answer_deadline  the time-outs of an exchange
 //! body/            request bodies on their way through
+//! executor         the tasks of hyper's HTTP/2, on the worker's thread
+//! leases/          limits shared with other sidecars through a store
 //! net/             bytes in and out: sockets, TLS streams, PROXY header, activity of a connection
-//! executor         tasks of hyper's HTTP/2, on the worker's thread
-//! http1/           HTTP/1.1 heads to and from bytes; no I/O, imports core alone
-//! memory/          what connections hold, and who has to go; no I/O
-//! streams limits load tokens ids dropped minted future_size tunnel/   registries and parts that
-//!                  know nothing of the others
+//! ids              ids of requests and traces
+//! http1/           HTTP/1.1 heads and chunks to and from bytes; no I/O, imports core alone
+//! memory/          what connections hold, and which must go when it is too much; no I/O
+//! streams          running requests, which a new table can end
+//! limits           buckets of limits
+//! load             how busy each worker is, and caps on connections
+//! tokens           user tokens on their way into a decision
+//! minted           tokens for the service that may be used again
+//! tunnel/          upgraded connections
+//! canary           the alarm of a planted key
+//! dropped          names of fields that went for an underscore, once each in the log
+//! future_size      bounds on the size of futures
 //! ```
+//!
+//! An answer has no sub-room of its own: `http1` reads and writes its head (`answer_read`,
+//! `answer_write`), and `request` decides on it and passes its body on (`rewrite/answer`, `download`,
+//! `reply` for those of our own).
 //!
 //! A request's way:
 //!

@@ -1,4 +1,5 @@
 //! What is in force: one value behind one atomic pointer. A request loads it once.
+//! Imports config, core, table and token.
 
 mod issuers;
 

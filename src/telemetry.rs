@@ -1,5 +1,5 @@
 //! Everything that is measured and logged, declared once; handles are held, never looked up by
-//! name while a request runs. Imports `core`, `clock`, `config` and `wording`.
+//! name while a request runs. Imports `config`, `core` and `wording`.
 //!
 //! - [`metrics`]: the list of all metric families.
 //! - [`cells`]: what workers record, each into its own memory, summed when `/metrics` is read.

@@ -11,8 +11,6 @@ pub mod key;
 pub mod list;
 pub mod org;
 pub mod policy;
-#[cfg(test)]
-mod screens;
 pub mod show;
 pub mod sign_in;
 #[cfg(test)]
@@ -55,15 +53,15 @@ pub fn router(app: &App) -> Router<App> {
         .route(SIGN_IN, get(sign_in::show))
         .route(OIDC_SIGN_IN, post(sign_in::begin))
         .route(&format!("{OIDC_SIGN_IN}/{{provider}}"), get(sign_in::finish));
-    let own = screens().merge(signing_in);
+    let own = signed_in().merge(signing_in);
     match &app.settings.mount {
-        Some(mount) => own.nest(mount, screens()).route(&format!("{mount}/"), get(home)),
+        Some(mount) => own.nest(mount, signed_in()).route(&format!("{mount}/"), get(home)),
         None => own,
     }
 }
 
 /// The screens for people who are signed in, and their files.
-fn screens() -> Router<App> {
+fn signed_in() -> Router<App> {
     Router::new()
         .route("/", get(home))
         .route("/keys", get(list::list).post(form::create))

@@ -3,6 +3,7 @@
 
 mod circles;
 mod floors;
+mod heads;
 mod imports;
 mod names;
 
@@ -84,9 +85,9 @@ const RULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("exit", &[]),
-    ("explain", &["clock", "config", "core", "exit", "table"]),
+    ("explain", &["config", "core"]),
     ("exposure", &["config"]),
-    ("inject", &["core", "exit", "manage", "wording"]),
+    ("inject", &["core", "exit", "manage"]),
     ("lib", &[]),
     ("manage", &["clock", "config", "core", "exit", "remote", "table", "usage", "wording"]),
     ("meter", &["clock", "config", "core", "remote", "snapshot", "table", "telemetry", "usage"]),
@@ -94,18 +95,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("observe", &["core", "wording"]),
     (
         "proxy",
-        &[
-            "clock",
-            "config",
-            "core",
-            "meter",
-            "observe",
-            "snapshot",
-            "telemetry",
-            "tls",
-            "token",
-            "wording",
-        ],
+        &["clock", "config", "core", "meter", "observe", "snapshot", "telemetry", "tls", "token"],
     ),
     (
         "registrar",
@@ -146,7 +136,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("serving", &[]),
     ("snapshot", &["config", "core", "table", "token"]),
     ("table", &["core", "wording"]),
-    ("telemetry", &["clock", "config", "core", "wording"]),
+    ("telemetry", &["config", "core", "wording"]),
     ("tls", &["clock", "config", "core", "wording"]),
     ("token", &["core"]),
     ("usage", &["core"]),

@@ -1,11 +1,12 @@
 //! The page as a browser sees it, and rules for its files.
 
 mod org;
+mod screens;
 
 use axum::http::StatusCode;
 
 use super::words::Words;
-use super::{SCRIPT, STYLE, screens};
+use super::{SCRIPT, STYLE};
 use crate::core::{Digest, OrgId};
 use crate::registrar::people::{BootstrapFor, bootstrap_link};
 use crate::registrar::serve::tests::{Ask, TestDesk, Told, run};

@@ -1,5 +1,7 @@
 //! The sub-rooms of `proxy` stand on floors, and imports run downwards only.
 
+use std::path::Path;
+
 use super::imports::Tree;
 
 /// From the ground up. A sub-room imports those of the floors below its own, and none beside or
@@ -38,6 +40,36 @@ const ALONE: &[(&str, &str)] = &[("http1", "core")];
 fn sub_rooms_of_proxy_import_downwards() {
     let found = faults(Tree::read());
     assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// The same order for people: at the top of `proxy.rs`, and in ARCHITECTURE.md.
+#[test]
+fn maps_have_the_sub_rooms_in_their_order() {
+    let tree = Tree::read();
+    let door = tree.files.iter().find(|file| file.name() == "src/proxy.rs").unwrap();
+    let architecture = Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
+    let architecture = std::fs::read_to_string(architecture).unwrap();
+    let block = |text: &str, from: &str, to: &str| {
+        let (_, rest) = text.split_once(from).unwrap_or_else(|| panic!("no {from:?}"));
+        rest.split_once(to).unwrap_or_else(|| panic!("no {to:?}")).0.to_owned()
+    };
+    for (place, map) in [
+        ("src/proxy.rs", block(&door.text, "//! ```text\n", "//! ```\n").replace("//! ", "  ")),
+        ("ARCHITECTURE.md", block(&architecture, "src/proxy/ ", "src/serving/")),
+    ] {
+        let lines = map.lines().filter_map(|line| line.strip_prefix("  "));
+        let names =
+            lines.filter_map(|line| line.split("  ").next()).flat_map(str::split_whitespace);
+        let names: Vec<_> = names.map(|name| name.trim_matches(['/', ','])).collect();
+        let floors: Vec<_> = names
+            .iter()
+            .map(|name| floor_of(name).unwrap_or_else(|| panic!("{place}: no floor has `{name}`")))
+            .collect();
+        assert!(floors.is_sorted_by(|a, b| a >= b), "{place}: not from the top: {names:?}");
+        for name in FLOORS.iter().copied().flatten().filter(|name| **name != "fuzz") {
+            assert!(names.contains(name), "{place}: `{name}` is missing");
+        }
+    }
 }
 
 fn faults(tree: &Tree) -> Vec<String> {

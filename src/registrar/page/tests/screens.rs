@@ -8,8 +8,8 @@ mod org;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::view::*;
-use super::words::{Words, fill};
+use super::super::view::*;
+use super::super::words::{Words, fill};
 
 /// A name that no column is wide enough for.
 const LONG: &str = "Nightly-export-of-every-archive-to-the-customer's-own-warehouse-in-Frankfurt-and-Dublin-\
