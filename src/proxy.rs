@@ -48,8 +48,8 @@
 
 #![deny(clippy::indexing_slicing)]
 
-/// `Debug` that says which type it is and nothing of what is in it: what a client has sent may hold a
-/// key.
+/// `Debug` that prints the type's name and nothing of its contents: what a client has sent may
+/// include a key.
 macro_rules! opaque {
     ($($type:ident),+) => {
         $(impl std::fmt::Debug for $type {
@@ -72,7 +72,7 @@ pub mod fuzz;
 pub mod health;
 mod http1;
 mod ids;
-// Without the feature nobody makes any of it.
+// Without the feature, this code is never used.
 #[cfg_attr(not(feature = "shared-limits"), allow(dead_code, unused_imports))]
 mod leases;
 mod limits;

@@ -1,4 +1,4 @@
-//! The deadlines of one exchange with the upstream: how long its answer may take, and how slow its
+//! The deadlines of one exchange with the upstream: how long its answer may take, and how slow the
 //! upload may be.
 
 use std::rc::Rc;
@@ -24,17 +24,17 @@ pub(crate) struct AnswerDeadline {
     sent_ns: std::cell::Cell<u64>,
 }
 
-/// Whether an upload must go on.
+/// Whether an upload must make progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UploadPace {
-    /// It must keep up with the rate of the configuration.
+    /// It must keep up with the configured rate.
     Steady,
     /// A gRPC stream may be silent for as long as it likes.
     Any,
 }
 
-/// A request was told to end while it waits for its response. A deadline may have moved: the
-/// client still uploads.
+/// A request was asked to end while it waits for its response. Its deadline may have moved, because
+/// the client still uploads.
 pub(crate) fn go_on(
     end: RequestEnd,
     stream: &Stream,
@@ -49,7 +49,7 @@ pub(crate) fn go_on(
         RequestEnd::Deadline => match answer_deadline.extend(clock.now().mono_ns) {
             Ok(until) => {
                 stream.set_deadline(until);
-                // Asks to be woken for the new one.
+                // Asks to be woken at the new deadline.
                 stream.poll_end(cx);
                 return Ok(());
             }
@@ -83,20 +83,21 @@ impl AnswerDeadline {
         }
     }
 
-    /// The first moment to look again.
+    /// The first moment to check again.
     pub(crate) fn begin(&self, now_ns: u64) -> u64 {
         self.sent_ns.set(now_ns);
         self.next_look(now_ns)
     }
 
-    /// Nobody says when an upload is through: from then the time of the first byte counts.
+    /// Nothing signals that an upload is complete, although from that moment on the time-out for
+    /// the first byte counts.
     fn next_look(&self, now_ns: u64) -> u64 {
         let open = self.upload.as_ref().is_some_and(|u| u.is_open());
         let soon = if open { now_ns.saturating_add(self.first_byte_ns) } else { u64::MAX };
         self.limit().min(soon)
     }
 
-    /// A deadline has passed: until when to go on, or why not.
+    /// A deadline has passed. Returns until when to continue, or why not.
     pub(crate) fn extend(&self, now_ns: u64) -> Result<u64, Reason> {
         if self.limit() > now_ns && !self.drips(now_ns) {
             return Ok(self.next_look(now_ns));
@@ -106,14 +107,14 @@ impl AnswerDeadline {
         Err(if waits_for_client { Reason::BodyTimeout } else { Reason::UpstreamTimeout })
     }
 
-    /// While the answer runs: until when the client may send nothing of its body.
+    /// While the answer runs: until when the client may stay silent in the middle of its body.
     ///
     /// # Errors
-    /// It has been silent for too long.
+    /// The client has been silent for too long.
     pub(crate) fn of_upload(&self, now_ns: u64) -> Result<u64, Reason> {
         let open = self.upload.as_ref().filter(|u| u.is_open() && self.pace == UploadPace::Steady);
         let Some(upload) = open else { return Ok(u64::MAX) };
-        // The upstream does not take what is there: not the client's fault.
+        // The upstream does not take the bytes that are there, which is not the client's fault.
         if upload.state.get() != UploadState::Waiting {
             return Ok(now_ns.saturating_add(self.body_ns));
         }
@@ -121,7 +122,7 @@ impl AnswerDeadline {
         if limit > now_ns && !self.drips(now_ns) { Ok(limit) } else { Err(Reason::BodyTimeout) }
     }
 
-    /// Behind the end of the answer: until when nothing of the body may come. `None`: it has been
+    /// After the end of the answer: until when the client may stay silent. `None`: it has been
     /// silent or slow for too long.
     pub(crate) fn of_rest(&self, now_ns: u64) -> Option<u64> {
         let upload = self.upload.as_ref()?;
@@ -130,8 +131,8 @@ impl AnswerDeadline {
         (limit > now_ns && !self.drips(now_ns)).then_some(limit)
     }
 
-    /// A body that moves, but only so much as to keep the connection (slow POST). It has as long to
-    /// begin as it may be silent.
+    /// Whether a body moves only just enough to keep the connection (slow POST). It may take as
+    /// long to begin as it may be silent.
     fn drips(&self, now_ns: u64) -> bool {
         let Some(upload) = self.upload.as_ref().filter(|_| self.pace == UploadPace::Steady) else {
             return false;
@@ -156,7 +157,7 @@ impl AnswerDeadline {
         phase.min(self.total_ns)
     }
 
-    /// An upload that failed on the client's side looks to hyper like a broken connection.
+    /// To hyper, an upload that failed on the client's side looks like a broken connection.
     pub(crate) fn blame(&self, reason: Reason) -> Reason {
         match self.upload.as_ref().map(|u| u.state.get()) {
             Some(UploadState::Failed) => Reason::BadFraming,

@@ -1,5 +1,5 @@
-//! The active health check: one small request at an interval, on a thread of its own. Says whether
-//! the upstream answers; it never decides about a request.
+//! The active health check: one small request per interval, on a thread of its own. It reports
+//! whether the upstream answers, and never decides about a request.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -16,9 +16,9 @@ use crate::proxy::executor::LocalExecutor;
 use crate::proxy::net::io::ClientAddr;
 use crate::telemetry::{UpstreamMeter, WorkerCells};
 
-/// Asks `upstream` for `path` at its interval until the other end of `stop` is gone, and tells `report` each
-/// time how it went. Healthy is any status below 500: a 401 or a 404 was answered by a living
-/// service.
+/// Requests `path` from `upstream` at its interval, and passes each result to `report`, until the
+/// other end of `stop` is gone. Any status below 500 is healthy: a service that answers 401 or 404
+/// is alive.
 pub fn watch(
     shared: &Shared,
     upstream: &SharedUpstream,
@@ -30,7 +30,7 @@ pub fn watch(
         .enable_io()
         .enable_time()
         .build_local(tokio::runtime::LocalOptions::default())?;
-    // Its connections are not the workers'; nobody reads these cells.
+    // Its connections are not the workers'. Nothing reads these cells.
     let meter = UpstreamMeter::new(Arc::new(WorkerCells::default()), 0);
     let connector = upstream.connector(&shared.timeouts, &shared.clock, meter);
     let interval = upstream.config.health_interval;

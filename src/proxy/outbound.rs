@@ -1,5 +1,5 @@
-//! A request that may be sent to the upstream. It is made of a verdict here, and taken apart by the
-//! connection that sends it.
+//! A request that may be sent to the upstream. It is built from a verdict here, and taken apart by
+//! the connection that sends it.
 
 use http::header::{HeaderName, HeaderValue};
 use http::{Method, Request};
@@ -12,37 +12,39 @@ use crate::proxy::http1::head::RequestHead;
 use crate::proxy::http1::request_write::put_line;
 use crate::proxy::http1::target::BadTarget;
 
-/// A request that may be sent. Its one constructor takes a verdict: forgetting to authenticate
-/// does not compile.
+/// A request that may be sent. Its one constructor takes a verdict, so code that forgets to
+/// authenticate does not compile.
 pub(crate) struct UpstreamRequest {
     idempotent: bool,
-    /// What is kept of an answer in chunks, unless hyper reads it.
+    /// How a chunked answer is kept, unless hyper reads it.
     chunks: ChunkForm,
     shape: Shape,
 }
 
-/// The shape that its connection needs.
+/// The form that its connection needs.
 enum Shape {
-    /// Asking for nothing but a response: head and body as they go over an HTTP/1.1 connection,
-    /// but for what the client still sends. Without `body`, that has gone and does not come back.
+    /// A request that expects nothing but a response. Head and body are as sent over an HTTP/1.1
+    /// connection, except for what the client still has to send. Without `body`, the body was sent
+    /// and will not return.
     Bytes { bytes: Vec<u8>, is_head: bool, body: Option<RequestBody> },
-    /// hyper writes it. `None`: one with a body has gone, and did not come back.
+    /// hyper writes it. `None`: one with a body was sent, and did not return.
     Http(Option<Box<Request<RequestBody>>>),
 }
 
-/// The fields of ours, in the shape of their request. Lines are a whole head but for its last.
+/// keygate's own fields, in the form of their request. Lines are a whole head except for the last
+/// line.
 pub(crate) enum Added {
     Fields(Vec<(HeaderName, HeaderValue)>),
     /// Lines of a head.
     Lines(Vec<u8>),
 }
 
-/// A request that is rewritten, but for who is asking.
+/// A request that is rewritten, except for who is asking.
 pub(crate) struct RewrittenRequest {
     pub(crate) head: RequestHead,
     pub(crate) body: RequestBody,
     pub(crate) added: Added,
-    /// What the writer of the answer takes of one in chunks.
+    /// The form in which the answer's writer takes a chunked answer.
     pub(crate) chunks: ChunkForm,
 }
 
@@ -54,24 +56,24 @@ pub(crate) enum Forward<'k> {
     Passed(#[expect(dead_code, reason = "the proof itself")] Passed<'k>),
 }
 
-/// What a request asks of its connection.
+/// What a request needs from its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConnectionNeeds {
     /// A response.
     Response,
-    /// What only hyper does: an upgrade, or names in the client's spelling.
+    /// Something that only hyper can do: an upgrade, or names in the client's spelling.
     Hyper,
 }
 
-/// A request as it goes over an HTTP/1.1 connection.
+/// A request as it is sent over an HTTP/1.1 connection.
 pub(crate) struct Sendable<'a> {
-    /// The head, and the body as far as it is here.
+    /// The head, and as much of the body as has arrived.
     pub(crate) bytes: &'a [u8],
     /// The answer has no body, whatever its head says.
     pub(crate) is_head: bool,
-    /// What is kept of an answer in chunks.
+    /// How a chunked answer is kept.
     pub(crate) chunks: ChunkForm,
-    /// The body that the client still sends.
+    /// The part of the body that the client still has to send.
     pub(crate) coming: Option<Upload>,
 }
 
@@ -80,7 +82,7 @@ opaque!(UpstreamRequest);
 // === impl UpstreamRequest ===
 
 impl UpstreamRequest {
-    /// The only way to make one: the verdict goes in, and says who is asking.
+    /// The only way to make one: it takes the verdict, which says who is asking.
     ///
     /// # Errors
     /// hyper would have to send it, and cannot send its target.
@@ -123,12 +125,12 @@ impl UpstreamRequest {
         Ok(Self { idempotent, chunks, shape })
     }
 
-    /// Whether doing it twice is doing it once (RFC 9110 §9.2.2).
+    /// Whether sending it twice has the same effect as sending it once (RFC 9110 §9.2.2).
     pub(crate) fn is_idempotent(&self) -> bool {
         self.idempotent
     }
 
-    /// Whether it can be made again, for another try: it has no body.
+    /// Whether it can be made again for a retry: it has no body.
     pub(crate) fn is_repeatable(&self) -> bool {
         match &self.shape {
             Shape::Bytes { body, .. } => matches!(body, Some(RequestBody::Empty)),
@@ -138,7 +140,7 @@ impl UpstreamRequest {
         }
     }
 
-    /// What it asks of its connection.
+    /// What it needs from its connection.
     pub(crate) fn needs(&self) -> ConnectionNeeds {
         match self.shape {
             Shape::Bytes { .. } => ConnectionNeeds::Response,
@@ -150,7 +152,7 @@ impl UpstreamRequest {
     /// `None`: hyper must send it, or its body is gone.
     pub(crate) fn begin(&mut self) -> Option<Sendable<'_>> {
         let Shape::Bytes { bytes, is_head, body } = &mut self.shape else { return None };
-        // Without its body the head would take the next request for it.
+        // Without its body, the next request would be read as the body of this head.
         let coming = match body.take()? {
             RequestBody::Stream(upload) => Some(upload),
             here => {
@@ -161,14 +163,14 @@ impl UpstreamRequest {
         Some(Sendable { bytes, is_head: *is_head, chunks: self.chunks, coming })
     }
 
-    /// None of it was sent.
+    /// Puts the body back: none of it was sent.
     pub(crate) fn put_back_body(&mut self, upload: Upload) {
         if let Shape::Bytes { body: body @ None, .. } = &mut self.shape {
             *body = Some(RequestBody::Stream(upload));
         }
     }
 
-    /// For hyper. `None`: it is not hyper's, or has gone and did not come back.
+    /// For hyper. `None`: it is not for hyper, or it was sent and did not return.
     pub(crate) fn take_http(&mut self) -> Option<Request<RequestBody>> {
         let Shape::Http(slot) = &mut self.shape else { return None };
         let request = *slot.take()?;
@@ -181,7 +183,7 @@ impl UpstreamRequest {
         Some(request)
     }
 
-    /// hyper has not begun to send it.
+    /// Puts the request back: hyper has not begun to send it.
     pub(crate) fn put_back(&mut self, unsent: Request<RequestBody>) {
         if let Shape::Http(request) = &mut self.shape {
             *request = Some(Box::new(unsent));
@@ -192,7 +194,7 @@ impl UpstreamRequest {
 // === impl Added ===
 
 impl Added {
-    /// A field with a value that is one: ours, or of a type that has checked it.
+    /// Adds a field with a valid value: ours, or of a type that has checked it.
     pub(crate) fn put(&mut self, name: &HeaderName, value: &[u8]) {
         match self {
             Self::Fields(fields) => {
@@ -204,7 +206,7 @@ impl Added {
         }
     }
 
-    /// A field that no log and no table of header compression keeps (RFC 7541 section 7.1.3).
+    /// Adds a field that no log and no header compression table keeps (RFC 7541 section 7.1.3).
     pub(crate) fn put_secret(&mut self, name: &HeaderName, value: &str) {
         match self {
             Self::Fields(fields) => {
@@ -217,11 +219,11 @@ impl Added {
         }
     }
 
-    /// A field with a value out of the table. It was checked there; one that could end a line is left
-    /// out all the same.
+    /// Adds a field with a value from the table. It was checked there. A value that could end a
+    /// line is left out anyway.
     fn put_told(&mut self, name: &HeaderName, value: &str) {
         let is_control = |b: u8| (b < b' ' && b != b'\t') | (b == 0x7f);
-        // Not `any`: without an early end it is done on many bytes at once.
+        // Not `any`: without an early exit, many bytes can be checked at the same time.
         if !value.bytes().fold(false, |any, b| any | is_control(b)) {
             self.put(name, value.as_bytes());
         }

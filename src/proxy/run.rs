@@ -1,5 +1,5 @@
-//! A worker's thread: it starts, listens, holds what runs against every new snapshot, looks at
-//! deadlines and drains.
+//! A worker's thread: it starts, listens, checks running streams against every new snapshot, looks
+//! at deadlines and drains.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -34,7 +34,7 @@ pub struct Seed {
     pub random: [u8; 16],
 }
 
-/// Runs a worker to its end: until the process has drained.
+/// Runs a worker until the process has drained.
 pub fn run(seed: Seed) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -93,7 +93,7 @@ async fn serve(seed: Seed) {
     worker.uses.hand_on();
 }
 
-/// Holds running streams against every new snapshot.
+/// Checks running streams against every new snapshot.
 pub(crate) async fn watch_snapshots(worker: Rc<Worker>) {
     let mut swaps = worker.shared.store.subscribe();
     while swaps.changed().await.is_ok() {
@@ -109,7 +109,7 @@ fn recheck_streams(worker: &Worker, now: Now) {
     }
 }
 
-/// Looks at all deadlines of the worker. Their precision is this interval: an eighth of the
+/// Looks at all deadlines of the worker. The interval sets their precision: an eighth of the
 /// shortest time-out, at most half a second.
 async fn tick(worker: Rc<Worker>) {
     let timeouts = &worker.shared.timeouts;
@@ -159,22 +159,22 @@ async fn tick(worker: Rc<Worker>) {
     }
 }
 
-/// Waits for the end of the process and brings this worker there. `grace`: for clients that have
-/// connected and not yet said anything.
+/// Waits until the process is to end, then drains this worker. `grace`: for clients that have
+/// connected but sent nothing yet.
 async fn drain(worker: &Rc<Worker>, grace: Duration) {
     let mut phase = worker.shared.phase.clone();
-    // The sender lives as long as the app; were it gone, the app is.
+    // The sender lives as long as the app. If it is gone, so is the app.
     let _ = phase.wait_for(|p| *p >= Phase::Draining).await;
     worker.closing.set(true);
-    // Requests that the kernel has taken before we stopped accepting must not meet a closed
-    // connection: what is on its way gets this long to be read.
+    // Requests that the kernel accepted before we stopped accepting must not find a closed
+    // connection: they get this long to be read.
     tokio::time::sleep(LAST_HEADS.min(worker.shared.drain.deadline)).await;
     let gone = async {
         while worker.connections.count() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    // Nobody waits for the end of a process that has a successor.
+    // With a successor, nobody waits for this process to end.
     let _ = tokio::time::timeout(grace.min(worker.shared.drain.deadline), gone).await;
     worker.draining.set(true);
     worker.connections.wake_all();
@@ -200,6 +200,6 @@ async fn drain(worker: &Rc<Worker>, grace: Duration) {
 
 const LAST_HEADS: Duration = Duration::from_millis(100);
 
-/// With a successor: a client whose connection was taken shortly before must not find it closed,
+/// With a successor: a client whose connection was accepted shortly before must not find it closed,
 /// however busy its machine is.
 const FIRST_HEADS: Duration = Duration::from_secs(2);

@@ -1,5 +1,5 @@
-//! One upstream as a worker has it: its connections, what its requests and answers need to know of
-//! it, and what was made for it alone.
+//! One upstream as a worker sees it: its connections, what its requests and answers need to know
+//! about it, and what was made for it alone.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub struct SharedUpstream {
     pub tls: Option<Arc<ClientTls>>,
 }
 
-/// One worker's own part of it.
+/// One worker's own part of an upstream.
 #[derive(Debug)]
 pub(crate) struct WorkerUpstream {
     /// 0: `[upstream]`; n: the n-th of `[upstreams.NAME]`.
@@ -33,22 +33,22 @@ pub(crate) struct WorkerUpstream {
     /// `None`: `[upstream]`.
     pub(crate) name: Option<Box<str>>,
     pub(crate) pool: Rc<UpstreamPool>,
-    /// The upstream's own name, for requests that name no host.
+    /// The upstream's own name, for requests that do not name a host.
     pub(crate) authority: HeaderValue,
     /// `Host` to send instead of the client's.
     pub(crate) host: Option<HeaderValue>,
-    /// What is cut off of the service's `Location`.
+    /// The prefix to cut off the service's `Location`.
     pub(crate) own_address: Option<OwnAddress>,
     pub(crate) protocol: UpstreamProtocol,
     /// It is reached over TLS.
     pub(crate) is_https: bool,
-    /// It needs field names as the client wrote them.
+    /// It needs field names in the client's spelling.
     pub(crate) preserve_case: bool,
     pub(crate) minted: Minted,
     pub(crate) meter: UpstreamMeter,
 }
 
-/// What all upstreams of one worker use in turn: a request is with one of them at a time.
+/// What all upstreams of one worker take turns to use: a request uses one of them at a time.
 #[derive(Debug, Default)]
 pub(crate) struct ExchangeRoom {
     pub(crate) buffers: Rc<Buffers>,
@@ -69,8 +69,9 @@ pub(crate) struct UpstreamTerms<'t> {
 // === impl SharedUpstream ===
 
 impl SharedUpstream {
-    /// Scheme and authority of its URL, to be cut off of the service's `Location`. `None`: a Unix
-    /// socket has no address that a client could follow, or it is switched off.
+    /// Scheme and authority of its URL, to be cut off the service's `Location`. `None`: it is
+    /// switched off, or the upstream is a Unix socket, which has no address that a client could
+    /// follow.
     fn own_address(&self) -> Option<OwnAddress> {
         let (scheme, default_port) = match self.config.tls {
             Some(_) => ("https", 443),
@@ -93,7 +94,7 @@ impl SharedUpstream {
         HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("localhost"))
     }
 
-    /// What opens connections to it.
+    /// Opens connections to it.
     pub(super) fn connector(
         &self,
         timeouts: &Timeouts,

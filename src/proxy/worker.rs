@@ -1,5 +1,5 @@
 //! One worker: a thread with its own current-thread runtime, its own upstream connections, its own
-//! metric cells. A connection never leaves its worker once its first byte was read.
+//! metric cells. Once its first byte was read, a connection never leaves its worker.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -33,7 +33,8 @@ use crate::telemetry::{AccessLog, OTHER_ROUTE, WorkerCells};
 pub struct Shared {
     pub clock: Clock,
     pub store: Arc<Store>,
-    /// What is charged here alone: all limits, or this sidecar's share of `shared_limits`.
+    /// The limits that are charged here alone: all limits, or this sidecar's share of
+    /// `shared_limits`.
     pub limits: Arc<LimitStore>,
     /// `None`: limits hold per sidecar.
     pub shared_limits: Option<Arc<SharedLimits>>,
@@ -52,23 +53,23 @@ pub struct Shared {
     pub observed: Arc<ObserveBook>,
     pub token_budgets: TokenBudgets,
     pub memory: Arc<Account>,
-    /// How to hand a new connection to another worker.
+    /// Hands a new connection to another worker.
     pub handoff: Vec<mpsc::UnboundedSender<Accepted>>,
 }
 
-/// How far the process is on its way out.
+/// How far the shutdown of the process has got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Serving,
-    /// Not ready any more, but still accepting: load balancers need a moment to notice.
+    /// Not ready any more, but still accepting: load balancers need time to notice.
     Leaving,
-    /// No new connections; what runs is finished.
+    /// No new connections. What is running is finished.
     Draining,
-    /// What still runs is cut.
+    /// What is still running is cut.
     Cutting,
 }
 
-/// The worker's own things. Lives on its thread only.
+/// What belongs to one worker. Lives on its thread only.
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) index: usize,
@@ -86,7 +87,7 @@ pub(crate) struct Worker {
     /// `[upstreams.NAME]`: index n of a route is the n-th, from 1.
     pub(crate) upstreams: Box<[Rc<WorkerUpstream>]>,
     pub(crate) ids: Ids,
-    /// Answers say that their connection is about to close.
+    /// Answers announce that their connection is about to close.
     pub(crate) closing: Cell<bool>,
     /// Connections close as soon as nothing runs on them.
     pub(crate) draining: Cell<bool>,
@@ -113,13 +114,13 @@ impl Shared {
         std::iter::once(&self.upstream).chain(&self.upstreams)
     }
 
-    /// Whether an upstream needs field names as clients wrote them: which one a request is for is
-    /// not known before its head is read.
+    /// Whether an upstream needs field names in the client's spelling. Which upstream a request is
+    /// for is unknown until its head was read.
     pub(crate) fn keeps_case(&self) -> bool {
         self.all_upstreams().any(|upstream| upstream.config.preserve_case)
     }
 
-    /// Whether an upstream is told which address a client has connected to.
+    /// Whether an upstream learns which address a client has connected to.
     pub(crate) fn sends_proxy(&self) -> bool {
         self.all_upstreams().any(|upstream| upstream.config.send_proxy)
     }
@@ -144,7 +145,7 @@ impl Worker {
         }
     }
 
-    /// The `Date` of an answer (RFC 9110 section 5.6.7) that is made now.
+    /// The `Date` (RFC 9110 section 5.6.7) of an answer made now.
     pub(crate) fn date(&self, unix_secs: u64) -> [u8; 29] {
         if self.date.unix_secs.replace(unix_secs) != unix_secs {
             let at = std::time::UNIX_EPOCH + Duration::from_secs(unix_secs);
@@ -159,10 +160,10 @@ impl Worker {
         std::iter::once(&self.upstream).chain(self.upstreams.iter().map(|named| &**named))
     }
 
-    /// Adds up what connections hold, ends those that have to go, and shows it.
+    /// Adds up what connections hold, ends those that have to go, and reports the sum.
     pub(crate) fn settle_memory(&self) {
         let memory = &self.shared.memory;
-        // One of the workers is enough for what the process has once.
+        // One worker is enough for what exists once per process.
         if self.index == 0 {
             let keys = self.shared.store.load().keys.as_ref().map_or(0, |k| k.resident_bytes());
             memory.fit(keys as u64);

@@ -1,5 +1,6 @@
 //! From a request's head to a request that may be sent, or to keygate's own answer: read → decide →
-//! charge → rewrite. Sends nothing and waits for nothing, so that the guard of the snapshot ends here.
+//! charge → rewrite. Sends nothing and waits for nothing, so that the guard of the snapshot ends
+//! here.
 
 mod charge;
 mod judge;
@@ -42,7 +43,7 @@ pub(crate) struct IncomingRequest {
     pub(crate) body: ClientBody,
     /// The stream of an extended CONNECT, which becomes a tunnel if the service agrees.
     pub(crate) connect: Option<OnUpgrade>,
-    /// Who writes its answer.
+    /// Who writes the answer.
     pub(crate) writer: Writer,
 }
 
@@ -62,11 +63,11 @@ pub(crate) struct AdmittedRequest {
 pub(crate) enum HaltedRequest {
     /// The answer: a refusal, or keygate's answer to a preflight.
     Answered(Reply),
-    /// Until the store of shared limits has answered. Then it is decided anew.
+    /// The request waits for the store of shared limits. Then it is decided again.
     Waits(Box<WaitingRequest>),
 }
 
-/// As it came, and what it waits for.
+/// The request as it arrived, and what it waits for.
 pub(crate) struct WaitingRequest {
     pub(crate) incoming: IncomingRequest,
     pub(crate) wait: StoreWait,
@@ -90,11 +91,11 @@ struct Admission<'s> {
     cors: Vec<(HeaderName, HeaderValue)>,
     /// `Accept`, where the client may choose the form of a refusal.
     accept: Option<Box<str>>,
-    /// It was decided before, and has waited since.
+    /// The request was decided before, and has waited since.
     has_waited: bool,
 }
 
-/// A verdict that lets the request through, and the route that it is for.
+/// A verdict that lets the request through, and the request's route.
 struct Passage<'s> {
     forward: Forward<'s>,
     route: &'s Route,
@@ -102,13 +103,13 @@ struct Passage<'s> {
     credentials: CredentialPassage,
 }
 
-/// Decides whether the request may be sent, and prepares what is sent. Not a future: most of what
-/// moving one costs would be a refusal's.
+/// Decides whether the request may be sent, and prepares what is sent. This is not a future: for a
+/// refusal, moving the future would be most of the cost.
 ///
-/// `waited`: what the store of shared limits has said since the request was decided first.
+/// `waited`: what the store of shared limits has answered since the request was first decided.
 ///
 /// # Errors
-/// A request that goes no further.
+/// The request goes no further.
 #[expect(clippy::result_large_err, reason = "a refusal is moved once, and then is the answer")]
 pub(crate) fn admit(
     worker: &Rc<Worker>,
@@ -168,7 +169,7 @@ fn accepted(head: &RequestHead, settings: &Settings) -> Option<Box<str>> {
 
 #[expect(clippy::result_large_err, reason = "a refusal is moved once, and then is the answer")]
 impl<'s> Admission<'s> {
-    /// Notes what is known before anything is decided.
+    /// Records what is known before anything is decided.
     #[inline]
     fn begin(
         worker: &'s Rc<Worker>,
@@ -215,7 +216,7 @@ impl<'s> Admission<'s> {
         reply
     }
 
-    /// Reads what the decision depends on; refuses a head that has two readings.
+    /// Reads what the decision depends on. Refuses a head that can be read in two ways.
     #[inline]
     fn read<'r>(
         &self,

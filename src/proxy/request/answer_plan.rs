@@ -1,4 +1,4 @@
-//! What the answer of the upstream will need of the request, and the fields that keygate adds to it.
+//! What the upstream's answer will need from the request, and the fields that keygate adds to it.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -15,38 +15,38 @@ use crate::proxy::http1::answer_read::AnswerHead;
 use crate::proxy::http1::answer_write::{AddField, AnswerLines};
 use crate::proxy::ids::RequestId;
 
-/// What of the request its answer depends on.
+/// The parts of the request that its answer depends on.
 pub(super) struct AnswerPlan {
     pub(super) method: Method,
     pub(super) grpc: bool,
     pub(super) profile: Option<Box<str>>,
-    /// What is left of the limits that it was charged under.
+    /// What is left of the limits that the request was charged to.
     pub(super) charged: Option<LimitReport>,
-    /// When the key is meant to go out of use, in Unix seconds.
+    /// When the key is due to be retired, in Unix seconds.
     pub(super) sunset: Option<u64>,
     /// The credential was in the query: shared caches must not keep the answer (RFC 6750 §2.3).
     pub(super) private: bool,
-    /// The service judges a credential of keygate, not of the caller.
+    /// The service judges keygate's credential, not the caller's.
     pub(super) has_credential: bool,
     /// The upgrade that was passed on.
     pub(super) upgrade: Option<Box<UpgradeRequest>>,
-    /// Say that the connection is about to close.
+    /// The answer says that the connection is about to close.
     pub(super) close: bool,
     pub(super) trailers: Trailers,
     /// The client speaks HTTP/1.0: only the end of the connection ends a body of unknown length.
     pub(super) is_http10: bool,
     pub(super) request_id_name: HeaderName,
-    /// For an answer of keygate's own.
+    /// For keygate's own answer.
     pub(super) cors: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// Room for what is added to an answer, and for what its writer adds.
+/// Space for the fields that keygate adds to an answer, and for those that its writer adds.
 const ADDED_BYTES: usize = 384;
 
 // === impl AnswerPlan ===
 
 impl AnswerPlan {
-    /// The form of a refusal that takes the place of the upstream's answer.
+    /// The form of a refusal that replaces the upstream's answer.
     pub(super) fn refusal<'r>(&'r self, record: &'r RequestRecord) -> RefusalContext<'r> {
         RefusalContext {
             method: &self.method,
@@ -73,14 +73,14 @@ impl AnswerPlan {
             });
         }
         if let Some(at) = self.sunset {
-            // The key goes, whatever the service says of the resource.
+            // The key ends then, whatever the service says about the resource.
             let at = UNIX_EPOCH + Duration::from_secs(at);
             fields.set(&SUNSET, httpdate::fmt_http_date(at).as_bytes());
         }
         fields.set_unique(&self.request_id_name, request_id.as_bytes());
     }
 
-    /// What depends on the fields that are there.
+    /// Adds what depends on the fields that are present.
     pub(super) fn finish_map(&self, headers: &mut HeaderMap) {
         if self.private {
             headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));

@@ -1,4 +1,4 @@
-//! What a request knows of its connection.
+//! What a request knows about its connection.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -20,16 +20,16 @@ pub(crate) struct Client {
     /// Subject of the verified client certificate.
     pub(crate) subject: Option<HeaderValue>,
     pub(crate) activity: Rc<Activity>,
-    /// What is left of request bodies. Over HTTP/2 only.
+    /// The part of request bodies that is still unread. Over HTTP/2 only.
     pub(crate) unread: Option<Rc<Unread>>,
     /// Set by a request that switched protocols; the connection task takes over from there.
     pub(crate) upgraded: RefCell<Option<Box<Upgraded>>>,
-    /// Of the HTTP/1 request which hyper reads now.
+    /// The head of the HTTP/1 request that hyper is reading.
     pub(crate) judged: RefCell<Option<JudgedHead>>,
     /// The one request that an HTTP/1 connection runs.
     pub(crate) running: Cell<Option<StreamRef>>,
-    /// Only the end of the connection ends the answer: unless that is a reset, half of the answer
-    /// would look whole.
+    /// Only the end of the connection marks the end of the answer. A cut answer needs a reset, or
+    /// half of it would look complete.
     pub(crate) until_close: Cell<bool>,
 }
 
@@ -38,8 +38,8 @@ opaque!(Client);
 // === impl Client ===
 
 impl Client {
-    /// Whether the key of the running request has ended unseen: a body that nobody polls cannot see
-    /// it. Ask this after the answer was polled, which ends in better form.
+    /// Whether the key of the running request has ended unnoticed: a body that nobody polls cannot
+    /// notice it. Ask this after polling the answer, which ends in better form.
     pub(crate) fn poll_abandoned(&self, streams: &Streams) -> Poll<CutReason> {
         match self.running.get() {
             Some(running) if streams.is_abandoned(running) => Poll::Ready(CutReason::Key),

@@ -1,5 +1,5 @@
-//! Which pages of other origins may read the answers of keygate itself. The service decides about
-//! its own.
+//! Which pages of other origins may read keygate's own answers. The service decides about its
+//! answers.
 
 use http::header::{self, HeaderName, HeaderValue};
 
@@ -8,7 +8,7 @@ use crate::config::Settings;
 use crate::core::cors::Cors;
 use crate::proxy::http1::head::RequestHead;
 
-/// The rule for a request, whatever else is wrong with it.
+/// The rule for a request, whatever else is wrong with the request.
 pub(crate) fn of<'r>(head: &'r RequestHead, settings: &'r Settings) -> Option<Cors<'r>> {
     if settings.cors.is_empty() {
         return None;
@@ -34,7 +34,8 @@ pub(crate) fn of_refusal(
     fields
 }
 
-/// Fields of the answer to a preflight; `None`: it is none that is answered here.
+/// Fields of the answer to a preflight. `None`: keygate does not answer this request as a
+/// preflight.
 pub(crate) fn of_preflight(
     cors: &Cors<'_>,
     head: &RequestHead,

@@ -23,13 +23,13 @@ mod strays;
 
 pub(crate) use self::candidates::{Candidates, candidates};
 
-/// What the carriers of one request hold.
+/// The contents of the carriers of one request.
 #[derive(Default)]
 pub(crate) struct Carriers<'r> {
     found: FoundCredential<'r>,
-    /// Some carrier holds a credential that is not ours.
+    /// Some carrier holds a credential that is not for keygate.
     foreign: bool,
-    /// Some carrier is there and empty: it carries nothing, and is removed all the same.
+    /// Some carrier is present but empty: it carries nothing, and is removed anyway.
     blank: bool,
     /// The query has a parameter of ours.
     pub(crate) in_query: bool,
@@ -37,7 +37,7 @@ pub(crate) struct Carriers<'r> {
     pub(crate) in_subprotocol: bool,
     /// `Authorization` holds a credential of ours.
     pub(crate) in_authorization: bool,
-    /// What has the form of a user token, where any is taken.
+    /// A value in the form of a user token, where keygate accepts user tokens.
     pub(crate) token: Option<&'r [u8]>,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct Carriers<'r> {
 enum FoundCredential<'r> {
     #[default]
     Nothing,
-    /// The half that is there is not looked up.
+    /// The half that is present is not looked up.
     HalfPair(MissingHalf<'r>),
     Pair {
         id: Bytes<'r>,
@@ -54,12 +54,12 @@ enum FoundCredential<'r> {
     Single(Bytes<'r>),
 }
 
-/// Credential bytes; those that had to be decoded are wiped afterwards.
+/// Credential bytes. Decoded ones are wiped afterwards.
 #[derive(PartialEq, Eq)]
 struct Bytes<'r>(Cow<'r, [u8]>);
 
-/// Checks every carrier. Refuses two that hold a credential for keygate, equal or not: never
-/// "the first wins" (Envoy CVE-2026-26308 and its kind). An empty carrier counts as absent:
+/// Checks every carrier. Refuses two carriers that hold a credential for keygate, equal or not:
+/// never "the first wins" (Envoy CVE-2026-26308 and its kind). An empty carrier counts as absent:
 /// templates and SDKs send the field of an option that nobody has set.
 pub(crate) fn read<'r>(
     head: &'r RequestHead,
@@ -144,7 +144,8 @@ pub(crate) fn read<'r>(
     {
         return Err(strays::refused());
     }
-    // By its form and by not being a key: prefixes are looked at first, and here once.
+    // A token is recognised by its form and by not being a key: the prefixes are checked first, and
+    // only once, here.
     if !tokens.is_empty()
         && !carriers.in_authorization
         && let Some(token) = authorization.and_then(|v| after_scheme(v, b"bearer"))
@@ -169,7 +170,7 @@ pub(crate) fn is_field_of(source: &CredentialSource, name: &[u8]) -> bool {
     }
 }
 
-/// What [`strip`] takes away.
+/// What [`strip`] removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StripScope {
     /// Every configured carrier: the request was admitted.
@@ -180,11 +181,11 @@ pub(crate) enum StripScope {
     Nothing,
     /// Our keys (ARCHITECTURE.md, invariant 5) and carriers that are empty.
     OursAndEmpty,
-    /// Those, and user tokens, however many and whatever is wrong with them.
+    /// The same, and user tokens, however many there are and whatever is wrong with them.
     OursTokensAndEmpty,
 }
 
-/// Takes the credentials out of the head.
+/// Removes the credentials from the head.
 pub(crate) fn strip(
     head: &mut RequestHead,
     sources: &[CredentialSource],
@@ -198,13 +199,13 @@ pub(crate) fn strip(
         StripScope::OursAndEmpty | StripScope::OursTokensAndEmpty => (false, false),
     };
     if scope == StripScope::OursTokensAndEmpty {
-        // By its form alone: a fault of the request may have kept keygate from reading it.
+        // Judged by its form alone: a fault in the request may have kept keygate from reading it.
         head.fields.remove_if(header::AUTHORIZATION, |value: &[u8]| {
             after_scheme(value, b"bearer").is_some_and(looks_like_token)
         });
     }
     if all_schemes && carried.token {
-        // It may be that no source reads this field.
+        // Possibly no source reads this field.
         head.fields.remove(header::AUTHORIZATION);
     }
     for source in sources {
@@ -243,7 +244,8 @@ pub(crate) fn strip(
         }
     }
     if carried.in_subprotocol {
-        // Replaced by what stays of it if the upgrade is passed on; without one it has no meaning.
+        // If the upgrade is passed on, the remainder replaces it. Without an upgrade it has no
+        // meaning.
         head.fields.remove(header::SEC_WEBSOCKET_PROTOCOL);
     }
 }
@@ -256,14 +258,14 @@ pub(crate) struct Carried {
     in_cookie: bool,
     pub(crate) in_query: bool,
     pub(crate) in_subprotocol: bool,
-    /// `Authorization` holds what has the form of a user token.
+    /// `Authorization` holds a value in the form of a user token.
     token: bool,
 }
 
 // === impl Carriers ===
 
 impl<'r> Carriers<'r> {
-    /// Of a request whose credential could not be read: there may be one in any carrier.
+    /// For a request whose credential could not be read: any carrier may hold one.
     pub(crate) fn unread() -> Self {
         Self {
             found: FoundCredential::Nothing,
@@ -309,7 +311,8 @@ impl<'r> Carriers<'r> {
         self.only_filled(fields, name, blank::is_blank)
     }
 
-    /// The value of `Authorization`, unless it is empty, or a scheme of ours with nothing behind it.
+    /// The value of `Authorization`, unless it is empty or names one of our schemes with nothing
+    /// after it.
     fn authorization(
         &mut self,
         fields: &'r Fields,
@@ -351,15 +354,15 @@ impl<'r> Carriers<'r> {
                 others = true;
                 continue;
             };
-            // An entry of ours goes no further, whatever is behind its marker.
+            // Our entry is never forwarded, whatever follows its marker.
             self.in_subprotocol = true;
             if !blank::is_blank(key) {
                 keys += 1;
                 self.offer(Some(key.into()))?;
             }
         }
-        // A browser closes (1006) where it offered something and nothing was selected, and the key
-        // is never selected: the answer would carry it.
+        // A browser closes the connection (1006) if it offered something and nothing was selected.
+        // The key is never selected, because the answer would carry it.
         if keys > 0 && !others && asks_for_upgrade(head) {
             let beside = marker.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
             return Err(Rejection::told(
@@ -371,7 +374,7 @@ impl<'r> Carriers<'r> {
         Ok(())
     }
 
-    /// `None`: there is a credential, and it is not ours.
+    /// `None`: there is a credential, and it is not for keygate.
     fn offer(&mut self, ours: Option<Bytes<'r>>) -> Result<(), Rejection> {
         let Some(value) = ours else {
             self.foreign = true;
@@ -384,7 +387,7 @@ impl<'r> Carriers<'r> {
         self.take(FoundCredential::Pair { id: id.checked()?, secret: secret.checked()? })
     }
 
-    /// Half a pair is an attempt with a pair, and never right.
+    /// Half a pair is a failed attempt to use a pair, and never valid.
     fn offer_half(&mut self, half: Bytes<'r>, missing: MissingHalf<'r>) -> Result<(), Rejection> {
         half.checked()?;
         self.take(FoundCredential::HalfPair(missing))
@@ -416,8 +419,8 @@ impl<'r> Carriers<'r> {
         let Ok(mut decoded) = LENIENT.decode(token) else {
             return Err(Rejection::why(Reason::Malformed, WHY));
         };
-        // Whether it is for keygate does not depend on its form: a malformed key must not be
-        // forwarded as somebody else's credential.
+        // Whether it is for keygate does not depend on its form: keygate must not forward a
+        // malformed key as somebody else's credential.
         let Some(colon) = decoded.iter().position(|b| *b == b':') else {
             let ours = own(&decoded);
             decoded.zeroize();
@@ -432,7 +435,7 @@ impl<'r> Carriers<'r> {
             return Ok(());
         }
         let (ours, key) = match form {
-            // With a password it is no key that was ever issued: unknown, as any wrong one.
+            // With a password it was never issued as a key: it is unknown, like any wrong key.
             BasicForm::KeyAsUser if password.is_empty() => (own(user), user.to_vec()),
             BasicForm::KeyAsUser => (own(user), decoded.clone()),
             BasicForm::KeyAsPassword => (own(password), password.to_vec()),
@@ -456,7 +459,7 @@ impl<'r> Carriers<'r> {
     }
 }
 
-/// Takes Basic with and without padding: some servers do, so both are ours to judge.
+/// Accepts Basic with and without padding. Some servers do, so keygate must judge both.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -465,8 +468,8 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 );
 
 impl Bytes<'_> {
-    /// Bytes that no issued credential has are refused, not looked up: HAProxy 2.6 took
-    /// `key\0anything` for `key`.
+    /// Refuses bytes that never occur in an issued credential, instead of looking them up: HAProxy
+    /// 2.6 took `key\0anything` for `key`.
     fn checked(self) -> Result<Self, Rejection> {
         if self.0.iter().all(u8::is_ascii_graphic) {
             Ok(self)
@@ -510,7 +513,7 @@ fn repeated() -> Rejection {
     Rejection::why(Reason::Duplicate, "the same credential is there more than once")
 }
 
-/// What follows the scheme in `Authorization`, when it is this scheme.
+/// The text after the scheme in `Authorization`, if the scheme is this one.
 fn after_scheme<'r>(value: &'r [u8], scheme: &[u8]) -> Option<&'r [u8]> {
     let (word, rest) = value.split_at_checked(scheme.len())?;
     // RFC 9110 §11.4: one or more spaces.

@@ -1,6 +1,6 @@
-//! An answer's body on its way to the client, with all that has to last as long: the upstream
-//! connection, the place in the registry, the record. Never buffered whole; one frame is in our
-//! hands at a time.
+//! An answer's body on its way to the client, with everything that has to live as long: the
+//! upstream connection, the place in the registry, the record. The body is never buffered as a
+//! whole: keygate holds one frame at a time.
 
 mod duplex;
 
@@ -32,17 +32,17 @@ use crate::proxy::upstream::Lease;
 pub(crate) enum ResponseBody {
     Empty,
     Full(Bytes),
-    /// All of a body of which the head does not say how long it is.
+    /// A complete body whose head does not give its length.
     Unmeasured(Bytes),
-    /// The same in chunks, which go to the client as they are.
+    /// The same in chunks, which are sent to the client unchanged.
     Chunks(Bytes),
     Stream(Box<Download>),
     /// The request is not over yet.
     Duplex(Duplex),
 }
 
-/// A response body that the upstream still sends. Holds the upstream connection, so that both are
-/// driven by one task, and the request's place in the registry.
+/// A response body that the upstream is still sending. Holds the upstream connection, so that one
+/// task drives both, and the request's place in the registry.
 #[derive(Debug)]
 pub(crate) struct Download {
     /// Arrived with the head; handed on first.
@@ -54,22 +54,23 @@ pub(crate) struct Download {
     pub(crate) record: RequestRecord,
     /// gRPC: a stream that ends early ends with trailers, not with a reset.
     pub(crate) grpc: bool,
-    /// The client's connection is shared: that this stream is not read shows only here.
+    /// Other streams share the client's connection, so only this body can show that the client does
+    /// not read it.
     pub(crate) http2: bool,
     pub(crate) idle_ns: Option<u64>,
-    /// When the upstream has been silent for too long; `u64::MAX` while nobody waits for it.
+    /// When the upstream has been silent for too long. `u64::MAX` while nothing waits for it.
     pub(crate) silent_ns: u64,
-    /// Of the upload, when the answer arrived before its end.
+    /// The deadline of the upload, when the answer arrived before the upload's end.
     pub(crate) answer_deadline: Option<AnswerDeadline>,
-    /// That upload is what took too long.
+    /// It was that upload that took too long.
     pub(crate) stalled: bool,
     /// When the whole request must be over.
     pub(crate) total_ns: u64,
-    /// Another task sends the rest of the request, and drives the connection for it.
+    /// Another task sends the rest of the request, and drives the connection to do so.
     pub(crate) is_duplex: bool,
-    /// The end was read.
+    /// The end of the body was read.
     pub(crate) is_over: bool,
-    /// Bytes of the upload at the last look.
+    /// Bytes uploaded, as of the last check.
     pub(crate) uploaded: u64,
 }
 
@@ -79,11 +80,12 @@ pub(crate) enum RemainingBody {
     /// [`Lease::poll_body`] reads it.
     Own(AnswerBody),
     Hyper(Incoming),
-    /// All was read, of a body of which the head does not say how long it is.
+    /// The whole body was read; its head does not give its length.
     Trailers(Option<Box<HeaderMap>>),
 }
 
-/// What is handed on at a time. An HTTP/2 client that takes one byte of it can leave the rest to us.
+/// The most that is handed on at a time. An HTTP/2 client that takes one byte can leave the rest
+/// with us.
 const PIECE: usize = 64 * 1024;
 
 fn next_piece(bytes: &mut Bytes) -> Bytes {
@@ -93,7 +95,7 @@ fn next_piece(bytes: &mut Bytes) -> Bytes {
 // === impl ResponseBody ===
 
 impl ResponseBody {
-    /// What has arrived of it and was not handed on.
+    /// Runs `look` on what has arrived but was not handed on.
     fn with_first<T>(&mut self, look: impl FnOnce(&mut Bytes) -> T) -> Option<T> {
         match self {
             Self::Empty => None,
@@ -103,7 +105,7 @@ impl ResponseBody {
         }
     }
 
-    /// What its data frames are.
+    /// The form of its data frames.
     pub(crate) fn form(&self) -> ChunkForm {
         match self {
             Self::Empty | Self::Full(_) | Self::Unmeasured(_) => ChunkForm::Data,
@@ -113,17 +115,17 @@ impl ResponseBody {
         }
     }
 
-    /// Whether bytes of it are in hand.
+    /// Whether keygate holds bytes of it.
     pub(super) fn holds_some(&mut self) -> bool {
         self.with_first(|first| !first.is_empty()).unwrap_or_default()
     }
 
-    /// Puts the same bytes, counted, in the place of those in hand.
+    /// Replaces the bytes that keygate holds by the same bytes, counted.
     pub(super) fn count_held(&mut self, count: impl FnOnce(Bytes) -> Bytes) {
         self.with_first(|first| *first = count(std::mem::take(first)));
     }
 
-    /// The request that it answers; `None`: keygate's own answer, or one that has ended.
+    /// The request that it answers. `None`: it is keygate's own answer, or the request has ended.
     pub(super) fn stream(&mut self) -> Option<StreamRef> {
         match self {
             Self::Empty | Self::Full(_) | Self::Unmeasured(_) | Self::Chunks(_) => None,
@@ -151,7 +153,7 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Ok(Frame::data(piece))))
             }
             Self::Unmeasured(bytes) | Self::Chunks(bytes) if bytes.is_empty() => Poll::Ready(None),
-            // No piece of it can be taken for another.
+            // No chunk in it can be mistaken for another.
             Self::Chunks(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Unmeasured(bytes) => Poll::Ready(Some(Ok(Frame::data(next_piece(bytes))))),
             Self::Stream(download) => download.poll_frame(cx),
@@ -184,7 +186,7 @@ impl Body for ResponseBody {
 // === impl Download ===
 
 impl Download {
-    /// As it is handed to the one who writes it.
+    /// As handed to its writer.
     pub(crate) fn into_body(self) -> ResponseBody {
         match self.is_duplex {
             true => ResponseBody::Duplex(Duplex::new(self)),
@@ -214,7 +216,7 @@ impl Download {
         if let Some(first) = &mut self.first {
             let piece = match self.rest.form() {
                 ChunkForm::Data => next_piece(first),
-                // So that its data can be counted.
+                // Needed to count its data.
                 ChunkForm::Chunks => std::mem::take(first),
             };
             if first.is_empty() {
@@ -254,10 +256,10 @@ impl Download {
         }
     }
 
-    /// For the upstream: what had come is written.
+    /// Starts to wait for the upstream: everything that had arrived is written.
     fn waits(&mut self) {
-        // The upload's time does not run while the client has an answer to read: it may do that
-        // first.
+        // The upload's time does not run while the client has an answer to read, because the client
+        // may read that first.
         if self.answer_deadline.is_some() || self.idle_ns.is_some() {
             let now_ns = self.record.now_ns();
             if let Some(idle) = self.idle_ns
@@ -270,10 +272,10 @@ impl Download {
         }
     }
 
-    /// A piece of it goes to the client, or trailers, which have no bytes of it.
+    /// A piece of the body goes to the client, or trailers, which count as no bytes.
     fn came(&mut self, bytes: usize) {
         self.record.bytes_out += self.rest.data_in(bytes);
-        // How long the client takes to read it is a matter of `timeouts.write`.
+        // `timeouts.write` limits how long the client may take to read it.
         if self.idle_ns.is_some() || self.answer_deadline.is_some() {
             self.silent_ns = u64::MAX;
             self.stream.set_deadline(self.total_ns);
@@ -289,28 +291,28 @@ impl Download {
             .map_or(closed, |answer_deadline| answer_deadline.blame(closed))
         {
             Reason::UpstreamClosed => self.record.upstream_broke(),
-            // It broke off because its request did.
+            // It broke off because its request ended.
             reason => self.record.ended_early(reason),
         }
     }
 
     fn ends(&mut self) {
         self.is_over = true;
-        // The rest of the request may be sent yet.
+        // The rest of the request may still be sent.
         if !self.is_duplex {
             self.finish();
         }
     }
 
-    /// The next deadline: of the upstream's silence, of the whole request, or of an upload that goes
-    /// on beside the answer. One that has passed is no later than `now_ns`.
+    /// The next deadline: for the upstream's silence, for the whole request, or for an upload that
+    /// continues during the answer. One that has passed is no later than `now_ns`.
     fn limit(&mut self, now_ns: u64) -> u64 {
         let upload = self.answer_deadline.as_ref().map_or(Ok(u64::MAX), |p| p.of_upload(now_ns));
         self.stalled = upload.is_err();
         upload.unwrap_or(now_ns).min(self.silent_ns).min(self.total_ns)
     }
 
-    /// A deadline has passed; another may be in force by now.
+    /// A deadline has passed. By now another one may apply.
     fn may_go_on(&mut self) -> bool {
         let now_ns = self.record.now_ns();
         let limit = self.limit(now_ns);
@@ -320,8 +322,9 @@ impl Download {
         limit > now_ns
     }
 
-    /// An HTTP/2 client may leave an answer to us for long: once all of it was read, it keeps no
-    /// connection from others. Over HTTP/1 this is a matter of the last byte.
+    /// An HTTP/2 client may leave an answer with keygate for a long time. Once the whole answer was
+    /// read, it must not keep the connection from other requests. Over HTTP/1, the last byte
+    /// releases it.
     pub(super) fn let_go_of_upstream(&mut self) {
         if !self.http2 || self.is_duplex || self.lease.is_none() {
             return;
@@ -330,7 +333,7 @@ impl Download {
             && body.is_over()
             && body.has_trailers()
         {
-            // Broken ones are reported when they are due.
+            // Broken trailers are reported when they are due.
             let Ok(trailers) = body.take_trailers() else { return };
             self.rest = RemainingBody::Trailers(trailers.map(Box::new));
             self.finish();
@@ -349,15 +352,15 @@ impl Download {
                 Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))))
             }
             (RemainingBody::Hyper(incoming), lease) => {
-                // The channel inside is fed only by our own `Lease::drive` if the upstream
-                // connection is our own, so nobody else needs to wake us for it, unless another
-                // task drives it.
+                // If the upstream connection is our own, only our own `Lease::drive` feeds the
+                // channel inside. So no other wake-up is needed, unless another task drives the
+                // connection.
                 let driven = lease.as_ref().is_some_and(Lease::is_driven);
                 let noop = &mut Context::from_waker(Waker::noop());
                 let cx = if driven && !self.is_duplex { noop } else { cx };
                 match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
-                    // hyper shows a stream that the service has reset with NO_ERROR as one that is
-                    // over.
+                    // hyper shows a stream that the service has reset with NO_ERROR as one that has
+                    // ended.
                     None if !driven && !incoming.is_end_stream() => {
                         let cut = io::Error::from(io::ErrorKind::UnexpectedEof);
                         Poll::Ready(Some(Err(cut.into())))
@@ -368,8 +371,8 @@ impl Download {
         }
     }
 
-    /// The key or the time of this response has run out: nothing more is read from the upstream
-    /// and nothing more handed to the client.
+    /// The key or the time of this response has run out: keygate reads nothing more from the
+    /// upstream and hands nothing more to the client.
     fn end(&mut self, end: RequestEnd) -> Option<Result<Frame<Bytes>, BodyError>> {
         self.lease = None;
         if let Some(upload) = &self.upload {
@@ -385,7 +388,7 @@ impl Download {
         Some(Ok(Frame::trailers(grpc_trailers(reason))))
     }
 
-    /// For the record: why it did not end by itself.
+    /// For the record: why it did not end on its own.
     fn note_end(&mut self, end: RequestEnd) -> Reason {
         let reason = match end {
             RequestEnd::Deadline if self.stalled => Reason::BodyTimeout,
@@ -409,7 +412,7 @@ impl Download {
 
 impl Drop for Download {
     fn drop(&mut self) {
-        // Over HTTP/2 it may be whole and still not taken.
+        // Over HTTP/2 the answer may be complete although the client has not taken it.
         if self.http2 && !self.is_over {
             match self.stream.ended() {
                 Some(end) => {
@@ -419,10 +422,11 @@ impl Drop for Download {
                 None => {}
             }
         }
-        // hyper drops a body of known length with its last byte, without asking for the end.
+        // hyper drops a body of known length after its last byte, without asking for the end.
         if self.is_over || self.rest.is_end_stream() {
             self.finish();
-            // With its response over, a request obeys the registry no more: so it must not go on.
+            // Once its response is over, a request no longer obeys the registry, so its upload must
+            // not continue.
             if let Some(upload) = &self.upload {
                 upload.stop();
             }
@@ -430,7 +434,7 @@ impl Drop for Download {
         }
         if self.lease.is_some() {
             match self.stream.ended() {
-                // Nobody polled it any more, because the client does not read.
+                // The client does not read, so nothing polled the body any more.
                 Some(end) => {
                     self.note_end(end);
                 }

@@ -1,4 +1,4 @@
-//! One exchange with the upstream: connection, request, head of the response, and another try where
+//! One exchange with the upstream: connection, request, head of the response, and a retry where
 //! that is safe.
 
 use std::pin::Pin;
@@ -15,8 +15,8 @@ use crate::proxy::outbound::UpstreamRequest;
 use crate::proxy::streams::Stream;
 use crate::proxy::upstream::{AnswerContent, AnswerHeadSource, Lease, Reuse};
 
-/// Connections tried for one request, at most: an upstream that closes each one at once must not
-/// be hammered.
+/// The most connections tried for one request: an upstream that closes each of them immediately
+/// must not be hammered.
 const MOST_TRIES: usize = 4;
 
 /// Sends the request and waits for the head of the response.
@@ -63,7 +63,7 @@ pub(crate) async fn send(
     Err(Reason::UpstreamClosed)
 }
 
-/// The part of a short body that arrived with the head.
+/// The part of a short body that arrived together with the head.
 pub(crate) fn first_frame(incoming: &mut Incoming, length: u64) -> Option<Bytes> {
     if length > WHOLE {
         return None;
@@ -75,5 +75,5 @@ pub(crate) fn first_frame(incoming: &mut Incoming, length: u64) -> Option<Bytes>
     }
 }
 
-/// Bodies up to this length are looked for in what arrived with the head.
+/// keygate looks for bodies of up to this length in the bytes that arrived with the head.
 const WHOLE: u64 = 8 * 1024;

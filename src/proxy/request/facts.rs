@@ -1,5 +1,5 @@
-//! Reads what a request says: target, fields, credential, client. Whatever has more than one
-//! reading is refused here, before anything is decided.
+//! Reads what a request says: target, fields, credential, client. Anything that can be read in more
+//! than one way is refused here, before anything is decided.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use crate::observe::HeadNotice;
 use crate::proxy::http1::head::{RequestHead, is_extended_connect, text_of};
 use crate::proxy::ids::RequestId;
 
-/// What was read of one request. Borrows from its head.
+/// What was read from one request. Borrows from its head.
 #[derive(Debug)]
 pub(crate) struct RequestReading<'r> {
     method: &'r Method,
@@ -26,7 +26,7 @@ pub(crate) struct RequestReading<'r> {
     traits: Traits,
     client: IpAddr,
     preflight: Option<Method>,
-    /// Where `[observe]` is configured and the credential is not certain.
+    /// Set where `[observe]` is configured and it is uncertain which credential counts.
     candidates: Option<Candidates>,
     /// What keygate refuses unless the caller is only observed.
     pub(crate) fault: Option<Box<Rejection>>,
@@ -38,11 +38,11 @@ pub(crate) struct RequestReading<'r> {
 /// Reads and checks the head. The order of checks is the order of RFC 9112: target, Host, framing,
 /// fields, credential.
 ///
-/// What makes the request itself doubtful (target, Host, framing, syntax) is an error; what only the
-/// rules forbid is a fact, [`RequestReading::fault`], for `decide` to judge.
+/// What makes the request itself doubtful (target, Host, framing, syntax) is an error. What only
+/// the rules forbid is a fact, [`RequestReading::fault`], for `decide` to judge.
 ///
 /// # Errors
-/// A [`Rejection`] with a fixed sentence; nothing of the request is in it.
+/// A [`Rejection`] with a fixed sentence that contains nothing of the request.
 pub(crate) fn read<'r>(
     head: &'r RequestHead,
     settings: &'r Settings,
@@ -72,14 +72,14 @@ pub(crate) fn read<'r>(
     let candidates = match &settings.policy.observe {
         Some(observe) if !is_certain => Some(match observe.depends_on_caller(now) {
             true => credentials::candidates(head, settings),
-            // Hashing all that may be a key is work for nobody.
+            // Nobody needs the digests of everything that may be a key, so do not compute them.
             false => Candidates::NotRead,
         }),
         _ => None,
     };
     let carriers = carriers.unwrap_or_else(|rejection| {
-        // A key that is nowhere in particular outweighs the others: what cannot be found cannot be
-        // removed.
+        // A key outside any carrier outweighs other faults: keygate cannot remove what it cannot
+        // find.
         if fault.is_none() || rejection.reason == Reason::Malformed {
             fault = Some(Box::new(rejection));
         }
@@ -98,12 +98,12 @@ pub(crate) fn read<'r>(
     })
 }
 
-/// Whether the head of an HTTP/2 request is no larger than `most`, counted as RFC 9113 section 6.5.2
-/// does: 32 bytes for each field, beside its name and value. h2 lets somewhat larger ones through, so
+/// Whether the head of an HTTP/2 request is no larger than `most`, counted as in RFC 9113 section
+/// 6.5.2: 32 bytes for each field, plus its name and value. h2 accepts somewhat larger heads, so
 /// that they get an answer that their client can read.
 ///
 /// # Errors
-/// It is: [`Reason::HeadersTooLarge`].
+/// The head is larger: [`Reason::HeadersTooLarge`].
 pub(crate) fn fits(head: &RequestHead, most: u32) -> Result<(), Rejection> {
     const OF_EACH: usize = 32;
     if head.version != Version::HTTP_2 {
@@ -156,8 +156,8 @@ fn target<'r>(head: &'r RequestHead, caps: &Caps) -> Result<&'r str, Rejection> 
     if matches!(head.method, Method::CONNECT | Method::TRACE) || head.method.as_str() == "TRACK" {
         return Err(Reason::BadMethod.into());
     }
-    // Methods are case-sensitive, and many frameworks fold them all the same: `delete` would pass the
-    // rule for DELETE by, and be carried out as one.
+    // Methods are case-sensitive, but many frameworks ignore case: `delete` would bypass the rule
+    // for DELETE, and then be carried out as DELETE.
     if head.method.as_str().bytes().any(|b| b.is_ascii_lowercase()) {
         return Err(Rejection::why(Reason::BadMethod, "a method is written in capitals"));
     }
@@ -179,7 +179,7 @@ fn target<'r>(head: &'r RequestHead, caps: &Caps) -> Result<&'r str, Rejection> 
         (Version::HTTP_11, None, _) => {
             return Err(Rejection::why(Reason::BadHost, "HTTP/1.1 needs a Host field"));
         }
-        // RFC 9113 §8.3.1: `:authority` stands for Host; both must agree.
+        // RFC 9113 §8.3.1: `:authority` takes the place of Host; both must agree.
         (Version::HTTP_2, None, None) => {
             return Err(Rejection::why(Reason::BadHost, "no :authority and no Host"));
         }
@@ -239,7 +239,7 @@ fn is_authority(host: &[u8]) -> bool {
     let port_ok = match port {
         [] => true,
         [b':'] => true,
-        // `u16` would take a sign.
+        // `u16` would accept a sign.
         [b':', digits @ ..] => {
             digits.iter().all(u8::is_ascii_digit)
                 && std::str::from_utf8(digits).is_ok_and(|d| d.parse::<u16>().is_ok())
@@ -249,7 +249,7 @@ fn is_authority(host: &[u8]) -> bool {
     !name.is_empty() && host.len() <= 300 && port_ok
 }
 
-/// One pass over all fields.
+/// Checks all fields in one pass.
 fn fields(
     head: &RequestHead,
     settings: &Settings,
@@ -267,7 +267,8 @@ fn fields(
     for (at, name, value) in head.fields.places() {
         let field = settings.fields.classify(name);
         if name.contains(&b'_') {
-            // A client that misspells these must learn of it, and they must never get through.
+            // A client that misspells these must learn of it, and the fields must never get
+            // through.
             match field {
                 FieldClass::Credential | FieldClass::Subprotocol => {
                     fault.get_or_insert_with(|| Box::new(misspelt(CREDENTIAL)));
@@ -306,7 +307,8 @@ fn fields(
         }
         let goes = match field {
             FieldClass::Plain => false,
-            // What these carry is looked at by name; another spelling is only removed.
+            // Their contents are looked up by the exact name. A field in another spelling is only
+            // removed.
             FieldClass::Authorization => name != header::AUTHORIZATION.as_str().as_bytes(),
             FieldClass::Cookie => name != header::COOKIE.as_str().as_bytes(),
             FieldClass::Credential => {
@@ -341,7 +343,7 @@ fn fields(
                 changes.tell_class(field, name, settings);
                 true
             }
-            // What says how long the body is, is written anew.
+            // The fields that give the body's length are written again.
             FieldClass::Framing | FieldClass::HopByHop | FieldClass::Upgrade => true,
             FieldClass::Forwarding => {
                 changes.tell_class(field, name, settings);
@@ -353,8 +355,8 @@ fn fields(
         }
     }
     head.framing.map_err(|bad| Rejection::why(Reason::BadFraming, bad.why()))?;
-    // RFC 9113 §8.2.1 calls it malformed; h2 lets it pass. An HTTP/1.1 upstream would trim it, and
-    // read ` Bearer KEY`, which to us has no scheme that we know.
+    // RFC 9113 §8.2.1 calls it malformed, but h2 accepts it. An HTTP/1.1 upstream would trim it and
+    // read ` Bearer KEY`, in which keygate sees no scheme that it knows.
     if head.version == Version::HTTP_2 && head.fields.iter().any(|(_, v)| is_padded(v)) {
         return Err(Rejection::why(Reason::BadHeader, "a value begins or ends with a space"));
     }
@@ -372,8 +374,8 @@ fn is_padded(value: &[u8]) -> bool {
     matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t'])
 }
 
-/// The tokens of `Connection`: each names a field that goes no further. One that names a field of
-/// ours would take out what we put in (Traefik CVE-2024-45410).
+/// The tokens of `Connection`: each names a field that goes no further. Naming one of our fields
+/// would remove what keygate put in (Traefik CVE-2024-45410).
 fn connection(
     value: &[u8],
     settings: &Settings,
@@ -418,7 +420,7 @@ fn through_proxies(
 ) -> IpAddr {
     let named = |name: &'static str| head.fields.all(name);
     let value_of = |value: &[u8]| HeaderValue::from_bytes(value).ok();
-    // A value that is not text ends the walk: it becomes one entry that is no address.
+    // A value that is not text ends the walk: it becomes one entry that is not an address.
     let entries: Vec<&str> =
         named("x-forwarded-for").flat_map(|v| text_of(v).unwrap_or("?").split(',')).collect();
     let is_filled = |value: &&[u8]| value.iter().any(|b| !matches!(b, b',' | b' ' | b'\t'));

@@ -1,4 +1,4 @@
-//! What is gRPC, and how one of its streams ends that we end.
+//! Which requests are gRPC, and how a gRPC stream that keygate ends is closed.
 
 use http::Version;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -12,8 +12,8 @@ pub(crate) fn is_grpc(head: &RequestHead) -> bool {
         && head.fields.get(header::CONTENT_TYPE).is_some_and(|v| v.starts_with(b"application/grpc"))
 }
 
-/// The end of a gRPC stream whose key ended (or that took too long): RFC-less, see the gRPC
-/// protocol over HTTP/2, "Responses".
+/// The trailers of a gRPC stream whose key ended, or that took too long. No RFC covers this: see
+/// the gRPC protocol over HTTP/2, "Responses".
 pub(crate) fn grpc_trailers(reason: Reason) -> HeaderMap {
     let (status, message) = match reason.status() {
         401 => ("16", "the%20API%20key%20no%20longer%20opens%20this%20stream"),

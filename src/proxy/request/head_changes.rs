@@ -1,5 +1,5 @@
-//! How the head of a request changes on its way to the service. `facts` notes what goes, and the rewrite
-//! takes it out.
+//! How the head of a request changes on its way to the service. `facts` records which fields to
+//! remove, and the rewrite removes them.
 
 use http::header::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
@@ -10,7 +10,7 @@ use crate::observe::HeadNotice;
 use crate::proxy::http1::head::{At, RequestHead};
 use crate::proxy::ids::RequestId;
 
-/// Notices of one request.
+/// The most notices for one request.
 const MOST_TOLD: usize = 8;
 
 /// How the head changes on its way out, for any caller. Owns its text.
@@ -20,22 +20,25 @@ pub(crate) struct HeadChanges {
     pub(crate) remove: SmallVec<[At; 8]>,
     /// Names of fields to remove, which `Connection` has named.
     pub(crate) remove_named: Vec<HeaderName>,
-    /// Fields among them go for an underscore in their name, unless the request keeps them.
+    /// Some of these fields are removed because of an underscore in their name, unless the request
+    /// keeps them.
     pub(super) may_drop: Option<DroppedName>,
-    /// What `[observe]` wants to know; `None`: it is not configured, and costs nothing.
+    /// What `[observe]` wants to know. `None`: `[observe]` is not configured, and this costs
+    /// nothing.
     pub(crate) watched: Option<Box<WatchedChanges>>,
-    /// Among those to remove is one that only we may set.
+    /// The fields to remove include one that only keygate may set.
     pub(crate) claims_identity: bool,
     /// `Connection` asks for an upgrade.
     pub(crate) upgrade: bool,
     pub(crate) te_trailers: bool,
-    /// From a trusted proxy.
+    /// Fields from a trusted proxy.
     pub(crate) of_proxy: Option<Box<ProxyFields>>,
-    /// What stays of `Sec-WebSocket-Protocol` without the credential.
+    /// What is left of `Sec-WebSocket-Protocol` without the credential.
     pub(crate) subprotocols: Option<Box<Option<HeaderValue>>>,
 }
 
-/// What a trusted proxy says of the client: `X-Request-Id`, `X-Forwarded-For`, `-Proto` and `-Host`.
+/// What a trusted proxy says about the client: `X-Request-Id`, `X-Forwarded-For`, `-Proto` and
+/// `-Host`.
 #[derive(Debug)]
 pub(crate) struct ProxyFields {
     pub(crate) request_id: Option<RequestId>,
@@ -47,7 +50,7 @@ pub(crate) struct ProxyFields {
 /// How the head of a request that may be observed changes.
 #[derive(Debug, Default)]
 pub(crate) struct WatchedChanges {
-    /// Fields among those to remove that some requests keep.
+    /// Fields to remove that some requests keep nevertheless.
     kept: SmallVec<[KeptField; 2]>,
     /// A field that carries a credential is misspelt.
     pub(super) misspelt: Option<MisspeltCredential>,
@@ -55,14 +58,14 @@ pub(crate) struct WatchedChanges {
     pub(crate) told: SmallVec<[HeadNotice; 1]>,
 }
 
-/// A field that goes, unless the request is let through as it came.
+/// A field that is removed, unless the request is passed on as it arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct KeptField {
     at: At,
     with: KeptWith,
 }
 
-/// Proof that one was there.
+/// Proof that such a field was present.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MisspeltCredential;
 
@@ -70,7 +73,7 @@ pub(super) struct MisspeltCredential;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DroppedName;
 
-/// When a field that goes is kept.
+/// When a field that is due for removal is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeptWith {
     /// Credentials reach the service.
@@ -98,7 +101,8 @@ impl HeadChanges {
         }
     }
 
-    /// Names of the fields that go for an underscore in them. Credentials are not among them.
+    /// Names of the fields that are removed because of an underscore in their name. Credentials are
+    /// not among them.
     pub(crate) fn dropped<'h>(
         &self,
         head: &'h RequestHead,
@@ -123,11 +127,12 @@ impl HeadChanges {
         }
     }
 
-    /// Tells of a field of this class that does not reach the service as it came.
+    /// Records that a field of this class does not reach the service as it arrived.
     pub(super) fn tell_class(&mut self, field: FieldClass, name: &[u8], settings: &Settings) {
         match field {
             FieldClass::Identity if self.watched.is_some() => {
-                // The spelling of the configuration: that of a client is not bounded.
+                // Uses the spelling of the configuration: the length of a client's spelling is not
+                // bounded.
                 if let Some(known) = settings.fields.known(name) {
                     let is_request_id = settings.identity.request_id.as_str() == known;
                     self.tell(match is_request_id {

@@ -1,5 +1,5 @@
-//! What is known of one request while it runs. Its drop is the end of the request: the one place
-//! that writes the access line and the counters.
+//! What is known about one request while it runs. Dropping the record ends the request: that is the
+//! only place that writes the access line and the counters.
 
 mod observed;
 
@@ -26,12 +26,12 @@ use crate::telemetry::{AccessLine, Decided, DecisionOutcome, MethodLabel, NO_ROU
 #[derive(Debug)]
 pub(crate) struct RequestRecord {
     worker: Rc<Worker>,
-    /// Of the client's connection.
+    /// The activity of the client's connection.
     activity: Rc<Activity>,
     started: Now,
-    /// The latest reading of the clock; a reading costs as much as the rest of a step.
+    /// The latest reading of the clock. A reading costs as much as the rest of a step.
     last_ns: u64,
-    /// Nothing is left to wait for: the latest reading is the end.
+    /// Nothing is left to wait for: the latest reading of the clock is the end.
     complete: bool,
     pub(crate) request_id: RequestId,
     method: Method,
@@ -50,11 +50,11 @@ pub(crate) struct RequestRecord {
     pub(crate) org: Option<Box<str>>,
     /// The user token that has opened the route.
     pub(crate) user: Option<Arc<UserToken>>,
-    /// Of the trace that the request belongs to: hexadecimal digits.
+    /// The id of the trace that the request belongs to, in hexadecimal digits.
     pub(crate) trace_id: Option<[u8; 32]>,
-    /// Of the table and the patch that decided.
+    /// The serials of the table and the patch that decided.
     pub(crate) serials: (Option<u64>, Option<u64>),
-    /// By choice, cut and as text.
+    /// Kept if configured: shortened, and as text.
     host: Option<Box<str>>,
     user_agent: Option<Box<str>>,
     connect_ns: Option<u64>,
@@ -66,14 +66,14 @@ pub(crate) struct RequestRecord {
     pub(crate) upload: Option<Rc<UploadProgress>>,
     trailers_sent: bool,
     aborted: bool,
-    /// Of a request that is only observed.
+    /// Set for a request that is only observed.
     observed: Option<Box<AwaitedComparison>>,
 }
 
 // === impl RequestRecord ===
 
 impl RequestRecord {
-    /// A request of which the head has just been read.
+    /// Starts the record of a request whose head has just been read.
     pub(crate) fn begin(
         worker: &Rc<Worker>,
         activity: &Rc<Activity>,
@@ -131,7 +131,7 @@ impl RequestRecord {
         }
     }
 
-    /// Names the upstream of its route, by index. `None`: the worker has no such one.
+    /// Names the upstream of the route, by index. `None`: the worker does not have that upstream.
     #[must_use]
     pub(crate) fn goes_to(&mut self, upstream: usize) -> Option<()> {
         if let Some(at) = upstream.checked_sub(1) {
@@ -149,7 +149,7 @@ impl RequestRecord {
         self.version == Version::HTTP_2
     }
 
-    /// When the head was complete enough to be looked at, with the wall time of then.
+    /// When the head was complete enough to be examined, with the wall time of that moment.
     pub(crate) fn started(&self) -> Now {
         self.started
     }
@@ -160,12 +160,12 @@ impl RequestRecord {
         self.last_ns
     }
 
-    /// The latest reading, good enough for what follows at once.
+    /// The latest reading, precise enough for what follows immediately.
     pub(crate) fn last_ns(&self) -> u64 {
         self.last_ns
     }
 
-    /// The whole answer is in hand.
+    /// keygate holds the whole answer.
     pub(crate) fn complete(&mut self, bytes_out: u64) {
         self.bytes_out = bytes_out;
         self.complete = true;
@@ -184,8 +184,8 @@ impl RequestRecord {
         self.route_slot = slot;
     }
 
-    /// Keeps what the log is to say of the head beside the usual. A field that a source reads may hold
-    /// a key, and is not kept.
+    /// Keeps the fields of the head that the log is configured to show in addition. A field that a
+    /// source reads may hold a key, and is not kept.
     pub(crate) fn note(&mut self, head: &RequestHead, settings: &Settings) {
         let LogFields { host, user_agent } = settings.log_fields;
         let of = |name: &HeaderName| {
@@ -202,7 +202,7 @@ impl RequestRecord {
         }
     }
 
-    /// The verdict, once. Recorded with the time that it took.
+    /// Records the verdict, once, with the time that it took.
     pub(crate) fn decided(&mut self, outcome: DecisionOutcome) {
         self.outcome = Some(outcome);
         if let DecisionOutcome::Rejected(reason) | DecisionOutcome::Observed(reason) = outcome {
@@ -227,7 +227,7 @@ impl RequestRecord {
         self.worker.cells.request_failed(reason);
     }
 
-    /// A connection was waited for since `from_ns`, whether or not one was had.
+    /// The request has waited for a connection since `from_ns`, whether or not it got one.
     pub(crate) fn waited_for_upstream(&mut self, from_ns: u64, now_ns: u64) {
         let waited = now_ns.saturating_sub(from_ns);
         self.connect_ns = Some(self.connect_ns.unwrap_or(0).saturating_add(waited));
@@ -238,7 +238,7 @@ impl RequestRecord {
         self.upstream_sent_ns = now_ns;
     }
 
-    /// The head of the upstream's response is here.
+    /// The head of the upstream's response has arrived.
     pub(crate) fn answered(&mut self, status: u16) {
         self.status = status;
         let took = self.now_ns().saturating_sub(self.upstream_sent_ns);
@@ -252,7 +252,7 @@ impl RequestRecord {
         self.upstream().meter.error(Reason::UpstreamClosed);
     }
 
-    /// keygate ended the response: its key ended, or its time.
+    /// keygate ended the response: its key ended, or its time ran out.
     pub(crate) fn ended_early(&mut self, reason: Reason) {
         if self.reason.is_none() {
             self.failed(reason);
@@ -263,7 +263,7 @@ impl RequestRecord {
         self.aborted = true;
     }
 
-    /// True once: the final trailers of a gRPC stream that was ended.
+    /// True once, for the final trailers of a gRPC stream that was ended.
     pub(crate) fn take_final_trailers(&mut self) -> bool {
         !std::mem::replace(&mut self.trailers_sent, true)
     }
@@ -348,15 +348,15 @@ impl Drop for RequestRecord {
     }
 }
 
-/// The beginning of a client's text: a line of the log has an end, whatever a client sends.
+/// The beginning of a client's text: a log line is bounded, whatever a client sends.
 fn cut(value: &[u8]) -> Box<str> {
-    /// Bytes of it that are kept.
+    /// The most bytes that are kept.
     const MOST: usize = 256;
     String::from_utf8_lossy(value.get(..MOST).unwrap_or(value)).into()
 }
 
-/// The method as the log shows it. A token that nobody knows is not shown: it may be anything, a
-/// key pasted into the wrong place as well.
+/// The method as the log shows it. An unknown token is not shown: it may be anything, even a key
+/// that was pasted into the wrong place.
 fn known_method(method: &Method) -> &str {
     const OTHERS: [&str; 12] = [
         "COPY",
@@ -379,7 +379,7 @@ fn known_method(method: &Method) -> &str {
     }
 }
 
-/// A head that hyper could not parse and answered by itself.
+/// Records a head that hyper could not parse and answered without us.
 pub(crate) fn note_unread(worker: &Worker, client: IpAddr, version: Version, reason: Reason) {
     observed::note_unread(worker, client, reason);
     worker.cells.request_failed(reason);

@@ -1,4 +1,4 @@
-//! Answers that keygate gives itself.
+//! keygate's own answers.
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
@@ -10,25 +10,24 @@ use crate::core::refusal::Context;
 use crate::proxy::http1::answer_write::{AddField, AnswerLines, Writer, field_lines};
 use crate::proxy::ids::RequestId;
 
-/// An answer in the shape that its writer wants.
+/// An answer in the form that its writer needs.
 pub(crate) enum Reply {
     Http(Response<ResponseBody>),
     Lines(AnswerLines, ResponseBody),
 }
 
-/// Marks a response of keygate's own, among its extensions: no service has a use for the rest of the
-/// request.
+/// An extension that marks keygate's own response: no service needs the rest of the request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OwnAnswer;
 
-/// What a refusal's form depends on.
+/// What the form of a refusal depends on.
 pub(crate) struct RefusalContext<'r> {
     pub(crate) method: &'r Method,
     pub(crate) grpc: bool,
-    /// Of the route, or the one that the client prefers.
+    /// The profile of the route, or the one that the client prefers.
     pub(crate) profile: Option<&'r str>,
     pub(crate) request_id: &'r RequestId,
-    /// What lets pages of other origins read it.
+    /// Fields that let pages of other origins read it.
     pub(crate) cors: &'r [(HeaderName, HeaderValue)],
 }
 
@@ -56,7 +55,7 @@ pub(crate) fn refuse(
         return Reply::Lines(lines, ResponseBody::Full(ready.body()));
     }
     let mut rendered = settings.refusals.render(rejection, &context);
-    // The rule overrides CORS fields of a template; `Vary` of both is kept.
+    // The rule overrides CORS fields of a template. `Vary` of both is kept.
     rendered.headers.retain(|(name, _)| {
         name == header::VARY || !asked.cors.iter().any(|(ours, _)| ours == name)
     });
@@ -65,7 +64,8 @@ pub(crate) fn refuse(
         let mut lines = AnswerLines::new(rendered.status, None, LINES);
         lines.set(request_id, asked.request_id.as_bytes());
         for (name, value) in rendered.headers.iter().filter(|(name, _)| name != request_id) {
-            // A template may set it; all else that the writer writes itself is refused as configuration.
+            // A template may set it. The configuration may not set the other fields that the writer
+            // writes itself.
             lines.is_dated |= name == header::DATE;
             lines.put(name.as_str().as_bytes(), value.as_bytes());
         }
@@ -88,7 +88,7 @@ pub(crate) fn refuse(
     Reply::Http(response)
 }
 
-/// An answer without content: to a preflight.
+/// The answer to a preflight, without content.
 pub(crate) fn no_content(
     fields: Vec<(HeaderName, HeaderValue)>,
     settings: &Settings,
@@ -113,7 +113,7 @@ pub(crate) fn no_content(
     Reply::Http(response)
 }
 
-/// Room for a refusal, with its body.
+/// Space for a refusal with its body.
 const LINES: usize = 1024;
 
 /// The status of a rejection, for the record.

@@ -21,9 +21,9 @@ pub(super) struct RunningUpload {
     pub(super) answer_deadline: AnswerDeadline,
 }
 
-/// The response's body. One that has come as a whole needs nothing more of the upstream: its
-/// connection goes back at once, or sends the rest of the request. Over HTTP/2 the request goes on
-/// until the client has taken it.
+/// The response's body. A body that has arrived completely needs nothing more from the upstream:
+/// its connection is returned immediately, or sends the rest of the request. Over HTTP/2 the
+/// request continues until the client has taken the body.
 pub(super) fn response_body(
     content: AnswerContent,
     lease: Lease,

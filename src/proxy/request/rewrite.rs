@@ -1,7 +1,7 @@
 //! The head on its way to the upstream, and the [answer]'s head on its way back.
 //!
-//! Order (ARCHITECTURE.md, invariant 4): remove hop-by-hop fields and those that `Connection` names,
-//! then owned fields; insert identity last.
+//! Order (ARCHITECTURE.md, invariant 4): remove hop-by-hop fields and those that `Connection`
+//! names, then fields that only keygate may set. Insert identity last.
 
 pub(crate) mod answer;
 
@@ -29,35 +29,35 @@ use crate::proxy::ids::{RequestId, Trace};
 use crate::proxy::net::io::ClientAddr;
 use crate::proxy::outbound::{Added, Forward, RewrittenRequest, UpstreamRequest};
 
-/// What the rewrite needs to know beside the head.
+/// What the rewrite needs to know in addition to the head.
 pub(crate) struct RewriteContext<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) client: &'a ClientAddr,
     /// The scheme that the client used.
     pub(crate) https: bool,
     pub(crate) request_id: &'a RequestId,
-    /// In place of the client's `traceparent` and `tracestate`.
+    /// Replaces the client's `traceparent` and `tracestate`.
     pub(crate) trace: Option<Trace>,
     /// `Host` to send instead of the client's.
     pub(crate) host: Option<&'a HeaderValue>,
-    /// `Host` to send when the client has named none (HTTP/1.0).
+    /// `Host` to send when the client sent none (HTTP/1.0).
     pub(crate) authority: &'a HeaderValue,
     /// The upstream speaks HTTP/2.
     pub(crate) http2: bool,
     /// The upstream is reached over TLS.
     pub(crate) upstream_https: bool,
-    /// The upstream needs field names as the client wrote them.
+    /// The upstream needs field names in the client's spelling.
     pub(crate) preserve_case: bool,
     /// `Upgrade` to pass on, allowed by the route.
     pub(crate) upgrade: Option<Box<UpgradeRequest>>,
     /// Subject of the verified client certificate.
     pub(crate) subject: Option<&'a HeaderValue>,
     pub(crate) credentials: CredentialPassage,
-    /// What the writer of the answer takes of one in chunks.
+    /// The form in which the answer's writer takes a chunked answer.
     pub(crate) chunks: ChunkForm,
-    /// Of an admitted request.
+    /// The assertion for an admitted request.
     pub(crate) assertion: Option<Rc<str>>,
-    /// Of an admitted request, in place of what the client sent in its field.
+    /// The credential for an admitted request, replacing what the client sent in that field.
     pub(crate) credential: Option<SentCredential<'a>>,
     /// The field of the credential for this upstream.
     pub(crate) credential_field: Option<&'a HeaderName>,
@@ -66,7 +66,7 @@ pub(crate) struct RewriteContext<'a> {
 /// Makes the upstream's request out of the client's and the verdict.
 ///
 /// # Errors
-/// Only hyper could send it, and its target is none that hyper can send.
+/// Only hyper could send the request, and hyper cannot send its target.
 pub(crate) fn rewrite(
     forward: Forward<'_>,
     mut head: RequestHead,
@@ -100,8 +100,8 @@ pub(crate) fn rewrite(
                 Some(TokenOnward::Remove) | None => StripScope::EveryCarrier,
             }
         }
-        // Enforced, such a request would not reach the service, and its token not either. On rules
-        // that let strangers pass it may be the service's own.
+        // If enforced, neither the request nor its token would reach the service. On rules that let
+        // strangers pass, the token may be the service's own.
         (CredentialPassage::Strip, Forward::Observed(observed))
             if !settings.tokens.is_empty() && !lets_pass(observed.route()) =>
         {
@@ -118,7 +118,7 @@ pub(crate) fn rewrite(
     let named = set_target(&mut head, &context);
     if context.trace.is_some() {
         head.fields.remove(TRACEPARENT);
-        // It belongs to the trace that is not gone on with (W3C Trace Context section 4.3).
+        // It belongs to the trace that is not continued (W3C Trace Context section 4.3).
         head.fields.remove(TRACESTATE);
     }
     let is_plain = context.upgrade.is_none() && !context.http2 && !context.preserve_case;
@@ -127,7 +127,8 @@ pub(crate) fn rewrite(
         false => Added::Fields(Vec::with_capacity(ADDED_FIELDS)),
     };
     match &body {
-        // hyper writes the length of a body; of an empty one only for methods that expect none.
+        // hyper writes the length of a body. For an empty body it does so only for methods that
+        // expect none.
         RequestBody::Empty if had_length => added.put(&header::CONTENT_LENGTH, b"0"),
         RequestBody::Whole(bytes) if is_plain => {
             added.put(&header::CONTENT_LENGTH, itoa::Buffer::new().format(bytes.len()).as_bytes())
@@ -137,8 +138,8 @@ pub(crate) fn rewrite(
                 added.put(&header::CONTENT_LENGTH, itoa::Buffer::new().format(length).as_bytes());
             }
             Some(_) => {}
-            // Unless it is said, hyper takes a body of unknown length for none where the method
-            // is GET or HEAD.
+            // Without this, hyper treats a body of unknown length as absent where the method is GET
+            // or HEAD.
             None if !context.http2 => added.put(&header::TRANSFER_ENCODING, b"chunked"),
             None => {}
         },
@@ -147,7 +148,7 @@ pub(crate) fn rewrite(
     if let Some(asked) = context.upgrade.take() {
         added.put(&header::CONNECTION, b"upgrade");
         if let Some(key) = asked.key {
-            // RFC 8441 section 5: HTTP/2 has no use for these, HTTP/1.1 needs them.
+            // RFC 8441 section 5: HTTP/2 does not use these, HTTP/1.1 needs them.
             head.fields.remove(header::SEC_WEBSOCKET_KEY);
             added.put(&header::SEC_WEBSOCKET_KEY, key.as_bytes());
             if !head.fields.has(header::SEC_WEBSOCKET_VERSION) {
@@ -187,7 +188,7 @@ pub(crate) fn rewrite(
     )
 }
 
-/// Fields that a rewrite adds, usually at most.
+/// The number of fields that a rewrite usually adds at most.
 const ADDED_FIELDS: usize = 12;
 
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -196,14 +197,15 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The host that the client has named.
+/// The host that the client named.
 enum Named {
-    /// What `Host` still says.
+    /// `Host` still has it.
     AsSent,
     Other(Option<HeaderValue>),
 }
 
-/// Target, version and Host as the upstream's protocol wants them. The path stays as it was judged.
+/// Writes target, version and Host as the upstream's protocol needs them. The path stays as it was
+/// judged.
 fn set_target(head: &mut RequestHead, context: &RewriteContext<'_>) -> Named {
     let of_target = head.target.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
     let absolute = of_target.is_some();
@@ -216,7 +218,7 @@ fn set_target(head: &mut RequestHead, context: &RewriteContext<'_>) -> Named {
     let named = named.or(of_target);
     let host = context.host.or(named.as_ref()).unwrap_or(context.authority);
     if context.http2 {
-        // `:authority` carries what Host says; the two must not both travel.
+        // `:authority` carries the value of Host. Only one of them may be sent.
         head.fields.remove(header::HOST);
         let scheme = if context.upstream_https { Scheme::HTTPS } else { Scheme::HTTP };
         let authority = Authority::try_from(host.as_bytes())
@@ -227,7 +229,7 @@ fn set_target(head: &mut RequestHead, context: &RewriteContext<'_>) -> Named {
     }
     head.fields.set(&header::HOST, host);
     head.target.clear_origin();
-    // RFC 9113 §8.2.3: cookies that HTTP/2 split are one field again.
+    // RFC 9113 §8.2.3: joins cookies that HTTP/2 split into one field again.
     join_cookies(&mut head.fields);
     head.version = Version::HTTP_11;
     Named::Other(named)
@@ -243,7 +245,7 @@ fn join_cookies(fields: &mut Fields) {
     }
 }
 
-/// Describes the client, in place of what untrusted peers sent. Extends a trusted proxy's list.
+/// Describes the client, replacing what untrusted peers sent. Extends a trusted proxy's list.
 fn forwarding(
     added: &mut Added,
     changes: HeadChanges,

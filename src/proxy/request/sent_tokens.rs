@@ -1,5 +1,5 @@
-//! What keygate signs or adds for the service that an admitted request goes to: the assertion, and
-//! the credential of `[upstream.credential]` or of one of `[upstreams.NAME]`.
+//! What keygate signs or adds for the service that gets an admitted request: the assertion, and the
+//! credential of `[upstream.credential]` or of one of `[upstreams.NAME]`.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,15 +21,15 @@ pub(crate) enum SentCredential<'s> {
     Token(Rc<str>),
 }
 
-/// What goes along with a request.
+/// The tokens that are sent with a request.
 #[derive(Default)]
 pub(super) struct SentTokens<'s> {
     pub(super) credential: Option<SentCredential<'s>>,
     pub(super) assertion: Option<Rc<str>>,
 }
 
-/// What goes along with a request that is only observed, and why the rest does not: enforced, the
-/// request would be refused for that.
+/// The tokens that are sent with a request that is only observed, and why the others are not: if
+/// enforced, the request would be refused for that.
 #[derive(Default)]
 pub(super) struct ObservedTokens<'s> {
     pub(super) sent: SentTokens<'s>,
@@ -48,11 +48,11 @@ impl SentCredential<'_> {
     }
 }
 
-/// The credential that the request takes along: of one alone that a key has opened. Never asked for while the
-/// service gets the caller's own.
+/// The credential to send with the request. Only a request that a key has opened gets one. Never
+/// called while the service gets the caller's own credential.
 ///
 /// # Errors
-/// The claims ask for what the key does not have, or the token could not be signed.
+/// The claims need something that the key does not have, or the token could not be signed.
 pub(super) fn credential<'s>(
     snapshot: &'s Arc<Snapshot>,
     forward: &Forward<'_>,
@@ -87,7 +87,7 @@ pub(super) fn credential<'s>(
 /// The assertion about a request that a key has opened.
 ///
 /// # Errors
-/// It could not be signed. Without it the service would take the request for somebody else's.
+/// It could not be signed. Without it, the service would attribute the request to somebody else.
 pub(super) fn assertion(
     worker: &Worker,
     snapshot: &Arc<Snapshot>,
@@ -123,7 +123,8 @@ pub(super) fn assertion(
     Ok(Some(upstream.minted.assertions.keep(admitted, minted)))
 }
 
-/// Both, as far as they can be made: a fault of keygate's own must not refuse what it only observes.
+/// Both, as far as they can be made: a fault in keygate must not refuse a request that it only
+/// observes.
 pub(super) fn observed<'s>(
     worker: &Worker,
     snapshot: &'s Arc<Snapshot>,
@@ -134,7 +135,7 @@ pub(super) fn observed<'s>(
 ) -> ObservedTokens<'s> {
     let mut observed = ObservedTokens::default();
     match (passage, forward) {
-        // The service gets the caller's own.
+        // The service gets the caller's own credential.
         (CredentialPassage::Forward, Forward::Admitted(admitted)) => {
             let is_missing = lacks_claim(snapshot, admitted, record);
             observed.no_credential = is_missing.then_some(Reason::NoUpstreamIdentity);
@@ -152,8 +153,8 @@ pub(super) fn observed<'s>(
     observed
 }
 
-/// Whether the credential's claims ask for what the key does not have: enforced, its requests would be
-/// refused.
+/// Whether the credential's claims need something that the key does not have. If enforced, its
+/// requests would be refused.
 fn lacks_claim(snapshot: &Snapshot, admitted: &Admitted<'_>, record: &RequestRecord) -> bool {
     let credential = snapshot.settings.credential_for(record.upstream().index);
     credential.is_some_and(|credential| {

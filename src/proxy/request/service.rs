@@ -1,5 +1,5 @@
 //! One request is one page: [`handle`] decides ([`admit`]: facts → decide → charge → rewrite), and
-//! passes what may go on (send → answer).
+//! passes on what may continue (send → answer).
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -46,23 +46,24 @@ use crate::telemetry::Shortage;
 pub(crate) struct Gate {
     worker: Rc<Worker>,
     client: Rc<Client>,
-    /// Of HTTP/2: what its streams have left to be sent.
+    /// HTTP/2 only: what its streams still have to send.
     unsent: Option<Arc<UnsentAnswers>>,
-    /// Of HTTP/1.
+    /// HTTP/1 only.
     arrival: Option<RequestArrival>,
 }
 
-/// How much of the one request of an HTTP/1 connection hyper has.
+/// How much of an HTTP/1 connection's one request hyper has read.
 #[derive(Clone, Debug)]
 struct RequestArrival {
     rest: Rc<RequestRest>,
-    /// Set once that is all of it.
+    /// Set once hyper has all of it.
     is_here: Rc<Cell<bool>>,
-    /// It waits to be asked for its body.
+    /// The client waits to be asked for the body.
     expects: bool,
 }
 
-/// Most bytes of a request that hyper has read, and of its exchange with the upstream.
+/// The largest future of a request that hyper has read, and of its exchange with the upstream, in
+/// bytes.
 const HYPER_REQUEST_BYTES: usize = 4168;
 const EXCHANGE_BYTES: usize = 1024;
 
@@ -75,7 +76,7 @@ impl Gate {
         Self { arrival, ..Self::counting(worker, client, None) }
     }
 
-    /// For HTTP/2. Counts what it takes of answers and does not send.
+    /// For HTTP/2. Counts the parts of answers that hyper takes and does not send yet.
     pub(crate) fn counting(
         worker: &Rc<Worker>,
         client: &Rc<Client>,
@@ -103,7 +104,8 @@ impl Service<Request<Incoming>> for Gate {
         };
         let (mut parts, body) = request.into_parts();
         let connect = upgrade_request::extended_connect(&mut parts);
-        // Now and not with the first poll: hyper may look for the end of the client's side before.
+        // Taken now and not at the first poll: hyper may look for the end of the client's side
+        // before that.
         let head = match client.judged.take() {
             Some(JudgedHead { target, framing }) => {
                 let head = RequestHead::read_by_hyper(parts, Ok(framing));
@@ -130,7 +132,8 @@ impl Service<Request<Incoming>> for Gate {
         let body = ClientBody::Hyper(HyperBody::new(body, keeper));
         let incoming = IncomingRequest { head, body, connect, writer: Writer::Hyper };
         Box::pin(at_most::<HYPER_REQUEST_BYTES, _>(async move {
-            // In the task of its stream, which the executor finds by what registers while it polls.
+            // In the task of its stream. The executor recognises that task by what registers while
+            // it polls.
             let mut held = None;
             let answer = pin!(handle(&worker, &client, incoming, record, &mut held));
             let reply = match (answer.as_pin_mut(), held) {
@@ -158,11 +161,11 @@ async fn to_hyper(
     Ok(response.map(|body| CountedBody::new(body, taken_by)))
 }
 
-/// hyper closes the connection behind this answer, and does not say so by itself.
+/// hyper closes the connection after this answer, and does not announce it on its own.
 fn announce_close(response: &mut Response<ResponseBody>, request: Version) {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     if request == Version::HTTP_10 {
-        // Else hyper adds `keep-alive`.
+        // Otherwise hyper adds `keep-alive`.
         *response.version_mut() = Version::HTTP_10;
     }
 }
@@ -170,10 +173,10 @@ fn announce_close(response: &mut Response<ResponseBody>, request: Version) {
 // === impl RequestArrival ===
 
 impl RequestArrival {
-    /// Whether hyper can read another request behind this response: the body of this one was read to
-    /// its end, or a service still reads it. What hyper already has of a body that nobody wants is
-    /// dropped for that, which waits for nobody. With an `Expect` it is not: to ask for the body is to
-    /// invite it.
+    /// Whether hyper can read another request after this response: the body of this one was read to
+    /// its end, or a service is still reading it. To make that possible, this drops what hyper
+    /// already has of an unwanted body, without waiting. With an `Expect` it does not: asking for
+    /// the body would invite the client to send it.
     async fn is_through<B>(&self, response: &Response<B>) -> bool {
         let mut rest = match self.rest.take() {
             RestOfBody::Over => return true,
@@ -193,13 +196,13 @@ impl RequestArrival {
     }
 }
 
-/// There is no answer that hyper could write.
+/// hyper cannot write any answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unwritable {
-    /// It has the form of lines, which were not asked for.
+    /// The answer has the form of lines, which nobody asked for.
     #[error("the answer has the shape of another writer")]
     Lines,
-    /// hyper has found a request that was not handed to it.
+    /// hyper has found a request that keygate did not hand to it.
     #[error("the request was not judged")]
     Unjudged,
     /// hyper resets the stream with the source's reason.
@@ -207,7 +210,7 @@ pub(crate) enum Unwritable {
     NoRoom(#[source] h2::Error),
 }
 
-/// What the answer to one request is made with.
+/// What is needed to make the answer to one request.
 struct Answering<'a> {
     worker: &'a Rc<Worker>,
     client: &'a Rc<Client>,
@@ -215,12 +218,12 @@ struct Answering<'a> {
     plan: AnswerPlan,
 }
 
-/// The answer to a request that is not sent at once.
+/// The answer to a request that is not sent immediately.
 #[allow(clippy::large_enum_variant, reason = "always in a box, and nearly always the large one")]
 pub(crate) enum HeldAnswer {
-    /// Until somebody takes it.
+    /// Held until somebody takes it.
     Refused(Option<Reply>),
-    /// The store of shared limits is asked first.
+    /// keygate asks the store of shared limits first.
     Waits(Pin<Box<dyn Future<Output = Reply>>>),
 }
 
@@ -247,11 +250,11 @@ impl Future for HeldAnswer {
     }
 }
 
-/// Decides about a request. One that may be sent goes on as a future. `None`: it does not, or not at
-/// once, and `held` is its answer.
+/// Decides about a request. If it may be sent, returns the future that sends it. `None`: it may
+/// not, or not yet, and `held` is its answer.
 ///
-/// Pin what it returns where it is made: to move the future is to copy 3 KB. That is why a refusal
-/// has a way out of its own: an `Option` can be pinned without unsafe code, a `Result` cannot.
+/// Pin the returned future where it is made, because moving it copies 3 KB. That is why a refusal
+/// is returned separately: an `Option` can be pinned without unsafe code, a `Result` cannot.
 pub(crate) fn handle(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
@@ -273,7 +276,7 @@ pub(crate) fn handle(
     }
 }
 
-/// Waits for the store of shared limits, and decides anew: keys may have ended meanwhile.
+/// Waits for the store of shared limits and decides again: keys may have ended meanwhile.
 async fn pass_later(
     worker: Rc<Worker>,
     client: Rc<Client>,
@@ -286,7 +289,7 @@ async fn pass_later(
         match admit(&worker, &client, incoming, Some(waited), &mut record) {
             Ok(admitted) => return pass(worker, client, admitted, record).await,
             Err(HaltedRequest::Answered(refusal)) => return refusal,
-            // Nobody asks twice.
+            // A request never waits twice.
             Err(HaltedRequest::Waits(again)) => waiting = again,
         }
     }
@@ -301,7 +304,8 @@ async fn pass(
 ) -> Reply {
     let AdmittedRequest { request, plan, stream, upload, connect, writer } = admitted;
     let answering = Answering { worker: &worker, client: &client, writer, plan };
-    // A claim alone must not lift the deadlines: over HTTP/1.1 there is no gRPC to wait for.
+    // The client's claim alone must not lift the deadlines: over HTTP/1.1 there is no gRPC to wait
+    // for.
     let pace = match answering.plan.grpc && record.upstream().is_http2() {
         true => UploadPace::Any,
         false => UploadPace::Steady,
@@ -388,7 +392,7 @@ impl Answering<'_> {
         }
     }
 
-    /// The upstream's answer in the shape that its writer wants.
+    /// The upstream's answer in the form that its writer needs.
     fn pass_on(
         self,
         answer: AnswerHeadSource,
@@ -411,10 +415,11 @@ impl Answering<'_> {
             answer => answer.into_parts(),
         };
         if !answer::is_framed_once(head.status, &head.headers) {
-            // What hyper has chosen need not be what another reader of these bytes would.
+            // Another reader of these bytes might choose differently from hyper.
             return self.fail(Reason::UpstreamBadResponse, record);
         }
-        // The version is that of a hop: ours, whatever the upstream speaks.
+        // The version belongs to one hop: to the client we speak ours, whatever the upstream
+        // speaks.
         head.version = Version::HTTP_11;
         answer::to_client(&mut head.headers, settings, plan.trailers);
         cut_all(&mut head.headers, record.upstream().own_address.as_ref());
@@ -423,12 +428,12 @@ impl Answering<'_> {
         let mut body = response_body(content, lease, stream, upload, record, plan);
         if plan.is_http10 && body.size_hint().exact().is_none() {
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-            // Else hyper adds `keep-alive`.
+            // Otherwise hyper adds `keep-alive`.
             head.version = Version::HTTP_10;
             self.client.until_close.set(true);
         }
-        // A 304 says how long the answer is that the client has (RFC 9110 section 8.6). Over HTTP/1
-        // hyper drops that beside a body which it knows to be empty.
+        // A 304 gives the length of the answer that the client already has (RFC 9110 section 8.6).
+        // Over HTTP/1, hyper drops that field when it knows that the body is empty.
         if head.status == StatusCode::NOT_MODIFIED
             && !self.client.http2
             && body.is_end_stream()

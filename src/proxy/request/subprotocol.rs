@@ -1,21 +1,21 @@
-//! `Sec-WebSocket-Protocol` as a carrier of credentials: a browser can set no other field of a
+//! `Sec-WebSocket-Protocol` as a carrier of credentials: a browser cannot set any other field of a
 //! WebSocket handshake. Pure functions over header values.
 //! Imports nothing of the crate.
 //!
-//! A client offers `chat, keygate.key.SECRET`; the upstream is offered `chat`, and what it selects
-//! is handed back. Browsers fail a connection on which they offered something and nothing was
-//! selected (WebSockets Standard, "establish a WebSocket connection", stricter than RFC 6455), and
-//! most upstreams select nothing. So that they can be reached, a client may offer the marker
-//! without its last punctuation as well (`keygate.key` for the marker `keygate.key.`): it is not
-//! forwarded, and it is selected when the upstream selects nothing. The credential entry itself is
-//! never selected: the answer would carry the secret.
+//! A client offers `chat, keygate.key.SECRET`. keygate offers `chat` to the upstream, and hands
+//! back what the upstream selects. Browsers fail a connection on which they offered something and
+//! nothing was selected (WebSockets Standard, "establish a WebSocket connection", stricter than RFC
+//! 6455), and most upstreams select nothing. To reach them, a client may also offer the marker
+//! without its last punctuation (`keygate.key` for the marker `keygate.key.`). keygate does not
+//! forward that entry, and selects it when the upstream selects nothing. The credential entry
+//! itself is never selected: the answer would carry the secret.
 
 use http::HeaderValue;
 
-/// Most entries of one offer.
+/// The most entries in one offer.
 const MAX_ENTRIES: usize = 32;
 
-/// Why an offer was refused. The client is at fault; no message has bytes of it.
+/// Why an offer was refused. The client is at fault. No message contains bytes of the offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OfferError {
     #[error("two entries of Sec-WebSocket-Protocol carry a credential")]
@@ -26,22 +26,22 @@ pub enum OfferError {
     TooMany,
 }
 
-/// The upstream selected what nobody offered it: an answer that every client refuses.
+/// The upstream selected a protocol that it was not offered: every client refuses such an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the upstream selected a subprotocol that it was not offered")]
 pub struct Unoffered;
 
-/// What is sent on of an offer. Holds no credential.
+/// The part of an offer that is forwarded. Holds no credential.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Offer {
-    /// What the upstream is offered, as one value; `None`: the field is left out.
+    /// What keygate offers to the upstream, as one value. `None`: the field is left out.
     pub forward: Option<HeaderValue>,
     /// The entry that keygate itself selects when the upstream selects nothing.
     acknowledge: Option<HeaderValue>,
 }
 
-/// The credential in an offer: what follows a marker in the one entry that begins with it. Checks
-/// the whole offer, so that [`Offer::new`] cannot fail afterwards for another reason.
+/// The credential in an offer: the text after a marker, in the one entry that begins with it.
+/// Checks the whole offer, so that [`Offer::new`] cannot fail afterwards for another reason.
 pub fn credential<'a>(
     values: impl IntoIterator<Item = &'a HeaderValue>,
     markers: &[impl AsRef<str>],
@@ -86,8 +86,8 @@ impl Offer {
         Ok(offer)
     }
 
-    /// What the client's 101 says, given what the upstream's said (`None`: no such field there).
-    /// An upstream that was offered nothing and selects something all the same is not believed.
+    /// What the client's 101 says, given what the upstream's said (`None`: it has no such field).
+    /// keygate does not believe an upstream that selects something although it was offered nothing.
     pub fn answer<'a>(
         &self,
         selected: impl IntoIterator<Item = &'a HeaderValue>,

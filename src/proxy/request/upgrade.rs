@@ -1,6 +1,6 @@
-//! WebSocket and other protocol switches: asked for by the client, allowed by the route, granted by
-//! the upstream's own 101, and only then a tunnel. Over HTTP/2 a client asks with an extended CONNECT
-//! (RFC 8441); the upstream sees an HTTP/1.1 upgrade.
+//! WebSocket and other protocol switches: the client asks, the route allows, and the upstream
+//! grants with its own 101. Only then is there a tunnel. Over HTTP/2 a client asks with an extended
+//! CONNECT (RFC 8441); the upstream sees an HTTP/1.1 upgrade.
 
 mod stream;
 
@@ -30,7 +30,7 @@ use crate::proxy::tunnel::{Framing, Limits, Tunnel, TunnelCut, TunnelEnd};
 use crate::proxy::upstream::Lease;
 use crate::proxy::worker::Worker;
 
-/// Both sides have switched; waits for the client's connection to be free of HTTP.
+/// Both sides have switched. Waits until HTTP has released the client's connection.
 #[derive(Debug)]
 pub(crate) struct Upgraded {
     upstream: Io,
@@ -49,7 +49,7 @@ fn websocket_accept(key: &HeaderValue) -> String {
     BASE64_STANDARD.encode(hash.finish())
 }
 
-/// The upstream's 101: to be believed only if it grants what was asked.
+/// Checks the upstream's 101, which counts only if it grants what was asked.
 pub(crate) fn accept(
     mut head: response::Parts,
     lease: Lease,
@@ -66,7 +66,7 @@ pub(crate) fn accept(
     let dropped = answer::Trailers::Dropped;
     answer::to_client(&mut head.headers, settings, dropped);
     if let Some(key) = &asked.key {
-        // The client has no key, so the proof is for us to check.
+        // The client has no key, so keygate must check the proof.
         let accept = head.headers.remove(header::SEC_WEBSOCKET_ACCEPT).ok_or(bad)?;
         if accept.as_bytes() != websocket_accept(key).as_bytes() {
             return Err(bad);
@@ -113,7 +113,7 @@ impl Upgraded {
         self
     }
 
-    /// The tunnel, to its end. `ahead` was read from the client behind its request.
+    /// Runs the tunnel to its end. `ahead` was read from the client after its request.
     pub(crate) async fn run(self, worker: &Rc<Worker>, client: Io, ahead: Bytes) {
         // The tunnel has deadlines of its own.
         client.activity().blocked_at.set(0);
@@ -125,7 +125,7 @@ impl Upgraded {
     pub(crate) fn run_in_stream(self, worker: &Rc<Worker>, connect: OnUpgrade) {
         let worker = Rc::clone(worker);
         tokio::task::spawn_local(async move {
-            // The client may be gone meanwhile; then there is nothing to tunnel.
+            // The client may have left meanwhile. Then there is nothing to tunnel.
             let Ok(upgraded) = connect.await else { return };
             let write_ns = worker.shared.timeouts.write.as_nanos() as u64;
             let stream = Rc::clone(&self.stream);

@@ -22,13 +22,14 @@ use crate::proxy::http1::head::{RequestHead, is_extended_connect};
 pub(crate) struct UpgradeRequest {
     /// Lower-case.
     pub(crate) protocol: HeaderValue,
-    /// `Sec-WebSocket-Key`, made here when the client asked over HTTP/2 and so has none.
+    /// `Sec-WebSocket-Key`. keygate makes it when the client asked over HTTP/2, where there is
+    /// none.
     pub(crate) key: Option<HeaderValue>,
     pub(crate) offer: Offer,
     pub(crate) close_code: u16,
 }
 
-/// On what an upgrade depends beside the head.
+/// What an upgrade depends on in addition to the head.
 pub(crate) struct UpgradeAsked<'r> {
     pub(crate) route: &'r Route,
     pub(crate) carried: Carried,
@@ -36,8 +37,8 @@ pub(crate) struct UpgradeAsked<'r> {
     pub(crate) credentials: CredentialPassage,
 }
 
-/// The upgrade that the request asks for, if its route allows it. Any other is dropped without a
-/// word, as a server does that does not know it (RFC 9110 §7.8).
+/// The upgrade that the request asks for, if its route allows it. Any other upgrade is dropped
+/// silently, as a server does with one that it does not know (RFC 9110 §7.8).
 pub(crate) fn read(
     head: &RequestHead,
     changes: &mut HeadChanges,
@@ -46,17 +47,18 @@ pub(crate) fn read(
 ) -> Option<Box<UpgradeRequest>> {
     let UpgradeAsked { route, carried, conduct, credentials } = *asked;
     let token = facts::read_upgrade(head, changes)?;
-    // A body and a switch in one request is how bytes get past a gate (Pingora CVE-2026-2833).
+    // A request with both a body and a switch is a way to get bytes past a gate (Pingora
+    // CVE-2026-2833).
     let bodiless = !head.fields.has(header::TRANSFER_ENCODING)
         && head.fields.get(header::CONTENT_LENGTH).is_none_or(|v| v == b"0");
     let websocket = token == "websocket";
     let is_of_route = route.upgrades.iter().any(|u| **u == *token);
-    // Of the others nobody knows what the tunnel would bring: `h2c` and `TLS/1.2` bring requests that
-    // nobody reads, and forged identity in them.
+    // Other tunnels could carry anything: `h2c` and `TLS/1.2` carry requests that keygate never
+    // reads, with forged identity in them.
     let may_pass = is_of_route || (conduct == Conduct::Observed && websocket);
     if !may_pass
         || !bodiless
-        // A preflight comes without a key: it opens nothing but itself.
+        // A preflight has no key: it opens nothing but itself.
         || head.method == Method::OPTIONS
         || (websocket && head.method != Method::GET)
     {
@@ -67,7 +69,7 @@ pub(crate) fn read(
     let mut offer = Offer::default();
     if websocket {
         let markers = match credentials {
-            // The service is offered all that the client offers.
+            // keygate offers the service everything that the client offers.
             CredentialPassage::Forward => Vec::new(),
             CredentialPassage::Strip => markers(settings),
         };
@@ -81,8 +83,8 @@ pub(crate) fn read(
     Some(Box::new(UpgradeRequest { protocol, key, offer, close_code: settings.close_code }))
 }
 
-/// What opens the tunnel of an extended CONNECT. Its head is judged as the GET of an HTTP/1.1
-/// upgrade would be. Other protocols than `websocket`, and plain CONNECT, stay what they are.
+/// What opens the tunnel of an extended CONNECT. Its head is judged like the GET of an HTTP/1.1
+/// upgrade. Protocols other than `websocket`, and plain CONNECT, stay as they are.
 pub(crate) fn extended_connect(parts: &mut Parts) -> Option<OnUpgrade> {
     if parts.version != Version::HTTP_2 || parts.method != Method::CONNECT {
         return None;
@@ -93,10 +95,11 @@ pub(crate) fn extended_connect(parts: &mut Parts) -> Option<OnUpgrade> {
     Some(connect)
 }
 
-/// 16 random bytes in Base64. Random so that nothing cached can answer (RFC 6455 section 1.3).
+/// 16 random bytes in Base64. They are random so that nothing cached can answer (RFC 6455 section
+/// 1.3).
 fn websocket_key() -> HeaderValue {
     let mut random = [0; 16];
-    // Without randomness the key is only less useful: it guards against nothing here.
+    // Without randomness the key is only less useful: it protects nothing here.
     let _ = aws_lc_rs::rand::fill(&mut random);
     HeaderValue::from_str(&BASE64_STANDARD.encode(random)).unwrap_or(HeaderValue::from_static(""))
 }

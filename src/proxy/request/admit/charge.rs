@@ -17,8 +17,9 @@ use crate::telemetry::DecisionOutcome;
 
 #[expect(clippy::result_large_err, reason = "a refusal is moved once, and then is the answer")]
 impl<'s> Admission<'s> {
-    /// The credential that the service is to get: none as long as it gets that of the caller. A key
-    /// without what the credential says is refused here, before anything is charged.
+    /// The credential that the service gets, or none where the service gets the caller's own. If
+    /// the key lacks what a claim of the credential needs, the request is refused here, before
+    /// anything is charged.
     #[inline]
     pub(super) fn credential(
         &self,
@@ -74,13 +75,13 @@ impl<'s> Admission<'s> {
                 self.worker.uses.admitted(admitted, record.client(), record.started());
                 record.decided(DecisionOutcome::Admitted);
             }
-            // `decide` observes nobody whose requests are enforced.
+            // `decide` never observes a caller whose requests are enforced.
             Forward::Observed(_) | Forward::Passed(_) => {
                 self.reaches(ConnectionReach::Passed);
                 record.decided(DecisionOutcome::Passed);
             }
         }
-        // What a store took to answer has a histogram of its own.
+        // Time spent waiting for a store has a histogram of its own.
         if !self.has_waited {
             let took_ns = record.now_ns().saturating_sub(record.started().mono_ns);
             self.worker.cells.auth_duration(took_ns);
@@ -88,8 +89,8 @@ impl<'s> Admission<'s> {
         Ok(ChargeOutcome::Done(charged))
     }
 
-    /// Takes the request out of all limits of its key or subject and of its org, or out of none.
-    /// `None`: it has no limit.
+    /// Charges the request to all limits of its key or subject and of its org, or to none. `None`:
+    /// it has no limit.
     #[inline]
     pub(super) fn take(
         &self,
@@ -130,7 +131,7 @@ impl<'s> Admission<'s> {
         Ok(())
     }
 
-    /// How far a connection has come decides whether the memory budget may end it.
+    /// Records how far the connection has got, which decides whether the memory budget may end it.
     pub(super) fn reaches(&self, reach: ConnectionReach) {
         if let Some(held) = self.client.activity.held() {
             held.rises_to(reach);

@@ -37,7 +37,7 @@ impl<'s> Admission<'s> {
         let token = self.token(reading, &facts, record.started());
         match &token {
             Some(Ok(Ok(token))) => {
-                // Its signature holds, whatever becomes of the request.
+                // The token's signature is valid, whatever happens to the request.
                 record.user = Some(Arc::clone(token));
                 record.org = Some(token.org().into());
                 facts.presented = Presented::Token(token);
@@ -60,7 +60,8 @@ impl<'s> Admission<'s> {
                 }
                 record.org = key.map(|k| k.org.into()).or(record.org.take());
                 record.decided(DecisionOutcome::Rejected(rejection.reason));
-                // A key that cannot be removed with certainty may not be sent on, whoever calls.
+                // A key that keygate cannot remove with certainty must not be forwarded, whoever
+                // calls.
                 let observe = settings.policy.observe.as_deref();
                 if rejection.reason == Reason::Malformed
                     && observe.is_some_and(|o| o.credentials == CredentialPassage::Strip)
@@ -96,7 +97,7 @@ impl<'s> Admission<'s> {
     }
 
     /// The user token of the request, verified or not, if its route takes one. `None`: there is
-    /// none, or it is not for keygate here. An error: a key is there as well.
+    /// none, or it is not for keygate here. An error: the request carries a key as well.
     fn token(
         &self,
         reading: &RequestReading<'_>,
@@ -126,8 +127,8 @@ impl<'s> Admission<'s> {
         })))
     }
 
-    /// Names the upstream of the route. A reload keeps to those that the process has, so that each
-    /// route has one; a request never goes to another instead.
+    /// Names the upstream of the route. A reload cannot add or remove upstreams, so each route has
+    /// one. A request never goes to another upstream instead.
     #[inline]
     pub(super) fn choose_upstream(
         &self,

@@ -23,15 +23,15 @@ impl<'s> Admission<'s> {
         }
     }
 
-    /// Whether no rule is enforced beside those that are observed: then nothing that names another
-    /// target than the one that was judged can lead around a rule.
+    /// Whether all rules are only observed. If so, there is no enforced rule that a target which the
+    /// service reads differently from keygate could bypass.
     pub(super) fn is_whole_gate(&self) -> bool {
         let observe = self.snapshot.settings.policy.observe.as_deref();
         observe.is_some_and(|observe| observe.reach == ObserveReach::WholeGate)
     }
 
-    /// Records what would have been refused, and refuses nothing. The limit is charged, so that it
-    /// shows who would meet it.
+    /// Records what would have been refused, and refuses nothing. The limit is charged anyway, to
+    /// show who would exceed it.
     pub(super) fn observe(
         &self,
         passage: &Passage<'_>,
@@ -50,8 +50,8 @@ impl<'s> Admission<'s> {
             Forward::Admitted(admitted) => {
                 self.reaches(ConnectionReach::Admitted);
                 key = admitted.key().copied();
-                // Nobody waits in order to be observed. What the store then grants is there for the
-                // next request, so that each has taken one.
+                // A request never waits only to be observed. What the store grants later serves the
+                // next request, so in the end each has taken one.
                 let charged = self.take(admitted, None, record.started());
                 if let Some(SharedCharge::Done(Err(_))) = charged {
                     denied = denied.or(Some(Reason::RateLimited));

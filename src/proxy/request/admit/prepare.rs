@@ -29,7 +29,7 @@ use crate::proxy::request::rewrite::{self, RewriteContext, answer};
 use crate::proxy::request::sent_tokens::{self, SentTokens};
 use crate::proxy::request::upgrade_request::{self, UpgradeAsked, UpgradeRequest};
 
-/// What goes along with the head, and where its credentials were.
+/// What is sent in addition to the head, and where its credentials were.
 pub(super) struct HeadExtras<'s> {
     client_ip: IpAddr,
     carried: Carried,
@@ -52,8 +52,8 @@ impl<'s> HeadExtras<'s> {
 
 #[expect(clippy::result_large_err, reason = "a refusal is moved once, and then is the answer")]
 impl<'s> Admission<'s> {
-    /// Settles what the head loses, and what goes along. The assertion is made last, when nothing
-    /// refuses the request any more.
+    /// Settles which fields the head loses and what is added. The assertion is made last, when
+    /// nothing can refuse the request any more.
     #[inline]
     pub(super) fn settle_head(
         &self,
@@ -175,7 +175,7 @@ impl<'s> Admission<'s> {
         }
     }
 
-    /// Notes the fields that the service does not get for an underscore in their name.
+    /// Records the fields that the service does not get because their name has an underscore.
     fn note_dropped(&self, changes: &HeadChanges, head: &RequestHead) {
         for name in changes.dropped(head, &self.snapshot.settings) {
             self.worker.cells.fields_dropped(1);
@@ -183,7 +183,7 @@ impl<'s> Admission<'s> {
         }
     }
 
-    /// The upgrade to pass on. An HTTP/2 upstream gets none, and an extended CONNECT that its route
+    /// The upgrade to pass on. An HTTP/2 upstream gets none. An extended CONNECT that its route
     /// does not allow is refused.
     fn upgrade(
         &self,
@@ -220,7 +220,7 @@ impl<'s> Admission<'s> {
         Ok(upgrade)
     }
 
-    /// What the service is told of the caller in a form that it can verify.
+    /// What the service learns about the caller in a form that it can verify.
     fn assertion(
         &self,
         passage: &Passage<'_>,
@@ -235,7 +235,7 @@ impl<'s> Admission<'s> {
         )
     }
 
-    /// Starts a trace if the client has brought none and the configuration asks for one.
+    /// Starts a trace if the client sent none and the configuration asks for one.
     fn start_trace(&self, record: &mut RequestRecord) -> Option<Trace> {
         let TraceStart::Start(sampled) = self.snapshot.settings.trace else { return None };
         if record.trace_id.is_some() {
@@ -247,7 +247,7 @@ impl<'s> Admission<'s> {
     }
 }
 
-/// What is kept of the verdict while the request runs. `None`: it needs no key.
+/// What is kept of the verdict while the request runs. `None`: the request needs no key.
 fn ticket(forward: &Forward<'_>, client: IpAddr, policy: &Policy) -> Option<Ticket> {
     match forward {
         Forward::Admitted(admitted) => Some(admitted.ticket(client, policy)),

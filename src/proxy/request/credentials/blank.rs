@@ -1,6 +1,5 @@
-//! Carriers that are there and carry nothing: `X-Api-Key:`, `Authorization: Bearer`, `?api_key=`.
-//! Zero bytes are no credential, neither of ours nor a stranger's; the carrier is removed all the
-//! same.
+//! Carriers that are present but carry nothing: `X-Api-Key:`, `Authorization: Bearer`, `?api_key=`.
+//! Zero bytes are not a credential, neither ours nor a stranger's. The carrier is removed anyway.
 
 use base64::Engine;
 use zeroize::Zeroize;
@@ -13,7 +12,7 @@ pub(super) fn is_blank(value: &[u8]) -> bool {
     value.trim_ascii().is_empty()
 }
 
-/// An `Authorization` without a value, or with a scheme that we read and nothing behind it.
+/// An `Authorization` without a value, or with a scheme that we read and nothing after it.
 pub(super) fn is_blank_authorization(value: &[u8], sources: &[CredentialSource]) -> bool {
     is_blank(value)
         || sources.iter().any(|source| match source {
@@ -45,7 +44,7 @@ fn is_blank_token(token: &[u8], form: BasicForm, prefixes: &Prefixes) -> bool {
     blank
 }
 
-/// Whether the half of `user:password` that is read has zero bytes. A stranger's user name beside an
+/// Whether the half of `user:password` that keygate reads is empty. A stranger's user name with an
 /// empty password is the stranger's.
 pub(super) fn is_blank_basic(
     user: &[u8],

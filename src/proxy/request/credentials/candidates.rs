@@ -1,5 +1,5 @@
-//! What of a head may be a key where nobody can say which one counts. It opens nothing: by it a
-//! caller whose requests are enforced stays one.
+//! The parts of a head that may be a key, where it is uncertain which one counts. They never open
+//! anything: they only ensure that a caller whose requests are enforced stays enforced.
 
 use base64::Engine as _;
 
@@ -17,7 +17,7 @@ pub(crate) enum Candidates {
     NotRead,
 }
 
-/// Most that are looked up for one request.
+/// The most candidates that are looked up for one request.
 const MOST: usize = 256;
 
 struct Collected {
@@ -25,8 +25,8 @@ struct Collected {
     is_full: bool,
 }
 
-/// Digests of everything in the carriers that may be a key, however it is spelt: whole values, what
-/// stands between their separators, and both decoded.
+/// Digests of everything in the carriers that may be a key, however it is spelt: whole values, the
+/// parts between their separators, and the decoded form of both.
 pub(crate) fn candidates(head: &RequestHead, settings: &Settings) -> Candidates {
     let mut found = Collected { digests: Vec::new(), is_full: false };
     for (_, name, value) in head.fields.places() {
@@ -89,7 +89,7 @@ impl Collected {
         }
     }
 
-    /// As it is, and percent-decoded.
+    /// The text as it is, and percent-decoded.
     fn text(&mut self, text: &[u8]) {
         self.key(text);
         if text.contains(&b'%') {

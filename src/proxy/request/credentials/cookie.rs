@@ -1,5 +1,5 @@
-//! A cookie as a carrier. Its name and value are read as those of a query parameter are: decoded,
-//! because many frameworks decode them (PHP, Express), and would find what we had not seen.
+//! A cookie as a carrier. Its name and value are decoded like those of a query parameter, because
+//! many frameworks (PHP, Express) decode them and would find what keygate had missed.
 
 use std::borrow::Cow;
 
@@ -18,7 +18,7 @@ pub(super) fn pairs(fields: &Fields) -> impl Iterator<Item = (&[u8], Cow<'_, [u8
     all(fields).filter_map(pair)
 }
 
-/// A cookie of ours behind a `,`: RFC 2109 parted cookies there, and some servers still do.
+/// One of our cookies after a `,`: RFC 2109 allowed that separator, and some servers still do.
 pub(super) fn hides_in(fields: &Fields, name: &str, own: impl Fn(&[u8]) -> bool) -> bool {
     all(fields)
         .flat_map(|cookie| cookie.split(|b| *b == b',').skip(1))
@@ -26,7 +26,7 @@ pub(super) fn hides_in(fields: &Fields, name: &str, own: impl Fn(&[u8]) -> bool)
         .any(|value| own(&value))
 }
 
-/// Takes out the cookies of this name of which the value is to go.
+/// Removes the cookies of this name for whose value `drop` says so.
 pub(super) fn strip(fields: &mut Fields, name: &str, drop: impl Fn(&[u8]) -> bool) {
     let goes = |cookie: &&[u8]| value_of(cookie, name).is_some_and(|value| drop(&value));
     if !all(fields).any(|cookie| goes(&cookie)) {

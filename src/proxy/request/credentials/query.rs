@@ -13,7 +13,7 @@ pub(super) fn values<'r>(query: &'r str, name: &str) -> impl Iterator<Item = Cow
     })
 }
 
-/// A parameter of ours behind a `;`: some servers part a query there as well.
+/// One of our parameters after a `;`: some servers split a query there as well.
 pub(super) fn hides_in(query: &str, name: &str, own: impl Fn(&[u8]) -> bool) -> bool {
     query.contains(';')
         && query.split('&').flat_map(|part| part.split(';').skip(1)).any(|pair| {
@@ -31,7 +31,7 @@ pub(super) fn strip(head: &mut RequestHead, name: &str, drop: impl Fn(&[u8]) -> 
     head.target.set_query(Some(&*kept).filter(|kept| !kept.is_empty()));
 }
 
-/// The query without the parameters `name` of which the value is to go; `None`: there are none.
+/// The query without the parameters `name` for whose value `drop` says so. `None`: there are none.
 pub(super) fn without(query: &str, name: &str, drop: impl Fn(&[u8]) -> bool) -> Option<String> {
     let keep = |pair: &&str| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

@@ -1,6 +1,6 @@
-//! Finds keys outside their carriers: in another spelling of one, or in the address of the page
-//! that a request refers to. keygate refuses a key that is written wrongly, so that neither the
-//! service nor its log gets it, and the caller learns where a key belongs.
+//! Finds keys outside their carriers: in a variant spelling of a carrier, or in the address of the
+//! page that a request refers to. keygate refuses a misplaced key, so that neither the service nor
+//! its log gets it, and the caller learns where a key belongs.
 //!
 //! It does not look for keys in a field, a cookie or a body that no source is configured for:
 //! searching every byte would slow down every request to catch a rare mistake.
@@ -19,16 +19,17 @@ pub(super) fn refused() -> Rejection {
     Rejection::why(Reason::Malformed, "the key is not where, or as, it is read")
 }
 
-/// Whether a carrier's value is a key for keygate. A key with more around it is an error:
+/// Whether a carrier's value is a key for keygate. Extra text around a key is an error:
 /// `X-Api-Key: Bearer KEY`, `api_key="KEY"`.
 pub(super) fn judge(prefixes: &Prefixes, value: &[u8]) -> Result<bool, Rejection> {
     let ours = prefixes.own(value);
     if !ours && prefixes.found_in(value) { Err(refused()) } else { Ok(ours) }
 }
 
-/// `Authorization` with a key for keygate in a scheme that it does not read, or with more around
-/// the key: `ApiKey KEY`, `KEY`, `Bearer "KEY"`, `Bearer x, Bearer KEY`; or in the other half of
-/// Basic, or in Basic where only Bearer is configured.
+/// Whether `Authorization` holds a key for keygate in the wrong form: in a scheme that keygate does
+/// not read, with extra text around it (`ApiKey KEY`, `KEY`, `Bearer "KEY"`,
+/// `Bearer x, Bearer KEY`), in the other half of Basic, or in Basic where only Bearer is
+/// configured.
 pub(super) fn in_authorization(source: &CredentialSource, value: &[u8]) -> bool {
     match source {
         CredentialSource::Basic { prefixes, .. } | CredentialSource::Bearer { prefixes } => {
@@ -81,7 +82,7 @@ fn folded(name: impl Iterator<Item = u8>) -> impl Iterator<Item = u8> {
     name.filter(u8::is_ascii_alphanumeric).map(|b| b.to_ascii_lowercase())
 }
 
-/// The marker in another case, in quotes or behind a word; not at the end of a longer name.
+/// The marker in another case, in quotes or after a word, but not at the end of a longer name.
 pub(super) fn in_subprotocol(entry: &[u8], marker: &str) -> bool {
     let marker = marker.as_bytes();
     let begins_at = |at: usize| {
@@ -95,8 +96,8 @@ pub(super) fn in_subprotocol(entry: &[u8], marker: &str) -> bool {
             .any(|(at, w)| w.eq_ignore_ascii_case(marker) && begins_at(at))
 }
 
-/// Browsers send the address of a page with every request that the page makes, its query included:
-/// a key that opened the page would go on in `Referer`.
+/// Browsers send the address of a page, including its query, with every request that the page
+/// makes. Without this, a key that opened the page would be forwarded in `Referer`.
 pub(super) fn strip_referer(fields: &mut Fields, name: &str, drop: impl Fn(&[u8]) -> bool) {
     let Some(first) = fields.get(header::REFERER) else { return };
     let is_clean = |value| part_of(value).is_some_and(|(_, q)| !holds(q, name, &drop));

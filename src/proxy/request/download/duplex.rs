@@ -1,7 +1,7 @@
-//! An answer that began before its request was over. The upload has a task of its own from then on:
-//! it must not wait for a client that does not read yet, and it goes on behind the end of the answer
-//! for as long as the service reads on (RFC 9112 section 9.3 has a service that wants no more close
-//! its connection).
+//! An answer that began before its request was complete. From then on the upload has a task of its
+//! own. It must not wait for a client that does not read yet. After the end of the answer it
+//! continues for as long as the service reads: a service that wants no more closes its connection
+//! (RFC 9112 section 9.3).
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -28,12 +28,12 @@ pub(crate) struct Duplex {
 /// Messages to the task that sends the rest of the request.
 #[derive(Debug, Default)]
 struct Uplink {
-    /// The answer has ended. What is left of the exchange is the task's.
+    /// Set once the answer has ended: the task owns the rest of the exchange.
     rest: RefCell<Option<Rc<RefCell<Download>>>>,
     task: RefCell<Option<Waker>>,
 }
 
-/// Sends the rest of a request whose whole answer is in hand.
+/// Sends the rest of a request whose answer keygate holds completely.
 pub(in crate::proxy::request) fn send_rest(mut download: Download) {
     if download.goes_on() {
         let uplink = Rc::<Uplink>::default();
@@ -95,7 +95,7 @@ impl Drop for Duplex {
 // === impl Uplink ===
 
 impl Uplink {
-    /// Ready once there is nothing more to send, and nobody who could ask for it.
+    /// Ready once nothing more is to be sent, and nobody is left who could ask for it.
     fn poll(
         &self,
         answer: &Weak<RefCell<Download>>,
@@ -134,7 +134,8 @@ impl Uplink {
 // === impl Download ===
 
 impl Download {
-    /// Moves the upload on beside the answer. True: it has failed, so the answer will.
+    /// Drives the upload while the answer runs. True: the upload has failed, so the answer will
+    /// fail.
     fn drive_upload(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(lease) = &mut self.lease else { return false };
         let may_be_more = lease.drive(cx);
@@ -154,12 +155,12 @@ impl Download {
                 self.stream.excuse_offer();
             }
         }
-        // What hyper reads wakes its reader by itself.
+        // Whatever hyper reads wakes its reader without our help.
         may_be_more && matches!(self.rest, RemainingBody::Own(_))
     }
 
-    /// Nobody writes the answer any more. Whether the upload is to be sent on all the same: the answer
-    /// is whole, and the service has said nothing against it.
+    /// Nobody writes the answer any more. Returns whether the upload still continues: only if the
+    /// answer is complete and the service has not objected.
     fn goes_on(&mut self) -> bool {
         let is_whole = self.is_over || self.is_end_stream();
         let (Some(lease), Some(upload)) = (&self.lease, &self.upload) else { return false };
@@ -172,7 +173,7 @@ impl Download {
         true
     }
 
-    /// Sends the rest of the request. Ready: that was all, or it was stopped.
+    /// Sends the rest of the request. Ready: all of it was sent, or it was stopped.
     fn poll_rest_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now_ns = self.record.now_ns();
         let limit = self

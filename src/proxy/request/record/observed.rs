@@ -1,5 +1,5 @@
-//! A request that is only observed: its verdict waits for the service's answer, and both are put
-//! beside each other.
+//! A request that is only observed: its verdict waits for the service's answer, so that the two can
+//! be compared.
 
 use std::net::IpAddr;
 
@@ -13,16 +13,16 @@ use crate::proxy::upstream::AnswerHeadSource;
 use crate::proxy::worker::Worker;
 use crate::telemetry::NO_ROUTE;
 
-/// What of a request waits for the service's answer.
+/// The part of a request that waits for the service's answer.
 #[derive(Debug, Default)]
 pub(super) struct AwaitedComparison {
-    /// keygate itself would answer it, without looking for a key.
+    /// keygate would answer the request itself, without looking for a key.
     answers_preflight: bool,
     denied: Option<Reason>,
     told: SmallVec<[HeadNotice; 1]>,
-    /// Most bytes of its body, by the rule.
+    /// The most bytes that the rule allows for the body.
     body_limit: Option<u64>,
-    /// The answer, once it is here.
+    /// The class of the service's answer, once it has arrived.
     upstream: Option<UpstreamClass>,
 }
 
@@ -35,7 +35,8 @@ impl RequestRecord {
         }));
     }
 
-    /// What the request would be refused for, if anything: not where keygate answers it itself.
+    /// What the request would be refused for, if anything. Not set where keygate would answer it
+    /// itself.
     pub(in crate::proxy::request) fn observed(
         &mut self,
         denied: Option<Reason>,
@@ -53,14 +54,14 @@ impl RequestRecord {
         denied
     }
 
-    /// Adds what the head of a request that is only observed loses where it is enforced.
+    /// Adds what the head of an observed request would lose if the caller were enforced.
     pub(in crate::proxy::request) fn tell(&mut self, notice: HeadNotice) {
         if let Some(observed) = &mut self.observed {
             observed.told.push(notice);
         }
     }
 
-    /// keygate refuses the request although it observes: nobody may send such a request on.
+    /// keygate refuses the request although it observes: such a request must never be forwarded.
     pub(crate) fn refused_while_observing(&mut self, reason: Reason) {
         self.observed = None;
         let snapshot = self.worker.shared.store.load();
@@ -72,19 +73,19 @@ impl RequestRecord {
         }
     }
 
-    /// The head of the service's answer is here.
+    /// The head of the service's answer has arrived.
     pub(in crate::proxy::request) fn compare_with(&mut self, answer: &AnswerHeadSource) {
         if self.observed.is_some() {
             self.compare(answer.class());
         }
     }
 
-    /// The request is over: without an answer, or with more of a body than was known of.
+    /// The request is over. It got no answer, or its body exceeded the limit only after the answer.
     pub(super) fn end_comparison(&mut self) {
         match self.observed.as_ref().and_then(|observed| observed.upstream) {
             None => {
                 self.compare(UpstreamClass::None);
-                // The caller would have had the service's answer without keygate.
+                // Without keygate, the caller would have got the service's answer.
                 if let Some(reason @ (Reason::UpstreamBadResponse | Reason::UpstreamTimeout)) =
                     self.reason
                 {
@@ -116,7 +117,7 @@ impl RequestRecord {
             matches!(upstream, UpstreamClass::Unauthorized | UpstreamClass::Forbidden);
         match denied {
             Some(reason) => self.sight(RowKind::Deny, SightingReason::Verdict(reason), upstream),
-            // Without a key there is none that the service could lack: a user's token, say.
+            // Without a key, the service cannot lack one: it may be a user's token, say.
             None if is_turned_away && self.key.is_some() => {
                 self.sight(RowKind::Admit, SightingReason::Admitted, upstream);
             }
@@ -127,7 +128,7 @@ impl RequestRecord {
         }
     }
 
-    /// Whether as much of the body has come by now as the rule forbids, and nothing else is wrong.
+    /// Whether the body has by now exceeded what the rule allows, and nothing else is wrong.
     fn has_too_large_body(&self) -> bool {
         let limit =
             self.observed.as_ref().filter(|o| o.denied.is_none()).and_then(|o| o.body_limit);

@@ -1,4 +1,4 @@
-//! What of the head of an answer that hyper has read goes to the client.
+//! Which parts of the head of an answer that hyper has read go to the client.
 
 #[cfg(test)]
 mod tests;
@@ -12,7 +12,8 @@ use crate::core::refusal::RateFields;
 use crate::proxy::http1::answer_write::is_end_to_end;
 use crate::proxy::http1::length::{AnswerTo, LengthFields};
 
-/// Whether a response that hyper has read says in one way only how long it is (RFC 9112 section 6.3).
+/// Whether a response that hyper has read states its length in exactly one way (RFC 9112 section
+/// 6.3).
 pub(crate) fn is_framed_once(status: StatusCode, headers: &HeaderMap) -> bool {
     let mut lengths = LengthFields::default();
     headers
@@ -21,7 +22,7 @@ pub(crate) fn is_framed_once(status: StatusCode, headers: &HeaderMap) -> bool {
         && lengths.of_answer(status, AnswerTo::default()).is_ok()
 }
 
-/// Takes out of a response what belongs to the connection to the upstream (RFC 9110 §7.6.1).
+/// Removes from a response what belongs to the connection to the upstream (RFC 9110 §7.6.1).
 ///
 /// An answer to an upgrade keeps `Connection` and `Upgrade`: the caller has checked it.
 pub(crate) fn to_client(headers: &mut HeaderMap, settings: &Settings, trailers: Trailers) {
@@ -51,8 +52,9 @@ pub(crate) fn to_client(headers: &mut HeaderMap, settings: &Settings, trailers: 
     }
 }
 
-/// Takes out of trailers what they must not say (RFC 9110 section 6.5.1): what belongs to a
-/// connection, how to read the answer or what to do with it, and what keygate alone says in heads.
+/// Removes from trailers what they must not contain (RFC 9110 section 6.5.1). That is what belongs
+/// to a connection, how to read the answer or what to do with it, and what only keygate says in
+/// heads.
 pub(crate) fn clean_trailers(trailers: &mut HeaderMap, settings: &Settings) {
     let is_allowed = |name: &HeaderName| {
         let text = name.as_str();
@@ -61,7 +63,7 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap, settings: &Settings) {
             && !ONLY_IN_HEADS.contains(&text)
             && !is_said_by_keygate(name, settings)
             && !text.starts_with("access-control-")
-            // Names of all drafts of the standard.
+            // Names from all drafts of the standard.
             && !text.starts_with("ratelimit")
     };
     let refused: Vec<HeaderName> =
@@ -71,15 +73,15 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap, settings: &Settings) {
     }
 }
 
-/// Whether keygate writes this field into heads of answers, whatever it is configured to say: a
-/// client that reads trailers as fields of the head must not take the service's word for it.
+/// Whether keygate writes this field into heads of answers, whatever it is configured to write: a
+/// client that treats trailers as head fields must not believe the service's value.
 fn is_said_by_keygate(name: &HeaderName, settings: &Settings) -> bool {
     *name == settings.identity.request_id
         || *name == SUNSET
         || RateFields::ALL.names().any(|rate_field| rate_field == *name)
 }
 
-/// When the key goes out of use (RFC 8594 section 3).
+/// When the key will be retired (RFC 8594 section 3).
 pub(crate) const SUNSET: HeaderName = HeaderName::from_static("sunset");
 
 const ONLY_IN_HEADS: [&str; 17] = [
@@ -102,10 +104,10 @@ const ONLY_IN_HEADS: [&str; 17] = [
     "www-authenticate",
 ];
 
-/// Whether the client learns which trailers will follow. hyper writes no others.
+/// Whether the client learns which trailers will follow. hyper writes only announced ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trailers {
-    /// It has said that it takes them (`TE: trailers`), or speaks HTTP/2.
+    /// The client accepts trailers (`TE: trailers`), or speaks HTTP/2.
     Announced,
     Dropped,
 }

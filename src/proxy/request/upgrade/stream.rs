@@ -14,12 +14,12 @@ use crate::proxy::streams::{Stream, TaskAbort};
 
 /// The client's side of a tunnel.
 pub(super) trait ClientSide: AsyncRead + AsyncWrite + Unpin {
-    /// The connection's activity, if it is the tunnel's alone.
+    /// The connection's activity, if the tunnel has the connection to itself.
     fn own_moments(&self) -> Option<Rc<Activity>> {
         None
     }
 
-    /// A clean end would be a lie to the client.
+    /// A clean end would tell the client something false.
     fn reset(&self);
 }
 
@@ -33,14 +33,14 @@ impl ClientSide for Io {
     }
 }
 
-/// hyper moves the bytes of a stream with a task of its own, which a client without a window
-/// holds up for as long as it likes. So the write deadline runs here.
+/// hyper moves the bytes of a stream in a task of its own, which a client without a window can
+/// block for as long as it likes. So the write deadline runs here.
 pub(super) struct InStream {
     io: TokioIo<hyper::upgrade::Upgraded>,
     stream: Rc<Stream>,
     clock: Clock,
     write_ns: u64,
-    /// The client takes nothing, and the deadline runs.
+    /// The client takes nothing, so the deadline is running.
     stalled: bool,
     task: Option<Rc<TaskAbort>>,
 }
