@@ -1,5 +1,5 @@
-//! The bodies of requests on their way through. Never buffered whole; one frame is in our hands at a
-//! time.
+//! The bodies of requests on their way through. A body is never buffered as a whole: keygate holds
+//! one frame at a time.
 //!
 //! ```text
 //! who reads the client     HyperBody (hyper) | Inflow (a Wire, without hyper)

@@ -1,20 +1,22 @@
 //! The alarm of a canary: somebody uses a secret that was planted to be stolen. The caller must not
-//! notice, so the answer is that to an unknown key, and only counter and log tell.
+//! notice. So the answer is the one for an unknown key, and only the counter and the log reveal the
+//! use.
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 
 use crate::core::KeyId;
 
-/// Between two lines of one worker's log. A thief who tries again and again must not fill it.
+/// Pause between two lines in one worker's log. A thief who tries again and again must not fill the
+/// log.
 const PAUSE_NS: u64 = 1_000_000_000;
-/// Bytes of a path in the log.
+/// Longest part of a path in the log, in bytes.
 const LONGEST_PATH: usize = 256;
 
 /// What one worker has seen of canaries.
 ///
-/// A request only leaves a note, and the worker's next sweep writes the line: a thief who measures
-/// the time of an answer must not find the line in it.
+/// A request only leaves a note, and the worker's next sweep writes the line. A thief who measures
+/// the time of an answer must not be able to detect that line.
 #[derive(Debug, Default)]
 pub(crate) struct Canaries {
     /// When the next use is noted, by the clock of the requests.
@@ -28,20 +30,20 @@ pub(crate) struct Canaries {
 pub(crate) struct CanaryUse<'r> {
     pub(crate) key: Option<KeyId>,
     pub(crate) client: IpAddr,
-    /// Without the query, which may hold a secret.
+    /// The path without the query, which may hold a secret.
     pub(crate) path: &'r str,
     pub(crate) request_id: &'r str,
     pub(crate) now_ns: u64,
 }
 
-/// What the line says of a use.
+/// What the log line says about a use.
 #[derive(Debug)]
 struct NotedUse {
     key: Option<KeyId>,
     client: IpAddr,
     path: Box<str>,
     request_id: Box<str>,
-    /// Uses before it that no line tells of.
+    /// Uses before it that have no line.
     unlogged: u64,
 }
 
@@ -62,7 +64,7 @@ impl Canaries {
         self.noted.replace(Some(noted));
     }
 
-    /// Logs the use that waits for it. To be called where no answer waits.
+    /// Logs the use that was noted. Call this only where no answer waits.
     pub(crate) fn log_noted(&self) {
         if let Some(noted) = self.noted.take() {
             noted.log();

@@ -1,19 +1,19 @@
-//! Names of fields that were dropped for an underscore in them. The log has each once, and no more
-//! than so many of them, as they are the clients' words.
+//! Names of fields that keygate dropped because of an underscore in them. The log shows each name
+//! once. Clients choose these names, so their number is limited.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// All of one process.
+/// All names of one process.
 #[derive(Debug, Default)]
 pub struct DroppedNames {
     seen: Mutex<Vec<Box<[u8]>>>,
     is_full: AtomicBool,
 }
 
-/// Names that are logged.
+/// The most names that are logged.
 const MOST: usize = 64;
-/// Bytes of each.
+/// The most bytes of each name.
 const LONGEST: usize = 64;
 
 // === impl DroppedNames ===
@@ -36,7 +36,7 @@ impl DroppedNames {
             return None;
         }
         let name: Box<[u8]> = name.get(..LONGEST).unwrap_or(name).into();
-        // A name that another worker holds up will come again.
+        // If another worker holds the lock, drop the name: it will arrive again.
         let mut seen = self.seen.try_lock().ok()?;
         if seen.len() == MOST || seen.contains(&name) {
             return None;

@@ -1,4 +1,4 @@
-//! Runs what hyper spawns for HTTP/2 on the worker's own thread.
+//! Runs hyper's HTTP/2 tasks on the worker's own thread.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,16 +15,16 @@ pub(crate) struct LocalExecutor {
     server: Option<(Rc<Streams>, Arc<WorkerCells>, Rc<Activity>)>,
 }
 
-/// The task of one server-side stream. Ends it when its key has ended and hyper, without a flow
+/// The task of one server-side stream. Ends it when its key has ended and hyper, for lack of a flow
 /// control window, does not poll the body that would report it.
 struct Watched<F> {
     inner: Option<Pin<Box<F>>>,
     streams: Rc<Streams>,
     cells: Arc<WorkerCells>,
-    /// Of the connection.
+    /// The activity of the connection.
     activity: Rc<Activity>,
     which: Option<StreamRef>,
-    /// Of a tunnel's task, which outlives the one that spawned it.
+    /// Ends a tunnel's task, which outlives the task that spawned it.
     abort: Option<Rc<TaskAbort>>,
 }
 

@@ -1,5 +1,5 @@
-//! A door for fuzz/ and for tests: connections through the whole service, without a listener, a network
-//! or a thread. Not part of the programs.
+//! An entrance for fuzz/ and for tests: connections through the whole service, without a listener,
+//! a network or a thread. Not part of the programs.
 
 pub mod readers;
 
@@ -40,7 +40,7 @@ pub struct Service {
 // === impl Service ===
 
 impl Service {
-    /// `snapshot` puts keys beside the settings.
+    /// `snapshot` adds keys to the settings.
     pub fn new(
         config: Config,
         snapshot: impl FnOnce(Arc<Settings>, Box<[u32]>) -> Snapshot,
@@ -82,7 +82,7 @@ impl Service {
             cells: &cells,
             room: &room,
         };
-        // Without its address: what services send of it stays.
+        // Without its own address: `Location` fields of services stay unchanged.
         let upstream = WorkerUpstream {
             own_address: None,
             authority: http::HeaderValue::from_static("localhost"),
@@ -123,12 +123,13 @@ impl Service {
         }
     }
 
-    /// Holds what runs against every snapshot, as a worker does; without the worker's timer.
+    /// Checks running requests against every snapshot, as a worker does, but without the worker's
+    /// timer.
     pub fn watch_snapshots(&self) {
         tokio::task::spawn_local(run::watch_snapshots(Rc::clone(&self.worker)));
     }
 
-    /// Puts another snapshot in force, made of the one that is.
+    /// Puts another snapshot in force, made from the current one.
     pub fn swap(&self, next: impl FnOnce(&Snapshot) -> Snapshot) {
         let store = &self.worker.shared.store;
         store.swap(next(&store.load()));
@@ -139,12 +140,12 @@ impl Service {
         self.worker.clock.advance(by);
     }
 
-    /// Ends what still runs: its client is gone.
+    /// Ends what is still running: its client is gone.
     pub fn cut(&self) {
         self.worker.connections.cut_all(CutReason::Drain);
     }
 
-    /// Lets go of idle connections that the upstream has ended, as a worker does now and then.
+    /// Drops idle connections that the upstream has ended, as a worker does now and then.
     pub fn sweep(&self) {
         self.worker.upstream.pool.sweep(self.worker.clock.now().mono_ns);
     }

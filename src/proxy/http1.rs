@@ -1,6 +1,6 @@
 //! HTTP/1.1 without I/O: bytes to heads and heads to bytes, of requests and of answers. Reads only
-//! what has one meaning; what nobody can serve is refused, and all else is left to hyper, with the bytes
-//! as they were received. Imports `core` alone.
+//! what has one meaning. It refuses what cannot be served, and leaves everything else to hyper,
+//! with the bytes as they were received. Imports `core` alone.
 
 pub(crate) mod answer_body;
 pub(crate) mod answer_read;

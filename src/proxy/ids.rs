@@ -5,20 +5,20 @@ use std::cell::Cell;
 use crate::config::Sampled;
 use crate::proxy::http1::head::Fields;
 
-/// Names one request in its answer, in the log and towards the service: visible ASCII.
+/// Names one request in its answer, in the log and to the service: visible ASCII.
 #[derive(Clone, Debug)]
 pub(crate) enum RequestId {
     /// Hexadecimal digits.
     Made([u8; 32]),
-    /// A trusted proxy's.
+    /// From a trusted proxy.
     Given(Box<str>),
 }
 
-/// A `traceparent` of ours.
+/// A `traceparent` that keygate has made.
 #[derive(Debug)]
 pub(crate) struct Trace(pub(super) [u8; 55]);
 
-/// Unique names for requests and traces: random start per worker, then counted. Not secret.
+/// Unique names for requests and traces: a random start per worker, then counted. Not secret.
 #[derive(Debug)]
 pub(crate) struct Ids {
     high: u64,
@@ -37,10 +37,10 @@ impl Trace {
 // === impl RequestId ===
 
 impl RequestId {
-    /// Most bytes of one that somebody else has made.
+    /// The most bytes of an id that somebody else has made.
     const LONGEST: usize = 128;
 
-    /// A trusted proxy's. `None`: too long, empty, or not visible ASCII.
+    /// An id from a trusted proxy. `None`: too long, empty, or not visible ASCII.
     pub(crate) fn given(value: &[u8]) -> Option<Self> {
         let fits = (1..=Self::LONGEST).contains(&value.len());
         let text = std::str::from_utf8(value).ok()?;
@@ -79,7 +79,7 @@ impl Ids {
     }
 
     /// A `traceparent` that begins a trace (W3C Trace Context, version 00). Its trace id is the
-    /// request's id, where that has the form of one.
+    /// request's id, if that has the right form.
     pub(crate) fn begin_trace(&self, request_id: &RequestId, sampled: Sampled) -> Trace {
         let mut text = match sampled {
             Sampled::Yes => *b"00-................................-................-01",
@@ -119,7 +119,7 @@ fn put_hex(out: &mut [u8], number: u64) {
     }
 }
 
-/// Eight digits. Spreads the nibbles over eight bytes, and adds to each what makes it a digit.
+/// Eight digits. Spreads the nibbles over eight bytes, and turns each into a digit by an addition.
 const fn hex(number: u32) -> [u8; 8] {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let mut spread = number as u64;
@@ -137,7 +137,7 @@ fn is_trace_id(bytes: &[u8]) -> bool {
 }
 
 /// The trace that a head belongs to: the trace id of its one `traceparent`, if that is valid (W3C
-/// Trace Context section 3.2). A later version is read as far as version 00 goes.
+/// Trace Context section 3.2). Of a later version, only the part that version 00 defines is read.
 pub(crate) fn trace_id(fields: &Fields) -> Option<[u8; 32]> {
     let mut all = fields.all("traceparent");
     let bytes = all.next().filter(|_| all.next().is_none())?;

@@ -1,10 +1,10 @@
-//! Limits that several sidecars hold together: what each may admit is taken from a store in advance
-//! and then used without asking (docs/rate-limits.md). Imports `clock`, `config`, `core`,
-//! `telemetry`, `token`.
+//! Limits that several sidecars hold together. Each sidecar takes what it may admit from a store in
+//! advance, and then uses it without asking (docs/rate-limits.md). Imports `clock`, `config`,
+//! `core`, `telemetry`, `token`.
 //!
-//! A worker charges a request in [`SharedLimits::charge`]: out of the [`book::LeaseBook`], or by a
-//! question that it waits for, or by this sidecar's share. The thread `shared-limits` ([`thread`])
-//! alone talks to the store.
+//! A worker charges a request in [`SharedLimits::charge`]: from the [`book::LeaseBook`], by a
+//! question that the request waits for, or from this sidecar's share. Only the thread
+//! `shared-limits` ([`thread`]) talks to the store.
 
 mod ask;
 mod book;
@@ -41,7 +41,7 @@ use crate::core::charge::{ChargedCaller, ChargedLimits, PolicyCharge};
 use crate::core::rate_fields::{LimitReport, LimitState};
 use crate::core::{Charge, Now, PolicyName, PolicyScope};
 
-/// Limits of all sidecars together, as the workers of one charge them.
+/// Limits of all sidecars together, as the workers of one sidecar charge them.
 #[derive(Debug)]
 pub struct SharedLimits {
     book: Arc<LeaseBook>,
@@ -54,7 +54,7 @@ pub struct SharedLimits {
     own: Arc<LimitStore>,
 }
 
-/// What becomes of a request that is charged.
+/// The result of a charge.
 #[derive(Debug)]
 pub(crate) enum SharedCharge {
     Done(Result<LimitReport, LimitReport>),
@@ -66,17 +66,17 @@ pub(crate) enum SharedCharge {
 #[derive(Debug)]
 pub(crate) struct StoreWait {
     limits: Arc<SharedLimits>,
-    /// What was there is in its hand.
+    /// Tokens that it already holds.
     hand: TokensInHand,
     answer: oneshot::Receiver<StoreAnswer>,
     buckets: SmallVec<[Arc<StoreBucket>; 2]>,
     cost: u32,
 }
 
-/// What a request brings to its decision when it has waited.
+/// What a request that has waited brings to its decision.
 #[derive(Debug)]
 pub(crate) struct StoreOutcome {
-    /// For whom the store was asked.
+    /// The buckets that the store was asked about.
     buckets: SmallVec<[Arc<StoreBucket>; 2]>,
     cost: u32,
     said: StoreSaid,
@@ -86,19 +86,19 @@ pub(crate) struct StoreOutcome {
 enum StoreSaid {
     Granted(TokensInHand),
     Refused(SmallVec<[Option<Duration>; 4]>),
-    /// Nothing in time.
+    /// No answer in time.
     Nothing,
 }
 
-/// How the store stands.
+/// Whether the store answers, and what holds meanwhile.
 #[derive(Clone, Debug)]
 pub struct StoreStanding {
     pub up: bool,
-    /// Why it is away.
+    /// Why it does not answer.
     pub why: Option<Box<str>>,
-    /// Sidecars that share the limits, as counted last.
+    /// Number of sidecars that share the limits, as last counted.
     pub replicas: u32,
-    /// The part of each limit that this one admits while the store is away.
+    /// The part of each limit that this sidecar admits while the store is away.
     pub share: f64,
 }
 
@@ -107,7 +107,7 @@ static PER_KEY: LazyLock<PolicyName> = LazyLock::new(PolicyName::per_key);
 // === impl SharedLimits ===
 
 impl SharedLimits {
-    /// Takes one request out of all its limits, or out of none.
+    /// Charges one request to all its limits, or to none.
     #[inline]
     pub(crate) fn charge(self: &Arc<Self>, charge: &Charge<'_>, now: Now) -> SharedCharge {
         if let (ChargedLimits::PerKey(limit), ChargedCaller::Key(key)) =
@@ -134,8 +134,8 @@ impl SharedLimits {
         }
     }
 
-    /// Takes one request out of all its limits, or out of none, without a wait: what is not at hand
-    /// is this sidecar's share.
+    /// Charges one request to all its limits, or to none, without waiting: this sidecar's share
+    /// covers what is missing.
     pub(crate) fn charge_now(
         self: &Arc<Self>,
         charge: &Charge<'_>,
@@ -148,8 +148,8 @@ impl SharedLimits {
         }
     }
 
-    /// A request that has waited, decided anew. What the store was asked for is good for nothing
-    /// else: where another table has changed what is charged, it goes back.
+    /// Decides again about a request that has waited. The tokens that it asked for fit no other
+    /// limits: where another table has changed what is charged, they are returned.
     pub(crate) fn charge_after(
         self: &Arc<Self>,
         outcome: StoreOutcome,
@@ -177,14 +177,15 @@ impl SharedLimits {
             StoreSaid::Refused(waits) if is_same => Err(refusal(charge, &limits, &waits)),
             StoreSaid::Nothing => self.charge_own(charge, now),
             said => {
-                // Before anything else is taken.
+                // Dropped before anything else is taken.
                 drop(said);
                 self.charge_now(charge, now)
             }
         }
     }
 
-    /// Out of what is at hand. An error: what is short, or that the store cannot be asked.
+    /// Charges what this sidecar holds. An error: what is missing, or that the store cannot be
+    /// asked.
     fn take(
         &self,
         charge: &Charge<'_>,
@@ -226,7 +227,7 @@ impl SharedLimits {
         result
     }
 
-    /// Asks for later requests. What cannot be asked now is asked with one of those.
+    /// Asks for later requests. What cannot be asked now is asked with one of them.
     #[cold]
     fn refill(&self, charge: &Charge<'_>, limits: &[PolicyCharge<'_>], want: &Amounts, now: Now) {
         let buckets = self.names.of_charge(charge, limits, now);
@@ -240,7 +241,7 @@ impl SharedLimits {
         }
     }
 
-    /// With what the store is told of a quota.
+    /// Adds what the store has to learn about a quota.
     fn asked(&self, bucket: Arc<StoreBucket>, need: u32, want: u32, now: Now) -> AskedBucket {
         let told = match bucket.span {
             None => (0, 0, 0),
@@ -249,7 +250,7 @@ impl SharedLimits {
         AskedBucket { bucket, need, want, told }
     }
 
-    /// The question was never put.
+    /// The question was never sent.
     fn forget(&self, ask: &LeaseAsk) {
         for asked in &ask.buckets {
             let (_, _, owed) = asked.told;
@@ -289,7 +290,7 @@ impl SharedLimits {
         SharedCharge::Waits(StoreWait { limits, hand, answer, buckets, cost })
     }
 
-    /// Forgets what says nothing any more. Called about once a minute, off the workers.
+    /// Forgets entries that no longer mean anything. Called about once a minute, off the workers.
     pub fn sweep(&self, now: Now) {
         self.book.sweep(now);
     }
@@ -307,7 +308,7 @@ impl SharedLimits {
 // === impl StoreWait ===
 
 impl StoreWait {
-    /// Waits as long as the configuration says, and no longer.
+    /// Waits as long as the configuration allows, and no longer.
     pub(crate) async fn outcome(self) -> StoreOutcome {
         let Self { limits, mut hand, answer, buckets, cost } = self;
         let said = match tokio::time::timeout(limits.timeout, answer).await {
@@ -326,7 +327,7 @@ impl StoreWait {
     }
 }
 
-/// All limits of a charge, also of one that has only `per-key`.
+/// All limits of a charge, even if it only has `per-key`.
 fn limits_of<'c>(charge: &Charge<'c>) -> SmallVec<[PolicyCharge<'c>; 4]> {
     match &charge.limits {
         ChargedLimits::PerKey(limit) => {
@@ -337,7 +338,7 @@ fn limits_of<'c>(charge: &Charge<'c>) -> SmallVec<[PolicyCharge<'c>; 4]> {
     }
 }
 
-/// In the form that the charge has.
+/// The report, in the same form as the charge.
 fn report<'c>(
     charge: &Charge<'_>,
     limits: &[PolicyCharge<'c>],

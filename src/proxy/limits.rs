@@ -1,6 +1,7 @@
-//! What keys, subjects of user tokens and orgs have spent of their limits. Lives outside every table,
-//! by key id, subject and org, so that a reload never resets a limit; has entries only for those that
-//! were seen and are limited. What only a token names has a place in a table of fixed size.
+//! What keys, subjects of user tokens and orgs have spent of their limits. It is kept outside every
+//! table, by key id, subject and org, so that a reload never resets a limit. It has entries only
+//! for those that were seen and are limited. Names that only a token gives have a place in a table
+//! of fixed size.
 
 mod buckets;
 mod kept;
@@ -32,33 +33,33 @@ use crate::token::buckets::{BucketState as _, org_of, subject_of};
 /// that no two charges wait for each other.
 #[derive(Debug)]
 pub struct LimitStore {
-    /// Of subjects of user tokens, whose number is up to their issuers: the bucket of `per-key`.
+    /// Buckets of `per-key` of subjects of user tokens, whose number depends on their issuers.
     subjects: BoundedBuckets,
-    /// Of keys that were charged under several policies: all their buckets.
+    /// Keys that were charged under several policies: all their buckets.
     several: DashMap<KeyId, Buckets, RandomState>,
-    /// Of all other keys: the bucket of `per-key`, charged without a lock of its own. A key is in
-    /// one of these two maps, never in both.
+    /// All other keys: the bucket of `per-key`, charged without a lock of its own. A key is in one
+    /// of these two maps, never in both.
     ///
-    /// The quick hash: whose ids are in the table is not up to clients.
+    /// With the quick hash: clients cannot choose which ids are in the table.
     lone: DashMap<KeyId, AtomicU64, RandomState>,
-    /// What all keys and subjects of an org have spent together: of orgs that the table knows, or
+    /// What all keys and subjects of an org have spent together, for orgs that the table knows, or
     /// knew when they got their entry.
     orgs: DashMap<Box<str>, Buckets, RandomState>,
-    /// Of all other orgs: user tokens bring any number of names.
+    /// All other orgs: user tokens can bring any number of names.
     foreign_orgs: BoundedBuckets<Buckets>,
-    /// What was kept over a restart of orgs that have not called since, by a hash of their names.
+    /// What was kept over a restart for orgs that have not called since, by a hash of their names.
     kept_orgs: DashMap<u128, Buckets, RandomState>,
 }
 
-/// What became of a request that several limits were asked for.
+/// The result of charging a request to several limits.
 enum AllOrNone {
     /// By each limit.
     Spent(SmallVec<[Spent; 4]>),
-    /// How long each limit makes it wait, if it does. None of them was charged.
+    /// How long each limit makes it wait, if it does. None of the limits was charged.
     Refused(SmallVec<[Option<Duration>; 4]>),
 }
 
-/// What one limit says of a request.
+/// What one limit says about a request.
 struct ChargeStep {
     /// The arrival time before it.
     seen: u64,
@@ -92,7 +93,7 @@ impl Default for LimitStore {
 }
 
 impl LimitStore {
-    /// Takes one request out of all its limits, or out of none.
+    /// Charges one request to all its limits, or to none.
     ///
     /// # Errors
     /// What the refusal says: which limits have less left than the request costs.
@@ -100,7 +101,7 @@ impl LimitStore {
     pub fn charge(&self, charge: &Charge<'_>, now: Now) -> Result<LimitReport, LimitReport> {
         let limit = match &charge.limits {
             ChargedLimits::PerKey(limit) => *limit,
-            // Nothing is locked while the report is written.
+            // Nothing stays locked while the report is written.
             ChargedLimits::Several(limits) => {
                 return self.charge_several(charge, limits, now).told(limits);
             }
@@ -108,7 +109,7 @@ impl LimitStore {
         self.charge_lone(charge, limit, limit, now)
     }
 
-    /// The same out of a part of each limit. Callers are told of the whole ones.
+    /// The same with a part of each limit. Callers are shown the whole limits.
     ///
     /// # Errors
     /// As [`LimitStore::charge`].
@@ -133,7 +134,7 @@ impl LimitStore {
         self.charge_several(charge, &parts, now).told(limits)
     }
 
-    /// Out of `limit`, the one that there is; callers are told of `told`.
+    /// Charges the only limit, `limit`. Callers are shown `told`.
     #[inline]
     fn charge_lone(
         &self,
@@ -164,7 +165,7 @@ impl LimitStore {
         }
     }
 
-    /// Of a key that `lone` does not have: it is new, or it had several limits before a reload.
+    /// Charges a key that `lone` does not have: it is new, or had several limits before a reload.
     fn charge_elsewhere(
         &self,
         key: KeyId,
@@ -172,7 +173,7 @@ impl LimitStore {
         limit: Limit,
         now: Now,
     ) -> Result<Spent, Exhausted> {
-        // While the place in `several` is locked, nobody else brings the key into either map.
+        // While the place in `several` is locked, nobody else can add the key to either map.
         match self.several.entry(key) {
             Entry::Occupied(mut found) => {
                 let buckets = found.get_mut();
@@ -217,7 +218,7 @@ impl LimitStore {
         }
     }
 
-    /// `of_caller`: of the key or subject, locked; `None`: it has no limit of its own.
+    /// `of_caller`: the buckets of the key or subject, locked. `None`: it has no limit of its own.
     fn charge_all(
         &self,
         charge: &Charge<'_>,
@@ -228,7 +229,7 @@ impl LimitStore {
         if !limits.iter().any(|limit| limit.scope == PolicyScope::Org) {
             return charge_buckets(charge.cost, limits, of_caller, None, now);
         }
-        // Who has an entry keeps it, should the table no longer know the org.
+        // An org that has an entry keeps it, even if the table no longer knows the org.
         if let Some(mut found) = self.orgs.get_mut(charge.org) {
             return charge_buckets(charge.cost, limits, of_caller, Some(&mut found), now);
         }
@@ -236,7 +237,7 @@ impl LimitStore {
         match charge.org_source() {
             OrgSource::Table => {
                 let place = self.orgs.entry(charge.org.into());
-                // With what its tokens have spent before the table knew it.
+                // Includes what its tokens had spent before the table knew it.
                 let before = || {
                     let of_tokens = || self.foreign_orgs.take(foreign).unwrap_or_default();
                     self.take_kept_org(foreign).unwrap_or_else(of_tokens)
@@ -253,7 +254,7 @@ impl LimitStore {
         }
     }
 
-    /// With what it has spent under `per-key` before it got a second limit.
+    /// Includes what the key had spent under `per-key` before it got a second limit.
     fn buckets_of_key(&self, key: KeyId) -> RefMut<'_, KeyId, Buckets> {
         if let Some(found) = self.several.get_mut(&key) {
             return found;
@@ -270,7 +271,7 @@ impl LimitStore {
         }
     }
 
-    /// Forgets keys and orgs whose whole bursts are available again: their state says nothing any
+    /// Forgets keys and orgs whose whole bursts are available again: their state means nothing any
     /// more. Called about once a minute, off the workers.
     pub fn sweep(&self, now: Now) {
         self.several.retain(|_, buckets| buckets.is_spent(now));
@@ -279,7 +280,7 @@ impl LimitStore {
         self.sweep_kept(now);
     }
 
-    /// Keys and orgs that it has an entry for, without those in a table of fixed size.
+    /// Number of keys and orgs with an entry, except those in a table of fixed size.
     pub fn len(&self) -> usize {
         self.several.len() + self.lone.len() + self.orgs.len()
     }
@@ -289,7 +290,8 @@ impl LimitStore {
     }
 }
 
-/// All of `limits`, or none. `of_org`: of the caller's org, locked; `None`: it has no limit.
+/// Charges all of `limits`, or none. `of_org`: the buckets of the caller's org, locked. `None`: it
+/// has no limit.
 fn charge_buckets(
     cost: u32,
     limits: &[PolicyCharge<'_>],
@@ -330,7 +332,7 @@ fn charge_buckets(
         if let Err(Exhausted { arrival, .. }) = &step.result
             && *arrival < step.seen
         {
-            // Of a debt that is longer than its limit's burst only the burst is kept.
+            // If a debt is longer than its limit's burst, only the burst is kept.
             set(one, *arrival);
         }
         waits.push(step.result.as_ref().err().map(|exhausted| exhausted.retry_in));

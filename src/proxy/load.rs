@@ -1,4 +1,4 @@
-//! How much every worker has to do, for who hands out new connections; and the caps on them.
+//! How much every worker has to do, for handing out new connections, and the caps on them.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub struct Load {
     lingering_by_address: AddressCounts,
 }
 
-/// How many each address has. The hash is quick, with a seed that nobody outside learns: clients
+/// How many connections each address has. The hash is quick, with a seed that is secret: clients
 /// choose their addresses, and there are no more entries than connections.
 #[derive(Debug, Default)]
 struct AddressCounts(DashMap<IpAddr, usize, RandomState>);
@@ -31,7 +31,7 @@ struct WorkerLoad {
     streams: AtomicUsize,
 }
 
-/// A connection's place in [`Load`]; given back on drop.
+/// A connection's place in [`Load`], returned on drop.
 #[derive(Debug)]
 pub(crate) struct Counted {
     load: Arc<Load>,
@@ -39,18 +39,18 @@ pub(crate) struct Counted {
     address: Option<IpAddr>,
 }
 
-/// The right of a connection to be read for a while after its last answer; given back on drop.
+/// The right of a connection to be read for a while after its last answer, returned on drop.
 #[derive(Debug)]
 pub(crate) struct LingerPlace {
     load: Arc<Load>,
     address: IpAddr,
 }
 
-/// Connections that are read on at once: of the process, and of one address.
+/// The most connections that linger at the same time: of the process, and of one address.
 const MOST_LINGERING: usize = 256;
 const MOST_LINGERING_PER_ADDRESS: usize = 16;
 
-/// Why a connection is not taken.
+/// Why a connection is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Full {
     Address,
@@ -75,7 +75,7 @@ impl Load {
         self.workers.len()
     }
 
-    /// Says how many streams run on a worker.
+    /// Reports how many streams run on a worker.
     pub(crate) fn report_streams(&self, worker: usize, count: usize) {
         if let Some(load) = self.workers.get(worker) {
             load.streams.store(count, Ordering::Relaxed);
@@ -162,7 +162,7 @@ impl Drop for LingerPlace {
 // === impl AddressCounts ===
 
 impl AddressCounts {
-    /// One more of this address; false if it has so many already.
+    /// Adds one for this address. False if it has too many already.
     fn count_up(&self, address: IpAddr, most: usize) -> bool {
         let mut count = self.0.entry(address).or_insert(0);
         let fits = *count < most;
@@ -170,7 +170,7 @@ impl AddressCounts {
         fits
     }
 
-    /// One less of this address; none leaves no entry.
+    /// Subtracts one for this address. At zero, removes the entry.
     fn count_down(&self, address: IpAddr) {
         let Entry::Occupied(mut count) = self.0.entry(address) else { return };
         match count.get().saturating_sub(1) {

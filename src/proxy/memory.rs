@@ -1,5 +1,6 @@
-//! What client connections hold of the process's memory, and what follows from it: [`rule`] says who
-//! has to go, [`account`] adds up what each [`holding`] says. Knows no socket and no HTTP.
+//! How much of the process's memory client connections hold, and what follows from it: [`rule`]
+//! decides who has to go, [`account`] adds up what each [`holding`] reports. Knows no socket and no
+//! HTTP.
 
 pub(crate) mod account;
 pub(crate) mod holding;
@@ -8,8 +9,8 @@ pub(crate) mod rule;
 pub use self::account::Account;
 use crate::config::MemoryBudget;
 
-/// What of a configured or detected budget is too small for a table of `table_bytes` and so many
-/// connections, in words. `limit`: what the cgroup allows the process, in bytes.
+/// What about a configured or detected budget is too small for a table of `table_bytes` and this
+/// many connections, in words. `limit`: what the cgroup allows the process, in bytes.
 pub fn shortfall(
     setting: MemoryBudget,
     limit: Option<u64>,

@@ -1,9 +1,9 @@
 //! Tokens that a worker has made for one upstream, by key, while they may be used again.
 //! Imports `snapshot` and `token`.
 //!
-//! They belong to one snapshot: whatever comes into force, a table, a patch, a restriction, other
-//! settings or another secret, empties the cache. So a key that lost something, or all, never meets
-//! a token of before.
+//! They belong to one snapshot: a table, a patch, a restriction, other settings or another secret
+//! that comes into force empties the cache. So a key that has lost some or all rights never meets
+//! an earlier token.
 
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Weak};
@@ -14,12 +14,13 @@ use crate::token::sign::cache::MintedCache;
 /// Everything that a worker has made and may use again.
 #[derive(Debug, Default)]
 pub(crate) struct Minted {
-    /// Of the snapshot that the tokens belong to. Its memory is not given to another one while this
-    /// is here, so that an equal address is the same snapshot.
+    /// The snapshot that the tokens belong to. While this exists, its memory cannot be reused, so
+    /// an equal address means the same snapshot.
     snapshot: RefCell<Weak<Snapshot>>,
     pub(crate) assertions: MintedCache,
     pub(crate) credentials: MintedCache,
-    /// When it was last said that the service takes no credential, on the process's clock.
+    /// When it was last logged that the service does not accept the credential, on the process's
+    /// clock.
     refusal_told_ns: Cell<Option<u64>>,
 }
 
@@ -38,7 +39,7 @@ impl Minted {
         }
     }
 
-    /// The service has answered 401 to a request with our credential: said once a minute.
+    /// The service has answered 401 to a request with our credential. Logged once a minute.
     ///
     /// `upstream`: one of `[upstreams.NAME]`.
     pub(crate) fn tell_refusal(&self, upstream: Option<&str>, now_ns: u64) {

@@ -1,7 +1,7 @@
-//! The stream registry: every request that runs on this worker, from admission to the last byte
-//! of its response. It is what deadlines of requests and changes of the table act on.
+//! The stream registry: every request that runs on this worker, from admission to the last byte of
+//! its response. Deadlines of requests and changes of the table act on it.
 //!
-//! Registering is a push into a slab, so short responses pay next to nothing for it.
+//! Registering is a push into a slab, so short responses pay almost nothing for it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -25,19 +25,20 @@ pub(crate) struct Streams {
     generation: Cell<u32>,
     latest: Cell<Option<StreamRef>>,
     current: Cell<Option<StreamRef>>,
-    /// When the first of the running keys expires, in Unix seconds; 0: none that is known.
+    /// When the first of the running keys expires, in Unix seconds. 0: no expiry is known.
     expiry: Cell<u64>,
-    /// Told when `expiry` becomes earlier.
+    /// Notified when `expiry` becomes earlier.
     earlier: Notify,
     /// What ends the tasks that hyper runs for tunnels over HTTP/2, by slot.
     aborts: RefCell<HashMap<usize, Rc<TaskAbort>>>,
-    /// The minute of which [`Self::touch_some`] has noted uses, and how many slots of it.
+    /// The minute for which [`Self::touch_some`] has noted uses, and the number of slots that it
+    /// has noted.
     touched: Cell<TouchedSlots>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct TouchedSlots {
-    /// Since 1970.
+    /// Minutes since 1970.
     minute: u64,
     slots: usize,
 }
@@ -54,13 +55,13 @@ struct StreamSlots {
 struct StreamEntry {
     /// `None` in a free slot and for requests that need no key.
     ticket: Option<Ticket>,
-    /// Position of the deciding settings, and of the route in them.
+    /// The position of the settings that decided, and of the route in them.
     settings: usize,
     route: usize,
     /// Monotonic nanoseconds; `u64::MAX`: none.
     deadline: u64,
-    /// Since when what was read for the client waits for it; [`NOT_OFFERED`], or [`OFFERED`] until
-    /// the next sweep puts a time to it.
+    /// Since when bytes that were read for the client wait for it. [`NOT_OFFERED`], or [`OFFERED`]
+    /// until the next sweep records the time.
     offered: u64,
     end: Option<RequestEnd>,
     /// The task that polls the request has seen the end.
@@ -70,19 +71,19 @@ struct StreamEntry {
     generation: u32,
 }
 
-/// What a look at all running requests has found.
+/// The result of checking all running requests.
 #[derive(Debug)]
 pub(crate) struct StreamSweep {
-    /// Why requests ended whose key or token has expired.
+    /// The reasons of requests that ended because their key or token has expired.
     pub(crate) ended: Vec<Reason>,
     pub(crate) recheck: RecheckNeed,
 }
 
-/// Whether requests have to be held against the snapshot in force ([`Streams::recheck`]).
+/// Whether requests have to be checked against the snapshot in force ([`Streams::recheck`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RecheckNeed {
     None,
-    /// Some are observed no longer.
+    /// Some are no longer observed.
     ObservingEnded,
 }
 
@@ -98,9 +99,9 @@ pub(crate) struct StreamRef {
 pub(crate) enum RequestEnd {
     /// The current phase took too long.
     Deadline,
-    /// Its key would no longer open it.
+    /// Its key would no longer admit it.
     Key(Reason),
-    /// The client takes nothing of it.
+    /// The client takes none of it.
     Write,
 }
 
@@ -114,12 +115,12 @@ pub(crate) struct TaskAbort {
     waker: RefCell<Option<Waker>>,
 }
 
-/// Look-ups of keys at one go: a fraction of a millisecond.
+/// The most look-ups of keys in one go: a fraction of a millisecond.
 const TOUCHED_AT_ONCE: usize = 2048;
 
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// Keeps a request registered. Dropping it is the end of the request.
+/// Keeps a request registered. Dropping it ends the request.
 #[derive(Debug)]
 pub(crate) struct Stream {
     all: Rc<Streams>,
@@ -129,7 +130,7 @@ pub(crate) struct Stream {
 // === impl Streams ===
 
 impl Streams {
-    /// `ticket` is `None` for a request that needs no key: it has deadlines only.
+    /// `ticket` is `None` for a request that needs no key: it has only deadlines.
     pub(crate) fn register(
         self: &Rc<Self>,
         ticket: Option<Ticket>,
@@ -170,13 +171,13 @@ impl Streams {
         Stream { all: Rc::clone(self), slot }
     }
 
-    /// The request registered since this was last asked, if any. Lets the task that runs a request
-    /// learn which it is.
+    /// The request registered since the last call, if any. The task that runs a request learns from
+    /// this which one it is.
     pub(crate) fn take_latest(&self) -> Option<StreamRef> {
         self.latest.take()
     }
 
-    /// Whether this request has to end and nobody has noticed: hyper does not poll a body whose
+    /// Whether this request has to end and no task has noticed: hyper does not poll a body whose
     /// client does not read, so its task has to be ended from outside.
     pub(crate) fn is_abandoned(&self, which: StreamRef) -> bool {
         let slots = self.slots.borrow();
@@ -186,22 +187,22 @@ impl Streams {
             .is_some_and(|e| e.generation == which.generation && e.end.is_some() && !e.noticed)
     }
 
-    /// Why this request has to end, if it runs and has to.
+    /// Why this request has to end, if it is running and has to.
     pub(crate) fn end_of(&self, which: StreamRef) -> Option<RequestEnd> {
         let slots = self.slots.borrow();
         let entry = slots.entries.get(which.slot)?;
         entry.end.filter(|_| entry.generation == which.generation)
     }
 
-    /// Records that data was queued for a client that may not read it; its time begins. Whoever
-    /// queues it asks again ([`Stream::poll_end`]) once the client has.
+    /// Records that data was queued for a client that may not read it. Its time begins. The caller
+    /// that queues it asks again ([`Stream::poll_end`]) once the client has read.
     pub(crate) fn offer(&self, which: StreamRef) {
         if let Some(entry) = self.slots.borrow_mut().entry_of(which) {
             entry.offered = OFFERED;
         }
     }
 
-    /// The client has taken some of what waits for it: its time begins anew.
+    /// The client has taken some of what waits for it, so its time starts again.
     pub(crate) fn takes_some(&self, which: StreamRef) {
         if let Some(entry) = self.slots.borrow_mut().entry_of(which) {
             entry.offer_again();
@@ -213,8 +214,8 @@ impl Streams {
         slots.entries.len() - slots.free.len()
     }
 
-    /// Marks and wakes every request of which the deadline has passed, whose client has taken
-    /// nothing for `write_ns`, or whose key or token has expired.
+    /// Marks and wakes every request that has passed its deadline, whose client has taken nothing
+    /// for `write_ns`, or whose key or token has expired.
     pub(crate) fn sweep(&self, now: Now, write_ns: u64) -> StreamSweep {
         let mut slots = self.slots.borrow_mut();
         let mut sweep = StreamSweep { ended: Vec::new(), recheck: RecheckNeed::None };
@@ -249,8 +250,8 @@ impl Streams {
         sweep
     }
 
-    /// Once a minute notes for every running request that its key is in use, some at each call: a
-    /// stream that has been open for days is no less a use than a request of today.
+    /// Once a minute, records for every running request that its key is in use, some requests per
+    /// call. A stream that has been open for days is as much a use as a request of today.
     pub(crate) fn touch_some<K: KeyLookup>(&self, keys: &K, now: Now) {
         let minute = now.unix_ms / 60_000;
         let mut touched = self.touched.get();
@@ -286,7 +287,8 @@ impl Streams {
                 0 => earlier.await,
                 at => {
                     let left = at.saturating_mul(1000).saturating_sub(clock.now().unix_ms);
-                    // The clock may be set meanwhile, so a long wait is looked at again.
+                    // The clock may be set meanwhile, so a long wait is interrupted for another
+                    // look.
                     let left = Duration::from_millis(left);
                     if tokio::time::timeout(left.min(LONGEST_WAIT), earlier).await.is_err()
                         && left <= LONGEST_WAIT
@@ -311,7 +313,8 @@ impl Streams {
         Some(abort)
     }
 
-    /// Holds every running request against a new snapshot. Returns why those ended that did.
+    /// Checks every running request against a new snapshot. Returns the reasons of those that
+    /// ended.
     pub(crate) fn recheck(
         &self,
         snapshot: &Snapshot,
@@ -348,7 +351,7 @@ impl Streams {
 }
 
 impl StreamSlots {
-    /// `None`: it has ended.
+    /// `None`: the request has ended.
     fn entry_of(&mut self, which: StreamRef) -> Option<&mut StreamEntry> {
         self.entries.get_mut(which.slot).filter(|e| e.generation == which.generation)
     }
@@ -360,7 +363,7 @@ impl StreamSlots {
             }
             return at;
         }
-        // Reuse a place that no running request points to, so that reloads do not add up.
+        // Reuse a place that no running request refers to, so that reloads do not accumulate.
         let fresh = (Arc::clone(wanted), 1);
         match self.settings.iter().position(|(_, users)| *users == 0) {
             Some(at) => {
@@ -400,7 +403,7 @@ impl StreamEntry {
 // === impl Stream ===
 
 impl Stream {
-    /// Why this request has to end, if it has to. Otherwise remembers whom to wake when that
+    /// Why this request has to end, if it has to. Otherwise remembers which task to wake when that
     /// changes.
     pub(crate) fn poll_end(&self, cx: &Context<'_>) -> Option<RequestEnd> {
         let mut slots = self.all.slots.borrow_mut();
@@ -436,7 +439,7 @@ impl Stream {
         Some(StreamRef { slot: self.slot, generation })
     }
 
-    /// Another task polls it from now on: no [`StreamRef`] names it any more.
+    /// From now on another task polls it: no [`StreamRef`] names it any more.
     pub(crate) fn leave(&self) {
         let generation = self.all.generation.get().wrapping_add(1);
         self.all.generation.set(generation);
@@ -450,7 +453,7 @@ impl Stream {
         self.all.aborts.borrow_mut().remove(&self.slot)
     }
 
-    /// The moment after which the present phase has failed; `u64::MAX`: never. Forgets a
+    /// Sets the moment after which the present phase has failed. `u64::MAX`: never. Forgets a
     /// deadline that has passed meanwhile.
     pub(crate) fn set_deadline(&self, at_ns: u64) {
         if let Some(entry) = self.all.slots.borrow_mut().entries.get_mut(self.slot) {
@@ -495,7 +498,7 @@ impl TaskAbort {
         }
     }
 
-    /// Whether it has fired; else remembers whom to wake.
+    /// Whether it has fired. If not, remembers which task to wake.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> bool {
         if !self.fired.get() {
             *self.waker.borrow_mut() = Some(cx.waker().clone());

@@ -1,5 +1,5 @@
 //! User tokens on their way into a decision: found in the worker's cache, or verified, or refused
-//! before that because their sender has sent too many bad ones. Waits for nobody.
+//! before that because the sender has sent too many bad ones. Never waits.
 
 use std::cell::RefCell;
 use std::hash::BuildHasher as _;
@@ -15,10 +15,11 @@ use crate::telemetry::{CacheResult, WorkerCells};
 use crate::token::verify::UnreadToken;
 use crate::token::{BoundedBuckets, LONGEST_TOKEN, TokenCache, Unverified, network_of};
 
-/// Bad signatures of one address: each costs up to 100 µs, twelve times what a refusal costs.
+/// Bad signatures allowed for one address: each costs up to 100 µs, twelve times as much as a
+/// refusal.
 const BAD_SIGNATURES: &str = "30/min";
 
-/// What strangers have spent, for all workers: a budget holds for the sidecar.
+/// What strangers have spent, for all workers: a budget applies to the sidecar.
 #[derive(Debug)]
 pub struct TokenBudgets {
     bad_signatures: BoundedBuckets,
@@ -34,11 +35,11 @@ pub(crate) struct TokenDesk {
 #[derive(Debug, Default)]
 struct KeptTokens {
     cache: TokenCache,
-    /// By which the tokens were verified.
+    /// The settings that the tokens were verified with.
     settings: Option<Arc<TokenSettings>>,
 }
 
-/// A token and what it is judged by.
+/// A token and what it is judged against.
 pub(crate) struct TokenAsk<'r> {
     pub(crate) token: &'r [u8],
     pub(crate) client: IpAddr,
@@ -47,7 +48,7 @@ pub(crate) struct TokenAsk<'r> {
     pub(crate) budgets: &'r TokenBudgets,
     pub(crate) cells: &'r WorkerCells,
     pub(crate) now: Now,
-    /// The request has shown it before, and was counted then.
+    /// The request has presented it before, and was counted then.
     pub(crate) is_counted: bool,
 }
 
@@ -65,10 +66,10 @@ impl Default for TokenBudgets {
 // === impl TokenDesk ===
 
 impl TokenDesk {
-    /// The token, if it holds.
+    /// The token, if it is valid.
     ///
     /// # Errors
-    /// Why it does not. Counted, with the issuer where it is one of ours.
+    /// Why it is not. This is counted, by issuer where the issuer is configured.
     pub(crate) fn present(&self, ask: &TokenAsk<'_>) -> Result<Arc<UserToken>, TokenFault> {
         if ask.token.len() > LONGEST_TOKEN {
             ask.count(None, Some(TokenFault::Size));
@@ -77,7 +78,7 @@ impl TokenDesk {
         let keys = ask.store.issuers();
         let digest = Digest::of(ask.token);
         let issuers = IssuersInForce { settings: ask.settings, keys: &keys, now: ask.now };
-        // Keys become too old without another generation.
+        // Keys can become too old without a new generation.
         let kept = self.kept_for(ask, keys.generation, &digest);
         if let Some(token) = kept.filter(|token| issuers.trusts(token)) {
             ask.count_look(CacheResult::Hit);
@@ -105,7 +106,7 @@ impl TokenDesk {
             }
             budget => unverified.verify().inspect_err(|_| {
                 if let Some(budget) = budget {
-                    // Whether anything is left is asked before the next signature.
+                    // The budget is checked before the next signature.
                     let _ = budgets.bad_signatures.charge(from, budget, ask.now);
                 }
             }),

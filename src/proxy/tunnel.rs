@@ -1,11 +1,11 @@
-//! What runs after both sides answered 101: bytes both ways, until both sides are done or the
-//! key that opened the tunnel ends. Knows WebSocket framing only as far as it takes to say
-//! goodbye between two frames.
+//! What runs after both sides answered 101: bytes both ways, until both sides are done or the key
+//! that opened the tunnel ends. Knows just enough WebSocket framing to say goodbye between two
+//! frames.
 //! Imports nothing of the crate.
 //!
-//! Memory: an idle tunnel holds no buffer. Reads go through one scratch buffer per thread; what
-//! the other side does not take at once, at most [`CHUNK`] bytes, waits in a buffer of its own,
-//! and nothing more is read in that direction until it is gone.
+//! Memory: an idle tunnel holds no buffer. Reads go through one scratch buffer per thread. What the
+//! other side does not take immediately, at most [`CHUNK`] bytes, waits in a buffer of its own, and
+//! nothing more is read in that direction until it is gone.
 
 mod frames;
 mod pump;
@@ -34,14 +34,14 @@ const GOING_AWAY: u16 = 1001;
 /// Two connections that have both switched protocols.
 #[derive(Debug)]
 pub struct Tunnel<'a, C, U> {
-    /// Stays the caller's, who may have to reset it; see [`TunnelSummary::must_reset`].
+    /// Still belongs to the caller, who may have to reset it; see [`TunnelSummary::must_reset`].
     pub client: &'a mut C,
     /// Dropped in the poll that notices a cut.
     pub upstream: U,
     pub framing: Framing,
-    /// What was read from the client behind its request.
+    /// Bytes read from the client after its request.
     pub from_client: Bytes,
-    /// What was read from the upstream behind its 101.
+    /// Bytes read from the upstream after its 101.
     pub from_upstream: Bytes,
     pub limits: Limits,
 }
@@ -49,7 +49,7 @@ pub struct Tunnel<'a, C, U> {
 /// What travels inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// Bytes of which nothing is known: a cut is a cut.
+    /// Bytes in an unknown format: keygate can only cut them.
     Opaque,
     /// RFC 6455 frames: a cut between two of them ends with a close frame.
     WebSocket,
@@ -57,10 +57,10 @@ pub enum Framing {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Longest time without a byte in either direction; `None`: no bound. Ends at most a quarter
-    /// late.
+    /// Longest time without a byte in either direction. `None`: no bound. The tunnel ends at most a
+    /// quarter of it late.
     pub idle: Option<Duration>,
-    /// The same once one side has ended its half: what is left is a dead peer more often than not.
+    /// The same once one side has ended its half: the other is more often than not a dead peer.
     pub half_closed: Option<Duration>,
     /// For the goodbye: close frame, shutdown, and the client's own end of the connection.
     pub write: Duration,
@@ -70,11 +70,11 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TunnelSummary {
     pub end: TunnelEnd,
-    /// Bytes handed to the client, the goodbye not counted.
+    /// Bytes sent to the client, not counting the goodbye.
     pub to_client: u64,
     pub to_upstream: u64,
     /// The client was cut inside a message, or does not read: a clean end of its connection would
-    /// tell it a lie, or keep the kernel busy for minutes.
+    /// tell it something false, or keep the kernel busy for minutes.
     pub must_reset: bool,
 }
 
@@ -83,7 +83,7 @@ pub struct TunnelSummary {
 pub enum TunnelEnd {
     /// The client's connection broke.
     Client(io::ErrorKind),
-    /// [`Stop::cut`], or whatever the caller gave in its place.
+    /// [`Stop::cut`], or whatever the caller passed instead.
     Cut,
     /// Both sides have ended their half.
     Finished,
@@ -92,8 +92,8 @@ pub enum TunnelEnd {
     Upstream(io::ErrorKind),
 }
 
-/// An optional deadline that is moved by progress without being touched by it: it looks at a
-/// counter four times per period.
+/// An optional deadline that progress extends without touching the timer: it checks a counter four
+/// times per period.
 #[derive(Debug, Default)]
 struct IdleTimer {
     period: Option<Duration>,
@@ -102,7 +102,7 @@ struct IdleTimer {
     quiet: u8,
 }
 
-/// What the copying ended with.
+/// The outcome of the copying.
 enum CopyOutcome {
     Cut(TunnelCut),
     Ended(TunnelEnd),
@@ -115,9 +115,9 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Copies until the end. `poll_cut` is asked first in every poll ([`Stop::poll_cut`]); once
-    /// it is ready, not one more byte goes in either direction, the upstream is dropped at once,
-    /// and only the goodbye to the client is left to do.
+    /// Copies until the end. Every poll first calls `poll_cut` ([`Stop::poll_cut`]). Once it is
+    /// ready, not one more byte goes in either direction, the upstream is dropped immediately, and
+    /// only the goodbye to the client remains.
     pub async fn run(
         self,
         mut poll_cut: impl FnMut(&mut Context<'_>) -> Poll<TunnelCut>,
@@ -131,8 +131,8 @@ where
         let mut to_client = Pump::new(from_upstream, frames);
         let mut idle = IdleTimer::default();
         let mut upstream = Some(upstream);
-        // A failed write to the upstream is not the end of what it has still to say: a server
-        // that refuses more input often says why.
+        // After a failed write, the upstream may still have something to say: a server that refuses
+        // more input often says why.
         let mut upstream_fault = None;
 
         let outcome = poll_fn(|cx| {
@@ -192,7 +192,8 @@ where
                 (TunnelEnd::Idle, !close(client, frame, limits.write).await)
             }
             CopyOutcome::Ended(TunnelEnd::Upstream(kind)) if !to_client.is_done() => {
-                // What arrived before the fault was handed on; it still has to leave our buffers.
+                // Bytes that arrived before the fault were handed on, but still have to leave our
+                // buffers.
                 let flushed = timeout(limits.write, client.shutdown()).await;
                 let cut_short = framing == Framing::Opaque;
                 (TunnelEnd::Upstream(kind), cut_short || !matches!(flushed, Ok(Ok(()))))

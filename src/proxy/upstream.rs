@@ -1,8 +1,9 @@
 //! A worker's side of one upstream: its own connections, never shared with another thread.
 //!
-//! An HTTP/1.1 connection is driven by the task of the request that holds it, not by a task of its
-//! own: the two sockets of one request then share one wake-up, and what is not polled is not read.
-//! Only an upload that goes on beside its answer has a second task (`request::download::duplex`).
+//! The task of the request that holds an HTTP/1.1 connection drives it; the connection has no task
+//! of its own. So the two sockets of one request share one wake-up, and keygate reads only what is
+//! polled. Only an upload that continues during its answer has a second task
+//! (`request::download::duplex`).
 
 mod connect;
 mod http1;
@@ -57,16 +58,16 @@ pub(crate) struct UpstreamPool {
     most_waiting: usize,
     idle_ns: u64,
     queue: Duration,
-    /// Connections that carry one client's PROXY header are not shared, and none is where the
+    /// Connections that carry one client's PROXY header are not shared. Neither is any other if the
     /// configuration says so.
     keep_alive: bool,
 }
 
-/// Whether a connection that was used before will do.
+/// Whether a used connection is acceptable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reuse {
     IfPossible,
-    /// The last one that was kept had been closed by the upstream.
+    /// The upstream had closed the last kept one.
     Never,
 }
 
@@ -74,7 +75,7 @@ pub(crate) enum Reuse {
 #[derive(Debug)]
 pub(crate) struct Lease {
     conn: Held,
-    /// Since when it is held: not the time in the queue, nor that of opening.
+    /// Since when it is held, not counting the time in the queue or the time to open it.
     pub(crate) begun_ns: u64,
     pool: Rc<UpstreamPool>,
     _slot: Slot,
@@ -86,8 +87,8 @@ enum Held {
     Http2(Http2),
 }
 
-/// One of `most_active`; passes to the next waiter on drop. Sent as a value: one that reaches a
-/// waiter which has just gone comes back, or the upstream would lose a connection for good.
+/// One of `most_active`. Dropping it passes it to the next waiter. It is sent as a value: if the
+/// waiter has just gone, it returns. Otherwise the upstream would lose a connection permanently.
 #[derive(Debug)]
 struct Slot(Option<Rc<UpstreamPool>>);
 
@@ -138,7 +139,7 @@ impl UpstreamPool {
             self.resources.meter.reused();
             return Ok(Lease { conn: Held::Http1(conn), begun_ns: now_ns, pool, _slot: slot });
         }
-        // Boxed: the rare path must not make every request's future larger.
+        // Boxed: this rare path must not make every request's future larger.
         let conn = match self.connector.protocol() {
             UpstreamProtocol::Http1 => {
                 let opened = Http1::open(&self.connector, client, needs);
@@ -149,8 +150,8 @@ impl UpstreamPool {
         Ok(Lease { conn, begun_ns: clock(), pool, _slot: slot })
     }
 
-    /// The latest kept-alive connection that meets the `needs`, and is neither too old nor closed by
-    /// the upstream.
+    /// The most recent kept-alive connection that meets the `needs` and is neither too old nor
+    /// closed by the upstream.
     fn take_idle(&self, now_ns: u64, needs: ConnectionNeeds) -> Option<Box<Http1>> {
         let mut idle = self.idle.borrow_mut();
         loop {
@@ -163,11 +164,11 @@ impl UpstreamPool {
     }
 
     async fn http2(&self, client: &ClientAddr) -> Result<Http2, Reason> {
-        // One that has failed is not usable any more.
+        // One that has failed is no longer usable.
         if self.keep_alive {
             let mut shared = self.shared.borrow_mut();
             shared.retain(Http2::is_usable);
-            // The one with the fewest streams; a second is opened only when the first is full.
+            // The one with the fewest streams. A second is opened only when the first is full.
             if let Some(conn) = shared.iter().filter(|c| c.has_room()).min_by_key(|c| c.streams()) {
                 self.resources.meter.reused();
                 return Ok(conn.share());
@@ -180,7 +181,7 @@ impl UpstreamPool {
         Ok(conn)
     }
 
-    /// One of the connections that the upstream may have, waiting in turn when all are taken.
+    /// One of the connections that the upstream may have. Waits its turn when all are taken.
     async fn slot(self: &Rc<Self>) -> Result<Slot, Reason> {
         if self.active.get() < self.most_active {
             self.active.set(self.active.get() + 1);
@@ -196,14 +197,14 @@ impl UpstreamPool {
             waiting.push_back(mine);
         }
         match Box::pin(tokio::time::timeout(self.queue, turn)).await {
-            // It was handed over: it is counted already.
+            // It was handed over, so it is counted already.
             Ok(Ok(slot)) => Ok(slot),
             Ok(Err(_)) | Err(_) => Err(Reason::Overloaded),
         }
     }
 
-    /// Drops kept-alive connections that are too old or were closed meanwhile. Called a few times
-    /// a second while there are any.
+    /// Drops kept-alive connections that are too old or were closed meanwhile. Called a few times a
+    /// second while there are any.
     pub(crate) fn sweep(&self, now_ns: u64) {
         self.idle.borrow_mut().retain_mut(|conn| {
             now_ns.saturating_sub(conn.idle_at) < self.idle_ns && conn.is_usable()
@@ -216,7 +217,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let Some(mut pool) = self.0.take() else { return };
         loop {
-            // Not borrowed while sending: what comes back is dropped here.
+            // Do not borrow while sending: a slot that returns is dropped here.
             let next = pool.waiting.borrow_mut().pop_front();
             let Some(next) = next else { break };
             match next.send(Self(Some(pool))) {
@@ -252,7 +253,7 @@ impl Lease {
         }
     }
 
-    /// What was read into may be used again.
+    /// Returns the space that the head was read into, so that it can be used again.
     pub(crate) fn recycle(&mut self, head: AnswerHead) {
         let (bytes, room) = head.recycle();
         self.pool.resources.buffers.give_back(bytes);
@@ -261,8 +262,8 @@ impl Lease {
         }
     }
 
-    /// Drives the connection: reads what has arrived, writes what waits. Whether more of the answer may
-    /// be there now.
+    /// Drives the connection: reads what has arrived, writes what waits. Returns whether more of
+    /// the answer may have arrived.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> bool {
         match &mut self.conn {
             Held::Http1(conn) => conn.drive(cx),
@@ -270,8 +271,8 @@ impl Lease {
         }
     }
 
-    /// The next piece of a body that is [coming](AnswerContent::Coming), of `most` bytes at most, or its
-    /// trailers. `None`: it has ended.
+    /// The next piece of a body that is [coming](AnswerContent::Coming), of at most `most` bytes,
+    /// or its trailers. `None`: it has ended.
     pub(crate) fn poll_body(
         &mut self,
         body: &mut AnswerBody,
@@ -284,8 +285,7 @@ impl Lease {
         }
     }
 
-    /// Whether something of the request waits to be written. Of what hyper writes over HTTP/1 nobody
-    /// can tell.
+    /// Whether part of the request waits to be written. Unknown for what hyper writes over HTTP/1.
     pub(crate) fn is_sending(&self) -> bool {
         match &self.conn {
             Held::Http1(conn) => conn.is_sending(),
@@ -301,11 +301,12 @@ impl Lease {
         }
     }
 
-    /// Sends the rest of a request whose answer has ended. Ready: that was all, or no more can be sent.
+    /// Sends the rest of a request whose answer has ended. Ready: everything was sent, or nothing
+    /// more can be.
     pub(crate) fn poll_sent(&mut self, upload: &UploadProgress, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.conn {
             Held::Http1(conn) => conn.poll_sent(cx),
-            // A task of hyper's sends it.
+            // One of hyper's tasks sends it.
             Held::Http2(conn) if upload.is_open() || conn.is_sending() => {
                 upload.look_on(cx);
                 Poll::Pending
@@ -319,7 +320,7 @@ impl Lease {
         matches!(self.conn, Held::Http1(_))
     }
 
-    /// The response was read to its end: keep the connection if it can serve another request.
+    /// The response was read to its end: keeps the connection if it can serve another request.
     pub(crate) fn give_back(self, now_ns: u64) {
         if let Held::Http1(mut conn) = self.conn
             && self.pool.keep_alive
@@ -330,7 +331,7 @@ impl Lease {
         }
     }
 
-    /// After a 101: the raw stream, and what was read of it beyond the head.
+    /// After a 101: the raw stream, and what was read from it beyond the head.
     pub(crate) fn into_upgraded(self) -> Option<(Io, Bytes)> {
         match self.conn {
             Held::Http1(conn) => conn.into_upgraded(),

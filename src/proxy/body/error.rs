@@ -1,10 +1,10 @@
-//! Why a body could not go on.
+//! Why a body could not continue.
 
 use std::io;
 
 use crate::proxy::http1::chunks::BadChunk;
 
-/// Why a body could not go on. hyper turns it into the end of the connection or stream.
+/// Why a body could not continue. hyper turns it into the end of the connection or stream.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
     #[error("request body is longer than its route allows")]
@@ -13,7 +13,7 @@ pub(crate) enum BodyError {
     Ended,
     #[error("the client closed in the middle of its body")]
     Truncated,
-    /// Nothing is lost: the bytes have to go through our memory.
+    /// Nothing is lost: the bytes have to pass through our memory.
     #[error("cannot be moved by the kernel")]
     Unmoved,
     #[error("the upstream closed in the middle of its body: {0}")]

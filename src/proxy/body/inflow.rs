@@ -1,5 +1,5 @@
-//! A request body of declared length, read from the very connection that its answer goes to: the
-//! one who answers and the body share it.
+//! A request body of declared length, read from the same connection that its answer goes to: the
+//! writer of the answer and the body share it.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::io;
@@ -18,26 +18,26 @@ use crate::proxy::net::pipe::Pipe;
 #[derive(Debug)]
 pub(crate) struct Wire {
     io: RefCell<Io>,
-    /// Bytes of the running request's body that were not read.
+    /// Bytes of the running request's body that were not read yet.
     body_left: Cell<u64>,
-    /// Reading the body has failed: the client is gone.
+    /// Reading the body has failed: the client has left.
     broken: Cell<bool>,
-    /// Who waits for more of the body.
+    /// Wakes the reader that waits for more of the body.
     reader: RefCell<Option<Waker>>,
 }
 
-/// The body of the request that is being answered. Ends with the connection: it does not own it.
+/// The body of the request that is being answered. Ends with the connection, which it does not own.
 pub(crate) struct Inflow {
     wire: Weak<Wire>,
-    /// Arrived with the head.
+    /// The part that arrived with the head.
     first: Bytes,
-    /// Bytes that were not read.
+    /// Bytes that were not read yet.
     left: u64,
-    /// Bytes of the next read; grows while reads fill it.
+    /// Size of the next read. Grows while reads fill it.
     room: usize,
 }
 
-/// Bytes of the first read of a body, and at most.
+/// Size of the first read of a body, and the largest size, in bytes.
 const FIRST_READ: usize = 16 * 1024;
 const LARGEST_READ: usize = 256 * 1024;
 
@@ -49,22 +49,22 @@ impl Wire {
         Rc::new(Self { io: RefCell::new(io), body_left, broken, reader })
     }
 
-    /// Not across a poll of a body.
+    /// Do not hold it across a poll of a body.
     pub(crate) fn io(&self) -> RefMut<'_, Io> {
         self.io.borrow_mut()
     }
 
-    /// Takes the connection back. A body that is still somewhere reads nothing more.
+    /// Takes the connection back. A body that still exists somewhere reads nothing more.
     pub(crate) fn into_io(self: Rc<Self>) -> Option<Io> {
         let wire = Rc::into_inner(self)?;
-        // The connection does not wake it any more.
+        // The connection no longer wakes it.
         if let Some(reader) = wire.reader.take() {
             reader.wake();
         }
         Some(wire.io.into_inner())
     }
 
-    /// The body of the next request to be answered: `first`, and `left` bytes more.
+    /// The body of the next request to answer: `first`, and `left` more bytes.
     pub(crate) fn body(self: &Rc<Self>, first: Bytes, left: u64) -> Inflow {
         self.body_left.set(left);
         Inflow { wire: Rc::downgrade(self), first, left, room: FIRST_READ }
@@ -79,7 +79,7 @@ impl Wire {
         self.broken.get()
     }
 
-    /// The client has left in the middle of its body, which ends the answer too.
+    /// The client has left in the middle of its body, which also ends the answer.
     fn break_off(&self) {
         self.broken.set(true);
         self.io.borrow().activity().wake();
@@ -91,7 +91,7 @@ opaque!(Inflow);
 // === impl Inflow ===
 
 impl Inflow {
-    /// Bytes that are to come.
+    /// Bytes still to come.
     pub(super) fn left(&self) -> u64 {
         self.left.saturating_add(self.first.len() as u64)
     }
@@ -107,7 +107,7 @@ impl Inflow {
     /// The next bytes. Pending for ever once the client has gone, or has closed its sending side.
     ///
     /// # Errors
-    /// `Truncated`: the connection is somebody else's by now.
+    /// `Truncated`: the connection belongs to somebody else by now.
     pub(super) fn poll_data(
         &mut self,
         cx: &mut Context<'_>,
@@ -134,7 +134,7 @@ impl Inflow {
     /// As [`Self::poll_data`], into an empty `pipe`.
     ///
     /// # Errors
-    /// `Unmoved`: it has to be read instead.
+    /// `Unmoved`: the bytes have to be read instead.
     pub(super) fn poll_move(
         &mut self,
         most: u64,
@@ -153,8 +153,8 @@ impl Inflow {
         self.note_read(&wire, result, cx).map(Ok)
     }
 
-    /// Notes what a read of the body came to. Pending: nothing has come, and `cx` is woken when
-    /// something does.
+    /// Records the result of a read of the body. Pending: nothing has arrived, and `cx` is woken
+    /// when something does.
     fn note_read(
         &mut self,
         wire: &Wire,

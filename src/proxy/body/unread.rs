@@ -1,8 +1,8 @@
-//! What nobody wants of request bodies. Over HTTP/1 it decides whether the connection can stay, and
-//! the answer says so. Over HTTP/2 some of it is read and dropped behind the answer, because a client
-//! may send all of its body whatever the answer says: a reset would meet frames that are under way,
-//! h2 counts each of them as an error of the stream's, and at 128 of these it ends the connection with
-//! all that runs on it (CVE-2025-8671).
+//! The parts of request bodies that nobody wants. Over HTTP/1 they decide whether the connection
+//! can stay open, and the answer says so. Over HTTP/2 some of each is read and dropped after the
+//! answer, because a client may send all of its body whatever the answer says. A reset would meet
+//! frames that are already under way. h2 counts each of them as an error of the stream, and after
+//! 128 of these it ends the connection with everything that runs on it (CVE-2025-8671).
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -17,8 +17,8 @@ use tokio::time::Sleep;
 use super::error::BodyError;
 use crate::proxy::net::io::Activity;
 
-/// The bodies of one connection that are read and dropped, by the task that serves it. A stream
-/// counts as open meanwhile, so they are never more than `http2.max_streams`.
+/// The bodies of one connection that are read and dropped, by the task that serves the connection.
+/// Meanwhile their streams count as open, so there are never more than `http2.max_streams`.
 #[derive(Debug)]
 pub(crate) struct Unread {
     activity: Rc<Activity>,
@@ -33,9 +33,10 @@ struct UnreadBody {
     incoming: Incoming,
     /// Bytes that may still be dropped.
     left: usize,
-    /// From the first look at it: who hands it over may be outside of the runtime by then.
+    /// Starts at the first poll, because the code that hands the body over may be outside of the
+    /// runtime by then.
     until: Option<Pin<Box<Sleep>>>,
-    /// No more is read of it: its stream is to be reset.
+    /// No more of it is read: its stream is to be reset.
     is_spent: bool,
 }
 
@@ -45,30 +46,31 @@ pub(crate) struct HyperBody {
     /// `None` only while it is dropped.
     incoming: Option<Incoming>,
     keeper: RestKeeper,
-    /// Its end was read, which hyper does not remember of a body in chunks. Over HTTP/1 only.
+    /// Its end was read, which hyper does not remember for a chunked body. Over HTTP/1 only.
     is_over: bool,
 }
 
-/// Who gets what is left of a request body that was not read to its end.
+/// Who gets the rest of a request body that was not read to its end.
 #[derive(Debug)]
 pub(crate) enum RestKeeper {
     /// Over HTTP/1.
     Http1(Rc<RequestRest>),
     /// Over HTTP/2.
     Http2(Rc<Unread>),
-    /// Its stream is to end at once.
+    /// Its stream is to end immediately.
     Nobody,
 }
 
-/// What is left of a request body over HTTP/1, until its answer begins. hyper closes the connection
-/// behind an answer to a request of which it has to read more than a little, and does not say so.
+/// The rest of a request body over HTTP/1, until its answer begins. hyper closes the connection
+/// after the answer if it would have to read more than a little of the request, and does not
+/// announce it.
 #[derive(Debug, Default)]
 pub(crate) struct RequestRest {
     body: RefCell<RestOfBody>,
     has_answer: Cell<bool>,
 }
 
-/// What becomes of a request body over HTTP/1.
+/// What happens to a request body over HTTP/1.
 #[derive(Debug, Default)]
 pub(crate) enum RestOfBody {
     /// Somebody may still read it.
@@ -80,18 +82,18 @@ pub(crate) enum RestOfBody {
     Left(Incoming),
 }
 
-/// Read and dropped behind an answer, of one stream.
+/// The most that is read and dropped after an answer, for one stream.
 const MOST_BYTES: usize = 256 * 1024;
 const MOST_TIME: Duration = Duration::from_secs(1);
-/// What h2 does for 50 streams at a time that it has reset: frames that were under way are dropped
-/// and not counted. It can reset some without asking us.
+/// h2 does the same for 50 streams at a time that it has reset: it drops frames that were under way
+/// without counting them. It can reset some streams without asking us.
 const REMEMBERED: usize = 40;
 const REMEMBERED_FOR: Duration = Duration::from_secs(1);
 
 // === impl Unread ===
 
 impl Unread {
-    /// Of the connection that this is the activity of.
+    /// For the connection whose activity this is.
     pub(crate) fn new(activity: &Rc<Activity>) -> Rc<Self> {
         let activity = Rc::clone(activity);
         let (bodies, resets) = (RefCell::default(), RefCell::default());
@@ -106,9 +108,9 @@ impl Unread {
         }
     }
 
-    /// Reads what has come. A body that is through is dropped: if its end has not come, h2 resets the
-    /// stream behind its answer, with NO_ERROR (RFC 9113 section 8.1). While too many were, the next
-    /// ones wait, and their clients for a window.
+    /// Reads what has arrived. A body that is finished is dropped. If its end has not arrived, h2
+    /// resets the stream after its answer, with NO_ERROR (RFC 9113 section 8.1). After too many
+    /// such resets, the next bodies wait, and their clients wait for a window.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) {
         let mut resets = self.resets.borrow_mut();
         resets.retain_mut(|sleep| sleep.as_mut().poll(cx).is_pending());
@@ -120,14 +122,14 @@ impl Unread {
                 return true;
             }
             let mut sleep = Box::pin(tokio::time::sleep(REMEMBERED_FOR));
-            // So that it wakes us.
+            // Polled so that it wakes us.
             let _ = sleep.as_mut().poll(cx);
             resets.push(sleep);
             false
         });
     }
 
-    /// The connection is at its end.
+    /// The connection has ended.
     pub(crate) fn end(&self) {
         self.ended.set(true);
         self.bodies.take();
@@ -138,7 +140,7 @@ impl Unread {
 // === impl UnreadBody ===
 
 impl UnreadBody {
-    /// Ready at its end, or that of its stream.
+    /// Ready at the end of the body, or of its stream.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.poll_read(cx).is_ready() {
             return Poll::Ready(());
@@ -177,9 +179,9 @@ impl HyperBody {
         self.incoming.as_ref().map_or_else(SizeHint::new, Body::size_hint)
     }
 
-    /// The next bytes of it, and none of its trailers. CVE-2013-5704: a trailer must never become a
-    /// header behind our back. No protocol needs those of a request; gRPC has them in answers only.
-    /// hyper is handed none of an HTTP/1 body (`http1::request_span`).
+    /// The next bytes of the body, and none of its trailers. CVE-2013-5704: a trailer must never
+    /// become a header without our knowledge. No protocol needs trailers of a request; gRPC has
+    /// them in answers only. hyper gets no trailers of an HTTP/1 body (`http1::request_span`).
     pub(super) fn poll_data(
         &mut self,
         cx: &mut Context<'_>,
@@ -206,7 +208,7 @@ impl HyperBody {
         }
     }
 
-    /// Its stream is not answered to the end: nothing of it is read any more.
+    /// Its stream is not answered to the end: nothing more of the body is read.
     pub(crate) fn abandon(&mut self) {
         self.keeper = RestKeeper::Nobody;
     }
@@ -233,8 +235,8 @@ impl Drop for HyperBody {
 // === impl RequestRest ===
 
 impl RequestRest {
-    /// What has become of the body. From now on nothing of it is kept: the answer says what becomes
-    /// of the connection.
+    /// What has happened to the body. From now on nothing of it is kept: the answer says what
+    /// happens to the connection.
     pub(crate) fn take(&self) -> RestOfBody {
         self.has_answer.set(true);
         self.body.take()

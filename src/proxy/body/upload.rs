@@ -16,11 +16,11 @@ use crate::proxy::net::pipe::Pipe;
 
 /// A request body as the client sends it.
 pub(crate) enum ClientBody {
-    /// All of it arrived with the head; of most requests nothing.
+    /// All of it arrived with the head. Most requests have no body at all.
     Whole(Bytes),
     /// hyper reads it.
     Hyper(HyperBody),
-    /// Of a declared length, from a client that is read without hyper.
+    /// A body of declared length, from a client that is read without hyper.
     Plain(Inflow),
 }
 
@@ -28,7 +28,7 @@ pub(crate) enum ClientBody {
 pub(crate) enum RequestBody {
     Empty,
     Stream(Upload),
-    /// Short, and here already.
+    /// A short body that has arrived completely.
     Whole(Bytes),
 }
 
@@ -43,17 +43,17 @@ pub(crate) struct Upload {
 /// Progress of an upload, for the task that waits for the response.
 #[derive(Debug)]
 pub(crate) struct UploadProgress {
-    /// Of the client's connection.
+    /// The activity of the client's connection.
     pub(crate) activity: Rc<Activity>,
     /// When the last bytes arrived, or the body was first asked for.
     pub(crate) at_ns: Cell<u64>,
     pub(crate) bytes: Cell<u64>,
     pub(crate) state: Cell<UploadState>,
-    /// The client's stream ends with it, at once.
+    /// The client's stream ends together with it, immediately.
     abandoned: Cell<bool>,
     /// Who polls the body, for [`UploadProgress::stop`].
     waker: RefCell<Option<Waker>>,
-    /// Who only looks on.
+    /// Wakes a task that only watches.
     onlooker: RefCell<Option<Waker>>,
     hyper_task: Cell<HyperTask>,
 }
@@ -61,11 +61,12 @@ pub(crate) struct UploadProgress {
 /// The task in which hyper sends an upload over HTTP/2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HyperTask {
-    /// There is none, or none any more.
+    /// There is no task, or it has ended.
     None,
-    /// It may hold bytes for which the service has no window, although all of the upload was read.
+    /// The task may hold bytes for which the service has opened no window, although all of the
+    /// upload was read.
     Runs,
-    /// It is to end, whatever it waits for.
+    /// The task is to end, whatever it waits for.
     Ends,
 }
 
@@ -75,14 +76,14 @@ pub(crate) enum UploadState {
     Done,
     /// The client failed to send it.
     Failed,
-    /// The upstream does not take what we have.
+    /// The upstream does not take the bytes that we have.
     Ready,
     /// keygate ended the request.
     Stopped,
     TooLarge,
-    /// The upstream side has let go of it.
+    /// The upstream side has released it.
     Unwanted,
-    /// We wait for the client.
+    /// keygate waits for the client.
     Waiting,
 }
 
@@ -91,12 +92,12 @@ opaque!(ClientBody, RequestBody, Upload);
 // === impl ClientBody ===
 
 impl ClientBody {
-    /// Whether all of it is here.
+    /// Whether all of it has arrived.
     pub(crate) fn has_come(&self) -> bool {
         matches!(self, Self::Whole(_)) || self.is_end_stream()
     }
 
-    /// Bytes that it has at least.
+    /// The least number of bytes that it has.
     pub(crate) fn least(&self) -> u64 {
         self.size_hint().lower()
     }
@@ -152,12 +153,12 @@ impl Upload {
         Rc::clone(&self.progress)
     }
 
-    /// How long it is, if that was declared.
+    /// Its length, if it was declared.
     pub(crate) fn length(&self) -> Option<u64> {
         self.size_hint().exact()
     }
 
-    /// Whether what comes next can be [moved](Self::poll_move).
+    /// Whether the next bytes can be [moved](Self::poll_move).
     pub(crate) fn can_move(&self) -> bool {
         match &self.incoming {
             ClientBody::Whole(_) | ClientBody::Hyper(_) => false,
@@ -165,11 +166,11 @@ impl Upload {
         }
     }
 
-    /// Puts the next of it, `most` bytes at most, into an empty `pipe`. Only if it
-    /// [can be moved](Self::can_move).
+    /// Moves the next bytes, at most `most`, into an empty `pipe`. Only if they [can be
+    /// moved](Self::can_move).
     ///
     /// # Errors
-    /// `Unmoved`: it has to be read instead. Otherwise it could not go on.
+    /// `Unmoved`: the bytes have to be read instead. Otherwise the body could not continue.
     pub(crate) fn poll_move(
         &mut self,
         most: u64,
@@ -192,7 +193,7 @@ impl Upload {
     /// The next bytes of it.
     ///
     /// # Errors
-    /// It could not go on.
+    /// The body could not continue.
     pub(crate) fn poll_data(
         &mut self,
         cx: &mut Context<'_>,
@@ -221,7 +222,7 @@ impl Upload {
         }
     }
 
-    /// So many bytes were read.
+    /// Counts bytes that were read.
     fn came(&mut self, count: usize) -> Result<(), BodyError> {
         let count = count as u64;
         let Some(left) = self.left.checked_sub(count) else {
@@ -237,7 +238,7 @@ impl Upload {
         Ok(())
     }
 
-    /// Nothing is there. Ready: and nothing will be.
+    /// Nothing has arrived. Ready: and nothing will.
     fn waits(&mut self, cx: &Context<'_>) -> Poll<BodyError> {
         let progress = &self.progress;
         progress.state.set(UploadState::Waiting);
@@ -282,7 +283,7 @@ impl Drop for Upload {
 }
 
 impl RequestBody {
-    /// Of an upload.
+    /// The progress of an upload.
     pub(crate) fn progress(&self) -> Option<Rc<UploadProgress>> {
         match self {
             Self::Stream(upload) => Some(upload.progress()),
@@ -290,7 +291,7 @@ impl RequestBody {
         }
     }
 
-    /// What of it is here already.
+    /// The part of it that has arrived.
     pub(crate) fn here(&self) -> &[u8] {
         match self {
             Self::Empty | Self::Stream(_) => b"",
@@ -349,7 +350,7 @@ impl UploadProgress {
         remember(&self.waker, cx);
     }
 
-    /// hyper sends it in a task of its own from now on.
+    /// From now on, hyper sends it in a task of its own.
     pub(crate) fn is_sent_by_hyper(&self) {
         self.hyper_task.set(HyperTask::Runs);
     }
@@ -362,12 +363,13 @@ impl UploadProgress {
         }
     }
 
-    /// Whether hyper still has something of it to send.
+    /// Whether hyper still has some of it to send.
     pub(crate) fn is_with_hyper(&self) -> bool {
         self.hyper_task.get() == HyperTask::Runs
     }
 
-    /// The exchange has ended: so does hyper's task, and what it still has of the upload is dropped.
+    /// The exchange has ended. So hyper's task ends as well, and what it still has of the upload is
+    /// dropped.
     pub(crate) fn end_with_hyper(&self) {
         if self.is_with_hyper() {
             self.hyper_task.set(HyperTask::Ends);
@@ -383,7 +385,7 @@ impl UploadProgress {
         self.hyper_task.get() == HyperTask::Ends || self.state.get() == UploadState::Stopped
     }
 
-    /// Asks to be woken whenever bytes have come, and at its end, without polling the body.
+    /// Asks to be woken whenever bytes have arrived, and at the end, without polling the body.
     pub(crate) fn look_on(&self, cx: &Context<'_>) {
         remember(&self.onlooker, cx);
     }
@@ -395,7 +397,8 @@ impl UploadProgress {
         }
     }
 
-    /// As [`stop`](Self::stop), and the client's stream is to end: nothing more is read of it either.
+    /// As [`stop`](Self::stop), and the client's stream must end: nothing more of it is read
+    /// either.
     pub(crate) fn abandon(&self) {
         self.abandoned.set(self.abandoned.get() || self.is_open());
         self.stop();

@@ -1,7 +1,7 @@
-//! The end of an HTTP/1 connection whose client still sends what nobody wants, a body or further
-//! requests (RFC 9112 section 9.6): keygate says that it sends no more, and reads on until the client
-//! has had time to read the answer. A close with unread input is a reset, and a reset overtakes the
-//! answer.
+//! The end of an HTTP/1 connection whose client still sends what nobody wants: a body or further
+//! requests (RFC 9112 section 9.6). keygate announces that it sends no more, and continues to read
+//! until the client has had time to read the answer. A close with unread input is a reset, and a
+//! reset overtakes the answer.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,34 +15,34 @@ use crate::proxy::net::io::Io;
 use crate::proxy::worker::Worker;
 use crate::telemetry::LingerEnd;
 
-/// How long and how much any connection is read on.
+/// How long and how much keygate reads from any such connection.
 const SHORT: LingerBounds = LingerBounds {
     whole: Duration::from_secs(1),
     silent: Duration::from_secs(1),
     bytes: 256 * 1024,
 };
-/// How much further with a place: 5 s and 64 MiB in all.
+/// How much more a connection with a place gets: 5 s and 64 MiB in all.
 const FURTHER: LingerBounds = LingerBounds {
     whole: Duration::from_secs(4),
     silent: Duration::from_secs(1),
     bytes: 64 * 1024 * 1024 - SHORT.bytes,
 };
-/// What is read at a time. Nothing looks at it.
+/// The size of one read. Nothing looks at the bytes.
 const SINK: usize = 4096;
-/// The goodbye of TLS is not waited for any longer.
+/// The longest wait for TLS to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 struct LingerBounds {
     whole: Duration,
-    /// Without a byte.
+    /// Longest time without a byte.
     silent: Duration,
     bytes: usize,
 }
 
-/// Ends a connection after its last answer. A client that needs more than a second takes one place of a
-/// few, which lets it be read on for longer. A client beyond them, and every client while keygate
-/// drains, gets a second. Nobody takes a place before it needs one: they are few for an address, and
-/// many clients may share it.
+/// Ends a connection after its last answer. A client that needs more than a second takes one of a
+/// few places, which lets keygate read for longer. Clients beyond them, and all clients while
+/// keygate drains, get a second. No client takes a place before it needs one: an address has few
+/// places, and many clients may share the address.
 pub(super) async fn end_clean(worker: &Worker, address: IpAddr, mut io: Io) {
     let goodbye = worker.shared.timeouts.write.min(GOODBYE);
     let _ = timeout(goodbye, io.shutdown()).await;
@@ -51,7 +51,7 @@ pub(super) async fn end_clean(worker: &Worker, address: IpAddr, mut io: Io) {
     if activity.half_closed_at.get() != 0 || !(activity.body_open.get() || io.holds_unread()) {
         return;
     }
-    // What comes is dropped: no head, and nothing to hold.
+    // Arriving bytes are dropped: there is no head, and nothing to hold.
     activity.body_open.set(true);
     let mut end = read_on(&mut io, &SHORT).await;
     if matches!(end, LingerEnd::Bytes | LingerEnd::Time) {

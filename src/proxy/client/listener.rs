@@ -33,8 +33,8 @@ pub struct Listening {
 /// Connections that the kernel may hold before we take them.
 const BACKLOG: i32 = 4096;
 
-/// Makes a listener of a bound socket. The address says which port was taken for port 0; `None` for a
-/// Unix socket.
+/// Makes a listener from a bound socket. The address shows which port the system chose for port 0.
+/// `None` for a Unix socket.
 pub fn listen(
     bound: Bound,
     config: &Listener,
@@ -56,7 +56,7 @@ pub fn listen(
     let address = match &socket {
         BoundSocket::Tcp(listener) => {
             listener.set_nonblocking(true)?;
-            // What it accepts inherits this on Linux: a system call less per connection.
+            // Accepted connections inherit this on Linux, which saves one system call for each.
             socket2::SockRef::from(listener).set_tcp_nodelay(true)?;
             Some(listener.local_addr()?)
         }
@@ -79,7 +79,7 @@ impl Listening {
         Ok(Self { socket, about: Arc::clone(&self.about) })
     }
 
-    /// Whether somebody else keeps the socket open.
+    /// Whether another process keeps the socket open.
     pub fn outlives_us(&self) -> bool {
         self.about.outlives_us
     }
@@ -90,7 +90,7 @@ enum Source {
     Unix(UnixListener),
 }
 
-/// Accepts until the process drains. Never ends because of an error.
+/// Accepts until the process drains. An error never ends it.
 pub(crate) async fn accept(worker: Rc<Worker>, listening: Listening) {
     let Listening { socket, about } = listening;
     let source = match socket {
@@ -105,16 +105,16 @@ pub(crate) async fn accept(worker: Rc<Worker>, listening: Listening) {
         }
     };
     let mut phase = worker.shared.phase.clone();
-    // A socket that outlives us is another's as soon as we are to go.
+    // A socket that outlives us belongs to its next owner as soon as we begin to leave.
     let last = if about.outlives_us { Phase::Leaving } else { Phase::Draining };
     let mut leaving = pin!(async move {
-        // An error means that nobody is left who could say it.
+        // An error means that no sender is left.
         let _ = phase.wait_for(|p| *p >= last).await;
     });
     let mut spare = Spare::new();
     let mut failures = 0;
     loop {
-        // Takes all connections that wait; the runtime's budget ends a batch that is too long.
+        // Takes all waiting connections. The runtime's budget ends a batch that is too long.
         let taken = poll_fn(|cx| {
             if leaving.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(()));
@@ -135,10 +135,11 @@ pub(crate) async fn accept(worker: Rc<Worker>, listening: Listening) {
         recover(&error, failures, &source, &mut spare).await;
     }
     if about.outlives_us {
-        // Only closed: shut down, it would listen for nobody any more.
+        // Close it only: after a shutdown, it would no longer listen for anybody.
         return;
     }
-    // What the kernel has completed before we stopped is a client that believes it is connected.
+    // Behind a connection that the kernel completed before we stopped is a client that believes it
+    // is connected.
     while let Some(Ok((plain, peer))) = source.accept_waiting().await {
         dispatch(&worker, plain, peer, &about);
     }
@@ -158,7 +159,7 @@ pub(crate) async fn take_handed(worker: Rc<Worker>, mut handed: mpsc::UnboundedR
     }
 }
 
-/// To the worker with the fewest connections; usually that is us, or it will be soon.
+/// Hands it to the worker with the fewest connections. Usually that is us, or it will be soon.
 fn dispatch(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, about: &Arc<About>) {
     if !worker.shared.memory.takes(Shortage::Connection) {
         return;
@@ -178,7 +179,7 @@ fn dispatch(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, about: 
     if let Plain::Tcp(tcp) = &plain
         && !cfg!(target_os = "linux")
     {
-        // Fails only on a socket that is gone already; reading it will say so.
+        // Fails only on a socket that is gone already, which reading will report.
         let _ = tcp.set_nodelay(true);
     }
     if target == worker.index {
@@ -193,13 +194,13 @@ fn dispatch(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, about: 
         Err(error) => return tracing::warn!(%error, "cannot hand a connection over"),
     };
     if let Some(other) = worker.shared.handoff.get(target) {
-        // A worker that has gone is one that drains: the connection is closed.
+        // If that worker has gone, it was draining: the connection is closed.
         let _ = other.send(accepted);
     }
 }
 
-/// A descriptor kept back, so that a client can still be turned away when there are no more
-/// (hyperium/hyper#1358, payjoin/rust-payjoin#1608: accept loops that spin or end on EMFILE).
+/// A descriptor kept in reserve, so that keygate can still turn a client away when there are no
+/// more (hyperium/hyper#1358, payjoin/rust-payjoin#1608: accept loops that spin or end on EMFILE).
 struct Spare(Option<File>);
 
 impl Spare {
@@ -217,7 +218,7 @@ async fn recover(error: &io::Error, failures: u32, source: &Source, spare: &mut 
             "out of file descriptors\nhint: raise the limit (LimitNOFILE) or lower limits.connections"
         );
         spare.0 = None;
-        // Takes one client off the queue and closes it, which tells it to go elsewhere.
+        // Takes one client off the queue and closes it, so that it goes elsewhere.
         drop(source.accept_waiting().await);
         *spare = Spare::new();
     } else if !is_of_one_connection(error) {
@@ -229,7 +230,7 @@ async fn recover(error: &io::Error, failures: u32, source: &Source, spare: &mut 
     tokio::time::sleep(pause.min(Duration::from_secs(1))).await;
 }
 
-/// Errors that say something of the connection that was about to be accepted, not of us.
+/// Errors about the connection that was about to be accepted, not about us.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -254,7 +255,7 @@ impl Source {
         }))
     }
 
-    /// `None`: nobody waits.
+    /// `None`: no connection waits.
     async fn accept_waiting(&self) -> Option<io::Result<(Plain, Option<SocketAddr>)>> {
         poll_fn(|cx| match self.poll_accept(cx) {
             Poll::Ready(taken) => Poll::Ready(Some(taken)),

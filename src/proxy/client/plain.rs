@@ -1,8 +1,9 @@
-//! Plain HTTP/1.1 with a client, without hyper: a head of which every part has one meaning, no body
-//! or one of declared length. Most requests are such, and for them a codec that can do everything
-//! costs more than all that keygate does (docs/performance.md). Whatever is not as simple as that is
-//! handed to hyper with every byte that was read, unless hyper could only refuse it: that is done
-//! here. What may pass is decided elsewhere, for both alike ([`service::handle`]).
+//! Plain HTTP/1.1 with a client, without hyper: a head of which every part has one meaning, and no
+//! body or one of declared length. Most requests are like that. For them, a codec that can do
+//! everything costs more than all that keygate does (docs/performance.md). Anything less simple
+//! goes to hyper with every byte that was read, unless hyper could only refuse it: this file
+//! refuses it then. What may pass is decided elsewhere, in the same way for both
+//! ([`service::handle`]).
 
 mod answer;
 mod read;
@@ -33,10 +34,11 @@ use crate::proxy::request::reply::Reply;
 use crate::proxy::request::service::{self, HeldAnswer};
 use crate::proxy::worker::Worker;
 
-/// Most bytes of a request that is read here; a part of its connection's.
+/// The largest future of a request that is read here, in bytes. It is part of its connection's
+/// future.
 const REQUEST_BYTES: usize = 3072;
 
-/// Why the turn ends.
+/// Why our reader's turn ends.
 pub(super) enum TurnEnd {
     /// The connection has served its last request.
     Done(Io),
@@ -44,7 +46,7 @@ pub(super) enum TurnEnd {
     /// The next request is for hyper.
     Hyper(Io, ForHyper),
     Refused(Io, Box<RefusedHead>),
-    /// Nothing is left of it.
+    /// The connection is gone.
     Nothing,
 }
 
@@ -55,7 +57,7 @@ pub(super) async fn converse(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -
     let end = answer_all(worker, &wire, client, &mut read).await;
     match (wire.into_io(), end) {
         (Some(mut io), PlainEnd::Done) => {
-            // Nobody answers it any more, but whoever ends the connection has to know of it.
+            // Nobody will answer it, but whoever ends the connection has to know about it.
             read.answered();
             io.put_back(read.take());
             TurnEnd::Done(io)
@@ -68,9 +70,9 @@ pub(super) async fn converse(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -
     }
 }
 
-/// Why no further request is read here. As [`TurnEnd`], without the connection.
+/// Why no further request is read here: [`TurnEnd`] without the connection.
 enum PlainEnd {
-    /// The client is done, or we are.
+    /// The client has finished, or keygate has.
     Done,
     Cut(CutReason),
     /// The head of the next request was read, and is for hyper.
@@ -106,7 +108,7 @@ async fn answer_all(
         let mut held = None;
         let mut answer = pin!(service::handle(worker, client, incoming, record, &mut held));
         is_at_most::<REQUEST_BYTES, _>(&*answer);
-        // Not a `match`: what it matches would be a part of this future while it waits.
+        // Not a `match`: its operand would be a part of this future while it waits.
         let answered = if let Some(refusal) = held.as_deref_mut().and_then(HeldAnswer::refusal) {
             Ok(refusal)
         } else {
@@ -138,8 +140,8 @@ async fn answer_all(
             },
         };
         read.answered();
-        // If the request body was not read to its end, close: what follows it must not be parsed as
-        // a request.
+        // If the request body was not read to its end, close: the bytes after it must not be parsed
+        // as a request.
         lines.closes |= closes || worker.draining.get() || wire.owes_body();
         let closes = lines.closes;
         let head = answer::finish(worker, client, lines, rest);
@@ -156,7 +158,7 @@ async fn answer_all(
     }
 }
 
-/// Waits for the rest of a body that still goes to the service, behind the end of the answer.
+/// Waits, after the end of the answer, for the rest of a body that still goes to the service.
 fn poll_rest_sent(wire: &Wire, client: &Client, cx: &Context<'_>) -> Poll<Result<(), AnswerAbort>> {
     if !wire.owes_body() || client.activity.running.get() == 0 {
         return Poll::Ready(Ok(()));
@@ -181,7 +183,7 @@ impl AnswerAbort {
     }
 }
 
-/// Fields that hyper takes in any head.
+/// Number of fields that hyper accepts in any head.
 pub(super) const HYPER_HEADERS: usize = 100;
 
 fn poll_request(
@@ -195,12 +197,12 @@ fn poll_request(
         return Poll::Ready(Err(PlainEnd::Cut(cut)));
     }
     let caps = &worker.shared.caps;
-    // hyper takes so many fields whatever the limit; `request::facts` counts them then.
+    // hyper accepts this many fields whatever the limit. `request::facts` then counts them.
     let bounds = HeadBounds { bytes: caps.head_bytes, fields: caps.headers.max(HYPER_HEADERS) };
     let most = BUFFER.min(bounds.bytes);
     loop {
         if !read.bytes.is_empty() && (read.may_be_whole() || read.bytes.len() >= bounds.bytes) {
-            // hyper alone knows how a client wrote the names of its fields.
+            // Only hyper knows how a client spelt the names of its fields.
             let parsed = match worker.keeps_case {
                 true => Parsed::Other,
                 false => parse(&read.bytes, most),
@@ -221,17 +223,17 @@ fn poll_request(
             }
             read.looked_at = read.bytes.len();
         }
-        // A long head needs more room than a buffer has.
+        // A long head needs more space than a buffer has.
         let room = match read.bytes.len() {
             0..BUFFER => BUFFER,
             _ => bounds.bytes,
         };
-        // A head that has begun is still served, or refused.
+        // A head that has begun is still served or refused.
         if worker.draining.get() && read.bytes.is_empty() {
             return Poll::Ready(Err(PlainEnd::Done));
         }
         match ready!(read.poll_more(wire, room, cx)) {
-            // Empty lines are what some clients send behind a body.
+            // Some clients send empty lines after a body.
             Ok(0) if read.bytes.iter().all(|b| matches!(b, b'\r' | b'\n')) => {
                 return Poll::Ready(Err(PlainEnd::Done));
             }

@@ -37,7 +37,7 @@ use crate::proxy::worker::Worker;
 use crate::telemetry::{Shortage, TurnedAway};
 use crate::tls;
 
-/// Makes a task of an accepted connection. It ends itself.
+/// Makes a task of an accepted connection. The task ends on its own.
 pub(crate) fn start(
     worker: &Rc<Worker>,
     plain: Plain,
@@ -56,7 +56,8 @@ pub(crate) fn start(
     })));
 }
 
-/// Most bytes of a connection's task; idle ones are counted in ten thousands.
+/// The largest future of a connection's task, in bytes: there may be tens of thousands of idle
+/// ones.
 const CONNECTION_BYTES: usize = 4928;
 
 struct Open {
@@ -88,7 +89,7 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
     let local = if worker.shared.sends_proxy() { plain.local() } else { None };
     let address = ClientAddr { peer, local };
     let arrived = if about.needs_handshake() {
-        // What is rare is boxed here and below: a connection is as large as its largest state.
+        // Boxed here and below because it is rare: a connection is as large as its largest state.
         let arriving = Box::pin(arrive(plain, address, about, worker.clock.now()));
         let arriving = unless_cut(&activity, arriving);
         match timeout(worker.shared.timeouts.handshake, arriving).await {
@@ -106,7 +107,7 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
     }
     activity.grow();
     let https = matches!(transport, Transport::Tls(_));
-    // Begins with something that may become HTTP/2 yet, and does not go on.
+    // The client begins with something that may still become HTTP/2, and sends no more.
     let mut late = None;
     let http2 = http2
         || (!https && worker.shared.http2.prior_knowledge && {
@@ -120,9 +121,9 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
             match sniffed.map(Option::flatten) {
                 Ok(Some(http2)) => http2,
                 Ok(None) => return,
-                // It has asked for nothing: there is nothing to answer, and nothing to count.
+                // The client has asked for nothing: there is nothing to answer or to count.
                 Err(_) if ahead.is_empty() => return,
-                // Not one whole head: answer as for any head that did not come.
+                // Less than one whole head: answer as for any head that did not arrive.
                 Err(_) => {
                     late = Some(Box::new(unfinished(&ahead, Reason::HeaderTimeout)));
                     false
@@ -158,7 +159,7 @@ fn belongs_to(worker: &Worker, activity: &Activity, peer: Option<SocketAddr>) {
         let ip = address::canonical(peer.ip());
         let snapshot = worker.shared.store.load();
         let trusted = &snapshot.settings.trusted_proxies;
-        // An empty set allows everybody.
+        // An empty set allows everybody, so it says nothing about proxies.
         let is_proxy = !trusted.is_empty() && trusted.allows(ip);
         if is_proxy { ChargedTo::Proxy(ip) } else { ChargedTo::Address(ip) }
     });
@@ -171,7 +172,7 @@ fn belongs_to(worker: &Worker, activity: &Activity, peer: Option<SocketAddr>) {
     }
 }
 
-/// What comes of it; `None`: the memory budget has no room for the connection.
+/// The future's result. `None`: the memory budget has no room for the connection.
 async fn unless_cut<F: Future + Unpin>(activity: &Activity, mut future: F) -> Option<F::Output> {
     poll_fn(|cx| {
         if activity.poll_cut(cx) == Poll::Ready(CutReason::Memory) {
@@ -182,7 +183,7 @@ async fn unless_cut<F: Future + Unpin>(activity: &Activity, mut future: F) -> Op
     .await
 }
 
-/// A connection of which the protocols below HTTP are done.
+/// A connection that has passed the protocols below HTTP.
 struct Arrived {
     transport: Transport,
     ahead: Bytes,
@@ -237,16 +238,16 @@ async fn arrive(
     Ok(Arrived { transport, ahead: Bytes::new(), address, subject, http2 })
 }
 
-/// A listener that expects PROXY headers takes nothing from anybody else. A peer on a Unix socket
-/// is local, and anyone who may open the socket is trusted to send one.
+/// A listener that expects PROXY headers accepts nothing from other peers. A peer on a Unix socket
+/// is local, and whoever may open the socket may send one.
 fn may_send_proxy(from: &NetworkSet, peer: Option<SocketAddr>) -> bool {
     peer.is_none_or(|p| !from.is_empty() && from.allows(address::canonical(p.ip())))
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Whether the connection begins with the HTTP/2 preface. Reads only until that is certain; what
-/// was read is in `ahead`. `None`: closed before.
+/// Whether the connection begins with the HTTP/2 preface. Reads only until that is certain, and
+/// leaves the bytes in `ahead`. `None`: closed before.
 async fn sniff(transport: &mut Transport, ahead: &mut BytesMut) -> Option<bool> {
     loop {
         let looked_at = ahead.len().min(PREFACE.len());
@@ -264,7 +265,7 @@ async fn sniff(transport: &mut Transport, ahead: &mut BytesMut) -> Option<bool> 
     }
 }
 
-/// Holds the head of most requests, and goes back when it was handed on.
+/// Holds the head of most requests. Returned once its bytes were handed on.
 const FIRST_READ: usize = 2048;
 
 /// How a connection's HTTP ended.
@@ -275,7 +276,7 @@ enum ConnectionEnd {
     Idle,
 }
 
-/// HTTP/1, by turns: what is [plain] without hyper, and hyper for a request that is not.
+/// HTTP/1, by turns: [plain] requests without hyper, and hyper for the others.
 async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
     loop {
         let for_hyper;
@@ -300,8 +301,8 @@ async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
     }
 }
 
-/// One request that is not [plain]. Returns the connection once that is answered, with what has come of
-/// the next one.
+/// One request that is not [plain]. Returns the connection after the answer, with what has arrived
+/// of the next request.
 async fn serve_by_hyper(
     worker: &Rc<Worker>,
     io: Io,
@@ -344,8 +345,9 @@ async fn serve_by_hyper(
         if let Poll::Ready(cut) = client.poll_abandoned(&worker.streams) {
             return Poll::Ready(ConnectionEnd::Cut(cut));
         }
-        // hyper flushes whenever it is polled, so what is still unsent then shows in `blocked_at`. But
-        // it yields behind a long answer, with the last of it in its buffer: ask until nothing moves.
+        // hyper flushes whenever it is polled, so what is still unsent then shows in `blocked_at`.
+        // But it yields after a long answer, with the last of it in its buffer: ask until nothing
+        // moves.
         let mut sent = sent_before;
         while activity.bytes_out.get() > sent && activity.running.get() == 0 {
             sent = activity.bytes_out.get();
@@ -360,7 +362,7 @@ async fn serve_by_hyper(
         if answered && !closing && is_read.get() && activity.is_idle() {
             return Poll::Ready(ConnectionEnd::Idle);
         }
-        // After an answer without body hyper does not always read the end of the stream.
+        // After an answer without a body, hyper does not always read the end of the stream.
         if answered && activity.is_through() {
             return Poll::Ready(ConnectionEnd::Done(Ok(())));
         }
@@ -371,8 +373,8 @@ async fn serve_by_hyper(
     let mut io = parts.io.into_inner().into_io();
     drop(parts.service);
     match end {
-        // The client would take what it has for the whole answer. Over TLS the missing goodbye says
-        // the same.
+        // Without a reset, the client would take the part that it has for the whole answer. Over
+        // TLS, the missing goodbye shows the same.
         ConnectionEnd::Cut(_) | ConnectionEnd::Done(Err(_)) if client.until_close.get() => {
             io.reset_on_drop()
         }
@@ -405,7 +407,7 @@ async fn serve_by_hyper(
     None
 }
 
-/// Most bytes that are read ahead of an upload; hyper's buffer grows to it only while reads fill it.
+/// The most that is read ahead of an upload. hyper's buffer grows to it only while reads fill it.
 /// With less, a large upload costs more system calls.
 const READ_BUFFER: usize = 256 * 1024;
 
@@ -421,7 +423,7 @@ async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
-        // WebSockets in streams (RFC 8441); only a route that allows them gets one.
+        // For WebSockets in streams (RFC 8441). A client gets one only on a route that allows them.
         .enable_connect_protocol()
         // Rapid reset (CVE-2023-44487) and MadeYouReset (CVE-2025-8671).
         .max_pending_accept_reset_streams(20)
@@ -466,18 +468,18 @@ async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
     }
 }
 
-/// Bytes by which h2's limit of a head exceeds ours: a head within it is refused in the client's own
-/// terms, where h2 knows only a bare 431.
+/// How many bytes more than our limit h2 allows for a head: within this margin keygate refuses the
+/// head with an answer of its own, where h2 would only send a bare 431.
 const HEAD_MARGIN: u32 = 16 * 1024;
 /// Bytes that a client may send per stream, and per connection, before we read them. A stream's
-/// window bounds what one client can make us hold.
+/// window limits how much one client can make us hold.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Bytes of a response that wait for a client's window.
+/// The most bytes of a response that wait for a client's window.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// hyper answers a head that it cannot parse by itself, with an empty body; what is left for us is
-/// to count it. Over HTTP/1 it should see none: each is judged before.
+/// hyper itself answers a head that it cannot parse, with an empty body. keygate can only count it.
+/// Over HTTP/1 hyper should never see one, because keygate judges each head first.
 fn note_error(worker: &Worker, client: &Client, error: &hyper::Error) {
     let reason = if error.is_parse_too_large() {
         Reason::HeadersTooLarge
@@ -499,7 +501,7 @@ fn note(worker: &Worker, client: &Client, reason: Reason) {
 fn end_cut(io: &Io, cut: CutReason) {
     tracing::debug!(why = cut.as_str(), "connection ended");
     match cut {
-        // A client that is silent from the beginning may be a health check.
+        // A client that never sends anything may be a health check.
         CutReason::Idle | CutReason::HalfClosed | CutReason::Header => {}
         CutReason::Drain | CutReason::Key | CutReason::Memory | CutReason::Write => {
             io.reset_on_drop()

@@ -1,6 +1,6 @@
-//! A client's connection while hyper reads one request of it. hyper sees the bytes of this request
-//! without its trailers, and no others: it would answer a head that it cannot parse by itself, with
-//! neither code nor request id. What comes behind stays here, for [`super::plain`] to judge.
+//! A client's connection while hyper reads one request of it. hyper sees only the bytes of this
+//! request, without its trailers: it would answer a head that it cannot parse itself, with neither
+//! code nor request id. The bytes after the request stay here, for [`super::plain`] to judge.
 
 use std::cell::Cell;
 use std::io;
@@ -19,13 +19,13 @@ use crate::proxy::net::transport::hand_out;
 /// The connection.
 pub(super) struct Turn {
     io: Io,
-    /// What has come of the request, to be handed to hyper first.
+    /// What has arrived of the request, to be handed to hyper first.
     first: Bytes,
     span: RequestSpan,
     is_over: Rc<Cell<bool>>,
 }
 
-/// Bytes that are read ahead of the next request at a time.
+/// The most that is read ahead of the next request at a time, in bytes.
 const AHEAD: usize = 2048;
 
 // === impl Turn ===
@@ -42,13 +42,13 @@ impl Turn {
         Rc::clone(&self.is_over)
     }
 
-    /// The connection, with what has come and was not handed to hyper.
+    /// The connection, with what has arrived and was not handed to hyper.
     pub(super) fn into_io(mut self) -> Io {
         self.io.put_back(self.first);
         self.io
     }
 
-    /// Reads what is behind the request, once: to see whether the client is still there.
+    /// Reads the bytes after the request, once, to see whether the client is still there.
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.io.holds_ahead() {
             return Poll::Pending;
@@ -78,7 +78,7 @@ impl AsyncRead for Turn {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        // To hyper, a body of broken chunks ends too early.
+        // hyper sees a body of broken chunks as one that ends too early.
         while !self.span.is_broken() {
             ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
             let fresh = buf.filled_mut().get_mut(before..).unwrap_or_default();
@@ -96,7 +96,7 @@ impl AsyncRead for Turn {
             }
             buf.set_filled(before + used - trailers.len());
             self.is_over.set(self.span.is_over());
-            // Nothing would be the end of the connection to hyper.
+            // To hyper, an empty read would be the end of the connection.
             if buf.filled().len() > before {
                 break;
             }

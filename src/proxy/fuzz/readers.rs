@@ -1,6 +1,6 @@
-//! What our readers of HTTP/1 find in some bytes, and what hyper's find in the same. Whatever ours
-//! take, hyper's must take too, and read the same. Whatever we leave to hyper it must take, and find the
-//! same end of.
+//! What our HTTP/1 readers and hyper's find in the same bytes. Whatever ours accept, hyper's must
+//! accept too, and read the same. Whatever we leave to hyper, it must accept, and find the same
+//! end.
 
 #[cfg(test)]
 mod tests;
@@ -44,7 +44,7 @@ pub struct ReadRequest {
     pub body: Vec<u8>,
 }
 
-/// Bytes that a head of a request may have here.
+/// The most bytes that the head of a request may have here.
 const LONGEST_REQUEST_HEAD: usize = 64 * 1024;
 
 fn sorted(fields: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -58,8 +58,8 @@ fn list(map: &http::HeaderMap) -> Vec<(Vec<u8>, Vec<u8>)> {
     sorted(map.iter().map(|(n, v)| (n.as_str().as_bytes().to_vec(), v.as_bytes().to_vec())))
 }
 
-/// The final answer in `bytes`, behind which the connection is closed, as we read it in reads that
-/// end behind `cut` bytes of the body. `None`: it is none, or not whole.
+/// The final answer in `bytes`, after which the connection is closed, as our reader finds it in
+/// reads that end after `cut` bytes of the body. `None`: it is not an answer, or not complete.
 pub fn our_answer(bytes: &[u8], cut: usize) -> Option<ReadAnswer> {
     let mut rest = bytes;
     let (found, head) = loop {
@@ -80,7 +80,7 @@ pub fn our_answer(bytes: &[u8], cut: usize) -> Option<ReadAnswer> {
         let mut of_chunks = AnswerBody::new(found.body, ChunkForm::Chunks);
         let chunks = [&*kept(&mut of_chunks, rest, cut)?, BODY_END].concat();
         let mut again = AnswerBody::new(BodyLength::Chunked, ChunkForm::Data);
-        // As a client reads it that gets the chunks.
+        // Read like a client that gets the chunks.
         if kept(&mut again, &chunks, chunks.len())? != body || !again.is_over() {
             return Some(ReadAnswer {
                 status: 0,
@@ -97,7 +97,7 @@ pub fn our_answer(bytes: &[u8], cut: usize) -> Option<ReadAnswer> {
     Some(ReadAnswer { status, fields, body, trailers })
 }
 
-/// What is kept of a body that comes in two pieces.
+/// What is kept of a body that arrives in two pieces.
 fn kept(reader: &mut AnswerBody, bytes: &[u8], cut: usize) -> Option<Vec<u8>> {
     let mut all = Vec::new();
     let (first, second) = bytes.split_at(cut.min(bytes.len()));
@@ -110,7 +110,8 @@ fn kept(reader: &mut AnswerBody, bytes: &[u8], cut: usize) -> Option<Vec<u8>> {
     Some(all)
 }
 
-/// The same as hyper's client reads it. `None`: it takes it for no answer, or for a broken one.
+/// The same as hyper's client reads it. `None`: hyper does not take it for an answer, or takes it
+/// for a broken one.
 pub async fn hypers_answer(bytes: &[u8]) -> Option<ReadAnswer> {
     let (near, mut far) = tokio::io::duplex(64 * 1024);
     let mut builder = hyper::client::conn::http1::Builder::new();
@@ -144,7 +145,7 @@ pub async fn hypers_answer(bytes: &[u8]) -> Option<ReadAnswer> {
     }
 }
 
-/// The first request in `bytes` as we read it. `None`: it is hyper's to read, or not whole.
+/// The first request in `bytes` as we read it. `None`: it is hyper's to read, or not complete.
 pub fn our_request(bytes: &[u8]) -> Option<ReadRequest> {
     let Parsed::Asked(asked, used) = parse(bytes, LONGEST_REQUEST_HEAD) else { return None };
     let left = usize::try_from(asked.left).ok()?;
@@ -158,7 +159,7 @@ pub fn our_request(bytes: &[u8]) -> Option<ReadRequest> {
     })
 }
 
-/// A target that hyper does not take, with `!` in place of what it does not take.
+/// A target with `!` in place of each character that hyper does not accept.
 fn as_uri(target: &RequestTarget) -> String {
     let mut target = target.clone();
     let query = target.query().map(|query| query.replace(NOT_FOR_HYPER, "!"));
@@ -168,7 +169,7 @@ fn as_uri(target: &RequestTarget) -> String {
 
 const NOT_FOR_HYPER: &[char] = &['"', '<', '>'];
 
-/// The same in the first line of `bytes`, behind its first `?`.
+/// The same in the first line of `bytes`, after its first `?`.
 fn with_uri(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let begin = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(0);
@@ -182,7 +183,7 @@ fn with_uri(bytes: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The same as hyper's server reads it. `None`: it refuses it.
+/// The same as hyper's server reads it. `None`: hyper refuses it.
 pub async fn hypers_request(bytes: &[u8]) -> Option<ReadRequest> {
     let bytes = &*with_uri(bytes);
     let (near, mut far) = tokio::io::duplex(bytes.len().max(1));
@@ -218,10 +219,10 @@ pub async fn hypers_request(bytes: &[u8]) -> Option<ReadRequest> {
     read.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Where a request ends that hyper's server reads, and the path and query that it has.
+/// Where a request that hyper's server reads ends, and its path and query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadSpan {
-    /// Bytes of the request, from the first of its head on.
+    /// Bytes of the request, from the first byte of its head.
     pub length: usize,
     pub target: String,
 }
@@ -235,8 +236,8 @@ pub enum HypersSpan {
     Whole(ReadSpan),
 }
 
-/// The first request in `bytes`, if it is hyper's to read: where we find its end, and what hyper is
-/// handed. `None`: it is ours, refused, or not whole.
+/// The first request in `bytes`, if it is hyper's to read: where we find its end, and what hyper
+/// gets. `None`: it is ours, refused, or not complete.
 pub fn our_span(bytes: &[u8]) -> Option<(ReadSpan, Vec<u8>)> {
     let bounds = HeadBounds { bytes: LONGEST_REQUEST_HEAD, fields: 100 };
     // In two pieces if the head is in the first, as from a socket.
@@ -286,7 +287,7 @@ pub async fn hypers_span(bytes: &[u8]) -> HypersSpan {
         let _ = far.write_all(bytes).await;
         let _ = far.shutdown().await;
         let mut answer = [0; 1024];
-        // The end of the answer: hyper does not close by itself here.
+        // The end of the answer: hyper does not close the connection here.
         while far.read(&mut answer).await.is_ok_and(|count| count > 0) {}
     };
     let server = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx));
@@ -296,7 +297,7 @@ pub async fn hypers_span(bytes: &[u8]) -> HypersSpan {
     }
     let parts = connection.into_parts();
     let mut rest = parts.read_buf.to_vec();
-    // What hyper has not even read.
+    // The bytes that hyper has not even read.
     let mut near = parts.io.into_inner();
     drop(far);
     let _ = near.read_to_end(&mut rest).await;

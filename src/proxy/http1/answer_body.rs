@@ -1,4 +1,4 @@
-//! The body of an answer on its way from the upstream: where it ends, and what is behind it.
+//! The body of an answer on its way from the upstream: where it ends, and what follows it.
 
 #[cfg(test)]
 mod tests;
@@ -8,10 +8,10 @@ use http::header::HeaderMap;
 use super::chunks::{BadChunk, ChunkForm, ChunkReader, KeptBody};
 use super::length::BodyLength;
 
-/// Finds the data of a body in the bytes that come.
+/// Finds the data of a body in the bytes that arrive.
 #[derive(Debug)]
 pub(crate) enum AnswerBody {
-    /// So many bytes are to come.
+    /// The number of bytes still to come.
     Counted(u64),
     Chunked(Box<ChunkReader>),
     UntilClose,
@@ -27,7 +27,7 @@ pub(crate) struct Truncated;
 // === impl AnswerBody ===
 
 impl AnswerBody {
-    /// `form`: what is kept of one in chunks.
+    /// `form`: what is kept of a chunked body.
     pub(crate) fn new(length: BodyLength, form: ChunkForm) -> Self {
         match length {
             BodyLength::None => Self::Counted(0),
@@ -37,7 +37,7 @@ impl AnswerBody {
         }
     }
 
-    /// What is kept of its chunks. Nothing but data, of one that is not in chunks.
+    /// What is kept of its chunks. For a body that is not chunked: only data.
     pub(crate) fn form(&self) -> ChunkForm {
         match self {
             Self::Chunked(chunks) => chunks.form(),
@@ -45,7 +45,7 @@ impl AnswerBody {
         }
     }
 
-    /// Room that [`read`](Self::read) needs before the bytes of a body that has begun.
+    /// Space that [`read`](Self::read) needs before the bytes of a body that has begun.
     pub(crate) fn room(&self) -> usize {
         match self {
             Self::Chunked(chunks) => chunks.room(),
@@ -63,8 +63,8 @@ impl AnswerBody {
         }
     }
 
-    /// Finds the body in `bytes` from `begin` on, and moves together what is kept of it. Bytes that
-    /// are not used are not the body's: the upstream said more than it was asked.
+    /// Finds the body in `bytes` from `begin` on, and moves together what is kept of it. Unused
+    /// bytes do not belong to the body: the upstream sent more than it was asked for.
     ///
     /// # Errors
     /// The chunks are not what RFC 9112 section 7.1 says.
@@ -86,7 +86,7 @@ impl AnswerBody {
     /// The connection was closed.
     ///
     /// # Errors
-    /// The body was not over.
+    /// The body had not ended.
     pub(crate) fn close(&mut self) -> Result<(), Truncated> {
         match self {
             Self::UntilClose => {
@@ -107,7 +107,7 @@ impl AnswerBody {
         }
     }
 
-    /// Bytes that are to come, where that is known.
+    /// Bytes still to come, where that is known.
     pub(crate) fn left(&self) -> Option<u64> {
         match self {
             Self::Counted(left) => Some(*left),
@@ -119,7 +119,7 @@ impl AnswerBody {
     /// The trailers of a body that has ended, once.
     ///
     /// # Errors
-    /// They are no fields.
+    /// They are not fields.
     pub(crate) fn take_trailers(&mut self) -> Result<Option<HeaderMap>, BadChunk> {
         match self {
             Self::Chunked(chunks) => chunks.take_trailers(),

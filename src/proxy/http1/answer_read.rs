@@ -1,4 +1,4 @@
-//! The head of an answer as the upstream has sent it: read once, and kept as the bytes that it is.
+//! The head of an answer as the upstream sent it: read once, and kept as those bytes.
 
 #[cfg(test)]
 mod tests;
@@ -16,20 +16,20 @@ pub(crate) struct AnswerHead {
     pub(crate) status: StatusCode,
     bytes: Vec<u8>,
     fields: Vec<FieldLine>,
-    /// The phrase behind the status, where it is not the usual one.
+    /// The phrase after the status, where it is not the usual one.
     phrase: Option<TextSpan>,
-    /// `Connection` names other fields than itself, which go no further.
+    /// `Connection` names fields other than itself, which go no further.
     names_fields: bool,
 }
 
-/// What the start of an answer is.
+/// What was found at the start of an answer.
 #[derive(Debug)]
 pub(crate) struct FoundHead {
     pub(crate) status: StatusCode,
     /// Bytes of the head.
     pub(crate) length: usize,
     pub(crate) body: BodyLength,
-    /// The connection can serve another request behind this answer.
+    /// The connection can serve another request after this answer.
     pub(crate) keeps_alive: bool,
     fields: Vec<FieldLine>,
     phrase: Option<TextSpan>,
@@ -49,7 +49,7 @@ pub(crate) enum RequestMethod {
 struct FieldLine {
     name: TextSpan,
     value: TextSpan,
-    /// Nothing but `: ` is between them, and nothing but the end of the line behind them.
+    /// Only `: ` is between them, and only the end of the line follows them.
     is_tidy: bool,
 }
 
@@ -59,26 +59,26 @@ pub(crate) struct AnswerField<'h> {
     /// In lower case.
     pub(crate) name: &'h [u8],
     pub(crate) value: &'h [u8],
-    /// Its whole line, where that is as keygate would write it.
+    /// Its whole line, where keygate would write it the same way.
     pub(crate) line: Option<LineRun>,
 }
 
-/// Room for the fields of a head, which the next one on the connection need not allocate.
+/// Space for the fields of a head, which the next head on the connection then need not allocate.
 #[derive(Debug, Default)]
 pub(crate) struct FieldRoom(Vec<FieldLine>);
 
-/// What was sent is no answer that has one reading.
+/// The bytes are not an answer that can be read in exactly one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the upstream's answer is not HTTP/1, or has two readings")]
 pub(crate) struct BadAnswer;
 
-/// Fields of a head, at most; more is a bad answer.
+/// The most fields of a head. More make a bad answer.
 pub(crate) const MOST_FIELDS: usize = 256;
-/// Bytes of a head, at most.
+/// The most bytes of a head.
 pub(crate) const LONGEST_HEAD: usize = 256 * 1024;
-/// Fields for which there is room without an allocation.
+/// Number of fields that need no allocation.
 const USUAL_FIELDS: usize = 32;
-/// Fields that an answer of the upstream gets on its way to the client.
+/// Number of fields that an upstream's answer gets on its way to the client.
 const ADDED_FIELDS: usize = 4;
 
 /// Looks for the head of an answer at the start of `read`. `None`: it is not complete yet.
@@ -129,8 +129,7 @@ fn describe(
     };
     let status = head.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(BadAnswer)?;
     let is_http10 = head.version == Some(0);
-    // Nobody knows whether a server of HTTP/1.0 understands the next request, which may have a
-    // body in chunks.
+    // An HTTP/1.0 server may not understand the next request, which may have a chunked body.
     let mut keeps_alive = !is_http10;
     let mut names_fields = false;
     let mut lengths = LengthFields::default();
@@ -172,7 +171,7 @@ fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 // === impl FoundHead ===
 
 impl FoundHead {
-    /// With `bytes`, which begin with the head that was found.
+    /// Joins it with `bytes`, which begin with the head that was found.
     pub(crate) fn with(self, mut bytes: Vec<u8>) -> AnswerHead {
         bytes.truncate(self.length);
         let Self { status, fields, phrase, names_fields, .. } = self;
@@ -201,13 +200,13 @@ impl AnswerHead {
         run.of_text(&self.bytes)
     }
 
-    /// The phrase behind the status, where it is not the usual one.
+    /// The phrase after the status, where it is not the usual one.
     pub(crate) fn phrase(&self) -> Option<&[u8]> {
         self.phrase.map(|phrase| self.part(phrase))
     }
 
-    /// Whether `Connection` names this field: it is between the upstream and us alone (RFC 9110
-    /// section 7.6.1).
+    /// Whether `Connection` names this field: such a field is only for the upstream and us (RFC
+    /// 9110 section 7.6.1).
     pub(crate) fn is_named(&self, name: &[u8]) -> bool {
         self.names_fields
             && self
@@ -221,13 +220,14 @@ impl AnswerHead {
         self.bytes.len()
     }
 
-    /// What the next head can be read into: its bytes, and its fields if they need no unusual room.
+    /// What the next head can be read into: the bytes, and the fields unless they take an unusual
+    /// amount of space.
     pub(crate) fn recycle(self) -> (Vec<u8>, Option<FieldRoom>) {
         let room = (self.fields.capacity() <= USUAL_FIELDS).then_some(FieldRoom(self.fields));
         (self.bytes, room)
     }
 
-    /// For hyper, which writes it to the client.
+    /// The form for hyper, which writes it to the client.
     pub(crate) fn into_parts(self) -> response::Parts {
         let (mut parts, ()) = http::Response::new(()).into_parts();
         parts.status = self.status;
@@ -237,7 +237,7 @@ impl AnswerHead {
         for FieldLine { name, value, .. } in self.fields {
             let name = HeaderName::from_bytes(&at(name));
             let value = HeaderValue::from_maybe_shared(at(value));
-            // A head that was parsed has nothing else.
+            // A parsed head has only names and values that convert.
             if let (Ok(name), Ok(value)) = (name, value) {
                 #[expect(
                     clippy::disallowed_methods,

@@ -1,5 +1,5 @@
-//! The head of an answer on its way to the client, as lines; and what adds fields to it, be it lines
-//! or a map for hyper.
+//! The head of an answer on its way to the client, as lines, and what adds fields to it, whether it
+//! is lines or a map for hyper.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -16,27 +16,27 @@ use crate::core::headers::{FieldClass, FieldTable};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Writer {
     Hyper,
-    /// We, who take lines as they are.
+    /// keygate, which accepts ready lines.
     Plain,
 }
 
-/// A head as it goes over HTTP/1.1, but for `Content-Length`, `Date` and `Connection`, which are
-/// its writer's.
+/// A head as sent over HTTP/1.1, except for `Content-Length`, `Date` and `Connection`, which its
+/// writer adds.
 #[derive(Debug)]
 pub(crate) struct AnswerLines {
     pub(crate) status: StatusCode,
     pub(crate) text: Vec<u8>,
     /// It has a `Date` already.
     pub(crate) is_dated: bool,
-    /// The connection is to end with this answer.
+    /// The connection must end after this answer.
     pub(crate) closes: bool,
-    /// Where the names of ours are in `text`: no other field may have them.
+    /// Where the names of keygate's own fields are in `text`: no other field may have them.
     own: SmallVec<[(usize, usize); 6]>,
 }
 
-/// Takes the fields that are added to an answer.
+/// Accepts the fields that are added to an answer.
 pub(crate) trait AddField {
-    /// In place of any other field of this name.
+    /// Replaces any other field of this name.
     fn set(&mut self, name: &HeaderName, value: &[u8]);
 
     /// The same with a value that no other answer has.
@@ -53,7 +53,7 @@ impl AddField for HeaderMap {
     }
 
     /// Sets a value that HPACK does not index (RFC 7541 section 7.1.3): it would displace values
-    /// that recur, and the encoder would search for it in vain.
+    /// that recur, and the encoder would search for it without ever finding it.
     fn set_unique(&mut self, name: &HeaderName, value: &[u8]) {
         if let Ok(mut value) = HeaderValue::from_bytes(value) {
             value.set_sensitive(true);
@@ -63,7 +63,7 @@ impl AddField for HeaderMap {
 }
 
 impl AddField for AnswerLines {
-    /// Before the upstream's fields are, which must not say the same again.
+    /// Called before the upstream's fields are added, which must not repeat the name.
     fn set(&mut self, name: &HeaderName, value: &[u8]) {
         let begin = self.text.len();
         self.put(name.as_str().as_bytes(), value);
@@ -86,8 +86,8 @@ impl AnswerLines {
         Self { status, text, is_dated: false, closes: false, own: SmallVec::new() }
     }
 
-    /// A field, which may be one of several of its name. Name and value were checked when their
-    /// types were made or their head was parsed: neither can end a line.
+    /// Adds a field, which may be one of several of its name. Name and value were checked when
+    /// their types were made or their head was parsed, so neither can end a line.
     pub(crate) fn put(&mut self, name: &[u8], value: &[u8]) {
         self.text.extend_from_slice(name);
         self.text.extend_from_slice(b": ");
@@ -102,17 +102,17 @@ impl AnswerLines {
         })
     }
 
-    /// Copies the fields that go to the client: the same as are left of an answer that hyper has
-    /// read.
+    /// Copies the fields that go to the client: the same ones that are left of an answer that hyper
+    /// has read.
     pub(crate) fn copy_end_to_end(
         &mut self,
         head: &AnswerHead,
         fields: &FieldTable,
         own: Option<&OwnAddress>,
     ) {
-        // A 304 says how long the answer is that the client has (RFC 9110 section 8.6).
+        // A 304 gives the length of the answer that the client already has (RFC 9110 section 8.6).
         let keeps_length = head.status == StatusCode::NOT_MODIFIED;
-        // Lines that stay as they are and follow one another are copied as one piece.
+        // Unchanged lines that follow one another are copied as one piece.
         let mut run = LineRun::default();
         for AnswerField { name, value, line } in head.fields() {
             match fields.classify(name) {
@@ -142,7 +142,7 @@ impl AnswerLines {
         self.text.extend_from_slice(head.text(run));
     }
 
-    /// Whether a field of this name is there, in lower case.
+    /// Whether there is a field of this name, which is in lower case.
     pub(crate) fn has(&self, name: &HeaderName) -> bool {
         let name = name.as_str().as_bytes();
         self.text

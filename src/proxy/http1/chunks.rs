@@ -1,5 +1,5 @@
 //! The chunked transfer coding (RFC 9112 section 7.1), read and written. It does no I/O: the caller
-//! brings bytes as they come, split anywhere.
+//! supplies bytes as they arrive, split anywhere.
 
 #[cfg(test)]
 mod tests;
@@ -8,14 +8,14 @@ use std::ops::Range;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-/// Takes the coding off a body, or leaves no more of it than the lines of its chunks.
+/// Removes the coding from a body, or keeps only the lines of its chunks.
 #[derive(Debug, Default)]
 pub(crate) struct ChunkReader {
     form: ChunkForm,
     step: ChunkState,
-    /// Bytes of this chunk's data that are to come; while its size is being read, the size so far.
+    /// Bytes of this chunk's data still to come. While the size is being read: the size so far.
     left: u64,
-    /// Digits of the size that is being read, up to [`USUAL_DIGITS`].
+    /// Digits read so far of the current size, up to [`USUAL_DIGITS`].
     digits: u8,
     /// Bytes of extensions, padding and zeros beyond the usual digits, of all chunks together.
     extra: usize,
@@ -31,9 +31,9 @@ pub(crate) enum ChunkForm {
     /// Its data.
     #[default]
     Data,
-    /// Its chunks, each size in one to sixteen digits without anything behind them. The last chunk,
-    /// which has no data, and the trailers are left out. For a writer who goes on in chunks: nothing
-    /// has to move.
+    /// Its chunks, each with a size of one to sixteen digits and nothing after it. The last chunk,
+    /// which has no data, and the trailers are left out. This is for a writer that continues in
+    /// chunks: nothing has to move.
     Chunks,
 }
 
@@ -44,13 +44,13 @@ enum ChunkState {
     #[default]
     Start,
     Size,
-    /// White space behind a size, which some servers pad it with.
+    /// White space after a size, which some servers add as padding.
     Padding,
     Extension,
-    /// The line feed behind a size.
+    /// The line feed after a size.
     SizeEnd,
     Data,
-    /// The line end behind the data.
+    /// The line end after the data.
     DataCr,
     DataLf,
     /// The first byte of a trailer line, or the carriage return of the last line.
@@ -64,16 +64,16 @@ enum ChunkState {
 /// What one call found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeptBody {
-    /// Where the data is now, or the chunks: in one piece, whatever it was cut into.
+    /// Where the data or the chunks are now: in one piece, however the input was split.
     pub(crate) kept: Range<usize>,
-    /// Bytes that belonged to the body. What follows them is not the body's: the body has ended.
+    /// Bytes that belonged to the body. If bytes follow them, the body has ended.
     pub(crate) used: usize,
 }
 
 /// A part of the coding, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum ChunkPart {
-    /// A usual chunk that is here to its last byte, and the data in it.
+    /// A usual chunk that has arrived to its last byte, and the data in it.
     Chunk {
         all: Range<usize>,
         data: Range<usize>,
@@ -81,22 +81,22 @@ enum ChunkPart {
     Data(Range<usize>),
     /// A usual line: the size of a chunk with data, or the end of its data.
     Line(Range<usize>),
-    /// The end of a line with a size that is not as usual, or that was cut.
+    /// The end of a line with an unusual size, or with a size that was split.
     OtherSize,
-    /// The end of the line end behind data, which was cut.
+    /// The line end after data, when it was split.
     OtherEnd,
 }
 
 /// What one call passed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SkippedChunks {
-    /// Bytes that belonged to the body. What follows them is not the body's: the body has ended.
+    /// Bytes that belonged to the body. If bytes follow them, the body has ended.
     pub(crate) used: usize,
-    /// Where among them the lines of the trailer section are.
+    /// Where the lines of the trailer section are among them.
     pub(crate) trailers: Range<usize>,
 }
 
-/// The body does not keep to the grammar, or exceeds a bound.
+/// The body breaks the grammar, or exceeds a bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadChunk {
     #[error("a chunk's size is not a hexadecimal number")]
@@ -114,20 +114,20 @@ pub(crate) enum BadChunk {
 /// Bytes of extensions, padding and needless zeros, and bytes of trailers, that one body may have.
 /// Nobody needs them, and a sender could hide any amount of work in them (CVE-2023-39326).
 const MOST_EXTRA: usize = 16 * 1024;
-/// Digits of the largest size. RFC 9112 section 7.1 allows any number of leading zeros: those that
+/// Digits of the largest size. RFC 9112 section 7.1 allows any number of leading zeros. Zeros that
 /// make a size longer than this count as extra bytes.
 const USUAL_DIGITS: u8 = 16;
 /// Fields that a trailer section may have.
 const MOST_TRAILERS: usize = 100;
-/// Bytes of a line that says a size: 16 digits and a line end.
+/// Bytes of a size line: 16 digits and a line end.
 const SIZE_LINE: usize = USUAL_DIGITS as usize + CHUNK_END.len();
-/// Digits of a size that are read at once. No chunk of more than 4 GiB is usual.
+/// The most digits of a size that are read in one step. No usual chunk has more than 4 GiB.
 const QUICK_DIGITS: usize = 8;
 
 // === impl ChunkReader ===
 
 impl ChunkReader {
-    /// For a body of which this is kept.
+    /// For a body of which `form` is kept.
     pub(crate) fn keeping(form: ChunkForm) -> Self {
         Self { form, ..Self::default() }
     }
@@ -141,8 +141,8 @@ impl ChunkReader {
         std::mem::take(&mut self.data_read)
     }
 
-    /// Room that [`read`](Self::read) needs before the bytes of a body that has begun: a line of
-    /// which the beginning came before is written whole.
+    /// Space that [`read`](Self::read) needs before the bytes of a body that has begun: if the
+    /// beginning of a line came earlier, the whole line is written.
     pub(crate) fn room(&self) -> usize {
         match self.form {
             ChunkForm::Data => 0,
@@ -150,8 +150,8 @@ impl ChunkReader {
         }
     }
 
-    /// Reads on, from `begin`. What is kept of all chunks in `bytes` is in one piece then, so that
-    /// many small chunks cost no more hand-overs than a large one.
+    /// Reads further, from `begin`. Afterwards, what is kept of all chunks in `bytes` is in one
+    /// piece, so that many small chunks cost no more hand-overs than a large one.
     ///
     /// # Errors
     /// [`BadChunk`]; nothing more can be read then.
@@ -167,7 +167,7 @@ impl ChunkReader {
                         keep(bytes, &mut kept, data);
                         continue;
                     }
-                    // Others like it are kept with it.
+                    // Keep further chunks of this kind together with it.
                     while let Some(rest) = bytes.get(at..)
                         && let Some(size) = QuickSize::read(rest)
                         && let Some(end) = size.chunk_end(rest)
@@ -196,8 +196,8 @@ impl ChunkReader {
         Ok(KeptBody { kept, used: at - begin })
     }
 
-    /// Reads on and leaves the bytes as they are. The trailer section is looked at when it is
-    /// whole, and then forgotten.
+    /// Reads further without changing the bytes. The trailer section is checked when it is
+    /// complete, and then forgotten.
     ///
     /// # Errors
     /// [`BadChunk`]; nothing more can be read then.
@@ -205,7 +205,7 @@ impl ChunkReader {
         let (mut at, before) = (0, self.trailers.len());
         while self.next_part(bytes, &mut at)?.is_some() {}
         let fresh = self.trailers.len() - before;
-        // Behind the trailers there is only the line end of the section.
+        // After the trailers, only the line end of the section is left.
         let end = match self.step {
             ChunkState::Over => at.saturating_sub(2),
             ChunkState::LastLf => at.saturating_sub(1),
@@ -218,8 +218,8 @@ impl ChunkReader {
         Ok(SkippedChunks { used: at, trailers })
     }
 
-    /// Reads on from `at` to the end of the next part. `None`: the body is over, or its next bytes
-    /// have not come.
+    /// Reads from `at` to the end of the next part. `None`: the body has ended, or its next bytes
+    /// have not arrived.
     fn next_part(&mut self, bytes: &[u8], at: &mut usize) -> Result<Option<ChunkPart>, BadChunk> {
         while let Some(rest @ [byte, ..]) = bytes.get(*at..) {
             let before = self.step;
@@ -263,7 +263,7 @@ impl ChunkReader {
         Ok(None)
     }
 
-    /// The last chunk and the trailers behind it were read.
+    /// The last chunk and the trailers after it were read.
     pub(crate) fn is_over(&self) -> bool {
         self.step == ChunkState::Over
     }
@@ -275,7 +275,7 @@ impl ChunkReader {
     /// The trailers, once the body [has ended](Self::is_over). `None`: there are none.
     ///
     /// # Errors
-    /// They are no fields.
+    /// They are not fields.
     pub(crate) fn take_trailers(&mut self) -> Result<Option<HeaderMap>, BadChunk> {
         let mut lines = std::mem::take(&mut self.trailers);
         if lines.is_empty() {
@@ -329,7 +329,7 @@ impl ChunkReader {
             (ChunkState::Start | ChunkState::Size | ChunkState::Padding, _) => {
                 return Err(BadChunk::Size);
             }
-            // TERM.EXT: a reader that ends the line here finds another chunk (CVE-2025-22871).
+            // TERM.EXT: a reader that ends the line here finds a different chunk (CVE-2025-22871).
             (ChunkState::Extension, b'\n') => return Err(BadChunk::LineEnd),
             (ChunkState::Extension, _) => {
                 self.count_extra()?;
@@ -373,7 +373,7 @@ impl ChunkReader {
     }
 }
 
-/// A size above 0 as most are: a few digits, and the line end. They are here to the last.
+/// A size above 0 in the usual form: a few digits and the line end, all of which have arrived.
 struct QuickSize {
     size: u64,
     /// Bytes of the line.
@@ -398,21 +398,21 @@ impl QuickSize {
         None
     }
 
-    /// Where the data of the chunk ends that begins with this line, if all of it is in `bytes`.
+    /// Where the chunk's data ends that begins with this line, if all of it is in `bytes`.
     fn chunk_end(&self, bytes: &[u8]) -> Option<usize> {
         let end = usize::try_from(self.size).ok()?.checked_add(self.length)?;
         bytes.get(end..)?.starts_with(CHUNK_END).then_some(end)
     }
 }
 
-/// The next `count` bytes, which are behind us now.
+/// Passes over the next `count` bytes, and returns their place.
 fn pass(at: &mut usize, count: usize) -> Range<usize> {
     let begin = *at;
     *at += count;
     begin..*at
 }
 
-/// Keeps a part that is in `bytes` as it is to be. It moves only if something before it was left out.
+/// Keeps a part of `bytes` that needs no change. It moves only if something before it was left out.
 fn keep(bytes: &mut [u8], kept: &mut Range<usize>, part: Range<usize>) {
     if kept.start == kept.end {
         *kept = part;
@@ -425,8 +425,8 @@ fn keep(bytes: &mut [u8], kept: &mut Range<usize>, part: Range<usize>) {
     kept.end = end;
 }
 
-/// Keeps `text` instead of a line that ends at `at`, and is no shorter if it is all here. `None`:
-/// there is no room for it, which [`ChunkReader::room`] rules out.
+/// Keeps `text` in place of a line that ends at `at`. The line is no shorter than `text` if all of
+/// it is in `bytes`. `None`: there is no space for it, which [`ChunkReader::room`] rules out.
 fn put(bytes: &mut [u8], kept: &mut Range<usize>, at: usize, text: &[u8]) -> Option<()> {
     if kept.start == kept.end {
         let begin = at.checked_sub(text.len())?;

@@ -1,5 +1,5 @@
-//! The head of a request while it is judged and rewritten: its fields lie in one piece of text, so
-//! that a head costs two allocations however many fields it has, and a look at a field no hash.
+//! The head of a request while it is judged and rewritten. Its fields are one piece of text, so
+//! that a head costs two allocations however many fields it has, and finding a field needs no hash.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -18,7 +18,7 @@ pub(crate) struct RequestHead {
     pub(crate) fields: Fields,
     /// What its fields say about the length of its body.
     pub(crate) framing: Result<FramedOnce, BadLength>,
-    /// hyper's: how names were written, what an upgrade waits for.
+    /// hyper's extensions: the spelling of names, and what an upgrade waits for.
     pub(crate) extensions: Extensions,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct Fields {
     list: Vec<Field>,
 }
 
-/// Bytes and fields that are added to most heads: who calls, and for whom they are forwarded.
+/// Bytes and fields that keygate adds to most heads: who calls, and for whom they are forwarded.
 const ROOM: usize = 512;
 const FIELDS_ADDED: usize = 12;
 
@@ -48,7 +48,7 @@ pub(crate) struct At(u32);
 // === impl RequestHead ===
 
 impl RequestHead {
-    /// A head that hyper has read. `framing` is of the head as the client has sent it.
+    /// A head that hyper has read. `framing` describes the head as the client sent it.
     pub(crate) fn read_by_hyper(parts: Parts, framing: Result<FramedOnce, BadLength>) -> Self {
         let Parts { method, uri, version, headers, extensions, .. } = parts;
         let length = headers.iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
@@ -76,7 +76,7 @@ impl RequestHead {
 // === impl Fields ===
 
 impl Fields {
-    /// Room for so many bytes in so many fields.
+    /// Space for this many bytes in this many fields.
     pub(crate) fn with_capacity(bytes: usize, fields: usize) -> Self {
         Self { text: Vec::with_capacity(bytes), list: Vec::with_capacity(fields) }
     }
@@ -92,16 +92,16 @@ impl Fields {
         self.list.push(Field { name, value });
     }
 
-    /// Of a head that was read: its text is copied as it is, with room for what is added, and fields
-    /// are noted in it ([`Fields::note`]).
+    /// For a head that was read: copies its text as it is, with space for additions.
+    /// [`Fields::note`] then records the fields in it.
     pub(crate) fn of_head(head: &[u8], fields: usize) -> Self {
         let mut text = Vec::with_capacity(head.len() + ROOM);
         text.extend_from_slice(head);
         Self { text, list: Vec::with_capacity(fields + FIELDS_ADDED) }
     }
 
-    /// Adds a field whose name, in any case, and value are parts of the head that this was made of.
-    /// `None`: they are not.
+    /// Adds a field whose name, in any case, and value are parts of the head that this was made
+    /// from. `None`: they are not.
     pub(crate) fn note(&mut self, head: &[u8], name: &[u8], value: &[u8]) -> Option<()> {
         let (name, value) = (TextSpan::within(head, name)?, TextSpan::within(head, value)?);
         self.text.get_mut(name.range())?.make_ascii_lowercase();
@@ -120,7 +120,7 @@ impl Fields {
         self.list.iter().map(|f| (self.part(f.name), self.part(f.value)))
     }
 
-    /// The same with the whole line of each, where that is as it is to be written.
+    /// The same with each whole line, where keygate would write it the same way.
     pub(super) fn lines(&self) -> impl Iterator<Item = (&[u8], &[u8], Option<LineRun>)> {
         self.list.iter().map(|f| {
             (self.part(f.name), self.part(f.value), LineRun::tidy(&self.text, f.name, f.value))
@@ -132,18 +132,18 @@ impl Fields {
         run.of_text(&self.text)
     }
 
-    /// The same as [`Fields::iter`] with the place of each.
+    /// The same as [`Fields::iter`], with the place of each.
     pub(crate) fn places(&self) -> impl Iterator<Item = (At, &[u8], &[u8])> {
         self.iter().enumerate().map(|(at, (name, value))| (At(at as u32), name, value))
     }
 
-    /// The first of this name, which is in lower case.
+    /// The first field of this name, which is in lower case.
     pub(crate) fn get(&self, name: impl AsRef<[u8]>) -> Option<&[u8]> {
         let name = name.as_ref();
         self.list.iter().find(|f| self.is_named(f, name)).map(|f| self.part(f.value))
     }
 
-    /// All of this name, which is in lower case.
+    /// All fields of this name, which is in lower case.
     pub(crate) fn all<'f>(
         &'f self,
         name: &(impl AsRef<[u8]> + ?Sized),
@@ -156,7 +156,7 @@ impl Fields {
         self.get(name).is_some()
     }
 
-    /// More than one of this name.
+    /// Whether there is more than one field of this name.
     pub(crate) fn repeats(&self, name: impl AsRef<[u8]>) -> bool {
         let name = name.as_ref();
         self.list.iter().filter(|f| self.is_named(f, name)).nth(1).is_some()
@@ -167,7 +167,7 @@ impl Fields {
         self.list.retain(|f| f.name.of(text) != name);
     }
 
-    /// Removes those of this name of which the value is to go.
+    /// Removes those fields of this name whose value `goes` selects.
     pub(crate) fn remove_if(&mut self, name: impl AsRef<[u8]>, goes: impl Fn(&[u8]) -> bool) {
         let (name, text) = (name.as_ref(), &self.text);
         self.list.retain(|f| f.name.of(text) != name || !goes(f.value.of(text)));
@@ -184,13 +184,13 @@ impl Fields {
         });
     }
 
-    /// In place of all of this name.
+    /// Replaces all fields of this name.
     pub(crate) fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
         self.remove(name);
         self.push(name.as_str().as_bytes(), value.as_bytes());
     }
 
-    /// Bytes of all names and values, with what is between and behind them in HTTP/1.1.
+    /// Bytes of all names and values, with the separators and line ends of HTTP/1.1.
     pub(crate) fn wire_length(&self) -> usize {
         self.list.iter().map(|f| f.name.length as usize + f.value.length as usize + 4).sum()
     }
@@ -223,8 +223,8 @@ pub(crate) fn asks_for_upgrade(head: &RequestHead) -> bool {
     head.fields.has(header::UPGRADE) || is_extended_connect(head)
 }
 
-/// Whether this is an extended CONNECT for a WebSocket (RFC 8441) which was turned into the
-/// GET that it replaces.
+/// Whether this is an extended CONNECT for a WebSocket (RFC 8441) that was turned into the GET that
+/// it replaces.
 pub(crate) fn is_extended_connect(head: &RequestHead) -> bool {
     head.version == Version::HTTP_2
         && head.method == Method::GET

@@ -1,5 +1,5 @@
-//! How long the body of a message is (RFC 9112 section 6): the only reader of `Content-Length` and
-//! `Transfer-Encoding`.
+//! How long the body of a message is (RFC 9112 section 6). This is the only reader of
+//! `Content-Length` and `Transfer-Encoding`.
 
 #[cfg(test)]
 mod tests;
@@ -7,7 +7,7 @@ mod tests;
 use http::header::HeaderMap;
 use http::{StatusCode, Version};
 
-/// How the end of an answer's body shows.
+/// How to find the end of an answer's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyLength {
     /// There is no body.
@@ -20,12 +20,12 @@ pub(crate) enum BodyLength {
     UntilClose,
 }
 
-/// How the end of a request's body shows.
+/// How to find the end of a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RequestBodyEnd {
-    /// The last chunk says so.
+    /// The last chunk marks it.
     Chunked,
-    /// The body has this many bytes; without a body 0.
+    /// The body has this many bytes: 0 without a body.
     Counted(u64),
 }
 
@@ -36,12 +36,12 @@ pub(crate) struct LengthFields {
     is_chunked: bool,
 }
 
-/// The fields of a request's head leave one reading of where its body ends. Only
+/// Proof that the fields of a request's head allow only one reading of where its body ends. Only
 /// [`LengthFields::of_request`] makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FramedOnce(());
 
-/// The head has two readings, or one that nobody may rely on.
+/// The head can be read in two ways, or in one that is not reliable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.why())]
 pub(crate) enum BadLength {
@@ -50,14 +50,14 @@ pub(crate) enum BadLength {
     OtherCoding,
     CodingOutsideHttp11,
     Both,
-    /// Of a head that could not be read.
+    /// The head could not be read.
     Unread,
 }
 
 /// The value of a `Content-Length` field: digits alone, at most 2^63 - 1.
 ///
-/// A sign, a list or a larger number is `None`: other readers wrap around (HAProxy took 2^64 for 0)
-/// or take the first element of the list.
+/// A sign, a list or a larger number is `None`: other readers overflow (HAProxy took 2^64 for 0) or
+/// take the first element of the list.
 pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() {
         return None;
@@ -75,7 +75,7 @@ impl LengthFields {
     /// Looks at one field of the head.
     ///
     /// # Errors
-    /// A second `Content-Length`, even one that is equal, one that is no number, or a transfer
+    /// A second `Content-Length`, even an equal one, a value that is not a number, or a transfer
     /// coding other than a single `chunked`.
     #[inline]
     pub(crate) fn read(&mut self, name: &[u8], value: &[u8]) -> Result<(), BadLength> {
@@ -97,7 +97,7 @@ impl LengthFields {
         Ok(())
     }
 
-    /// Those of a head that hyper has read.
+    /// The length fields of a head that hyper has read.
     ///
     /// # Errors
     /// As [`LengthFields::read`].
@@ -109,10 +109,10 @@ impl LengthFields {
         Ok(lengths)
     }
 
-    /// Where a request's body ends. Over HTTP/1, whoever reads the body must not have chosen already:
-    /// hyper merges equal lengths and drops a length beside `chunked` (RFC 9112 section 6.3 allows
-    /// both), and nobody behind it would know that there was a second reading. Over HTTP/2 the frames
-    /// say where the body ends, and h2 holds a length against them.
+    /// Where a request's body ends. Over HTTP/1, the reader of the body must not have chosen
+    /// already: hyper merges equal lengths and drops a length next to `chunked` (RFC 9112 section
+    /// 6.3 allows both), and code after it would not learn that there was a second reading. Over
+    /// HTTP/2 the frames show where the body ends, and h2 checks a length against them.
     ///
     /// # Errors
     /// Both fields are there, or a request outside HTTP/1.1 is chunked.
@@ -159,7 +159,7 @@ impl LengthFields {
 // === impl BadLength ===
 
 impl BadLength {
-    /// For the client that has sent it.
+    /// An explanation for the client that sent it.
     pub(crate) const fn why(self) -> &'static str {
         match self {
             Self::NoNumber => "Content-Length is not a number below 2^63",
@@ -172,7 +172,7 @@ impl BadLength {
     }
 }
 
-/// What else decides about an answer's body.
+/// What else determines an answer's body.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct AnswerTo {
     /// The request was HEAD.

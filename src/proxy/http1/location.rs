@@ -1,7 +1,7 @@
-//! A service that does not know of the gate names its own address in `Location`: clients would follow
-//! it past the gate, or nowhere. What names the address that keygate connects to is cut down to its
-//! path, which every client resolves against the address that it has used (RFC 9110 section 10.2.2).
-//! Nothing is ever made out of the client's Host.
+//! A service that does not know about the gate names its own address in `Location`. Clients would
+//! follow it past the gate, or nowhere. If a value names the address that keygate connects to,
+//! keygate shortens it to its path, which every client resolves against the address that it has
+//! used (RFC 9110 section 10.2.2). keygate never derives anything from the client's Host.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,7 @@ pub(crate) struct OwnAddress {
     port: u16,
 }
 
-/// Cuts the fields of a map down.
+/// Shortens the fields of a map.
 pub(crate) fn cut_all(headers: &mut HeaderMap, own: Option<&OwnAddress>) {
     let Some(own) = own else { return };
     for (name, value) in headers.iter_mut() {
@@ -29,7 +29,7 @@ pub(crate) fn cut_all(headers: &mut HeaderMap, own: Option<&OwnAddress>) {
     }
 }
 
-/// Whether the field says where something is.
+/// Whether the field gives a location.
 pub(crate) fn is_location(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(header::LOCATION.as_str().as_bytes())
         || name.eq_ignore_ascii_case(header::CONTENT_LOCATION.as_str().as_bytes())
@@ -42,7 +42,8 @@ impl OwnAddress {
         Self { scheme, default_port, host, port }
     }
 
-    /// Path, query and fragment of a value that names this address; `None`: it stays as it is.
+    /// Path, query and fragment of a value that names this address. `None`: the value stays as it
+    /// is.
     pub(crate) fn cut<'v>(&self, value: &'v [u8]) -> Option<Cow<'v, [u8]>> {
         let (scheme, rest) = value.split_at_checked(self.scheme.len())?;
         let rest = rest.strip_prefix(b"://")?;
@@ -79,8 +80,8 @@ impl OwnAddress {
     }
 }
 
-/// Whether a browser would read this path as `//host`: it takes `\` for `/`, and drops tabs and line
-/// ends wherever they are (URL Standard, "basic URL parser").
+/// Whether a browser would read this path as `//host`: browsers treat `\` as `/`, and drop tabs and
+/// line ends wherever they are (URL Standard, "basic URL parser").
 fn begins_authority(path: &[u8]) -> bool {
     let mut seen = path.iter().skip(1).filter(|b| !matches!(b, b'\t' | b'\r' | b'\n'));
     matches!(seen.next(), Some(b'/' | b'\\'))

@@ -1,5 +1,5 @@
-//! Reads the head of a plain request: HTTP/1.1, of which every part has one meaning, without a body
-//! or with one of declared length. Whatever is not as simple as that is left to hyper.
+//! Reads the head of a plain request: HTTP/1.1, every part of which has one meaning, without a body
+//! or with one of declared length. Anything less simple is left to hyper.
 
 #[cfg(test)]
 mod tests;
@@ -11,31 +11,31 @@ use super::head::{Fields, RequestHead};
 use super::length::{LengthFields, RequestBodyEnd};
 use super::target::RequestTarget;
 
-/// Fields of a head that is read here.
+/// The most fields of a head that is read here.
 const FIELDS: usize = 64;
-/// Bytes of a body that is.
+/// The most bytes of a body that is read here.
 const LONGEST_BODY: usize = usize::MAX / 4;
 
 /// A request.
 pub(crate) struct PlainRequest {
     pub(crate) head: RequestHead,
-    /// What of the body is here.
+    /// The part of the body that has arrived.
     pub(crate) body: Bytes,
-    /// Bytes of it that are to come.
+    /// Bytes of it still to come.
     pub(crate) left: u64,
-    /// Its answer is the last.
+    /// Its answer is the last one on the connection.
     pub(crate) closes: bool,
 }
 
 #[expect(clippy::large_enum_variant, reason = "moved once")]
 pub(crate) enum Parsed {
-    /// And how much of it is here.
+    /// The request, and how much of it has arrived.
     Asked(PlainRequest, usize),
     Partial,
     Other,
 }
 
-/// `most`: bytes that a head may have.
+/// `most`: the most bytes that a head may have.
 pub(crate) fn parse(read: &[u8], most: usize) -> Parsed {
     let mut fields = [const { std::mem::MaybeUninit::uninit() }; FIELDS];
     let mut head = httparse::Request::new(&mut []);
@@ -49,9 +49,9 @@ pub(crate) fn parse(read: &[u8], most: usize) -> Parsed {
     }
 }
 
-/// The request of which `head` is the head, if it leaves nothing to decide: HTTP/1.1, no transfer
-/// coding, expectation or upgrade, at most one length, and no more of `Connection` than whether to
-/// keep it. The rules for all others are hyper's, and for HEAD as well.
+/// The request that `head` belongs to, if it leaves nothing to decide: HTTP/1.1, no transfer
+/// coding, expectation or upgrade, at most one length, and in `Connection` only whether to keep it.
+/// hyper has the rules for all others, and for HEAD.
 fn build(read: &[u8], head_length: usize, head: &httparse::Request<'_, '_>) -> Option<Parsed> {
     let method = Method::from_bytes(head.method?.as_bytes()).ok()?;
     if head.version != Some(1) || matches!(method, Method::CONNECT | Method::HEAD) {
@@ -65,7 +65,7 @@ fn build(read: &[u8], head_length: usize, head: &httparse::Request<'_, '_>) -> O
     for field in &*head.headers {
         let (name, value) = (field.name.as_bytes(), field.value);
         match name.len() {
-            // Trailers may be wanted.
+            // The client may want trailers.
             2 if name.eq_ignore_ascii_case(b"te") => return None,
             6 if name.eq_ignore_ascii_case(b"expect") => return None,
             7 if name.eq_ignore_ascii_case(b"upgrade") => return None,
@@ -82,7 +82,7 @@ fn build(read: &[u8], head_length: usize, head: &httparse::Request<'_, '_>) -> O
         }
         fields.note(text, name, value)?;
     }
-    // No body is longer, and what comes behind it can be counted.
+    // No body is longer, so the bytes after it can be counted.
     let (end, framing) = lengths.of_request(Version::HTTP_11).ok()?;
     let RequestBodyEnd::Counted(declared) = end else { return None };
     let declared = usize::try_from(declared).ok().filter(|d| *d <= LONGEST_BODY)?;

@@ -1,7 +1,7 @@
-//! Heads that nobody can serve. What hyper's server would refuse by itself, with an empty answer that
-//! has neither code nor request id, is found here before hyper sees it, and so is a body of which the
-//! end can be read in two ways: hyper would choose one of them and say nothing. More may be found than
-//! hyper refuses, never less: what it takes is judged by `request::facts`.
+//! Heads that cannot be served. hyper's server would refuse some heads itself, with an empty answer
+//! that has neither code nor request id. They are found here before hyper sees them. So is a body
+//! whose end can be read in two ways: hyper would choose one of them silently. This file may find
+//! more than hyper refuses, never less: `request::facts` judges what hyper accepts.
 
 #[cfg(test)]
 mod tests;
@@ -18,45 +18,45 @@ use super::request_span::{RequestSpan, SpanBytes};
 use super::target::RequestTarget;
 use crate::core::{Reason, Rejection};
 
-/// What is done with a head that is not plain.
+/// What happens to a head that is not plain.
 pub(crate) enum Judged {
-    /// hyper takes it.
+    /// hyper accepts it.
     Servable(Box<HyperHead>),
     Partial,
     Refused(Box<RefusedHead>),
 }
 
-/// A whole head that is hyper's to read.
+/// A complete head that hyper is to read.
 pub(crate) struct HyperHead {
     judged: JudgedHead,
     /// Where the target is.
     place: Range<usize>,
     /// Has read everything that came with the head.
     span: RequestSpan,
-    /// What that is.
+    /// What those bytes are.
     came: SpanBytes,
 }
 
-/// What of a request is for hyper, and what is not.
+/// Which bytes of a request are for hyper, and which are not.
 pub(crate) struct ForHyper {
-    /// What has come of the request, without its trailers.
+    /// What has arrived of the request, without its trailers.
     pub(crate) bytes: Bytes,
-    /// What has come behind it.
+    /// What has arrived after it.
     pub(crate) behind: Bytes,
     /// Has read both.
     pub(crate) span: RequestSpan,
     pub(crate) judged: JudgedHead,
 }
 
-/// What hyper does not hand on of a head that it reads.
+/// The parts of a head that hyper reads but does not hand on.
 #[derive(Clone)]
 pub(crate) struct JudgedHead {
-    /// The target as it was received. hyper may have another one.
+    /// The target as it was received. hyper's target may differ.
     pub(crate) target: RequestTarget,
     pub(crate) framing: FramedOnce,
 }
 
-/// Why a head is refused, and what could be read of it: no fields.
+/// Why a head is refused, and what could be read of it, without fields.
 pub(crate) struct RefusedHead {
     pub(crate) head: RequestHead,
     pub(crate) rejection: Rejection,
@@ -69,7 +69,7 @@ pub(crate) struct HeadBounds {
     pub(crate) fields: usize,
 }
 
-/// Longest target that hyper takes, and longest name of a field, in bytes.
+/// Longest target that hyper accepts, and longest name of a field, in bytes.
 const LONGEST_TARGET: usize = 65_534;
 const LONGEST_NAME: usize = 65_535;
 
@@ -90,16 +90,16 @@ pub(crate) fn judge(read: &[u8], bounds: HeadBounds) -> Judged {
     Judged::Refused(Box::new(RefusedHead { head: readable(&head), rejection }))
 }
 
-/// A head that did not come whole, of which `read` is the beginning.
+/// A head that did not arrive completely. `read` is its beginning.
 pub(crate) fn unfinished(read: &[u8], reason: Reason) -> RefusedHead {
     let mut fields = [];
     let mut head = httparse::Request::new(&mut fields);
-    // As far as it goes.
+    // Parsed as far as it goes.
     let _ = head.parse(read);
     RefusedHead { head: readable(&head), rejection: reason.into() }
 }
 
-/// A head of which the syntax is right, in the first `length` bytes of `read`.
+/// A head with valid syntax, in the first `length` bytes of `read`.
 fn complete(
     head: &httparse::Request<'_, '_>,
     read: &[u8],
@@ -126,7 +126,8 @@ fn complete(
         .and_then(|()| lengths.of_request(version))
         .map_err(|bad| Rejection::why(Reason::BadFraming, bad.why()))?;
     let mut span = RequestSpan::new(length, end);
-    // Before the service hears of the request: later it would get a head without the rest.
+    // Check this before the service learns of the request: later, it would get a head without the
+    // rest.
     let came = span
         .read(read)
         .map_err(|_| Rejection::why(Reason::BadFraming, "the body is not in well-formed chunks"))?;
@@ -175,7 +176,7 @@ impl HyperHead {
     }
 }
 
-/// In place of a target that hyper would refuse. Nothing is served under it.
+/// Replaces a target that hyper would refuse. Nothing is served under it.
 const STAND_IN: &[u8] = b"*";
 
 /// What the log may show of it: method and path, if they have arrived.
@@ -198,7 +199,7 @@ fn readable(head: &httparse::Request<'_, '_>) -> RequestHead {
         Some(shown).filter(|s| s.starts_with('/')).and_then(|s| RequestTarget::parse(&s).ok());
     RequestHead {
         method: method.or_else(|| Method::from_bytes(UNREAD).ok()).unwrap_or_default(),
-        // Without a path the log shows none.
+        // Without a path, the log shows none.
         target: target.unwrap_or_else(RequestTarget::unread),
         version: if head.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 },
         fields: Fields::default(),
@@ -207,6 +208,6 @@ fn readable(head: &httparse::Request<'_, '_>) -> RequestHead {
     }
 }
 
-/// Stands for the method of a head that could not be read. No method has this name, so the log
-/// shows it like every other method that it does not know.
+/// Takes the place of the method of a head that could not be read. No method has this name, so the
+/// log shows it like every other unknown method.
 const UNREAD: &[u8] = b"UNREAD";

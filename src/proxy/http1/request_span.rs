@@ -1,6 +1,6 @@
-//! Where a request ends that hyper reads: what comes behind it is the next one's, and is judged before
-//! anybody reads it. Its trailers are not for hyper either. Nobody wants them (CVE-2013-5704), and
-//! behind them hyper does not say that the body is over once the answer is.
+//! Where a request that hyper reads ends. The bytes after it belong to the next one, and are judged
+//! before anybody reads them. hyper does not get the request's trailers either. Nobody wants them
+//! (CVE-2013-5704), and after them hyper does not report the body's end once the answer has ended.
 
 #[cfg(test)]
 mod tests;
@@ -12,7 +12,7 @@ use super::length::RequestBodyEnd;
 
 /// The bytes of one request, from the first of its head on.
 pub(crate) struct RequestSpan {
-    /// Bytes of the head, and of a counted body, that are to come.
+    /// Bytes of the head, and of a counted body, still to come.
     left: u64,
     chunks: Option<ChunkReader>,
     is_broken: bool,
@@ -21,7 +21,7 @@ pub(crate) struct RequestSpan {
 /// What some bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SpanBytes {
-    /// So many are the request's. The others are the next one's.
+    /// Number of bytes that belong to the request. The others belong to the next one.
     pub(crate) used: usize,
     /// Which of those are its trailers.
     pub(crate) trailers: Range<usize>,
@@ -43,10 +43,10 @@ impl RequestSpan {
         }
     }
 
-    /// Reads on.
+    /// Reads further.
     ///
     /// # Errors
-    /// The chunks are broken, or the trailers are: nobody can say where the request ends.
+    /// The chunks or the trailers are broken, so it is unknown where the request ends.
     pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<SpanBytes, BadChunk> {
         let counted = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
         self.left -= counted as u64;
@@ -61,12 +61,12 @@ impl RequestSpan {
         }
     }
 
-    /// A part of it was broken.
+    /// Whether a part of it was broken.
     pub(crate) fn is_broken(&self) -> bool {
         self.is_broken
     }
 
-    /// All of it was read.
+    /// Whether all of it was read.
     pub(crate) fn is_over(&self) -> bool {
         self.left == 0 && self.chunks.as_ref().is_none_or(ChunkReader::is_over)
     }

@@ -3,8 +3,8 @@
 use super::head::RequestHead;
 use super::text_span::LineRun;
 
-/// The client's part of a head as it goes over an HTTP/1.1 connection, with room for what comes behind
-/// it. Every part was checked when its type was made, so none can end a line.
+/// The client's part of a head as sent over an HTTP/1.1 connection, with space for what follows.
+/// Every part was checked when its type was made, so none can end a line.
 pub(crate) fn write_head(head: &RequestHead, body_length: usize) -> Vec<u8> {
     let (method, target) = (head.method.as_str(), head.target.as_str());
     let room =
@@ -13,7 +13,7 @@ pub(crate) fn write_head(head: &RequestHead, body_length: usize) -> Vec<u8> {
     for part in [method, " ", target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
-    // Lines that stay as they are and follow one another are copied as one piece.
+    // Unchanged lines that follow one another are copied as one piece.
     let mut run = LineRun::default();
     for (name, value, line) in head.fields.lines() {
         match line {
@@ -39,7 +39,7 @@ pub(crate) fn put_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Room for the lines that are added.
+/// Space for the lines that are added.
 const ADDED_BYTES: usize = 512;
 
 #[cfg(test)]

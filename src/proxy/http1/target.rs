@@ -1,5 +1,5 @@
-//! The target of a request, as its client wrote it. [`http::Uri`] holds no query with `"`, `<` or
-//! `>`, which some clients send raw, and drops a fragment without a word; so a target becomes one
+//! The target of a request, as its client wrote it. [`http::Uri`] cannot hold a query with `"`, `<`
+//! or `>`, which some clients send raw, and silently drops a fragment. So a target becomes a `Uri`
 //! only where hyper writes the request.
 
 #[cfg(test)]
@@ -15,9 +15,9 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 pub(crate) struct RequestTarget {
     /// Path and query. Without white space or control characters, so it cannot end a line.
     text: Rc<str>,
-    /// Bytes of the path. Behind them is the end of the text or a `?`.
+    /// Bytes of the path. The text ends after them, or a `?` follows.
     path_length: usize,
-    /// Of an absolute target; over HTTP/2 `:scheme` and `:authority`.
+    /// From an absolute target. Over HTTP/2: `:scheme` and `:authority`.
     scheme: Option<Scheme>,
     authority: Option<Authority>,
 }
@@ -27,7 +27,7 @@ pub(crate) struct RequestTarget {
 pub(crate) enum BadTarget {
     Form,
     Fragment,
-    /// Of HTTP/2 services, upgrades and preserved case.
+    /// For HTTP/2 services, upgrades and preserved case.
     NotForHyper,
     Path,
 }
@@ -37,8 +37,8 @@ opaque!(RequestTarget);
 // === impl RequestTarget ===
 
 impl RequestTarget {
-    /// What the request line has between method and version. The forms are those of
-    /// [`http::Uri`]; a query may have any character that is visible or not of ASCII.
+    /// The text between method and version in the request line. The forms are those of
+    /// [`http::Uri`], but a query may have any character that is visible or not ASCII.
     ///
     /// # Errors
     /// [`BadTarget`]: the target has another form, or a character that its place does not allow.
@@ -78,7 +78,7 @@ impl RequestTarget {
         Ok(target)
     }
 
-    /// A target that nobody could read. It has no path.
+    /// A target that could not be read. It has no path.
     pub(crate) fn unread() -> Self {
         Self { text: Rc::default(), path_length: 0, scheme: None, authority: None }
     }
@@ -105,7 +105,7 @@ impl RequestTarget {
         self.authority.as_ref()
     }
 
-    /// In place of the query, which `query` is a part of. Nothing else changes.
+    /// Replaces the query by `query`, which is a part of it. Nothing else changes.
     pub(crate) fn set_query(&mut self, query: Option<&str>) {
         self.text = match query {
             Some(query) => [self.path(), "?", query].concat().into(),
@@ -113,12 +113,12 @@ impl RequestTarget {
         };
     }
 
-    /// As HTTP/2 sends it.
+    /// Sets the parts that HTTP/2 sends.
     pub(crate) fn set_origin(&mut self, scheme: Scheme, authority: Authority) {
         (self.scheme, self.authority) = (Some(scheme), Some(authority));
     }
 
-    /// As HTTP/1.1 sends it to a server: path and query alone.
+    /// Leaves what HTTP/1.1 sends to a server: path and query alone.
     pub(crate) fn clear_origin(&mut self) {
         (self.scheme, self.authority) = (None, None);
     }
@@ -129,7 +129,7 @@ impl RequestTarget {
         !self.query().unwrap_or_default().bytes().any(is_odd)
     }
 
-    /// For hyper.
+    /// The form for hyper.
     ///
     /// # Errors
     /// [`BadTarget::NotForHyper`]: its query has a character that hyper cannot send.
@@ -147,7 +147,7 @@ impl RequestTarget {
 impl From<Uri> for RequestTarget {
     fn from(uri: Uri) -> Self {
         let path_length = uri.path().len();
-        // Of an empty path only `path` says that it is `/`.
+        // For an empty path, only `path` says that it is `/`.
         let text = match uri.query() {
             Some(query) => [uri.path(), "?", query].concat().into(),
             None => uri.path().into(),
@@ -158,7 +158,7 @@ impl From<Uri> for RequestTarget {
 }
 
 impl BadTarget {
-    /// Why, for the refusal.
+    /// The reason, for the refusal.
     pub(crate) const fn why(self) -> &'static str {
         match self {
             Self::Form => "the target has no known form, or a character that has to be encoded",

@@ -1,8 +1,8 @@
-//! A place in the bytes of a head, which stays right when the bytes move.
+//! A place in the bytes of a head that stays valid when the bytes move.
 
 use std::ops::Range;
 
-/// Where some text begins, and how many bytes it has.
+/// Where some text begins, and its length in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TextSpan {
     pub(super) begin: u32,
@@ -19,7 +19,7 @@ pub(crate) struct LineRun {
 // === impl TextSpan ===
 
 impl TextSpan {
-    /// Where `part` lies in `text`. `None`: it is not a part of it.
+    /// Where `part` is in `text`. `None`: it is not a part of `text`.
     pub(super) fn within(text: &[u8], part: &[u8]) -> Option<Self> {
         let begin = part.as_ptr().addr().checked_sub(text.as_ptr().addr())?;
         let is_inside = begin.checked_add(part.len()).is_some_and(|end| end <= text.len());
@@ -32,7 +32,7 @@ impl TextSpan {
         begin..begin + self.length as usize
     }
 
-    /// Empty if `text` is not the one that the place is in.
+    /// Empty if `text` is not the text that the place refers to.
     pub(super) fn of(self, text: &[u8]) -> &[u8] {
         text.get(self.range()).unwrap_or_default()
     }
@@ -41,8 +41,8 @@ impl TextSpan {
 // === impl LineRun ===
 
 impl LineRun {
-    /// The line of a field, where it stands in `text` as keygate would write it. `None`: there is more
-    /// than `: ` between name and value, or than the end of the line behind them.
+    /// The line of a field, if `text` has it as keygate would write it. `None`: there is more than
+    /// `: ` between name and value, or more than the end of the line after them.
     pub(super) fn tidy(text: &[u8], name: TextSpan, value: TextSpan) -> Option<Self> {
         let line = Self::of(name, value);
         let is_tidy = text.get(name.range().end..value.range().start) == Some(b": ")
@@ -50,12 +50,12 @@ impl LineRun {
         is_tidy.then_some(line)
     }
 
-    /// The line of a field that is tidy.
+    /// The line of a tidy field.
     pub(super) fn of(name: TextSpan, value: TextSpan) -> Self {
         Self { begin: name.range().start, end: value.range().end + 2 }
     }
 
-    /// Takes in the line behind the last one; false if `line` is another.
+    /// Appends the line that follows the last one. False: `line` does not follow it.
     pub(crate) fn goes_on(&mut self, line: Self) -> bool {
         let follows = self.end == line.begin;
         if follows {

@@ -1,5 +1,5 @@
-//! What is asked of the store, and what has been had from it: tokens in the hand of one request,
-//! which go back into the lease unless it uses them. Imports `core`.
+//! What the store is asked for, and what it has granted: tokens in the hand of one request, which
+//! return to the lease unless the request uses them. Imports `core`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,15 +12,16 @@ use super::bucket::StoreState;
 use super::names::StoreBucket;
 use crate::core::Now;
 
-/// What is asked of one bucket.
+/// What is asked for from one bucket.
 #[derive(Clone, Debug)]
 pub(super) struct AskedBucket {
     pub(super) bucket: Arc<StoreBucket>,
     /// Without it, the request is refused.
     pub(super) need: u32,
-    /// In advance: more than that, if it is there.
+    /// In advance: this much more, if available.
     pub(super) want: u32,
-    /// Of a quota: what the store is told, as [`super::bucket::LeasedBucket::tell`] has it.
+    /// For a quota: what the store has to learn, as [`super::bucket::LeasedBucket::tell`] returns
+    /// it.
     pub(super) told: (u64, u64, u32),
 }
 
@@ -28,23 +29,23 @@ pub(super) struct AskedBucket {
 #[derive(Debug)]
 pub(super) struct LeaseAsk {
     pub(super) buckets: SmallVec<[AskedBucket; 2]>,
-    /// Who waits for the answer; `None`: it is for later requests.
+    /// The request that waits for the answer. `None`: it is for later requests.
     pub(super) waiter: Option<oneshot::Sender<StoreAnswer>>,
-    /// On the clock of [`crate::core::Now::mono_ns`].
+    /// When it was asked, on the clock of [`crate::core::Now::mono_ns`].
     pub(super) asked_ns: u64,
 }
 
-/// What becomes of a question that a request waits for.
+/// The answer to a question that a request waits for.
 #[derive(Debug)]
 pub(super) enum StoreAnswer {
     Granted(TokensInHand),
-    /// How long each bucket makes it wait, in their order; `None`: it has enough.
+    /// How long each bucket makes it wait, in their order. `None`: the bucket has enough.
     Refused(SmallVec<[Option<Duration>; 4]>),
-    /// The store cannot say.
+    /// The store cannot answer.
     Failed,
 }
 
-/// Taken for one request. What it does not use is for others.
+/// Tokens taken for one request. What it does not use is for others.
 pub(super) struct TokensInHand {
     book: Arc<LeaseBook>,
     taken: SmallVec<[(Arc<StoreBucket>, u32); 2]>,
@@ -53,7 +54,7 @@ pub(super) struct TokensInHand {
 // === impl AskedBucket ===
 
 impl AskedBucket {
-    /// How long until it has what is needed; `None`: it has.
+    /// How long until the bucket has what is needed. `None`: it has it.
     pub(super) fn wait(&self, state: StoreState, now: Now) -> Option<Duration> {
         let limit = self.bucket.of.limit;
         let ahead_ns = match state {
@@ -73,7 +74,7 @@ impl AskedBucket {
 // === impl LeaseAsk ===
 
 impl LeaseAsk {
-    /// Tells who waits; `false`: nobody does any more.
+    /// Answers the waiting request. An error: it no longer waits.
     pub(super) fn answer(&mut self, answer: StoreAnswer) -> Result<(), StoreAnswer> {
         match self.waiter.take() {
             Some(waiter) => waiter.send(answer),
@@ -95,7 +96,7 @@ impl TokensInHand {
         }
     }
 
-    /// Both together.
+    /// Adds the other tokens.
     pub(super) fn merge(&mut self, mut other: Self) {
         self.taken.extend(other.taken.drain(..));
     }

@@ -1,5 +1,6 @@
-//! All that this sidecar has taken from the store, by key, subject and org. Workers take from it under
-//! the lock of one entry; the thread that asks the store puts into it. Imports `core`, `token`.
+//! Everything that this sidecar has taken from the store, by key, subject and org. Workers take
+//! from it under the lock of one entry. The thread that asks the store adds to it. Imports `core`,
+//! `token`.
 
 use std::hash::BuildHasher as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,15 +20,15 @@ use crate::token::buckets::{BucketState, org_of, subject_of};
 
 /// Locks are taken in the order of the maps, one shard (or one part of a table) of each.
 pub(super) struct LeaseBook {
-    /// Of subjects of user tokens, whose number is up to their issuers.
+    /// Buckets of subjects of user tokens, whose number depends on their issuers.
     subjects: BoundedBuckets<OwnedBuckets>,
-    /// The quick hash: whose ids are in the table is not up to clients.
+    /// With the quick hash: clients cannot choose which ids are in the table.
     keys: DashMap<KeyId, OwnedBuckets, RandomState>,
-    /// Of orgs that the table knows.
+    /// Buckets of orgs that the table knows.
     orgs: DashMap<Box<str>, OwnedBuckets, RandomState>,
-    /// Of all other orgs: user tokens bring any number of names.
+    /// Buckets of all other orgs: user tokens can bring any number of names.
     foreign_orgs: BoundedBuckets<OwnedBuckets>,
-    /// Those that may have something to give back.
+    /// Buckets that may have something to return.
     listed: Mutex<Vec<Arc<StoreBucket>>>,
 }
 
@@ -37,26 +38,26 @@ pub(super) struct OwnedBuckets {
     list: SmallVec<[(PolicyId, LeasedBucket); 1]>,
 }
 
-/// How long what is taken in advance lasts, and whether the store can be asked.
+/// How long tokens taken in advance last, and whether the store can be asked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LeaseTerms {
     pub(super) lease_ns: u64,
     pub(super) may_ask: bool,
 }
 
-/// What the book says of a request. All amounts and waits are in the order of its limits.
+/// What the book says about a request. All amounts and waits are in the order of its limits.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum BookVerdict {
     Taken {
         spent: SmallVec<[Spent; 4]>,
-        /// What to ask for in advance, where anything.
+        /// What to ask for in advance, if anything.
         refill: Option<Amounts>,
     },
-    /// The store has refused as much a moment ago.
+    /// The store refused as much a moment ago.
     Refused(SmallVec<[Option<Duration>; 4]>),
-    /// Something is to be had from the store first.
+    /// The store has to grant something first.
     Short(ShortBuckets),
-    /// Something is short, and the store cannot be asked.
+    /// Something is missing, and the store cannot be asked.
     Unknown,
 }
 
@@ -105,7 +106,7 @@ impl Default for LeaseBook {
 }
 
 impl LeaseBook {
-    /// Takes a request out of the one limit of a key, if that is to be had without any question.
+    /// Charges a request to the one limit of a key, if that is possible without asking the store.
     /// Most requests end here.
     #[inline]
     pub(super) fn take_lone(
@@ -123,7 +124,8 @@ impl LeaseBook {
         }
         let now_ns = now.mono_ns;
         let cost = cost.min(limit.burst());
-        // What it takes must not make it ask: the question needs more than there is at hand here.
+        // Not if the charge would make it ask the store: a question needs more than is available
+        // here.
         if bucket.look(cost, limit, now) != LeaseLook::Enough
             || bucket.will_want(cost, limit, terms.lease_ns, now_ns)
         {
@@ -134,7 +136,7 @@ impl LeaseBook {
         Some(bucket.state(limit, now))
     }
 
-    /// Takes a request out of all its limits, or out of none.
+    /// Charges a request to all its limits, or to none.
     pub(super) fn charge(
         &self,
         charge: &Charge<'_>,
@@ -193,7 +195,7 @@ impl LeaseBook {
         }
     }
 
-    /// Hands over one bucket, which is nobody else's meanwhile.
+    /// Hands over one bucket, which nobody else can use meanwhile.
     pub(super) fn with<T>(
         &self,
         bucket: &StoreBucket,
@@ -203,13 +205,13 @@ impl LeaseBook {
         self.with_owner(&bucket.owner, now, |owned| act(owned.bucket(bucket.policy)))
     }
 
-    /// What was taken and not used is there again.
+    /// Returns tokens that were taken and not used.
     pub(super) fn put_back(&self, bucket: &Arc<StoreBucket>, tokens: u32) {
         self.with(bucket, Now::default(), |leased| leased.put_back(tokens, bucket.span));
         self.list(bucket, Now::default());
     }
 
-    /// It may have something to give back.
+    /// Lists the bucket: it may have something to return.
     pub(super) fn list(&self, bucket: &Arc<StoreBucket>, now: Now) {
         let is_new = self.with(bucket, now, |leased| {
             leased.has_tokens() && !std::mem::replace(&mut leased.is_listed, true)
@@ -219,7 +221,8 @@ impl LeaseBook {
         }
     }
 
-    /// Takes out what has not been used for `idle_ns`, to be given back to the store.
+    /// Removes tokens that have not been used for `idle_ns`, so that they can be returned to the
+    /// store.
     pub(super) fn take_idle(&self, idle_ns: u64, now: Now) -> Vec<(Arc<StoreBucket>, u32)> {
         let take_list = || std::mem::take(&mut *self.listed());
         let mut idle = Vec::new();
@@ -227,7 +230,7 @@ impl LeaseBook {
         kept.retain(|bucket| {
             self.with(bucket, now, |leased| {
                 if leased.span() != bucket.span {
-                    // Of a day or month that is over; the next one is listed for itself.
+                    // It belongs to a day or month that is over. The next one is listed separately.
                     leased.is_listed = false;
                     return false;
                 }
@@ -247,18 +250,18 @@ impl LeaseBook {
         self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How a bucket stands, for what callers are told.
+    /// The state of a bucket, for reports to callers.
     pub(super) fn state(&self, bucket: &StoreBucket, now: Now) -> Spent {
         self.with(bucket, now, |leased| leased.state(bucket.of.limit, now))
     }
 
-    /// Forgets those that say nothing any more. Called about once a minute, off the workers.
+    /// Forgets entries that no longer mean anything. Called about once a minute, off the workers.
     pub(super) fn sweep(&self, now: Now) {
         self.keys.retain(|_, owned| owned.is_spent(now));
         self.orgs.retain(|_, owned| owned.is_spent(now));
     }
 
-    /// Keys and orgs that it has an entry for, without those in a table of fixed size.
+    /// Number of keys and orgs with an entry, except those in a table of fixed size.
     pub(super) fn len(&self) -> usize {
         self.keys.len() + self.orgs.len()
     }

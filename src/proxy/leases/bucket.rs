@@ -1,5 +1,5 @@
-//! One bucket of the store as this sidecar has it: what it has taken in advance, and what it last
-//! heard. Imports `core`.
+//! One of the store's buckets as this sidecar sees it: what it has taken in advance, and what it
+//! last heard. Imports `core`.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use crate::core::{Limit, Now, QuotaPeriod};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BucketLimit {
     pub(super) limit: Limit,
-    /// `None`: it fills again continuously.
+    /// `None`: it refills continuously.
     pub(super) quota: Option<QuotaPeriod>,
 }
 
-/// What the store has said of a bucket.
+/// What the store has said about a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StoreState {
     /// Nanoseconds until the burst is whole again.
     Ahead(u64),
-    /// Of a quota: what all sidecars have taken and given back in this span.
+    /// For a quota: what all sidecars have taken and returned in this span.
     Counts { taken: u64, back: u64 },
 }
 
@@ -31,23 +31,23 @@ pub(super) struct LeasedBucket {
     tokens: u32,
     /// What requests have asked for since `counted_from_ns`, whether they got it or not.
     demand: u32,
-    /// What lasts for a lease at the rate of the time before that.
+    /// What lasts for one lease at the rate of the previous period.
     wanted: u32,
     counted_from_ns: u64,
-    /// When the burst will be whole again, as the store said last, on our clock.
+    /// When the burst will be whole again, as the store last said, on our clock.
     arrival_ns: u64,
     /// When the store said it.
     heard_ns: u64,
     used_ns: u64,
-    /// When the store refused, unless it has granted since; zero: it did not.
+    /// When the store refused, unless it has granted since. Zero: it has not refused.
     refused_ns: u64,
-    /// It is not asked for more in advance before.
+    /// No more is asked for in advance before this time.
     refill_from_ns: u64,
-    /// Of a quota: when it is counted, and what the store has said of it.
+    /// For a quota: when it is counted, and what the store has said about it.
     quota: Option<QuotaLease>,
-    /// It is being asked for more in advance.
+    /// A question for more in advance is under way.
     pub(super) is_refilling: bool,
-    /// It stands in the list of those that may have something to give back.
+    /// It is in the list of buckets that may have something to return.
     pub(super) is_listed: bool,
 }
 
@@ -56,27 +56,27 @@ struct QuotaLease {
     span: QuotaSpan,
     taken: u64,
     back: u64,
-    /// Admitted without the store, which has yet to be told.
+    /// Requests admitted without the store, which has yet to learn of them.
     owed: u32,
 }
 
-/// What a bucket says of a request.
+/// What a bucket says about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LeaseLook {
     Enough,
-    /// So much has to be had from the store.
+    /// This much has to be granted by the store first.
     Short(u32),
-    /// The store has refused as much, and is not asked again before that.
+    /// The store has refused as much, and is not asked again until this time has passed.
     Refused(Duration),
 }
 
-/// After a refusal nobody asks for so long, however short the wait: a caller far over its limit would
-/// cost the store a call for each request.
+/// After a refusal, keygate does not ask for this long, however short the wait. Otherwise a caller
+/// far over its limit would cost the store a call for each request.
 const AFTER_REFUSAL_NS: u64 = 50_000_000;
 
 const MICROSECOND_NS: u64 = 1_000;
 
-/// The same of a quota, whose wait is the rest of the day or month: others may give something back.
+/// The same for a quota, whose wait is the rest of the day or month: others may return something.
 const AFTER_QUOTA_REFUSAL_NS: u64 = 1_000_000_000;
 
 // === impl BucketLimit ===
@@ -90,7 +90,7 @@ impl BucketLimit {
 // === impl LeasedBucket ===
 
 impl LeasedBucket {
-    /// Changes nothing.
+    /// What the bucket says. Changes nothing.
     #[inline]
     pub(super) fn look(&self, cost: u32, limit: Limit, now: Now) -> LeaseLook {
         if self.tokens >= cost {
@@ -108,7 +108,7 @@ impl LeasedBucket {
         if self.refused_ns != 0 {
             let there_ns = self.until(missing, limit);
             let asked_ns = there_ns.max(self.refused_ns.saturating_add(AFTER_REFUSAL_NS));
-            // Of a smaller request it is not known whether it would have been refused.
+            // It is unknown whether the store would have refused a smaller request.
             if there_ns > self.refused_ns && now_ns < asked_ns {
                 return LeaseLook::Refused(Duration::from_nanos(asked_ns - now_ns));
             }
@@ -116,20 +116,20 @@ impl LeasedBucket {
         LeaseLook::Short(missing)
     }
 
-    /// When the store will have so much, unless others take it.
+    /// When the store will have this much, unless others take it.
     fn until(&self, tokens: u32, limit: Limit) -> u64 {
         let taken = self.arrival_ns.saturating_add(limit.interval_ns() * u64::from(tokens));
         taken.saturating_sub(limit.tolerance_ns())
     }
 
-    /// Notes what a request asks for.
+    /// Records what a request asks for.
     #[inline]
     pub(super) fn demanded(&mut self, cost: u32, now_ns: u64) {
         self.demand = self.demand.saturating_add(cost);
         self.used_ns = now_ns;
     }
 
-    /// It is counted by calendar, in this span. What was taken for another one is void.
+    /// Settles the calendar span that it is counted in. Tokens of another span are void.
     pub(super) fn settle(&mut self, span: Option<QuotaSpan>) {
         if self.quota.map(|quota| quota.span) != span {
             let (is_listed, demand) = (self.is_listed, self.demand);
@@ -138,8 +138,8 @@ impl LeasedBucket {
         }
     }
 
-    /// What the store is told with a question: taken and given back as far as is known here, and
-    /// what was admitted without it, which is told once.
+    /// What the store learns with a question: the taken and returned amounts as far as this sidecar
+    /// knows them, and what was admitted without the store, which is reported once.
     pub(super) fn tell(&mut self) -> (u64, u64, u32) {
         match &mut self.quota {
             None => (0, 0, 0),
@@ -147,14 +147,14 @@ impl LeasedBucket {
         }
     }
 
-    /// A request was admitted without the store.
+    /// Records a request that was admitted without the store.
     pub(super) fn owe(&mut self, cost: u32) {
         if let Some(quota) = &mut self.quota {
             quota.owed = quota.owed.saturating_add(cost);
         }
     }
 
-    /// Takes at most this much; the rest is what it lacked.
+    /// Takes at most this much. Returns how much was taken.
     #[inline]
     pub(super) fn take(&mut self, cost: u32) -> u32 {
         let taken = self.tokens.min(cost);
@@ -162,15 +162,15 @@ impl LeasedBucket {
         taken
     }
 
-    /// What was taken and not used is there again, unless its time is over.
+    /// Returns tokens that were taken and not used, unless their time is over.
     pub(super) fn put_back(&mut self, tokens: u32, span: Option<QuotaSpan>) {
         if self.quota.map(|quota| quota.span) == span {
             self.tokens = self.tokens.saturating_add(tokens);
         }
     }
 
-    /// How much more to have in advance: what lasts for a lease at the rate seen, at most a quarter
-    /// of the burst, once half of that is used. Zero: nothing, or not now.
+    /// How much more to ask for in advance: what lasts for one lease at the observed rate, at most
+    /// a quarter of the burst, once half of that is used. Zero: nothing, or not now.
     #[inline]
     pub(super) fn wants(&mut self, limit: Limit, lease_ns: u64, now_ns: u64) -> u32 {
         if lease_ns == 0 {
@@ -184,7 +184,8 @@ impl LeasedBucket {
         if most == 0 || self.is_refilling || now_ns < self.refill_from_ns {
             return 0;
         }
-        // What has come since the last count, in less than a lease, will not have been all of it.
+        // Since the last count less than a lease has passed, so this will not have been all of the
+        // demand.
         let want = self.wanted.max(self.demand).min(most);
         match self.tokens.saturating_mul(2) <= want {
             true => want - self.tokens,
@@ -192,8 +193,8 @@ impl LeasedBucket {
         }
     }
 
-    /// Whether more would be wanted once so much is taken, or counting is due: what a hot bucket is
-    /// asked with every request.
+    /// Whether more would be wanted once this much is taken, or counting is due: a hot bucket
+    /// answers this for every request.
     #[inline]
     pub(super) fn will_want(&self, cost: u32, limit: Limit, lease_ns: u64, now_ns: u64) -> bool {
         if self.is_refilling {
@@ -213,7 +214,7 @@ impl LeasedBucket {
         (self.demand, self.counted_from_ns) = (0, now_ns);
     }
 
-    /// What callers are told: the store's rest as it was said last, and our own.
+    /// What callers are shown: the rest that the store last reported, and our own.
     #[inline]
     pub(super) fn state(&self, limit: Limit, now: Now) -> Spent {
         let now_ns = now.mono_ns;
@@ -224,7 +225,7 @@ impl LeasedBucket {
         }
         let (interval, tolerance) = (limit.interval_ns(), limit.tolerance_ns());
         let own_ns = interval.saturating_mul(u64::from(self.tokens));
-        // A request that has waited began before the answer came.
+        // A request that has waited began before the answer arrived.
         let now_ns = now_ns.max(self.heard_ns);
         let ahead = self.arrival_ns.saturating_sub(now_ns).saturating_sub(own_ns).min(tolerance);
         // The store counts in whole microseconds.
@@ -245,8 +246,8 @@ impl LeasedBucket {
         }
     }
 
-    /// The store has answered. `wanted`: what was asked for in advance, and `kept` how much of it
-    /// came.
+    /// The store has granted. `wanted`: what was asked for in advance. `kept`: how much of it was
+    /// granted.
     pub(super) fn granted(&mut self, state: StoreState, wanted: u32, kept: u32, now_ns: u64) {
         self.heard(state, now_ns);
         self.tokens = self.tokens.saturating_add(kept);
@@ -268,14 +269,14 @@ impl LeasedBucket {
         }
     }
 
-    /// Nothing is known of what became of the question.
+    /// It is unknown what happened to the question.
     pub(super) fn unanswered(&mut self, wanted: u32) {
         if wanted > 0 {
             self.is_refilling = false;
         }
     }
 
-    /// What has not been used for so long is for others.
+    /// Gives back what has not been used for this long, so that others can use it.
     pub(super) fn give_back(&mut self, idle_ns: u64, now_ns: u64) -> u32 {
         match now_ns.saturating_sub(self.used_ns) >= idle_ns {
             true => std::mem::take(&mut self.tokens),
@@ -295,7 +296,7 @@ impl LeasedBucket {
         self.tokens > 0
     }
 
-    /// Whether it still says something.
+    /// Whether it still means anything.
     pub(super) fn is_alive(&self, now: Now) -> bool {
         let is_counted = |quota: QuotaLease| quota.span.left(now) > Duration::ZERO;
         self.tokens > 0
@@ -309,7 +310,7 @@ impl LeasedBucket {
 // === impl QuotaLease ===
 
 impl QuotaLease {
-    /// What the store had left when it was last heard.
+    /// What the store had left when it last answered.
     fn left(&self, limit: Limit) -> u64 {
         u64::from(limit.count()).saturating_sub(self.taken.saturating_sub(self.back))
     }

@@ -11,11 +11,11 @@ use crate::core::LimitShare;
 /// Shared by the workers and the thread that asks the store.
 pub(super) struct StoreHealth {
     is_away: AtomicBool,
-    /// One after the other, without an answer in time between them.
+    /// Consecutive time-outs, with no timely answer between them.
     timeouts: AtomicU32,
     /// As counted in the store, or configured.
     replicas: AtomicU32,
-    /// Part of a limit that holds at least while the store is away.
+    /// The part of a limit that holds at least while the store is away.
     least_share: f64,
     /// Why it is away.
     why: Mutex<Option<Box<str>>>,
@@ -26,13 +26,13 @@ pub(super) struct StoreHealth {
     pub(super) timed_out: Counter,
 }
 
-/// So many time-outs one after the other, and nobody waits for the store any more.
+/// After this many consecutive time-outs, no request waits for the store any more.
 const TIMEOUTS: u32 = 3;
 
 // === impl StoreHealth ===
 
 impl StoreHealth {
-    /// Away until the first connection.
+    /// Counts as away until the first connection.
     pub(super) fn new(
         replicas: u32,
         least_share: f64,
@@ -59,7 +59,7 @@ impl StoreHealth {
         self.is_away.load(Ordering::Relaxed)
     }
 
-    /// A request has waited in vain.
+    /// A request waited without an answer.
     pub(super) fn timed_out(&self) {
         self.timed_out.increment(1);
         if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS {
@@ -67,12 +67,12 @@ impl StoreHealth {
         }
     }
 
-    /// An answer came in time.
+    /// An answer arrived in time.
     pub(super) fn answered(&self) {
         self.timeouts.store(0, Ordering::Relaxed);
     }
 
-    /// Nobody waits for it from now on.
+    /// From now on, no request waits for the store.
     pub(super) fn leave(&self, why: &str) {
         *self.why.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.into());
         if !self.is_away.swap(true, Ordering::Relaxed) {
@@ -88,7 +88,7 @@ impl StoreHealth {
         }
     }
 
-    /// It answers again, in time.
+    /// The store answers in time again.
     pub(super) fn is_back(&self) {
         self.answered();
         if self.is_away.swap(false, Ordering::Relaxed) {

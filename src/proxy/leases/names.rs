@@ -1,4 +1,4 @@
-//! Whose buckets there are, and what the store calls them. Imports `core`, `token`.
+//! Whose buckets there are, and their names in the store. Imports `core`, `token`.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -12,23 +12,23 @@ use crate::core::quota::QuotaSpan;
 use crate::core::{Charge, Digest, KeyId, Now, PolicyScope};
 use crate::token::buckets::{org_of, subject_of};
 
-/// Whose a bucket is, as the sidecar finds it.
+/// The owner of a bucket, as the sidecar finds it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum BucketOwner {
     Key(KeyId),
     Subject(u128),
     Org(Box<str>),
-    /// Which only user tokens name.
+    /// An org that only user tokens name.
     ForeignOrg(u128),
 }
 
-/// One bucket: where the sidecar has it, and where the store does.
+/// One bucket: where the sidecar finds it, and where the store does.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct StoreBucket {
     pub(super) owner: BucketOwner,
     pub(super) policy: PolicyId,
     pub(super) of: BucketLimit,
-    /// Of a quota: when it is counted.
+    /// For a quota: when it is counted.
     pub(super) span: Option<QuotaSpan>,
     /// Its key in the store.
     pub(super) key: Box<str>,
@@ -47,9 +47,10 @@ impl BucketNames {
         Self { audience: audience.into() }
     }
 
-    /// The buckets that a request is charged under, in the order of `limits`.
+    /// The buckets that a request is charged to, in the order of `limits`.
     ///
-    /// All of an org, and so all of a request, have one hash tag: in a cluster they are on one node.
+    /// All buckets of an org, and so all of a request, have one hash tag: in a cluster they are on
+    /// one node.
     pub(super) fn of_charge(
         &self,
         charge: &Charge<'_>,

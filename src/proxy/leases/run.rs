@@ -1,6 +1,6 @@
-//! What the thread `shared-limits` does: puts questions to the store, as many at once as have come
-//! together, and brings the answers to the book and to whoever waits. Imports `clock`, `config`,
-//! `telemetry`.
+//! What the thread `shared-limits` does: it sends questions to the store, in batches of those that
+//! have accumulated, and passes the answers to the book and to the waiting requests. Imports
+//! `clock`, `config`, `telemetry`.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,20 +24,20 @@ use crate::proxy::limits::LimitStore;
 use crate::telemetry::Metrics;
 use crate::telemetry::control::StoreResult;
 
-/// Questions that wait to be put. Above it requests have this sidecar's share.
+/// The most questions that wait to be sent. Beyond it, requests use this sidecar's share.
 const QUEUE: usize = 8_192;
 
-/// Questions that are put at once.
+/// The most questions that are sent together.
 const BATCH: usize = 256;
 
-/// Sidecars say so often that they are there; those not heard of for three times that are not.
+/// How often a sidecar reports that it is there. One that misses three reports counts as gone.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 
-/// How long a connection, a count or a last give-back may take.
+/// How long a connection, a count or the last return may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 const FIRST_PROBE: Duration = Duration::from_millis(250);
-/// With an attempt to connect behind it, less than five seconds.
+/// Together with the attempt to connect after it, less than five seconds.
 const LAST_PROBE: Duration = Duration::from_secs(4);
 
 /// What a run is made of, on its thread.
@@ -53,7 +53,7 @@ pub(super) struct LeaseRun {
     link: Option<Rc<StoreLink>>,
     faults: mpsc::UnboundedSender<LinkFault>,
     faulty: mpsc::UnboundedReceiver<LinkFault>,
-    /// Which link it is, of all that there were.
+    /// The number of the link, counting all links that there were.
     generation: u64,
     parts: Rc<RunParts>,
     settings: StoreSettings,
@@ -62,13 +62,13 @@ pub(super) struct LeaseRun {
     next_probe: Instant,
 }
 
-/// What a link has met. One that was given up says nothing of the next.
+/// A fault of a link. A fault of a link that was given up says nothing about the next one.
 struct LinkFault {
     generation: u64,
     fault: StoreFault,
 }
 
-/// What the tasks of single batches need as well.
+/// What the tasks of single batches need in addition.
 struct RunParts {
     book: Arc<LeaseBook>,
     health: Arc<StoreHealth>,
@@ -137,7 +137,7 @@ impl LeaseRun {
         }
     }
 
-    /// Until it is told to stop.
+    /// Runs until it is stopped.
     pub(super) async fn run(&mut self, mut stopped: oneshot::Receiver<()>) {
         let lease = self.settings.config.lease;
         let look = lease.max(Duration::from_millis(50));
@@ -172,7 +172,7 @@ impl LeaseRun {
         self.leave().await;
     }
 
-    /// Puts questions in one write. The answers are awaited beside the next questions.
+    /// Sends questions in one write. The answers are awaited while the next questions are sent.
     fn put(&self, asks: Vec<LeaseAsk>) {
         let parts = Rc::clone(&self.parts);
         let Some(link) = self.link.clone().filter(|_| !parts.health.is_away()) else {
@@ -199,11 +199,11 @@ impl LeaseRun {
         });
     }
 
-    /// One error is enough.
+    /// One error is enough to give up the link.
     fn failed(&mut self, met: &LinkFault) {
         if met.generation == self.generation {
             self.parts.health.leave(&met.fault.to_string());
-            // Another server may be the right one by now.
+            // By now, another server may be the right one.
             self.link = None;
         }
     }
@@ -213,8 +213,8 @@ impl LeaseRun {
         self.next_probe = Instant::now() + FIRST_PROBE;
     }
 
-    /// Asks whether it answers again. Whoever is slow once is asked again at once: this thread may
-    /// have had no turn.
+    /// Checks whether the store answers again. If it was slow once, asks again immediately: this
+    /// thread may not have had a turn.
     async fn probe(&mut self) {
         let result = match timeout(PATIENCE, self.try_again()).await {
             Ok(result) => result,
@@ -290,7 +290,8 @@ impl LeaseRun {
         });
     }
 
-    /// What has not been used for so long. Never repeated: whether it has arrived may not be known.
+    /// Returns what has not been used for this long. Never repeated, because it may have arrived
+    /// without our knowledge.
     fn give_back(&self, idle: Duration) {
         let idle_ns = u64::try_from(idle.as_nanos()).unwrap_or(u64::MAX);
         let Some(link) = self.link.clone().filter(|_| !self.parts.health.is_away()) else { return };
@@ -301,19 +302,19 @@ impl LeaseRun {
         let calls: Vec<_> =
             idle.iter().map(|(bucket, tokens)| StoreCall::give_back(bucket, *tokens)).collect();
         tokio::task::spawn_local(async move {
-            // An error is met by the next question.
+            // The next question will meet the same error.
             let _ = link.call(calls).await;
         });
     }
 
-    /// Gives everything back, and is counted no more.
+    /// Returns everything, and is no longer counted.
     async fn leave(&mut self) {
         self.asks.close();
         while let Ok(mut ask) = self.asks.try_recv() {
             self.parts.failed(&mut ask);
         }
         let Some(link) = self.link.take().filter(|_| !self.parts.health.is_away()) else { return };
-        // What is asked for now is taken when its answer comes, and goes back too.
+        // Tokens asked for now are taken when the answer arrives, and are returned too.
         let _ = timeout(PATIENCE, async {
             while Rc::strong_count(&self.parts) > 1 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -346,7 +347,7 @@ impl RunParts {
         }
     }
 
-    /// Nothing is known of what the store has done.
+    /// It is unknown what the store has done.
     fn failed(&self, ask: &mut LeaseAsk) {
         for asked in &ask.buckets {
             self.book.with(&asked.bucket, self.clock.now(), |leased| {
@@ -359,8 +360,8 @@ impl RunParts {
         }
     }
 
-    /// The store has granted all that is needed, or refused. What comes too late for the request is
-    /// kept for the next one.
+    /// The store has granted all that is needed, or refused. Tokens that arrive too late for the
+    /// request are kept for the next one.
     fn answered(&self, ask: &mut LeaseAsk, reply: &StoreReply) {
         let now = self.clock.now();
         let took = Duration::from_nanos(now.mono_ns.saturating_sub(ask.asked_ns));
@@ -394,14 +395,14 @@ impl RunParts {
                     });
                     waits.push(asked.wait(*state, now));
                 }
-                // Its answer is in whole microseconds: what is missing may be less than one.
+                // The store answers in whole microseconds: less than one may be missing.
                 if waits.iter().all(Option::is_none) {
                     waits.fill(Some(Duration::from_millis(1)));
                 }
                 (StoreResult::Refused, ask.answer(StoreAnswer::Refused(waits)))
             }
         };
-        // A question that nobody waits for any more was counted when its time was over.
+        // A question that no request waits for any more was counted when its time was over.
         if told.is_ok() || !is_awaited {
             self.count_result(result);
         }

@@ -1,5 +1,5 @@
-//! The scripts that the store runs, and their arguments. A script is one step there: all buckets of a
-//! request are taken from, or none. Imports `core`.
+//! The scripts that the store runs, and their arguments. A script is one atomic step there: it
+//! takes from all buckets of a request, or from none. Imports `core`.
 
 use std::sync::{Arc, LazyLock};
 
@@ -59,7 +59,7 @@ impl StoreCall {
                 continue;
             };
             let (taken, back, owed) = told;
-            // A day longer than it is counted: clocks differ.
+            // A day longer than it is counted, because clocks differ.
             let lasts_ms = span.left(now).as_millis() + 86_400_000;
             args.push("q".to_owned());
             args.push(limit.count().to_string());
@@ -71,7 +71,7 @@ impl StoreCall {
         Self { script: &LEASE, keys, args }
     }
 
-    /// Gives back what was not used. Never repeated: twice would be too much.
+    /// Gives back what was not used. Never repeated: a second time would return too much.
     pub(super) fn give_back(bucket: &Arc<StoreBucket>, tokens: u32) -> Self {
         let keys = SmallVec::from_iter([bucket.key.clone()]);
         match bucket.span {
@@ -83,13 +83,13 @@ impl StoreCall {
         }
     }
 
-    /// Says that `instance` is there, and counts all that are.
+    /// Reports that `instance` is there, and counts all that are.
     pub(super) fn count(key: &str, instance: &str) -> Self {
         let keys = SmallVec::from_iter([key.into()]);
         Self { script: &COUNT, keys, args: vec![instance.to_owned()] }
     }
 
-    /// Says that `instance` is there no more.
+    /// Reports that `instance` has gone.
     pub(super) fn uncount(key: &str, instance: &str) -> Self {
         let args = vec![instance.to_owned(), "leaves".to_owned()];
         Self { args, ..Self::count(key, instance) }

@@ -10,11 +10,11 @@ use crate::tls::ClientTls;
 #[derive(Clone, Debug)]
 pub struct StoreSettings {
     pub config: SharedConfig,
-    /// `None`: the store is asked in clear.
+    /// `None`: the connection to the store is not encrypted.
     pub tls: Option<Arc<ClientTls>>,
     /// Sidecars of other audiences have limits of their own.
     pub audience: Box<str>,
-    /// Of this process alone: sidecars count each other by it.
+    /// Identifies this process alone: sidecars count each other by it.
     pub instance: Box<str>,
     pub clock: Clock,
 }

@@ -1,6 +1,6 @@
-//! The store: a Valkey or Redis, alone, behind sentinels or as a cluster. One connection per server
-//! that is asked. Speaks by the library `redis`; which server is asked, what an error means and that
-//! nothing is ever repeated is decided here. Imports `config`, `clock`.
+//! The store: a Valkey or Redis, alone, behind sentinels or as a cluster. Each server in use has
+//! one connection. The library `redis` speaks the protocol. This file decides which server is asked
+//! and what an error means, and ensures that nothing is ever repeated. Imports `config`, `clock`.
 
 mod cluster;
 mod dial;
@@ -19,30 +19,30 @@ use super::script::StoreCall;
 use super::settings::StoreSettings;
 use crate::config::StoreTopology;
 
-/// A connection to the store, or to the servers of one that were needed so far.
+/// A connection to the store, or to those of its servers that were needed so far.
 pub(super) enum StoreLink {
     One(NodeLink),
     Cluster(Box<ClusterLink>),
 }
 
-/// One connection. Its task ends with it, and so does whatever waits for an answer.
+/// One connection. Its task ends with it, and so does everything that waits for an answer.
 pub(super) struct NodeLink {
     connection: MultiplexedConnection,
     driver: AbortHandle,
 }
 
-/// What became of each call of several, in their order.
+/// The result of each of several calls, in their order.
 pub(super) type StoreReplies = Vec<Result<StoreReply, StoreFault>>;
 
 /// Whether a server has the keys already.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum SlotAccess {
     Own,
-    /// They are about to come to it, and it has them for those who ask.
+    /// The keys are about to move there, and it already serves them to clients that ask for it.
     Asking,
 }
 
-/// How a script is named.
+/// How a call names its script.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ScriptForm {
     /// By its hash: the store has it.
@@ -53,7 +53,7 @@ enum ScriptForm {
 // === impl StoreLink ===
 
 impl StoreLink {
-    /// To the server that takes writes.
+    /// Connects to the server that takes writes.
     pub(super) async fn connect(settings: &StoreSettings) -> Result<Self, StoreFault> {
         match &settings.config.store {
             StoreTopology::Single(node) => NodeLink::connect(node, settings).await.map(Self::One),
@@ -67,8 +67,8 @@ impl StoreLink {
         }
     }
 
-    /// Runs scripts, in one write. A script that the store does not have is sent once. No call is
-    /// repeated of which it is not known that it was not run.
+    /// Runs scripts, in one write. A script that the store does not have is sent once. A call is
+    /// repeated only if it certainly was not run.
     pub(super) async fn call(&self, calls: Vec<StoreCall>) -> StoreReplies {
         match self {
             Self::One(node) => node.call(&calls, SlotAccess::Own).await,
@@ -81,7 +81,7 @@ impl StoreLink {
         replies.pop().unwrap_or(Err(StoreFault::Strange))
     }
 
-    /// Which server has which keys, where that may have changed.
+    /// Finds out which server has which keys, where that may have changed.
     pub(super) async fn look_around(&self) -> Result<(), StoreFault> {
         match self {
             Self::One(_) => Ok(()),
@@ -143,12 +143,12 @@ impl NodeLink {
             .step_by(if asking { 2 } else { 1 })
             .map(StoreReply::of)
             .collect();
-        // One for each, whatever the server has sent.
+        // One reply for each call, whatever the server has sent.
         replies.resize_with(calls.len(), || Err(StoreFault::Strange));
         replies
     }
 
-    /// One command of any kind.
+    /// Sends one command of any kind.
     async fn ask(&self, command: &Cmd) -> Result<Value, StoreFault> {
         let mut connection = self.connection.clone();
         match connection.send_packed_command(command).await {

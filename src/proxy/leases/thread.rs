@@ -9,17 +9,17 @@ use tokio::sync::oneshot;
 use super::SharedLimits;
 use super::settings::StoreSettings;
 
-/// Why limits cannot be shared. A store that is away is no reason.
+/// Why limits cannot be shared. A store that is away is not such a reason.
 #[derive(Debug, thiserror::Error)]
 pub enum SharedLimitsError {
     #[error("cannot start the thread of shared limits: {0}")]
     Thread(#[source] io::Error),
-    /// The configuration is refused before.
+    /// Never happens: the configuration is refused earlier.
     #[error("this build cannot share limits")]
     NotBuilt,
 }
 
-/// The running thread. What was taken in advance is given back when it is stopped.
+/// The running thread. Stopping it returns what was taken in advance.
 #[derive(Debug)]
 pub struct SharedLimitsThread {
     stop: oneshot::Sender<()>,
@@ -29,7 +29,7 @@ pub struct SharedLimitsThread {
 // === impl SharedLimits ===
 
 impl SharedLimits {
-    /// Starts the thread, which connects by itself: a store that is away holds up no start.
+    /// Starts the thread, which connects on its own: a store that is away does not delay the start.
     ///
     /// # Errors
     /// The thread could not be started.
@@ -56,7 +56,7 @@ impl SharedLimits {
         Ok((limits, SharedLimitsThread { stop, thread }))
     }
 
-    /// As with the feature.
+    /// The same function as with the feature.
     ///
     /// # Errors
     /// Always.
@@ -73,7 +73,7 @@ impl SharedLimits {
 // === impl SharedLimitsThread ===
 
 impl SharedLimitsThread {
-    /// Once no request is charged any more. Waits for the store for a second at most.
+    /// To be called once no more requests are charged. Waits for the store for a second at most.
     pub fn stop(self) {
         drop(self.stop);
         // A panic of that thread was reported by the panic hook.

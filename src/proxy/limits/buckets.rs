@@ -4,17 +4,17 @@ use crate::core::limit::PolicyId;
 use crate::core::{Now, quota};
 use crate::token::buckets::BucketState;
 
-/// Of one key or org, by policy. 64 bytes; beyond four policies a list of its own.
+/// The buckets of one key or org, by policy. 64 bytes; beyond four policies, a separate list.
 #[derive(Debug, Default)]
 pub(super) struct Buckets {
     /// Arrival times in nanoseconds ([`crate::core::Limit::step`]), or counts by calendar
-    /// ([`quota::QuotaCount`]); zero is a free place.
+    /// ([`quota::QuotaCount`]). Zero is a free place.
     arrivals: [u64; INLINE],
     policies: [PolicyId; INLINE],
     more: Option<Box<MoreBuckets>>,
 }
 
-/// Few callers have as many as this.
+/// Few callers have as many policies as this.
 const INLINE: usize = 4;
 
 #[derive(Debug, Default)]
@@ -47,13 +47,13 @@ impl Buckets {
         more.copied().find(|(known, _)| *known == policy).map_or(0, |(_, arrival)| arrival)
     }
 
-    /// All that it has, zeros included.
+    /// All its buckets, zeros included.
     pub(super) fn iter(&self) -> impl Iterator<Item = (PolicyId, u64)> {
         let more = self.more.iter().flat_map(|more| &more.list).copied();
         self.policies.into_iter().zip(self.arrivals).chain(more)
     }
 
-    /// What is over says nothing any more, and gives its place away.
+    /// Sets the state. A bucket whose time is over means nothing any more, and frees its place.
     #[inline]
     pub(super) fn set(&mut self, policy: PolicyId, arrival: u64, now: Now) {
         let mut free = None;
@@ -83,7 +83,7 @@ impl Buckets {
 }
 
 impl BucketState for Buckets {
-    /// Whether any of them still says something.
+    /// Whether any of them still means something.
     fn is_spent(&self, now: Now) -> bool {
         self.iter().any(|(_, state)| quota::is_spent(state, now))
     }

@@ -1,5 +1,5 @@
-//! What keys, subjects and orgs have used of quotas and long limits, as bytes that outlive the process.
-//! 32 bytes for each bucket. Imports core, `token`.
+//! What keys, subjects and orgs have used of quotas and long limits, as bytes that outlive the
+//! process: 32 bytes for each bucket. Imports core, `token`.
 
 use std::sync::atomic::Ordering;
 
@@ -10,7 +10,7 @@ use crate::core::quota::{self, QuotaCount};
 use crate::core::{KeyId, Now};
 use crate::token::buckets::{BucketState as _, org_of};
 
-/// What was kept cannot be read.
+/// The kept state cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeptLimitsError {
     #[error("it is no file of used quotas")]
@@ -19,7 +19,7 @@ pub enum KeptLimitsError {
     Damaged,
 }
 
-/// Whose a kept bucket is.
+/// The owner of a kept bucket.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum KeptOwner {
@@ -33,14 +33,14 @@ const RECORD: usize = 32;
 /// Magic, and a checksum of the records.
 const HEAD: usize = 12;
 
-/// Of a limit that is no quota, only a debt that is paid off later than this is kept: other limits
-/// are whole again before a process is.
+/// For a limit that is not a quota, only a debt that takes longer than this to pay off is kept:
+/// other limits are whole again before a process has restarted.
 const LEAST_DEBT_NS: u64 = 60_000_000_000;
 
 // === impl LimitStore ===
 
 impl LimitStore {
-    /// All that is worth keeping.
+    /// Everything that is worth keeping.
     pub fn keep(&self, now: Now) -> Vec<u8> {
         let mut records = Vec::new();
         let mut add = |owner: KeptOwner, name: [u8; 16], policy: PolicyId, state: u64| {
@@ -86,10 +86,10 @@ impl LimitStore {
         bytes
     }
 
-    /// Takes in what [`LimitStore::keep`] has written; how many buckets.
+    /// Restores what [`LimitStore::keep`] has written. Returns the number of buckets.
     ///
     /// # Errors
-    /// It is something else, or damaged. Nothing is taken in then.
+    /// It is something else, or damaged. Then nothing is restored.
     pub fn restore(&self, bytes: &[u8], now: Now) -> Result<usize, KeptLimitsError> {
         let (head, records) = bytes.split_at_checked(HEAD).ok_or(KeptLimitsError::Kind)?;
         let (magic, sum) = head.split_at(MAGIC.len());
@@ -106,7 +106,7 @@ impl LimitStore {
         Ok(count)
     }
 
-    /// `None`: it says nothing any more, or nothing that is known here.
+    /// `None`: it means nothing any more, or nothing that this process knows.
     fn restore_one(&self, record: &[u8], now: Now) -> Option<()> {
         let (name, rest) = record.split_first_chunk::<16>()?;
         let (policy, rest) = rest.split_first_chunk::<6>()?;
@@ -130,7 +130,7 @@ impl LimitStore {
         Some(())
     }
 
-    /// What was kept of an org that has just called for the first time.
+    /// What was kept for an org that has just called for the first time.
     pub(super) fn take_kept_org(&self, org: u128) -> Option<Buckets> {
         if self.kept_orgs.is_empty() {
             return None;
@@ -143,7 +143,7 @@ impl LimitStore {
     }
 }
 
-/// A count as it is, a debt by the wall clock; `None`: not worth keeping.
+/// A count as it is, a debt by the wall clock. `None`: not worth keeping.
 fn kept_value(state: u64, now: Now) -> Option<u64> {
     match QuotaCount::of_state(state) {
         Some(count) => (count.used > 0 && quota::is_spent(state, now)).then_some(state),

@@ -1,6 +1,6 @@
-//! What all client connections hold, by estimate. Connections report to it when they begin and end,
-//! when an HTTP/2 stream begins, when a head grows long, and a few times a second: never with a
-//! request as such.
+//! What all client connections hold, by estimate. Connections report when they begin and end, when
+//! an HTTP/2 stream begins, when a head grows long, and a few times a second. A request alone never
+//! causes a report.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,18 +15,18 @@ use crate::telemetry::Shortage;
 #[derive(Debug)]
 pub struct Account {
     setting: MemoryBudget,
-    /// Of the cgroup, in bytes.
+    /// The limit of the cgroup, in bytes.
     limit: Option<u64>,
     budget: AtomicU64,
     held: AtomicU64,
-    /// Bytes on connections on which nothing was admitted. `None`: there never is a budget, so
-    /// nobody asks.
+    /// Bytes on connections on which nothing was admitted. `None`: there can never be a budget, so
+    /// nobody needs the sums.
     strangers: Option<StrangerSums>,
     turned_away: [AtomicU64; Shortage::ALL.len()],
 }
 
-/// The hash is quick, with a seed that nobody outside learns: clients choose their addresses, and
-/// there are no more entries than connections.
+/// The hash is quick, with a seed that is secret: clients choose their addresses, and there are no
+/// more entries than connections.
 #[derive(Debug, Default)]
 struct StrangerSums(DashMap<ChargedTo, u64, RandomState>);
 
@@ -42,7 +42,7 @@ pub(crate) struct HeldMemory {
 // === impl Account ===
 
 impl Account {
-    /// `limit`: what the cgroup of the process allows it, in bytes; `None`: there is none.
+    /// `limit`: what the cgroup of the process allows it, in bytes. `None`: there is no limit.
     pub fn new(setting: MemoryBudget, limit: Option<u64>) -> Self {
         let budget = Budget::of(setting, limit, 0);
         let account = Self {
@@ -57,7 +57,7 @@ impl Account {
         account
     }
 
-    /// A table of another size leaves another budget.
+    /// Adapts the budget to a table of another size.
     pub(crate) fn fit(&self, table_bytes: u64) {
         self.put(Budget::of(self.setting, self.limit, table_bytes), table_bytes);
     }
@@ -84,7 +84,7 @@ impl Account {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Whether a new connection or HTTP/2 stream is taken. Counts it if not.
+    /// Whether a new connection or HTTP/2 stream is accepted. Counts a refusal.
     pub(crate) fn takes(&self, what: Shortage) -> bool {
         let takes = self.budget().takes_new(self.held_bytes());
         if !takes {
@@ -111,7 +111,7 @@ impl Account {
             && sums.get(&holder).is_some_and(|sum| *sum > self.budget().of_address())
     }
 
-    /// A connection holds `now` and no longer `before`, in bytes.
+    /// Books that a connection holds `now` instead of `before`, in bytes.
     pub(super) fn book(&self, before: u64, now: u64) {
         if now >= before {
             self.held.fetch_add(now - before, Ordering::Relaxed);
@@ -120,7 +120,7 @@ impl Account {
         }
     }
 
-    /// The same for what its holder has without anything admitted.
+    /// The same for what its holder has on connections on which nothing was admitted.
     pub(super) fn book_stranger(&self, holder: ChargedTo, before: u64, now: u64) {
         let Some(StrangerSums(sums)) = self.strangers.as_ref().filter(|_| before != now) else {
             return;
@@ -139,7 +139,7 @@ impl Account {
     pub(crate) fn to_close(&self, own: &mut [StrangerConnection]) -> Vec<(usize, Shortage)> {
         let Some(StrangerSums(sums)) = &self.strangers else { return Vec::new() };
         let (budget, held) = (self.budget(), self.held_bytes());
-        // Nobody can be over a part that all together have not reached.
+        // Nobody can exceed a part that all together have not reached.
         if own.is_empty() || held <= budget.of_address() {
             return Vec::new();
         }

@@ -1,4 +1,4 @@
-//! What one client connection holds, as cells that its own thread writes; the sums go to the
+//! What one client connection holds, in cells that its own thread writes. The sums go to the
 //! [`Account`].
 
 use std::cell::{Cell, OnceCell};
@@ -15,16 +15,16 @@ use super::rule::{
     STREAM_UPLOADS, TLS, UPLOAD,
 };
 
-/// One connection's part in the [`Account`]; given back on drop.
+/// One connection's part in the [`Account`], returned on drop.
 #[derive(Debug)]
 pub(crate) struct Holding {
     account: Arc<Account>,
-    /// Told when room has to be made before the next look at all connections.
+    /// Notified when room has to be made before the next look at all connections.
     pressed: Rc<Notify>,
     holder: Cell<ChargedTo>,
     reach: Cell<ConnectionReach>,
     tls: Cell<bool>,
-    /// Of HTTP/2: what its streams have left to be sent.
+    /// HTTP/2 only: what its streams still have to send.
     unsent: OnceCell<Arc<UnsentAnswers>>,
     streams: Cell<u64>,
     /// What the kernel holds for a client that takes nothing.
@@ -34,14 +34,14 @@ pub(crate) struct Holding {
     booked_stranger: Cell<u64>,
 }
 
-/// Pieces of answers that HTTP/2 has taken and not sent.
+/// Pieces of answers that HTTP/2 has accepted and not sent.
 #[derive(Debug, Default)]
 pub(crate) struct UnsentAnswers {
     bytes: AtomicU64,
     pieces: AtomicU64,
 }
 
-/// One of them: counted until its sender lets go.
+/// One such piece: counted until its sender drops it.
 struct UnsentPiece {
     piece: Bytes,
     all: Arc<UnsentAnswers>,
@@ -50,7 +50,7 @@ struct UnsentPiece {
 /// What the connection's other cells say when its part is worked out.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct InUse {
-    /// Bytes of a head that is not complete.
+    /// Bytes of an incomplete head.
     pub(crate) head: u64,
     /// Requests over HTTP/1, or a tunnel.
     pub(crate) running: u64,
@@ -58,11 +58,11 @@ pub(crate) struct InUse {
     pub(crate) is_blocked: bool,
 }
 
-/// The buffer that a head begins in.
+/// The size of the buffer that a head begins in.
 const LEAST_HEAD: u64 = 8 << 10;
 
-/// A part is booked anew between two looks only when it has grown by this: short requests cost
-/// nothing.
+/// Between two looks, a part is booked again only when it has grown by this much: short requests
+/// cost nothing.
 const STEP: u64 = 16 << 10;
 
 // === impl Holding ===
@@ -87,7 +87,7 @@ impl Holding {
         &self.account
     }
 
-    /// Whose connection it is, as soon as that is known.
+    /// Sets the holder of the connection, as soon as it is known.
     pub(crate) fn belongs_to(&self, holder: ChargedTo) {
         self.book_stranger(0);
         self.holder.set(holder);
@@ -101,12 +101,12 @@ impl Holding {
         self.tls.set(true);
     }
 
-    /// It speaks HTTP/2.
+    /// The connection speaks HTTP/2.
     pub(crate) fn with_http2(&self) -> Arc<UnsentAnswers> {
         Arc::clone(self.unsent.get_or_init(Arc::default))
     }
 
-    /// A request went through. What was admitted once stays so.
+    /// A request went through. Once admitted, a connection stays admitted.
     pub(crate) fn rises_to(&self, reach: ConnectionReach) {
         self.reach.set(self.reach.get().max(reach));
     }
@@ -131,7 +131,7 @@ impl Holding {
     fn bytes(&self, used: InUse) -> u64 {
         let reaches_service = self.reach.get() > ConnectionReach::Stranger;
         let mut sum = CONNECTION;
-        // The buffers double while a head fills them.
+        // The buffers double while they are filled with a head.
         if used.head > 0 {
             sum += (used.head * 2).max(LEAST_HEAD);
         }
@@ -140,7 +140,7 @@ impl Holding {
         }
         if let Some(unsent) = self.unsent.get() {
             let bytes = unsent.bytes.load(Ordering::Relaxed);
-            // A stream whose last piece waits has no task any more.
+            // A stream whose last piece waits no longer has a task.
             let streams = self.streams.get().max(unsent.pieces.load(Ordering::Relaxed));
             let each = if reaches_service { FORWARDED } else { STREAM };
             sum += HTTP2 + streams * each + bytes;
@@ -168,8 +168,8 @@ impl Holding {
         now
     }
 
-    /// As [`Holding::settle`] if that is much more than before. Says then whether its address is to give
-    /// something up.
+    /// As [`Holding::settle`], if it is much more than before. In that case, returns whether its
+    /// address has to give something up.
     pub(crate) fn grows(&self, used: InUse) -> bool {
         let now = self.bytes(used);
         if now < self.booked.get() + STEP {
@@ -182,7 +182,7 @@ impl Holding {
         !self.is_admitted() && self.account.is_over_share(self.holder.get())
     }
 
-    /// It is about to end: what it holds is as good as gone.
+    /// It is about to end: what it holds no longer counts.
     pub(crate) fn let_go(&self) {
         self.book(0);
     }
@@ -210,7 +210,7 @@ impl Drop for Holding {
 // === impl UnsentAnswers ===
 
 impl UnsentAnswers {
-    /// The same bytes, counted until they are let go of.
+    /// The same bytes, counted until they are dropped.
     pub(crate) fn count(self: &Arc<Self>, piece: Bytes) -> Bytes {
         self.bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
         self.pieces.fetch_add(1, Ordering::Relaxed);

@@ -1,6 +1,6 @@
-//! The rules of the memory budget, as functions of numbers: what a connection is taken to hold, and
-//! who has to go when it is too much. docs/limits.md and docs/operations.md state them. Imports
-//! `config` and `telemetry`.
+//! The rules of the memory budget, as functions of numbers: how much a connection is assumed to
+//! hold, and who has to go when it is too much. docs/limits.md and docs/operations.md state them.
+//! Imports `config` and `telemetry`.
 
 use std::borrow::Borrow;
 use std::cmp::Reverse;
@@ -13,7 +13,7 @@ use crate::telemetry::Shortage;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Budget(u64);
 
-/// What the program needs beside tables and connections.
+/// What the program needs in addition to tables and connections.
 const PROGRAM: u64 = 32 << 20;
 
 /// An open connection: sockets, tasks, a buffer to read into.
@@ -26,19 +26,19 @@ pub(crate) const HTTP2: u64 = 24 << 10;
 pub(crate) const STREAM: u64 = 4 << 10;
 /// A request that went to the service: head twice, a piece of its answer, the upstream's socket.
 pub(crate) const FORWARDED: u64 = 24 << 10;
-/// An upload over HTTP/1: what is read ahead of it.
+/// An upload over HTTP/1: the bytes that are read ahead.
 pub(crate) const UPLOAD: u64 = 256 << 10;
 /// An upload over HTTP/2: the stream's window, and at most the connection's for all of them.
 pub(crate) const STREAM_UPLOAD: u64 = 64 << 10;
 pub(crate) const STREAM_UPLOADS: u64 = 1 << 20;
 
-/// How far a connection is decides what it may cost.
+/// How far a connection has got, which decides what it may cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ConnectionReach {
-    /// Nothing of it has reached the service.
+    /// Nothing from it has reached the service.
     #[default]
     Stranger,
-    /// A request went through that needed no key: anybody can have this.
+    /// A request went through that needed no key: anybody can get this far.
     Passed,
     /// A request was admitted by its key.
     Admitted,
@@ -53,13 +53,13 @@ pub(crate) struct StrangerConnection {
     pub(crate) bytes: u64,
 }
 
-/// Whose connection it is.
+/// The holder of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum ChargedTo {
     /// Not known yet, or a Unix socket.
     #[default]
     Nobody,
-    /// An address of many clients (`trusted_proxies`).
+    /// An address shared by many clients (`trusted_proxies`).
     Proxy(IpAddr),
     Address(IpAddr),
 }
@@ -69,7 +69,7 @@ pub(crate) enum ChargedTo {
 impl Budget {
     pub(crate) const NONE: Self = Self(u64::MAX);
 
-    /// `limit`: what the machinery around the process allows it, in bytes.
+    /// `limit`: what the environment of the process allows it, in bytes.
     pub(crate) fn of(setting: MemoryBudget, limit: Option<u64>, table_bytes: u64) -> Self {
         match (setting, limit) {
             (MemoryBudget::Bytes(bytes), _) => Self(bytes),
@@ -80,7 +80,8 @@ impl Budget {
         }
     }
 
-    /// What is too small about it for so many connections, in words; `limit` as in [`Budget::of`].
+    /// What about it is too small for this many connections, in words. `limit` as in
+    /// [`Budget::of`].
     pub(crate) fn shortfall(
         setting: MemoryBudget,
         limit: Option<u64>,
@@ -129,12 +130,12 @@ impl Budget {
         self.0 / 4
     }
 
-    /// Whether a new connection or stream is taken while so much is held.
+    /// Whether a new connection or stream is accepted while this much is held.
     pub(crate) const fn takes_new(self, held: u64) -> bool {
         held <= self.for_new()
     }
 
-    /// As long as no more than this is held, new connections and streams are taken.
+    /// New connections and streams are accepted while no more than this is held.
     const fn for_new(self) -> u64 {
         self.0 / 100 * 80
     }
@@ -145,28 +146,28 @@ impl Budget {
     }
 }
 
-/// What a memory limit leaves for connections beside the program and a table.
+/// What a memory limit leaves for connections after the program and a table.
 const fn left_by(limit: u64, table_bytes: u64) -> u64 {
     // While the next table is verified, both are in memory.
     let tables = table_bytes.saturating_mul(22) / 10;
     limit.saturating_sub(PROGRAM).saturating_sub(tables)
 }
 
-/// A holder while connections are chosen.
+/// A holder, while connections to close are chosen.
 #[derive(Clone, Copy, Debug)]
 struct HolderPart {
     holder: ChargedTo,
     /// Bytes on connections on which nothing was admitted, in all workers.
     sum: u64,
-    /// How many of its connections with this worker go, the largest first.
+    /// How many of its connections on this worker are closed, the largest first.
     taken: usize,
 }
 
 /// Which connections have to go, and why. `held`: by all connections. `strangers`: what each holder
-/// has on connections on which nothing was admitted, in all workers; `own` are those of this worker.
-/// Of one holder, the connection that holds most goes first.
+/// has on connections on which nothing was admitted, in all workers; `own` are those of this
+/// worker. Of one holder's connections, the one that holds most goes first.
 ///
-/// An attacker has as many addresses as connections. So the work is that of sorting them, and a
+/// An attacker has as many addresses as connections. So the work is limited to sorting them, and a
 /// holder who gives nothing up costs one comparison.
 pub(crate) fn to_close<S: Borrow<StrangerConnection>>(
     budget: Budget,
@@ -202,7 +203,7 @@ pub(crate) fn to_close<S: Borrow<StrangerConnection>>(
         {
             held = held.saturating_sub(bytes);
         }
-        // The rest of who holds most is with other workers: it is their turn.
+        // Other workers have the rest of the largest holder: it is their turn.
         if part.sum > 0 || !budget.is_pressed(held) {
             break;
         }
@@ -211,8 +212,8 @@ pub(crate) fn to_close<S: Borrow<StrangerConnection>>(
 }
 
 impl HolderPart {
-    /// Returns the bytes of the connection; `None`: this worker has no more of the holder's. `own`
-    /// is sorted by holder, the largest first.
+    /// Returns the bytes of the connection. `None`: this worker has no more of the holder's
+    /// connections. `own` is sorted by holder, the largest first.
     fn close_largest<S: Borrow<StrangerConnection>>(
         &mut self,
         own: &[S],

@@ -14,7 +14,7 @@ pub(crate) struct About {
     pub slot: u32,
     pub tls: Option<Arc<ServerTls>>,
     pub proxy_from: Option<NetworkSet>,
-    /// Somebody else keeps the socket open: what it holds when we leave is a successor's.
+    /// Another process keeps the socket open: what it holds when we leave belongs to a successor.
     pub outlives_us: bool,
 }
 

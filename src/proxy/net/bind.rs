@@ -1,4 +1,4 @@
-//! Binds addresses before anybody may connect: a start then listens on them, `check` releases them.
+//! Binds addresses before anybody can connect: a start then listens on them, `check` releases them.
 //! Imports `config` alone.
 
 use std::fmt;
@@ -11,16 +11,16 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::{Bind, Families, Listener, Sharing, SocketFile};
 
-/// A socket with its address, on which nobody listens yet.
+/// A socket with its address that does not listen yet.
 #[derive(Debug)]
 pub enum Bound {
     Tcp(Socket),
     Unix(Socket),
-    /// A parent listens on it already, and still does when we have ended.
+    /// A parent process listens on it already, and will continue after our end.
     Inherited(BoundSocket),
 }
 
-/// A socket on which somebody listens.
+/// A socket that listens.
 #[derive(Debug)]
 pub enum BoundSocket {
     Tcp(std::net::TcpListener),
@@ -37,7 +37,7 @@ pub fn bind(listener: &Listener) -> io::Result<Bound> {
     }
 }
 
-/// Takes a TCP address. Nothing is in its way but a socket that listens there and does not share it.
+/// Takes a TCP address. Only a socket that listens there and does not share it can prevent that.
 pub fn bind_tcp(address: SocketAddr, families: Families, sharing: Sharing) -> io::Result<Socket> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
@@ -54,9 +54,9 @@ pub fn bind_tcp(address: SocketAddr, families: Families, sharing: Sharing) -> io
     Ok(socket)
 }
 
-/// Makes the file of a Unix socket, with its mode and owner before anybody can connect.
+/// Makes the file of a Unix socket, and sets its mode and owner before anybody can connect.
 fn bind_unix(path: &Path, file: SocketFile) -> io::Result<Socket> {
-    // A socket that a dead process left behind is in the way; anything else is not ours.
+    // A socket that a dead process left behind is in the way. Anything else is not ours.
     if is_left_behind(path) {
         std::fs::remove_file(path)?;
     }
@@ -65,7 +65,7 @@ fn bind_unix(path: &Path, file: SocketFile) -> io::Result<Socket> {
     socket.bind(&SockAddr::unix(path)?)?;
     let shaped = shape(path, file);
     if let Err(error) = shaped {
-        // Nobody listens on it: it would only be in the way of the next start.
+        // Nobody listens on it: it would only block the next start.
         let _ = std::fs::remove_file(path);
         return Err(error);
     }
@@ -83,7 +83,7 @@ fn shape(path: &Path, file: SocketFile) -> io::Result<()> {
     }
 }
 
-/// A socket's file on which nobody listens.
+/// Whether this is a socket's file on which nobody listens.
 fn is_left_behind(path: &Path) -> bool {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
     is_socket && std::os::unix::net::UnixStream::connect(path).is_err()
@@ -91,7 +91,7 @@ fn is_left_behind(path: &Path) -> bool {
 
 // === impl BoundSocket ===
 
-/// As the configuration writes addresses.
+/// The address in the form that the configuration uses.
 impl fmt::Display for BoundSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,20 +1,20 @@
-//! Buffers to read into, of one worker, for connections that have something to read. Idle ones hold
-//! none, and one that has been used is warm.
+//! One worker's buffers to read into, for connections that have something to read. Idle connections
+//! hold none, and a buffer that was used recently is warm in the cache.
 
 use std::cell::RefCell;
 
 #[derive(Debug, Default)]
 pub(crate) struct Buffers(RefCell<Vec<Vec<u8>>>);
 
-/// What a buffer has room for: most heads with a short body.
+/// The space in a buffer: enough for most heads with a short body.
 pub(crate) const BUFFER: usize = 8 * 1024;
-/// Most that wait to be used again.
+/// The most spare buffers that are kept.
 const SPARE: usize = 64;
 
 // === impl Buffers ===
 
 impl Buffers {
-    /// An empty one.
+    /// An empty buffer.
     pub(crate) fn take(&self) -> Vec<u8> {
         self.0.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(BUFFER))
     }

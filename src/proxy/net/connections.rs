@@ -1,4 +1,4 @@
-//! The client connections of one worker, and the look at their deadlines.
+//! The client connections of one worker, and the check of their deadlines.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -16,14 +16,14 @@ use crate::proxy::memory::rule::StrangerConnection;
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     slots: RefCell<ConnectionSlots>,
-    /// Told when connections hold so much that some have to go.
+    /// Notified when connections hold so much that some have to go.
     pub(crate) pressed: Rc<Notify>,
     /// When they were last settled.
     settled: Cell<Option<Instant>>,
 }
 
-/// At least so long between two looks for room: a look at all connections takes a millisecond, and
-/// growing ones ask for it many times as often.
+/// The shortest time between two searches for room: a look at all connections takes a millisecond,
+/// and growing connections ask for it far more often.
 const PAUSE: Duration = Duration::from_millis(5);
 
 #[derive(Debug, Default)]
@@ -57,7 +57,7 @@ impl Connections {
         Registered { all: Rc::clone(self), slot }
     }
 
-    /// Cuts every connection of which a deadline has passed. Returns how many, by kind.
+    /// Cuts every connection that has passed a deadline. Returns how many, by kind.
     pub(crate) fn sweep(&self, now_ns: u64, timeouts: &Timeouts) -> Vec<CutReason> {
         let mut cut = Vec::new();
         for activity in self.slots.borrow().entries.iter().flatten() {
@@ -71,7 +71,7 @@ impl Connections {
         cut
     }
 
-    /// Returns when room has to be made; at the earliest [`PAUSE`] after connections were settled.
+    /// Returns when room has to be made, at the earliest [`PAUSE`] after connections were settled.
     pub(crate) async fn pressed(&self) {
         if let Some(settled) = self.settled.get() {
             tokio::time::sleep_until(settled + PAUSE).await;
@@ -107,7 +107,7 @@ impl Connections {
         }
     }
 
-    /// Wakes all, so that each sees that the worker drains.
+    /// Wakes all, so that each notices that the worker drains.
     pub(crate) fn wake_all(&self) {
         for activity in self.slots.borrow().entries.iter().flatten() {
             activity.wake();
@@ -127,7 +127,7 @@ impl Drop for Registered {
             *entry = None;
         }
         slots.free.push(self.slot);
-        // Memory of a burst goes back when the last of it is gone.
+        // Memory used during a burst is released when the last connection is gone.
         if slots.free.len() == slots.entries.len() && slots.entries.len() > 1024 {
             *slots = ConnectionSlots::default();
         }

@@ -1,7 +1,7 @@
-//! One I/O wrapper around every socket, client or upstream: byte counts, the activity that deadlines
-//! are measured from, and reset. It runs no timer of its own; [`super::connections`] looks at the
-//! activity of all connections of a worker a few times a second, so that the fast path never
-//! touches a timer.
+//! One I/O wrapper around every socket, client or upstream: byte counts, the activity that
+//! deadlines are measured from, and reset. It runs no timer of its own. [`super::connections`]
+//! checks the activity of all connections of a worker a few times a second, so that the fast path
+//! never touches a timer.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -20,19 +20,20 @@ use crate::config::Timeouts;
 use crate::proxy::memory::holding::{Holding, InUse};
 use crate::telemetry::{Shortage, UpstreamMeter};
 
-/// A transport with bytes that were read ahead, reporting to [`Activity`].
+/// A transport with bytes that were read ahead. It reports to [`Activity`].
 pub(crate) struct Io {
     pub(super) transport: Transport,
-    /// Read before the protocol was known; handed out first.
+    /// Read before the protocol was known. Returned first.
     ahead: Bytes,
     pub(super) activity: Rc<Activity>,
 }
 
-/// When what happened on one connection, in nanoseconds of the process's clock; 0: not.
+/// When each event happened on one connection, in nanoseconds of the process's clock. 0: it has not
+/// happened.
 #[derive(Debug)]
 pub(crate) struct Activity {
     clock: Clock,
-    /// First byte of a head that is not complete yet.
+    /// When the first byte of an incomplete head arrived.
     pub(crate) head_at: Cell<u64>,
     /// Since when no request runs.
     pub(crate) idle_at: Cell<u64>,
@@ -42,23 +43,23 @@ pub(crate) struct Activity {
     pub(crate) half_closed_at: Cell<u64>,
     /// Requests that run now.
     pub(crate) running: Cell<u32>,
-    /// The last bytes of an answer may still be in the buffer of whoever writes it.
+    /// The writer of an answer may still have its last bytes in a buffer.
     pub(crate) is_answering: Cell<bool>,
-    /// A request body of which the end was not read.
+    /// A request body whose end was not read.
     pub(crate) body_open: Cell<bool>,
     pub(crate) bytes_in: Cell<u64>,
     pub(crate) bytes_out: Cell<u64>,
-    /// HTTP/2 or a tunnel: bytes between requests are not the start of a head, and reads report
-    /// the peer's end at once.
+    /// HTTP/2 or a tunnel: bytes between requests are not the start of a head, and reads report the
+    /// peer's end immediately.
     pub(crate) raw: Cell<bool>,
     /// Why the connection is to end now; set from outside.
     pub(crate) cut: Cell<Option<CutReason>>,
     waker: RefCell<Option<Waker>>,
-    /// Told when an upstream connection is gone; `None` on the client side.
+    /// Notified when an upstream connection has gone. `None` on the client side.
     counted: Option<UpstreamMeter>,
-    /// Bytes that had been read when the head began that is not complete yet.
+    /// Bytes that had been read when the incomplete head began.
     head_from: Cell<u64>,
-    /// What the connection holds of the memory budget; `None` on the upstream's side.
+    /// What the connection holds of the memory budget. `None` on the upstream's side.
     holding: Option<Holding>,
 }
 
@@ -96,7 +97,7 @@ impl CutReason {
     }
 }
 
-/// Pieces up to this many bytes in all are written as one.
+/// Pieces of up to this many bytes in all are written as one.
 const JOINED: usize = 1024;
 
 // === impl Activity ===
@@ -108,7 +109,7 @@ impl Activity {
         Self::with(clock, None, None)
     }
 
-    /// A connection that was accepted now: its first head is under way.
+    /// A connection that was just accepted: its first head is under way.
     pub(crate) fn holding(clock: Clock, holding: Holding) -> Rc<Self> {
         Self::with(clock, None, Some(holding))
     }
@@ -154,7 +155,7 @@ impl Activity {
             return Some(CutReason::Write);
         }
         if self.running.get() > 0 {
-            // One that takes nothing yet is still there.
+            // A client that does not take bytes yet is still there.
             let silent =
                 self.blocked_at.get() == 0 && over(self.half_closed_at.get(), timeouts.half_closed);
             return silent.then_some(CutReason::HalfClosed);
@@ -165,7 +166,7 @@ impl Activity {
         over(self.idle_at.get(), timeouts.idle).then_some(CutReason::Idle)
     }
 
-    /// Ends the connection as soon as its task runs; it is woken for that.
+    /// Ends the connection as soon as its task runs, and wakes the task.
     pub(crate) fn cut(&self, why: CutReason) {
         if self.cut.get().is_none() {
             self.cut.set(Some(why));
@@ -195,7 +196,7 @@ impl Activity {
     }
 
     fn open_head(&self) -> u64 {
-        // Behind a refusal, what is read is the rest of a body, and dropped.
+        // After a refusal, the bytes read are the rest of a body, and are dropped.
         let is_body = self.running.get() > 0 || self.body_open.get();
         if self.raw.get() || is_body || self.head_at.get() == 0 {
             return 0;
@@ -203,12 +204,12 @@ impl Activity {
         self.bytes_in.get().saturating_sub(self.head_from.get())
     }
 
-    /// Books what the connection holds now; in bytes.
+    /// Books what the connection holds now. Returns it in bytes.
     pub(crate) fn settle(&self) -> u64 {
         self.holding.as_ref().map_or(0, |holding| holding.settle(self.in_use()))
     }
 
-    /// It may hold much more than a moment ago. One of an address that has more than its part ends.
+    /// It may hold much more than a moment ago. It ends if its address has more than its part.
     pub(crate) fn grow(&self) {
         if let Some(holding) = &self.holding
             && holding.grows(self.in_use())
@@ -217,7 +218,7 @@ impl Activity {
         }
     }
 
-    /// Ends for want of memory.
+    /// Ends the connection for lack of memory.
     pub(crate) fn give_way(&self, why: Shortage) {
         if self.cut.get().is_some() {
             return;
@@ -229,7 +230,7 @@ impl Activity {
         self.cut(CutReason::Memory);
     }
 
-    /// Remembers whom [`Activity::cut`] has to wake.
+    /// Remembers the task that [`Activity::cut`] has to wake.
     pub(crate) fn watch(&self, cx: &Context<'_>) {
         let mut waker = self.waker.borrow_mut();
         match waker.as_ref() {
@@ -238,8 +239,8 @@ impl Activity {
         }
     }
 
-    /// Whether the connection has to end now. Every loop on a connection asks this before all else
-    /// in each poll, and is woken when it changes.
+    /// Whether the connection has to end now. Every loop on a connection asks this first in each
+    /// poll, and is woken when it changes.
     pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Poll<CutReason> {
         self.watch(cx);
         self.cut.get().map_or(Poll::Pending, Poll::Ready)
@@ -260,7 +261,7 @@ impl Activity {
         self.idle_at.set(now_ns.max(1));
     }
 
-    /// Bytes of the next request are here already: its time runs, though nothing more is read.
+    /// Bytes of the next request have arrived already: its time runs even if nothing more is read.
     pub(crate) fn head_begins(&self) {
         if self.running.get() == 0 && self.head_at.get() == 0 && !self.raw.get() {
             self.head_at.set(self.clock.now().mono_ns.max(1));
@@ -273,12 +274,13 @@ impl Activity {
         self.running.get() == 0 && self.half_closed_at.get() == 0
     }
 
-    /// All is answered that a client with its sending side closed has asked.
+    /// Whether everything is answered that a client with a closed sending side has asked for.
     pub(crate) fn is_through(&self) -> bool {
         self.running.get() == 0 && self.half_closed_at.get() != 0
     }
 
-    /// A client that takes nothing still sends what it was asked for: it may take its answer later.
+    /// A client that takes nothing still sends what it was asked to send: it may take its answer
+    /// later.
     pub(crate) fn excuse_block(&self, now_ns: u64) {
         if self.blocked_at.get() != 0 {
             self.blocked_at.set(now_ns.max(1));
@@ -344,14 +346,14 @@ impl Io {
         Self { transport, ahead, activity }
     }
 
-    /// Bytes that were read go back, to be read by somebody else.
+    /// Puts back bytes that were read, so that another reader gets them.
     pub(crate) fn put_back(&mut self, read: Bytes) {
-        // Nothing of it is left, but the memory it was part of would be.
+        // It is empty, but would keep the memory that it was part of.
         if read.is_empty() {
             return;
         }
         self.activity.head_begins();
-        // What was put back before has not been read whole.
+        // The bytes that were put back before have not all been read.
         self.ahead = match self.ahead.is_empty() {
             true => read,
             false => [read, std::mem::take(&mut self.ahead)].concat().into(),
@@ -362,19 +364,19 @@ impl Io {
         &self.activity
     }
 
-    /// Bytes are here that were read and not handed out yet.
+    /// Whether it holds bytes that were read and not returned yet.
     pub(crate) fn holds_ahead(&self) -> bool {
         !self.ahead.is_empty()
     }
 
-    /// Closing it says all there is to say: in clear, with nothing that the client still sends.
+    /// Whether closing it is enough: it is not encrypted, and the client is not sending anything.
     pub(crate) fn ends_by_itself(&self) -> bool {
         let is_plain = matches!(self.transport, Transport::Plain(_));
         is_plain && !self.activity.body_open.get() && !self.holds_unread()
     }
 
-    /// Whether the client has sent what nobody has read: a close would be a reset, now or when the
-    /// rest of it arrives.
+    /// Whether the client has sent bytes that nobody has read: a close would be a reset, now or
+    /// when the rest of them arrives.
     pub(crate) fn holds_unread(&self) -> bool {
         let waiting = match self.transport.plain() {
             Plain::Tcp(tcp) => rustix::io::ioctl_fionread(tcp),
@@ -383,8 +385,8 @@ impl Io {
         !self.ahead.is_empty() || waiting.unwrap_or(0) > 0
     }
 
-    /// Whether bytes can be moved from here and to here: a socket in clear of which nothing is in our
-    /// memory.
+    /// Whether bytes can be moved from and to it: a socket without TLS, with none of its bytes in
+    /// our memory.
     pub(crate) fn can_move(&self) -> bool {
         self.ahead.is_empty() && matches!(self.transport, Transport::Plain(_))
     }
@@ -398,7 +400,7 @@ impl Io {
         }
     }
 
-    /// The socket's buffer is full: the memory of it is charged to us.
+    /// The socket's buffer is full: its memory counts as ours.
     fn blocks(&self) {
         if let Some(holding) = self.activity.held() {
             let size = match self.transport.plain() {
@@ -428,9 +430,9 @@ impl AsyncRead for Io {
         if hand_out(&mut self.ahead, buf) {
             return Poll::Ready(Ok(()));
         }
-        // hyper takes the end of the client's side for the end of the client. It may be a half
+        // hyper mistakes the end of the client's side for the end of the client. It may be a half
         // close, and the client still wants its answer. So report the end only once nothing runs
-        // and all was written; until then a deadline and failing writes tell the two apart.
+        // and everything was written. Until then a deadline and failing writes tell the two apart.
         let hides_end = |activity: &Activity| {
             !activity.raw.get() && (activity.running.get() > 0 || activity.is_answering.get())
         };
@@ -492,7 +494,7 @@ impl AsyncWrite for Io {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.transport).poll_flush(cx);
-        // TLS takes bytes into its own buffer; whether the peer reads shows only here.
+        // TLS accepts bytes into its own buffer. Whether the peer reads shows only here.
         self.activity.on_flush(&result);
         result
     }
@@ -502,17 +504,17 @@ impl AsyncWrite for Io {
     }
 }
 
-/// Who is at the other end, decided once per connection.
+/// Who is at the other end, determined once per connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ClientAddr {
-    /// The peer of the socket, or what its PROXY header said. `None`: a Unix socket.
+    /// The peer of the socket, or the one that its PROXY header named. `None`: a Unix socket.
     pub(crate) peer: Option<SocketAddr>,
-    /// Where it connected to, for an outgoing PROXY header.
+    /// The address that it connected to, for an outgoing PROXY header.
     pub(crate) local: Option<SocketAddr>,
 }
 
 impl ClientAddr {
-    /// Canonical; a Unix socket counts as loopback.
+    /// In canonical form. A Unix socket counts as loopback.
     pub(crate) fn ip(&self) -> std::net::IpAddr {
         self.peer.map_or(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), |a| {
             crate::core::address::canonical(a.ip())

@@ -1,8 +1,8 @@
-//! Bytes that go from one socket to another and are looked at by nobody: `splice(2)` hands them on
-//! inside the kernel, and copies nothing into our memory. Worth it for long uploads only: what is
-//! short takes one read and one write anyway, and a pipe is two descriptors; and answers were
-//! slower with it (docs/performance.md). It does not get past urgent data, which no HTTP client sends: an
-//! upload with some is cut by `timeouts.body`.
+//! Bytes that go from one socket to another without anybody looking at them: `splice(2)` moves them
+//! inside the kernel, and copies nothing into our memory. This is worth it for long uploads only.
+//! Short ones take one read and one write anyway, and a pipe is two descriptors. Answers were
+//! slower with it (docs/performance.md). It cannot pass urgent data, which no HTTP client sends:
+//! `timeouts.body` cuts an upload that has some.
 
 #[cfg(test)]
 mod tests;
@@ -21,17 +21,17 @@ use tokio::io::Interest;
 use super::io::Io;
 use super::transport::{Plain, Transport};
 
-/// The pipes of one worker. A client that does not read keeps one from all others, so there are few,
-/// and who gets none copies.
+/// The pipes of one worker. A client that does not read keeps one from all others. So there are few
+/// pipes, and connections that get none copy.
 #[derive(Debug, Default)]
 pub(crate) struct Pipes {
     spare: RefCell<Vec<Ends>>,
     in_use: Cell<usize>,
-    /// The system makes none that is large enough, or will not move bytes through one.
+    /// The system cannot make one that is large enough, or will not move bytes through one.
     refused: Cell<bool>,
 }
 
-/// A pipe of a worker's. Dropped without a byte in it, it is used again.
+/// One of a worker's pipes. If it is empty when dropped, it is used again.
 #[derive(Debug)]
 pub(crate) struct Pipe {
     ends: Option<Ends>,
@@ -45,22 +45,23 @@ struct Ends {
     into: OwnedFd,
 }
 
-/// Bodies with at least this much to come are worth a pipe, in bytes.
+/// Bodies with at least this many bytes to come are worth a pipe.
 pub(crate) const LONG: u64 = 64 * 1024;
-/// Bytes that a pipe is made for. The kernel counts pages, so it may hold less of many short segments.
+/// The requested size of a pipe, in bytes. The kernel counts pages, so a pipe holds less if
+/// segments are short.
 const ROOM: usize = 256 * 1024;
-/// A pipe with less room costs more calls than it saves copies: what is left to a user without
-/// privileges who has used up `fs.pipe-user-pages-soft`.
+/// A pipe smaller than this costs more calls than it saves copies. This is what an unprivileged
+/// user gets after using up `fs.pipe-user-pages-soft`.
 const LEAST_ROOM: usize = 64 * 1024;
 /// Pipes of one worker that are in use at once.
 const MOST: usize = 16;
-/// Descriptors that the pipes of one worker take at most.
+/// The most descriptors that the pipes of one worker take.
 pub const PIPE_DESCRIPTORS: usize = 2 * MOST;
 
 // === impl Pipes ===
 
 impl Pipes {
-    /// An empty one, if there is one to be had.
+    /// An empty pipe, if one is available.
     pub(crate) fn take(self: &Rc<Self>) -> Option<Pipe> {
         if self.refused.get() || self.in_use.get() >= MOST {
             return None;
@@ -68,7 +69,7 @@ impl Pipes {
         let spare = self.spare.borrow_mut().pop();
         let ends = match spare {
             Some(ends) => ends,
-            // Want of descriptors may pass.
+            // A lack of descriptors may pass.
             None => Ends::open().ok()?.or_else(|| {
                 self.refused.set(true);
                 None
@@ -80,7 +81,7 @@ impl Pipes {
 }
 
 impl Ends {
-    /// `None`: with too little room.
+    /// `None`: the pipe is too small.
     fn open() -> rustix::io::Result<Option<Self>> {
         let (out_of, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let room = fcntl_setpipe_size(&into, ROOM).or_else(|_| fcntl_getpipe_size(&into))?;
@@ -91,12 +92,12 @@ impl Ends {
 // === impl Pipe ===
 
 impl Pipe {
-    /// Bytes in it.
+    /// Number of bytes in it.
     pub(crate) fn held(&self) -> usize {
         self.held
     }
 
-    /// What is in it, for who has to read it after all.
+    /// Its contents, for a caller that has to read them after all.
     pub(crate) fn into_bytes(mut self) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; self.held];
         let mut read = 0;
@@ -125,11 +126,12 @@ impl Drop for Pipe {
 // === impl Io ===
 
 impl Io {
-    /// Takes up to `most` bytes of what the peer sends into `pipe`, which holds none. 0: the peer's end.
+    /// Moves up to `most` bytes of what the peer sends into `pipe`, which is empty. 0: the peer's
+    /// end.
     ///
     /// # Errors
-    /// `Unsupported`: the system moves nothing, and nothing was taken: to be read instead. All
-    /// others are the connection's.
+    /// `Unsupported`: the system moves nothing, and nothing was taken; read the bytes instead. All
+    /// other errors are the connection's.
     pub(crate) fn poll_take(
         &mut self,
         pipe: &mut Pipe,
@@ -160,11 +162,11 @@ impl Io {
         Poll::Ready(result)
     }
 
-    /// Writes what is in `pipe`, which holds something, as far as the peer takes it.
+    /// Writes the contents of `pipe`, which is not empty, as far as the peer takes them.
     ///
     /// # Errors
-    /// `Unsupported`: the system moves nothing there; it is still in the pipe. All others are the
-    /// connection's.
+    /// `Unsupported`: the system moves nothing there; the bytes are still in the pipe. All other
+    /// errors are the connection's.
     pub(crate) fn poll_put(
         &mut self,
         pipe: &mut Pipe,
@@ -190,7 +192,7 @@ impl Io {
     }
 }
 
-/// What a kernel, a sandbox or a kind of socket says that has no `splice`.
+/// The errors of a kernel, a sandbox or a kind of socket that has no `splice`.
 fn is_refusal(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
     matches!(error.kind(), InvalidInput | PermissionDenied | Unsupported)
@@ -199,7 +201,7 @@ fn is_refusal(error: &io::Error) -> bool {
 // === impl Plain ===
 
 impl Plain {
-    /// Does it once the socket is ready for it.
+    /// Runs the operation once the socket is ready for it.
     fn poll_splice(
         &self,
         interest: Interest,

@@ -1,5 +1,5 @@
 //! PROXY protocol v1 and v2: the header that a load balancer puts before the first byte of a
-//! connection, read from listed peers only, and written towards an upstream that wants it.
+//! connection, read from listed peers only, and written to an upstream that wants it.
 //! Imports core only.
 
 use std::io;
@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::core::address::canonical;
 
-/// Most bytes after the 16 fixed ones of a v2 header: addresses and TLVs. Real senders stay below
-/// 1 KiB; the length field would allow 64 KiB (Envoy CVE-2026-47692).
+/// The most bytes after the 16 fixed ones of a v2 header: addresses and TLVs. Real senders stay
+/// below 1 KiB. The length field would allow 64 KiB (Envoy CVE-2026-47692).
 pub const V2_MAX_LENGTH: usize = 4096;
 
 /// Longest v1 header, its CRLF included (section 2.1 of the specification).
@@ -25,8 +25,8 @@ const FIRST_READ: usize = 512;
 const V1_START: &[u8] = b"PROXY ";
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Why a connection from a listed peer was closed before its first request. The peer or its
-/// configuration is at fault in all of them.
+/// Why a connection from a listed peer was closed before its first request. In all cases the peer
+/// or its configuration is at fault.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
     #[error("the peer closed inside its PROXY header")]
@@ -44,7 +44,7 @@ pub enum ProxyError {
     TooLong,
 }
 
-/// How far the bytes so far go.
+/// What the bytes so far contain.
 enum HeaderProgress {
     /// The header ends at this offset.
     Complete { source: Option<SocketAddr>, length: usize },
@@ -52,11 +52,11 @@ enum HeaderProgress {
     Needs(usize),
 }
 
-/// Reads the header, which must be here. Gives the client's address (`None` where the header
-/// says that there is none to tell: `LOCAL`, `UNKNOWN`, a Unix socket), in canonical form, and the
-/// bytes behind the header that came with it.
+/// Reads the header, which must be present. Returns the client's address in canonical form, and the
+/// bytes after the header that arrived with it. The address is `None` where the header does not
+/// give one: `LOCAL`, `UNKNOWN`, a Unix socket.
 ///
-/// There is no time-out in here: the caller's handshake deadline covers it.
+/// There is no time-out here: the caller's handshake deadline covers it.
 pub async fn read_header<S: AsyncRead + Unpin>(
     stream: &mut S,
 ) -> Result<(Option<SocketAddr>, Bytes), ProxyError> {
@@ -76,8 +76,8 @@ pub async fn read_header<S: AsyncRead + Unpin>(
     }
 }
 
-/// A v2 header that tells the upstream who the client is and which address it connected to.
-/// When only one of both is IPv4, it is written as IPv4-mapped IPv6.
+/// A v2 header that tells the upstream who the client is and which address it connected to. If only
+/// one of the two is IPv4, it is written as IPv4-mapped IPv6.
 pub fn write_v2(source: SocketAddr, destination: SocketAddr) -> Bytes {
     let (source_ip, destination_ip) = (canonical(source.ip()), canonical(destination.ip()));
     let mut header = BytesMut::with_capacity(52);
@@ -114,7 +114,7 @@ fn in_v6(address: IpAddr) -> Ipv6Addr {
     }
 }
 
-/// Judges the bytes so far. Junk is refused at its first byte, not when a length is reached.
+/// Judges the bytes so far. Junk is refused at its first byte, not when enough bytes have arrived.
 fn parse(bytes: &[u8]) -> Result<HeaderProgress, ProxyError> {
     if is_prefix(bytes, V2_START) {
         parse_v2(bytes)
@@ -125,7 +125,7 @@ fn parse(bytes: &[u8]) -> Result<HeaderProgress, ProxyError> {
     }
 }
 
-/// Whether one of both is the beginning of the other.
+/// Whether one of the two is the beginning of the other.
 fn is_prefix(bytes: &[u8], start: &[u8]) -> bool {
     bytes.iter().zip(start).all(|(b, s)| b == s)
 }
@@ -140,7 +140,7 @@ fn parse_v1(bytes: &[u8]) -> Result<HeaderProgress, ProxyError> {
     };
     let line = window.get(..=end).ok_or(ProxyError::Malformed)?;
     let text = line.strip_suffix(b"\r\n").ok_or(ProxyError::Malformed)?;
-    // Stricter than `ppp`: no control or 8-bit bytes, and no `+80`, which `u16::from_str` takes.
+    // Stricter than `ppp`: no control or 8-bit bytes, and no `+80`, which `u16::from_str` accepts.
     if !text.iter().all(|b| (b' '..=b'~').contains(b)) {
         return Err(ProxyError::Malformed);
     }
@@ -167,7 +167,7 @@ fn parse_v2(bytes: &[u8]) -> Result<HeaderProgress, ProxyError> {
     }
     let total = V2_FIXED + length;
     let Some(whole) = bytes.get(..total) else {
-        // A bad version or family is refused before its addresses are waited for.
+        // A bad version or family is refused before its addresses arrive.
         return match v2::Header::try_from(bytes) {
             Err(v2::ParseError::Incomplete(_) | v2::ParseError::Partial(..)) => {
                 Ok(HeaderProgress::Needs(total))
@@ -177,10 +177,11 @@ fn parse_v2(bytes: &[u8]) -> Result<HeaderProgress, ProxyError> {
     };
     let header = v2::Header::try_from(whole).map_err(|_| ProxyError::Malformed)?;
     let source = match (header.command, &header.addresses) {
-        // The sender's own connection, a health check: what follows must be ignored.
+        // The sender's own connection, a health check: the rest must be ignored.
         (v2::Command::Local, _) => None,
         (v2::Command::Proxy, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => None,
-        // A datagram's address over a stream: the sender is confused, so is the address.
+        // The address of a datagram over a stream: neither the sender nor the address can be
+        // trusted.
         (v2::Command::Proxy, _) if header.protocol != v2::Protocol::Stream => {
             return Err(ProxyError::Malformed);
         }
@@ -191,7 +192,7 @@ fn parse_v2(bytes: &[u8]) -> Result<HeaderProgress, ProxyError> {
             Some(socket(pair.source_address.into(), pair.source_port))
         }
     };
-    // TLVs are not used, but a header that does not add up is not believed in its other half.
+    // TLVs are not used, but if a part of the header is invalid, do not believe the rest.
     if source.is_some() && header.tlvs().any(|tlv| tlv.is_err()) {
         return Err(ProxyError::Malformed);
     }

@@ -1,4 +1,4 @@
-//! What bytes travel on: a socket in clear or TLS, of which some may have been read ahead. Imports
+//! What bytes travel on: a plain socket or TLS. Some bytes may have been read ahead. Imports
 //! nothing of the proxy.
 
 use std::io;
@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
-/// A stream socket in clear.
+/// A plain stream socket.
 #[derive(Debug)]
 pub(crate) enum Plain {
     Tcp(TcpStream),
@@ -25,7 +25,7 @@ pub(crate) enum Transport {
     Tls(Box<TlsStream<Rewound>>),
 }
 
-/// A socket of which bytes were read before it was known that TLS begins with them.
+/// A socket from which bytes were read before it was known that they begin TLS.
 pub(crate) struct Rewound {
     ahead: Bytes,
     plain: Plain,
@@ -54,7 +54,7 @@ impl Transport {
     }
 }
 
-/// Fills `buf` from what was read ahead, if there is any left.
+/// Fills `buf` from the bytes that were read ahead, if any are left.
 pub(crate) fn hand_out(ahead: &mut Bytes, buf: &mut ReadBuf<'_>) -> bool {
     if ahead.is_empty() {
         return false;
@@ -63,7 +63,7 @@ pub(crate) fn hand_out(ahead: &mut Bytes, buf: &mut ReadBuf<'_>) -> bool {
     buf.put_slice(ahead.get(..count).unwrap_or_default());
     ahead.advance(count);
     if ahead.is_empty() {
-        // Lets go of the memory it is a part of.
+        // Releases the memory that it is a part of.
         *ahead = Bytes::new();
     }
     true

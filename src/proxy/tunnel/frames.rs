@@ -1,4 +1,4 @@
-//! RFC 6455 frame headers, followed byte by byte as they pass. Payload is counted, never kept.
+//! RFC 6455 frame headers, followed byte by byte as they pass. The payload is counted, never kept.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -15,14 +15,14 @@ pub(super) struct Frames {
     have: usize,
     /// Payload still to come.
     left: u64,
-    /// A close frame has begun; nothing may follow it.
+    /// A close frame has begun. Nothing may follow it.
     closing: bool,
 }
 
 // === impl Frames ===
 
 impl Frames {
-    /// `bytes` have passed.
+    /// Records that `bytes` have passed.
     pub(super) fn advance(&mut self, mut bytes: &[u8]) {
         loop {
             let skip = usize::try_from(self.left).map_or(bytes.len(), |left| left.min(bytes.len()));
@@ -38,7 +38,7 @@ impl Frames {
         }
     }
 
-    /// Between two frames, with none of them a close frame: the only place where we may put one.
+    /// Between two frames, and neither was a close frame: only here may keygate insert one.
     pub(super) fn may_close(&self) -> bool {
         self.have == 0 && self.left == 0 && !self.closing
     }
@@ -54,7 +54,7 @@ impl Frames {
             127 => (8, u64::from_be_bytes([a, b, c, d, e, f, g, h])),
             short => (0, u64::from(short)),
         };
-        // A server must not mask, but one that does is followed all the same.
+        // A server must not mask, but keygate follows the frames of one that does.
         let mask_bytes = if second & 0x80 == 0 { 0 } else { 4 };
         if self.have < 2 + length_bytes + mask_bytes {
             return;

@@ -10,14 +10,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::Frames;
 
-/// Most bytes read at once, and most that wait in one direction.
+/// The most bytes of one read, and the most that wait in one direction.
 pub const CHUNK: usize = 16 * 1024;
 
-/// Reads per poll, after which other tasks of the thread have their turn.
+/// Reads per poll. After them, other tasks of the thread get a turn.
 const ROUNDS: usize = 8;
 
 thread_local! {
-    /// The thread's scratch buffer while nobody reads.
+    /// The thread's scratch buffer, while no read uses it.
     static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
 }
 
@@ -25,9 +25,9 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Pump {
     state: State,
-    /// Read but not taken by the writer yet.
+    /// Bytes that were read but not yet taken by the writer.
     pending: Bytes,
-    /// The writer has taken bytes that it may still hold in a buffer.
+    /// The writer may still hold bytes in a buffer.
     unflushed: bool,
     bytes: u64,
     frames: Option<Frames>,
@@ -37,7 +37,7 @@ pub(super) struct Pump {
 enum State {
     Copying,
     Done,
-    /// The reader has ended; so does the writer once it has taken everything.
+    /// The reader has ended. The writer will end once it has taken everything.
     Ending,
 }
 
@@ -48,13 +48,13 @@ pub(super) enum PumpFault {
     Write(io::ErrorKind),
 }
 
-/// The scratch buffer on loan; it goes back on drop.
+/// The borrowed scratch buffer, returned on drop.
 struct Scratch(Box<[u8]>);
 
 // === impl Pump ===
 
 impl Pump {
-    /// `first` was read before; it goes out first. `frames` follows what the writer has taken.
+    /// `first` was read earlier and is sent first. `frames` follows what the writer has taken.
     pub(super) fn new(first: Bytes, frames: Option<Frames>) -> Self {
         Self { state: State::Copying, pending: first, unflushed: false, bytes: 0, frames }
     }
@@ -82,7 +82,7 @@ impl Pump {
         self.state = State::Done;
     }
 
-    /// Ready when the reader has ended and the writer was told so.
+    /// Ready when the reader has ended and the writer has been shut down.
     pub(super) fn poll<R, W>(
         &mut self,
         cx: &mut Context<'_>,
@@ -98,7 +98,7 @@ impl Pump {
             self.state = State::Ending;
         }
         if self.state == State::Ending {
-            // A peer that is gone already need not be told.
+            // A peer that has gone already needs no notice.
             let _ = ready!(Pin::new(writer).poll_shutdown(cx));
             self.state = State::Done;
         }
@@ -166,7 +166,7 @@ impl Pump {
         Poll::Ready(Ok(taken))
     }
 
-    /// There is nothing to read for now, so what was written has to leave. Never ready.
+    /// There is nothing to read for now, so written bytes have to leave. Never ready.
     fn poll_flush<W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,

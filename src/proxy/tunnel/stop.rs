@@ -7,13 +7,14 @@ use std::task::{Context, Poll, Waker};
 /// How a tunnel is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TunnelCut {
-    /// At once, without a word.
+    /// Immediately, without a goodbye.
     Abrupt,
-    /// With a WebSocket close frame where the framing allows one, else as [`TunnelCut::Abrupt`].
+    /// With a WebSocket close frame where the framing allows one. Otherwise like
+    /// [`TunnelCut::Abrupt`].
     Close { code: u16, reason: &'static str },
 }
 
-/// Ends the tunnel that polls it. Clones are one handle.
+/// Ends the tunnel that polls it. All clones are the same handle.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Rc<StopState>);
 
@@ -30,7 +31,7 @@ impl Stop {
         Self::default()
     }
 
-    /// The first cut counts. The tunnel is woken; whether its client reads does not matter.
+    /// The first cut counts. The tunnel is woken, whether or not its client reads.
     pub fn cut(&self, cut: TunnelCut) {
         if self.0.cut.get().is_some() {
             return;
@@ -42,7 +43,7 @@ impl Stop {
         }
     }
 
-    /// Ready once cut; until then the task is woken by the cut.
+    /// Ready once cut. Until then, the cut will wake the task.
     pub fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<TunnelCut> {
         if let Some(cut) = self.0.cut.get() {
             return Poll::Ready(cut);

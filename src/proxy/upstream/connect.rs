@@ -64,7 +64,7 @@ impl Connector {
         &self.clock
     }
 
-    /// Opens one connection. A name is resolved anew each time, and each of its addresses tried.
+    /// Opens one connection. Resolves a name each time, and tries each of its addresses.
     pub(crate) async fn connect(&self, client: &ClientAddr) -> Result<Io, Reason> {
         match tokio::time::timeout(self.timeout, self.open(client)).await {
             Ok(Ok(transport)) => {

@@ -1,5 +1,5 @@
-//! One HTTP/1.1 connection to the upstream: ours, or hyper's from its first byte for what asks for
-//! more than a response ([`round_trip`] says what that is).
+//! One HTTP/1.1 connection to the upstream. It is ours, or hyper's from its first byte if a request
+//! needs more than a response ([`round_trip`] says what that is).
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -32,8 +32,8 @@ use crate::proxy::streams::Stream;
 #[derive(Debug)]
 pub(super) struct Http1 {
     reader: Reader,
-    /// The body that this connection still writes without hyper. If it was not written whole it
-    /// stays here: such a connection serves no other request.
+    /// The body that this connection is still writing without hyper. If it was not written
+    /// completely, it stays here: such a connection serves no other request.
     sending: Option<Box<Sending>>,
     clock: Clock,
     /// When it was last given back; 0: never.
@@ -41,13 +41,13 @@ pub(super) struct Http1 {
     learnt: Learnt,
 }
 
-/// Who reads and writes it.
+/// Who reads and writes the connection.
 #[derive(Debug)]
 enum Reader {
-    /// We do, by [`round_trip`].
+    /// keygate does, in [`round_trip`].
     Own(Io),
     Hyper(Box<Hyper>),
-    /// It has failed.
+    /// The connection has failed.
     Nobody,
 }
 
@@ -56,8 +56,9 @@ struct Hyper {
     sender: SendRequest<RequestBody>,
     conn: Connection<TokioIo<Io>, RequestBody>,
     ended: HyperEnd,
-    /// The service has answered with HTTP/1.0. hyper would write the next request as HTTP/1.0 too,
-    /// and leave out a body of unknown length or an upgrade: the connection serves no other.
+    /// The service has answered with HTTP/1.0. hyper would also write the next request as HTTP/1.0,
+    /// and leave out a body of unknown length or an upgrade. So the connection serves no other
+    /// request.
     is_http10: bool,
 }
 
@@ -111,7 +112,7 @@ impl Http1 {
         let io = match &mut self.reader {
             Reader::Own(io) => io,
             Reader::Hyper(hyper) => {
-                // Boxed: what is rare must not make every request's future larger.
+                // Boxed: a rare path must not make every request's future larger.
                 let sent = hyper.send(outbound, stream, answer_deadline, &self.clock, resources);
                 return Box::pin(sent)
                     .await
@@ -148,7 +149,7 @@ impl Http1 {
         }
     }
 
-    /// Whether there may be more of the answer now.
+    /// Whether more of the answer may have arrived now.
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) -> bool {
         match &mut self.reader {
             Reader::Hyper(hyper) => {
@@ -160,8 +161,8 @@ impl Http1 {
                 match sending {
                     Some(Poll::Ready(Ok(()))) => self.sending = None,
                     Some(Poll::Ready(Err(Stopped::Client))) => {
-                        // Without the rest of its request the answer cannot be trusted: reads from
-                        // now on fail.
+                        // Without the rest of its request, the answer cannot be trusted: from now
+                        // on, reads fail.
                         self.reader = Reader::Nobody;
                         return true;
                     }
@@ -193,14 +194,15 @@ impl Http1 {
         }
     }
 
-    /// Sends the rest of a request whose answer has ended. Ready: that was all, or no more can be sent.
+    /// Sends the rest of a request whose answer has ended. Ready: everything was sent, or nothing
+    /// more can be.
     pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.drive(cx);
         let is_sending = self.is_sending();
         match &mut self.reader {
             Reader::Own(io) if is_sending => {
                 ready!(round_trip::poll_noise(io, cx));
-                // Nobody has asked for more.
+                // The upstream sent something that keygate did not ask for.
                 self.learnt.keeps_alive = false;
                 Poll::Ready(())
             }
@@ -224,7 +226,7 @@ impl Http1 {
         }
     }
 
-    /// Looks whether the upstream has closed it while it was idle.
+    /// Whether it can still be used: the upstream has not closed it while it was idle.
     pub(super) fn is_usable(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         let driven = pin!(unconstrained(poll_fn(|cx| {
@@ -289,8 +291,8 @@ impl Hyper {
         hyper::ext::on_informational(&mut request, move |_| meter.informational());
         let Self { sender, conn, ended, is_http10 } = self;
         let mut reply = pin!(sender.try_send_request(request));
-        // With a budget, a task that has used up its turn would take what is there for not there,
-        // and nobody would wake it for the channel.
+        // With a budget, a task that has used up its turn would find the channel empty although it
+        // is not, and nothing would wake the task for it.
         unconstrained(poll_fn(|cx| {
             if let Some(end) = stream.poll_end(cx)
                 && let Err(reason) = go_on(end, stream, answer_deadline, clock, cx)
@@ -298,7 +300,7 @@ impl Hyper {
                 return Poll::Ready(Err(Failure::of(reason)));
             }
             drive(conn, ended, cx);
-            // Only `drive` can complete the reply, so nobody else needs to wake us for it.
+            // Only `drive` can complete the reply, so no other wake-up is needed.
             match reply.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(Ok(response)) => {
                     *is_http10 = response.version() < Version::HTTP_11;
@@ -321,8 +323,8 @@ impl Hyper {
     }
 }
 
-/// Moves it on, unless hyper is done with it. One that ended with a protocol switch is kept for its
-/// stream.
+/// Drives it, unless hyper is done with it. A connection that ended with a protocol switch is kept
+/// for its stream.
 fn drive(
     conn: &mut Connection<TokioIo<Io>, RequestBody>,
     ended: &mut HyperEnd,

@@ -21,12 +21,12 @@ use crate::proxy::net::io::ClientAddr;
 use crate::proxy::outbound::UpstreamRequest;
 use crate::proxy::streams::Stream;
 
-/// A handle; each request has [one of its own](Http2::share).
+/// A handle. Each request has [one of its own](Http2::share).
 #[derive(Debug)]
 pub(crate) struct Http2 {
     sender: SendRequest<Http2Body>,
     shared: Rc<Http2State>,
-    /// Of the request, which ends with this.
+    /// The upload of the request. It ends with this handle.
     upload: Option<Rc<UploadProgress>>,
 }
 
@@ -39,8 +39,8 @@ struct Http2State {
     clock: Clock,
 }
 
-/// Streams that we put on one connection before a second is opened. Servers commonly allow 100 to
-/// 128; hyper queues what is beyond the peer's own limit.
+/// The most streams on one connection before a second is opened. Servers commonly allow 100 to 128.
+/// hyper queues streams beyond the peer's own limit.
 const MOST_STREAMS: usize = 100;
 
 // === impl Http2 ===
@@ -85,7 +85,7 @@ impl Http2 {
         stream: &Stream,
         answer_deadline: &AnswerDeadline,
     ) -> Result<(AnswerHeadSource, AnswerContent), Failure> {
-        // `SendRequest` is ready when the handshake is done; a closed one says so here.
+        // `SendRequest` is ready when the handshake is done. A closed connection shows here.
         if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_err() {
             self.shared.closed.set(true);
             return Err(Failure { unsent: true, ..Failure::of(Reason::UpstreamClosed) });
@@ -124,7 +124,7 @@ impl Http2 {
         .await
     }
 
-    /// Whether hyper still has something of the request to send.
+    /// Whether hyper still has some of the request to send.
     pub(super) fn is_sending(&self) -> bool {
         self.upload.as_ref().is_some_and(|upload| upload.is_with_hyper())
     }
@@ -168,15 +168,15 @@ impl Drop for Http2State {
     }
 }
 
-/// An HTTP/2 connection is dear to open and its end is announced (GOAWAY), so it may idle longer.
+/// An HTTP/2 connection is expensive to open and announces its end (GOAWAY), so it may idle longer.
 const IDLE_NS: u64 = 60_000_000_000;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-/// How the upstream has said that it did nothing with a request (RFC 9113 section 8.7).
+/// How the upstream has declared that it did not process a request (RFC 9113 section 8.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unprocessed {
-    /// Its stream is newer than the last one that a graceful GOAWAY lets live.
+    /// Its stream is newer than the last one that a graceful GOAWAY keeps alive.
     Goaway,
     Refused,
 }

@@ -1,5 +1,6 @@
-//! A request body that hyper sends over HTTP/2. hyper asks it for nothing while the service opens no
-//! window, so an end that only the body would tell never comes: here it ends hyper's task instead.
+//! A request body that hyper sends over HTTP/2. While the service opens no window, hyper does not
+//! poll the body. So the body alone could not report that the upload has ended. Here the end stops
+//! hyper's task instead.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -14,13 +15,13 @@ use crate::proxy::body::{BodyError, RequestBody, UploadProgress};
 /// The body of one request.
 pub(super) struct Http2Body {
     body: RequestBody,
-    /// Who has to know of it. `None` once it was told.
+    /// Who has to learn that hyper polled it. `None` once that was reported.
     begins: Option<Rc<BegunUpload>>,
     begun: Option<(Rc<BegunUpload>, Rc<UploadProgress>)>,
 }
 
-/// The upload that hyper has polled for the first time just now. The task that it spawns next is that
-/// upload's, unless the upload is gone by then.
+/// The upload that hyper has just polled for the first time. The task that hyper spawns next
+/// belongs to it, unless the upload is gone by then.
 #[derive(Debug, Default)]
 pub(super) struct BegunUpload(RefCell<Option<Rc<UploadProgress>>>);
 
@@ -32,9 +33,9 @@ pub(super) struct Http2Executor {
 
 /// One of hyper's tasks.
 struct Http2Task<F> {
-    /// `None`: it was ended. A stream of which both halves are dropped is reset.
+    /// `None`: it was ended. A stream is reset when both its halves are dropped.
     inner: Option<Pin<Box<F>>>,
-    /// What it sends.
+    /// The upload that it sends.
     upload: Option<Rc<UploadProgress>>,
 }
 
@@ -81,7 +82,7 @@ impl Body for Http2Body {
 
 impl Drop for Http2Body {
     fn drop(&mut self) {
-        // It was sent at once, without a task.
+        // It was sent immediately, without a task.
         if let Some((begun, progress)) = self.begun.take() {
             begun.0.borrow_mut().take_if(|latest| Rc::ptr_eq(latest, &progress));
         }

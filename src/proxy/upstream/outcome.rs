@@ -1,4 +1,4 @@
-//! What comes of a request to the upstream: the head of its answer and what is behind it, or why
+//! The result of a request to the upstream: the head of its answer and what follows it, or why
 //! there is none.
 
 use bytes::Bytes;
@@ -11,13 +11,13 @@ use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::answer_read::AnswerHead;
 use crate::proxy::http1::chunks::ChunkForm;
 
-/// Why there is no response. Says what the client gets and whether another try may help.
+/// Why there is no response. Determines what the client gets and whether a retry may help.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) reason: Reason,
-    /// Not one byte of the request was sent, and it can be taken again.
+    /// Not one byte of the request was sent, so it can be sent again.
     pub(crate) unsent: bool,
-    /// The upstream has said that it did nothing with it.
+    /// The upstream has declared that it did not process it.
     pub(crate) unprocessed: bool,
     /// A kept-alive connection broke before the response began.
     pub(crate) stale: bool,
@@ -30,15 +30,15 @@ pub(crate) enum AnswerHeadSource {
     Own(AnswerHead),
 }
 
-/// What comes behind the head of a response.
+/// What follows the head of a response.
 #[derive(Debug)]
 pub(crate) enum AnswerContent {
-    /// All of it arrived with the head, which says how long it is.
+    /// All of it arrived with the head, which gives its length.
     Whole(Bytes),
-    /// All of it arrived with the head, in chunks. It is sent on in chunks too, as it would if its end
-    /// had come a moment later.
+    /// All of it arrived with the head, in chunks. keygate also forwards it in chunks, as it would
+    /// if the end had arrived a moment later.
     WholeChunked(WholeChunks),
-    /// What of it came with the head, and how the rest is to be read
+    /// The part that arrived with the head, and how to read the rest
     /// ([`Lease::poll_body`](super::Lease::poll_body)).
     Coming {
         first: Bytes,
@@ -47,11 +47,11 @@ pub(crate) enum AnswerContent {
     Hyper(Incoming),
 }
 
-/// A body that came in chunks.
+/// A body that arrived in chunks.
 #[derive(Debug)]
 pub(crate) struct WholeChunks {
     pub(crate) bytes: Bytes,
-    /// What `bytes` are.
+    /// The form of `bytes`.
     pub(crate) form: ChunkForm,
     /// Bytes of its data.
     pub(crate) data: u64,
@@ -67,8 +67,8 @@ impl AnswerHeadSource {
         }
     }
 
-    /// What it says to the caller. A gRPC call that failed at once has HTTP 200 and its status in the
-    /// head.
+    /// What it tells the caller. A gRPC call that failed immediately has HTTP 200 and its status in
+    /// the head.
     pub(crate) fn class(&self) -> UpstreamClass {
         let status = self.status();
         let grpc = match self {

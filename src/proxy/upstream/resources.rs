@@ -6,7 +6,7 @@ use crate::proxy::net::buffers::Buffers;
 use crate::proxy::net::pipe::Pipes;
 use crate::telemetry::UpstreamMeter;
 
-/// Handed to every exchange.
+/// Passed to every exchange.
 #[derive(Debug)]
 pub(crate) struct ExchangeResources {
     pub(crate) meter: UpstreamMeter,

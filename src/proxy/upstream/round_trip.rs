@@ -1,5 +1,5 @@
-//! One request and its answer over an HTTP/1.1 connection: the request is bytes already. This file
-//! reads only the head of the answer, with the bytes that arrived behind it.
+//! One request and its answer over an HTTP/1.1 connection. The request is bytes already. This file
+//! reads only the head of the answer, with the bytes that arrived after it.
 
 use std::future::poll_fn;
 use std::io;
@@ -31,37 +31,37 @@ use crate::proxy::streams::Stream;
 pub(super) struct Answered {
     pub(super) head: AnswerHead,
     pub(super) content: AnswerContent,
-    /// Interim answers (1xx) before it, which go no further.
+    /// Interim answers (1xx) before it, which are not forwarded.
     pub(super) interim: u32,
 }
 
-/// What the connection has learnt from its answers.
+/// What the connection has learnt from earlier answers.
 #[derive(Debug)]
 pub(super) struct Learnt {
     /// Bytes that the last answer needed, so that the next one like it takes one read.
     room: usize,
-    /// Bytes of the next read of a body whose length nobody knows.
+    /// Size of the next read of a body of unknown length.
     piece: usize,
-    /// For the fields of the next answer.
+    /// Space for the fields of the next answer.
     pub(super) fields: FieldRoom,
-    /// Another request may follow: the upstream keeps the connection open, and has said nothing
-    /// that nobody asked for.
+    /// Another request may follow: the upstream keeps the connection open, and has sent nothing
+    /// that it was not asked for.
     pub(super) keeps_alive: bool,
 }
 
 /// A request on its way.
 pub(super) struct WrittenRequest<'a> {
-    /// The head, and the body as far as it is here.
+    /// The head, and as much of the body as has arrived.
     pub(super) bytes: &'a [u8],
     /// The answer has no body, whatever its head says.
     pub(super) is_head: bool,
-    /// What is kept of an answer in chunks.
+    /// How a chunked answer is kept.
     pub(super) chunks: ChunkForm,
-    /// The connection was used before: it may be closed by now.
+    /// The connection was used before, so it may be closed by now.
     pub(super) is_reused: bool,
 }
 
-/// What the exchange of a request has around it.
+/// What surrounds the exchange of a request.
 pub(super) struct ExchangeContext<'a> {
     pub(super) stream: &'a Stream,
     pub(super) answer_deadline: &'a AnswerDeadline,
@@ -69,18 +69,18 @@ pub(super) struct ExchangeContext<'a> {
     pub(super) clock: &'a Clock,
 }
 
-/// Most bytes of one read. Larger ones save system calls, of which a large answer is made.
+/// The most bytes of one read. Larger reads save the system calls that dominate a large answer.
 const LARGEST_READ: usize = 256 * 1024;
-/// First read of a body whose length nobody knows; doubled while reads fill it.
+/// First read of a body of unknown length. Doubled while reads fill it.
 const FIRST_READ: usize = 16 * 1024;
-/// Interim answers before a final one, at most. Services send one or two.
+/// The most interim answers before a final one. Services send one or two.
 const MOST_INTERIM: u32 = 100;
-/// Data that fills less than this part of its buffer is copied, so that a trickle of small pieces
-/// does not hold large buffers.
+/// Data that fills less than this fraction of its buffer is copied, so that a trickle of small
+/// pieces does not hold large buffers.
 const WORTH_KEEPING: usize = 4;
 
-/// Sends `request`, and what is `sending` behind it, and reads the answer's head. An answer may
-/// come before the body is through: the rest of it is then to be sent while the answer is read.
+/// Sends `request` and then `sending`, and reads the answer's head. An answer may arrive before the
+/// body was sent completely: the rest must then be sent while the answer is read.
 pub(super) async fn exchange(
     io: &mut Io,
     request: &WrittenRequest<'_>,
@@ -106,7 +106,7 @@ pub(super) async fn exchange(
                     let closed = Failure::of(Reason::UpstreamClosed);
                     return Poll::Ready(Err(Failure { unsent: true, stale, ..closed }));
                 }
-                // The upstream takes no more; its answer may say why.
+                // The upstream takes no more. Its answer may say why.
                 Ok(0) | Err(_) => (unsent, is_flushed) = (&[], true),
                 Ok(count) => unsent = unsent.get(count..).unwrap_or_default(),
             }
@@ -138,14 +138,14 @@ pub(super) async fn exchange(
     .await
 }
 
-/// Reads until a final head is whole.
+/// Reads until a final head is complete.
 struct HeadReader {
     read: Vec<u8>,
     interim: u32,
     asked: RequestMethod,
 }
 
-/// A head that is no interim one.
+/// A head that is not an interim one.
 struct FinalHead {
     found: FoundHead,
     /// Everything that was read, from the head's first byte on.
@@ -157,7 +157,7 @@ struct FinalHead {
 enum HeadError {
     /// The upstream closed the connection.
     Closed {
-        /// It had begun to answer.
+        /// The upstream had begun to answer.
         is_begun: bool,
     },
     Bad,
@@ -174,7 +174,7 @@ impl HeadReader {
     ) -> Poll<Result<FinalHead, HeadError>> {
         loop {
             if self.read.capacity() == 0 {
-                // While an answer is waited for, nothing is held for it.
+                // While keygate waits for an answer, it holds no buffer for it.
                 let room = learnt.room;
                 self.read = if room > BUFFER { Vec::with_capacity(room) } else { buffers.take() };
             } else if self.read.len() == self.read.capacity() {
@@ -190,13 +190,13 @@ impl HeadReader {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => return Poll::Ready(Err(HeadError::Closed { is_begun })),
             }
-            // Interim heads are taken out together: one by one, a burst of them would be moved
-            // again and again.
+            // Interim heads are removed together. One by one, a burst of them would be moved again
+            // and again.
             let mut begin = 0;
             while let Some(unread) = self.read.get(begin..).filter(|unread| !unread.is_empty()) {
                 match find_head(unread, self.asked, &mut learnt.fields) {
                     Ok(None) => break,
-                    // Nobody asked for another protocol here.
+                    // keygate did not ask for another protocol here.
                     Ok(Some(found)) if found.status == StatusCode::SWITCHING_PROTOCOLS => {
                         return Poll::Ready(Err(HeadError::Bad));
                     }
@@ -220,7 +220,7 @@ impl HeadReader {
     }
 }
 
-/// Takes head and body apart. A short body is copied, so that its buffer can be used again; a long
+/// Separates head and body. A short body is copied, so that its buffer can be used again. A long
 /// one is not.
 fn take_apart(head: FinalHead, form: ChunkForm, learnt: &mut Learnt) -> Result<Answered, Failure> {
     let FinalHead { found, mut read, interim } = head;
@@ -228,7 +228,7 @@ fn take_apart(head: FinalHead, form: ChunkForm, learnt: &mut Learnt) -> Result<A
     let all = body.left().and_then(|left| usize::try_from(left).ok());
     let needed = all.map_or(read.len(), |all| found.length.saturating_add(all));
     learnt.room = needed.saturating_add(1).next_power_of_two().min(LARGEST_READ);
-    // No line of the body has begun before, which would need room.
+    // No line of the body began earlier, so none needs space.
     let behind = read.len().saturating_sub(found.length);
     let KeptBody { kept, used } =
         body.read(&mut read, found.length).map_err(|_| Failure::of(Reason::UpstreamBadResponse))?;
@@ -258,11 +258,11 @@ fn poll_read(io: &mut Io, into: &mut impl BufMut, cx: &mut Context<'_>) -> Poll<
     pin!(io.read_buf(into)).poll(cx)
 }
 
-/// The next piece of `body`, of `most` bytes at most and never one byte that is not the body's, or
-/// its trailers. `None`: it has ended.
+/// The next piece of `body`, of at most `most` bytes, without a single byte that belongs to
+/// something else, or its trailers. `None`: it has ended.
 ///
 /// # Errors
-/// The connection broke or ended before its time, or the chunks are no chunks.
+/// The connection broke or ended too early, or the chunks are invalid.
 pub(super) fn poll_body(
     io: &mut Io,
     body: &mut AnswerBody,
@@ -312,14 +312,15 @@ pub(super) fn poll_body(
     Poll::Ready(trailers.map(|trailers| trailers.map(Frame::trailers)))
 }
 
-/// Whether the upstream has closed the connection, or said something unasked, while it was idle.
+/// Whether the upstream has neither closed the connection nor sent something unasked while it was
+/// idle.
 pub(super) fn is_quiet(io: &mut Io) -> bool {
     let mut cx = Context::from_waker(std::task::Waker::noop());
     // A task that has used up its turn would find every connection quiet.
     pin!(unconstrained(poll_fn(|cx| poll_noise(io, cx)))).poll(&mut cx).is_pending()
 }
 
-/// Ready once the upstream has closed the connection, or said something unasked.
+/// Ready once the upstream has closed the connection or sent something unasked.
 pub(super) fn poll_noise(io: &mut Io, cx: &mut Context<'_>) -> Poll<()> {
     let mut byte = [0];
     Pin::new(io).poll_read(cx, &mut ReadBuf::new(&mut byte)).map(|_| ())

@@ -1,6 +1,6 @@
-//! A request body on its way to an upstream connection that we write ourselves: piece by piece as
-//! the client sends it. One of declared length is moved by the kernel where both sides are sockets
-//! in clear; one of unknown length goes in chunks.
+//! A request body on its way to an upstream connection that we write ourselves, piece by piece as
+//! the client sends it. The kernel moves a body of declared length if both sides are plain sockets.
+//! A body of unknown length is sent in chunks.
 
 #[cfg(test)]
 mod tests;
@@ -20,39 +20,39 @@ use crate::proxy::net::pipe::{LONG, Pipe, Pipes};
 
 /// The part of a body that has not been written yet.
 pub(super) struct Sending {
-    /// `None`: nothing more is to come, whether that was all or it was stopped.
+    /// `None`: nothing more will come, because that was all or because it was stopped.
     upload: Option<Upload>,
-    /// For good: what was taken from the client and not written is lost.
+    /// Final: what was taken from the client and not written is lost.
     stopped: Option<Stopped>,
     coding: Coding,
     /// The size of a chunk, not written yet.
     size: Bytes,
-    /// Read, and not written yet.
+    /// Bytes that were read and not written yet.
     piece: Bytes,
-    /// What follows the piece.
+    /// Written after the piece.
     tail: &'static [u8],
-    /// The piece, where it is not in our memory.
+    /// The piece, if it is not in our memory.
     pipe: Option<Pipe>,
     pipes: Rc<Pipes>,
 }
 
-/// How the end of the body shows.
+/// How the end of the body is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Coding {
-    /// Bytes to take from the upload.
+    /// Bytes still to take from the upload.
     Counted(u64),
     Chunked,
-    /// Everything is in hand.
+    /// Everything was taken.
     Over,
 }
 
-/// Why a body is not sent any further.
+/// Why the body is not sent any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stopped {
-    /// The client's fault, or keygate has ended the request: there is nothing to wait for. The
-    /// upload says which.
+    /// It is the client's fault, or keygate has ended the request: there is nothing to wait for.
+    /// The upload knows which.
     Client,
-    /// The upstream takes no more. It may have answered before.
+    /// The upstream takes no more. It may have answered already.
     Upstream,
 }
 
@@ -61,7 +61,8 @@ opaque!(Sending);
 // === impl Sending ===
 
 impl Sending {
-    /// All of `upload`: as it is if its length is known, else in chunks. The head must say the same.
+    /// Sends all of `upload`: as it is if its length is known, otherwise in chunks. The head must
+    /// say the same.
     pub(super) fn new(upload: Upload, pipes: &Rc<Pipes>) -> Self {
         let coding = upload.length().map_or(Coding::Chunked, Coding::Counted);
         let (upload, pipes) = (Some(upload), Rc::clone(pipes));
@@ -69,7 +70,7 @@ impl Sending {
         Self { upload, stopped: None, coding, size, piece, tail, pipe: None, pipes }
     }
 
-    /// Moves on as far as both sides allow. Ready once every byte was written.
+    /// Sends as far as both sides allow. Ready once every byte was written.
     pub(super) fn poll(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
         if let Some(stopped) = self.stopped {
             return Poll::Ready(Err(stopped));
@@ -92,7 +93,7 @@ impl Sending {
             } else if let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held() > 0) {
                 match ready!(io.poll_put(pipe, cx)) {
                     Ok(1..) => {}
-                    // It is to be written instead.
+                    // It has to be written instead.
                     Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                         self.piece = self.take_back().map_err(|_| Stopped::Upstream)?;
                     }
@@ -102,7 +103,7 @@ impl Sending {
                 (self.upload, self.pipe) = (None, None);
                 return Pin::new(&mut *io).poll_flush(cx).map_err(|_| Stopped::Upstream);
             } else {
-                // What was written must not wait for what is to come.
+                // Bytes that were written must not wait for those to come.
                 if let Poll::Ready(Err(_)) = Pin::new(&mut *io).poll_flush(cx) {
                     return Poll::Ready(Err(Stopped::Upstream));
                 }
@@ -156,11 +157,11 @@ impl Sending {
                     self.coding = Coding::Counted(left.saturating_sub(count as u64));
                     return Poll::Ready(Ok(()));
                 }
-                // It is to be read instead.
+                // It has to be read instead.
                 Poll::Ready(Err(BodyError::Unmoved)) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Stopped::Client)),
                 Poll::Pending => {
-                    // Who waits for a client keeps no pipe from others.
+                    // An upload that waits for its client must not keep a pipe from others.
                     self.pipe = None;
                     return Poll::Pending;
                 }
@@ -173,7 +174,7 @@ impl Sending {
         };
         match left.checked_sub(bytes.len() as u64) {
             Some(left) => (self.coding, self.piece) = (Coding::Counted(left), bytes),
-            // More than was declared would be the next request.
+            // Bytes beyond the declared length would be read as the next request.
             None => return Poll::Ready(Err(Stopped::Client)),
         }
         Poll::Ready(Ok(()))
@@ -184,7 +185,7 @@ impl Sending {
             return Poll::Ready(Err(Stopped::Upstream));
         };
         match ready!(upload.poll_data(cx)) {
-            // A chunk of no bytes would end the body.
+            // A chunk without bytes would end the body.
             Some(Ok(bytes)) if bytes.is_empty() => {}
             Some(Ok(bytes)) => {
                 let mut size = Vec::new();
@@ -196,7 +197,7 @@ impl Sending {
                 }
             }
             None => (self.tail, self.coding) = (BODY_END, Coding::Over),
-            // Without its end the upstream takes it for what it is: cut short.
+            // Without its end, the upstream recognises that it was cut short.
             Some(Err(_)) => return Poll::Ready(Err(Stopped::Client)),
         }
         Poll::Ready(Ok(()))
@@ -207,12 +208,12 @@ impl Sending {
         self.stopped.is_none()
     }
 
-    /// The body again, if nothing of it was asked for yet.
+    /// The body again, if none of it was asked for yet.
     pub(super) fn into_unsent(self) -> Option<Upload> {
         self.upload
     }
 
-    /// What was read of the client and not written.
+    /// What was read from the client and not written.
     fn take_back(&mut self) -> io::Result<Bytes> {
         match self.pipe.take().filter(|pipe| pipe.held() > 0) {
             Some(pipe) => Ok(pipe.into_bytes()?.into()),

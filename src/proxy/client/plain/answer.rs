@@ -20,16 +20,16 @@ use crate::proxy::request::client::Client;
 use crate::proxy::request::download::ResponseBody;
 use crate::proxy::worker::Worker;
 
-/// What of an answer's body is to come.
+/// How the rest of an answer's body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AnswerFraming {
     /// So many bytes.
     Counted(u64),
-    /// Nobody knows: each piece says how long it is (RFC 9112 section 7.1).
+    /// The length is unknown: each piece states its own (RFC 9112 section 7.1).
     Chunks,
-    /// The same, and the pieces are chunks already.
+    /// The same, but the pieces are chunks already.
     ReadyChunks,
-    /// By its status it has none.
+    /// Its status says that it has none.
     None,
 }
 
@@ -52,8 +52,7 @@ impl AnswerFraming {
     }
 }
 
-/// An answer in the form that hyper uses, as lines. `None` for a 1xx: no plain request asks for
-/// one.
+/// An answer in hyper's form, written as lines. `None` for a 1xx: no plain request asks for one.
 pub(super) fn to_lines(
     response: Response<ResponseBody>,
 ) -> Option<(AnswerLines, ResponseBody, AnswerFraming)> {
@@ -69,7 +68,7 @@ pub(super) fn to_lines(
     for (name, value) in &head.headers {
         match *name {
             header::CONNECTION => lines.closes = true,
-            // How long the answer is that the client has (RFC 9110 section 8.6).
+            // The length of the answer that the client already has (RFC 9110 section 8.6).
             header::CONTENT_LENGTH if status != StatusCode::NOT_MODIFIED => {}
             header::TRANSFER_ENCODING => {}
             _ => {
@@ -91,7 +90,7 @@ pub(super) async fn send(
     mut body: ResponseBody,
     mut rest: AnswerFraming,
 ) -> Result<(), AnswerAbort> {
-    // As one piece, where there is room behind the head: a refusal, mostly.
+    // In one piece where the space after the head allows it, which mostly happens for a refusal.
     if let (ResponseBody::Full(bytes), AnswerFraming::Counted(_)) = (&body, rest)
         && bytes.len() <= head.capacity() - head.len()
     {
@@ -111,18 +110,19 @@ pub(super) async fn send(
 
 /// An answer that is being written.
 struct OutgoingAnswer {
-    /// The head, and what says how long the next piece is.
+    /// The head, and the line that gives the length of the next piece.
     text: Vec<u8>,
-    /// Bytes of it that were written.
+    /// Bytes of `text` that were written.
     sent: usize,
-    /// Of the body, not written yet.
+    /// The part of the body that is not written yet.
     piece: Bytes,
-    /// Behind the piece.
+    /// Written after the piece.
     tail: &'static [u8],
-    /// What comes behind that, if it had to be looked at.
+    /// The bytes that follow, if keygate has looked ahead.
     ahead: Option<Option<Result<Bytes, BodyError>>>,
-    /// It was not there yet. Who has asked for it asks again until it is, also while the client
-    /// takes nothing: else the client's time would count as the service's.
+    /// The bytes that follow were not there yet. After looking ahead once, keygate asks again until
+    /// they are, even while the client takes nothing. Otherwise the client's time would count as
+    /// the service's.
     looks_ahead: bool,
     rest: AnswerFraming,
 }
@@ -143,7 +143,7 @@ impl OutgoingAnswer {
                 next?;
                 continue;
             }
-            // What was written must not wait for what is to come.
+            // Bytes that were written must not wait for those to come.
             return match Pin::new(&mut *wire.io()).poll_flush(cx) {
                 Poll::Ready(Err(_)) => Poll::Ready(Err(AnswerAbort::Broken)),
                 _ => Poll::Pending,
@@ -152,7 +152,7 @@ impl OutgoingAnswer {
         Pin::new(&mut *wire.io()).poll_flush(cx).map_err(|_| AnswerAbort::Broken)
     }
 
-    /// Writes what is in hand.
+    /// Writes what it holds.
     fn poll_written(
         &mut self,
         wire: &Wire,
@@ -164,7 +164,7 @@ impl OutgoingAnswer {
             if self.sent == self.text.len() && is_bodiless {
                 return Poll::Ready(Ok(()));
             }
-            // With the beginning of the body, if that is there.
+            // Together with the beginning of the body, if that is there.
             if is_bodiless
                 && !self.rest.is_over()
                 && let Poll::Ready(next) = self.poll_piece(body, cx)
@@ -223,7 +223,7 @@ impl OutgoingAnswer {
                 self.end(body);
                 return Poll::Ready(Ok(()));
             }
-            // One that ends early says another length than was promised.
+            // A body that ends early contradicts the length that was promised.
             Some(Err(_)) | None => return Poll::Ready(Err(AnswerAbort::Broken)),
         };
         self.took(bytes.len(), body)?;
@@ -233,7 +233,7 @@ impl OutgoingAnswer {
                 put_chunk_size(&mut self.text, bytes.len());
                 (self.tail, end) = (CHUNK_END, CHUNK_AND_BODY_END);
             }
-            // The end goes with it, if it is known.
+            // Send the end with it, if it is known.
             self.look_ahead(body, cx);
             if matches!(self.ahead, Some(None)) {
                 self.ahead = None;
@@ -258,10 +258,10 @@ impl OutgoingAnswer {
         body.set(ResponseBody::Empty);
     }
 
-    /// So many bytes of the body are in hand.
+    /// The given number of body bytes has been taken.
     fn took(&mut self, count: usize, body: &mut Pin<&mut ResponseBody>) -> Result<(), AnswerAbort> {
         if let AnswerFraming::Counted(left) = &mut self.rest {
-            // Nor may it go on behind its end.
+            // Nor may it continue past its end.
             *left = left.checked_sub(count as u64).ok_or(AnswerAbort::Broken)?;
             if *left == 0 {
                 self.end(body);
@@ -271,7 +271,7 @@ impl OutgoingAnswer {
     }
 }
 
-/// The next bytes of a body, which are some. Who wants trailers is read by hyper.
+/// The next bytes of a body, never empty. hyper serves those who want trailers.
 fn poll_data(
     body: &mut Pin<&mut ResponseBody>,
     cx: &mut Context<'_>,
@@ -289,7 +289,7 @@ fn poll_data(
     }
 }
 
-/// The lines that are the writer's own.
+/// Writes the lines that only the writer knows.
 pub(super) fn finish(
     worker: &Worker,
     client: &Client,
@@ -306,14 +306,15 @@ pub(super) fn finish(
         AnswerFraming::Chunks | AnswerFraming::ReadyChunks => {
             text.extend_from_slice(b"transfer-encoding: chunked\r\n")
         }
-        // RFC 9110 section 8.6: an answer that has no body by its status says no length of it.
+        // RFC 9110 section 8.6: if the status says that there is no body, the answer gives no
+        // length.
         AnswerFraming::None => {}
     }
     if closes {
         text.extend_from_slice(b"connection: close\r\n");
     }
     if !is_dated {
-        // RFC 9110 section 6.6.1: who forwards an answer without a date gives it one.
+        // RFC 9110 section 6.6.1: whoever forwards an answer without a date adds one.
         text.extend_from_slice(b"date: ");
         text.extend_from_slice(&worker.date(answered_at(worker, client)));
         text.extend_from_slice(b"\r\n");
@@ -322,7 +323,7 @@ pub(super) fn finish(
     text
 }
 
-/// Unix seconds. The clock was read with an earlier request.
+/// Unix seconds. The clock was read during an earlier request.
 fn answered_at(worker: &Worker, client: &Client) -> u64 {
     let activity = &client.activity;
     match activity.running.get() {
@@ -331,5 +332,5 @@ fn answered_at(worker: &Worker, client: &Client) -> u64 {
     }
 }
 
-/// Room for status line, length, date and `Connection`.
+/// Space for status line, length, date and `Connection`.
 const OWN_LINES: usize = 160;

@@ -1,4 +1,4 @@
-//! What was read of a client and not answered yet, and whether the client is still there.
+//! What was read from a client and not answered yet, and whether the client is still there.
 
 use std::io;
 use std::pin::pin;
@@ -13,18 +13,18 @@ use crate::proxy::net::io::CutReason;
 use crate::proxy::request::client::Client;
 use crate::proxy::worker::Worker;
 
-/// What was read of the client and not answered yet.
+/// What was read from the client and not answered yet.
 pub(super) struct Read<'w> {
-    /// Without capacity between two requests: an idle connection holds no buffer.
+    /// Has no capacity between two requests: an idle connection holds no buffer.
     pub(super) bytes: Vec<u8>,
     /// Bytes of the request that is being answered.
     pub(super) used: usize,
-    /// Bytes in which no whole head was found.
+    /// Bytes that were searched without finding a whole head.
     pub(super) looked_at: usize,
     buffers: &'w Buffers,
 }
 
-/// Why an answer is wanted no more.
+/// Why nobody wants an answer any more.
 pub(super) enum AnswerAbort {
     /// The client has reset the connection, or the answer broke off.
     Broken,
@@ -34,17 +34,17 @@ pub(super) enum AnswerAbort {
 // === impl Read ===
 
 impl<'w> Read<'w> {
-    /// Nothing.
+    /// With nothing read.
     pub(super) fn new(buffers: &'w Buffers) -> Self {
         Self { bytes: Vec::new(), used: 0, looked_at: 0, buffers }
     }
 
-    /// What is behind the request that is being answered.
+    /// The bytes after the request that is being answered.
     fn ahead(&self) -> &[u8] {
         self.bytes.get(self.used..).unwrap_or_default()
     }
 
-    /// Whether bytes of a request are here that is not answered yet.
+    /// Whether it holds bytes of a request that is not answered yet.
     pub(super) fn holds_more(&self) -> bool {
         !self.bytes.is_empty()
     }
@@ -68,14 +68,15 @@ impl<'w> Read<'w> {
         }
     }
 
-    /// Whether a head may have ended since it was last looked for: else a client that sends byte by byte
-    /// would have us read the same again and again.
+    /// Whether a head may have ended since the last search. Otherwise a client that sends byte by
+    /// byte would make us read the same bytes again and again.
     pub(super) fn may_be_whole(&self) -> bool {
         let fresh = self.bytes.get(self.looked_at..).unwrap_or_default();
         self.looked_at == 0 || fresh.contains(&b'\n')
     }
 
-    /// Reads more behind what is there, up to `most` bytes in all. Not called without room for it.
+    /// Reads more after the bytes that are there, up to `most` bytes in all. Never called without
+    /// space for them.
     pub(super) fn poll_more(
         &mut self,
         wire: &Wire,
@@ -99,9 +100,9 @@ impl Drop for Read<'_> {
     }
 }
 
-/// Whether the answer is to stop, while it is waited for or written: the client has gone, or the
-/// connection has to end. (That the client has only closed its sending side shows in
-/// [`crate::proxy::net::io::Activity`].) Reads ahead no more than once.
+/// Whether to stop waiting for the answer or writing it: the client has gone, or the connection has
+/// to end. (That the client has only closed its sending side shows in
+/// [`crate::proxy::net::io::Activity`].) Reads ahead at most once.
 pub(super) fn poll_abort(
     worker: &Worker,
     client: &Client,
@@ -119,7 +120,7 @@ pub(super) fn poll_abort(
         return Poll::Ready(AnswerAbort::Broken);
     }
     // Once the answer is complete, further bytes are the next request, whose time has not started.
-    // Before the end of the body they are the body.
+    // Before the end of the body, they are the body.
     if client.activity.running.get() > 0
         && !wire.owes_body()
         && read.ahead().is_empty()

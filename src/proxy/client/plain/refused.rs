@@ -1,4 +1,4 @@
-//! The answer to a head that nobody can serve: it has a code, a request id and a line in the log like
+//! The answer to a head that keygate cannot serve: it has a code, a request id and a log line like
 //! every other refusal.
 
 use std::rc::Rc;
@@ -21,10 +21,10 @@ use crate::proxy::request::record::RequestRecord;
 use crate::proxy::request::reply::{self, RefusalContext, Reply};
 use crate::proxy::worker::Worker;
 
-/// The answer is short: a client that takes nothing of it for so long is not waited for.
+/// The answer is short: if a client takes nothing of it for this long, keygate stops waiting.
 const LONGEST_WRITE: Duration = Duration::from_secs(1);
 
-/// Refuses the head and ends the connection. What comes behind the head is read by nobody.
+/// Refuses the head and ends the connection. Nobody reads what follows the head.
 pub(in crate::proxy::client) async fn refuse(
     worker: &Rc<Worker>,
     client: &Client,
@@ -33,7 +33,7 @@ pub(in crate::proxy::client) async fn refuse(
 ) {
     let RefusedHead { head, rejection } = refused;
     let address = client.address.ip();
-    // The time of the head may be up; that of its answer begins.
+    // The time for the head may be over. The time for its answer begins.
     client.activity.cut.set(None);
     let mut record = RequestRecord::begin(worker, &client.activity, &head, address);
     let text = write(worker, client, &rejection, &mut record);
@@ -46,7 +46,7 @@ pub(in crate::proxy::client) async fn refuse(
         Ok(Err(_)) | Err(_) => record.client_gone(),
     }
     drop(record);
-    // The client may still send, and is to read the answer first.
+    // The client may still be sending, and must be able to read the answer first.
     client.activity.body_open.set(true);
     end_clean(worker, address, io).await;
 }

@@ -1,4 +1,4 @@
-//! A cluster: each slot of keys is on one server, and may move while requests go on.
+//! A cluster: each slot of keys is on one server, and may move while requests continue.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -17,11 +17,11 @@ pub(in crate::proxy::leases) struct ClusterLink {
     settings: Rc<StoreSettings>,
     nodes: RefCell<HashMap<StoreNode, Rc<NodeLink>>>,
     slots: RefCell<Vec<SlotRange>>,
-    /// Some slot was elsewhere.
+    /// Some slot was on another server.
     is_stale: Cell<bool>,
 }
 
-/// Slots of one server, both ends included.
+/// The slots of one server, both ends included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct SlotRange {
     first: u16,
@@ -29,7 +29,7 @@ struct SlotRange {
     node: StoreNode,
 }
 
-/// Where calls are sent together.
+/// The server that a group of calls goes to.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct SlotServer {
     node: StoreNode,
@@ -38,13 +38,14 @@ struct SlotServer {
 
 const SLOTS: u16 = 16_384;
 
-/// A call is sent on at most so often: a slot that is moving, to a server that is just taking over.
+/// A call is redirected at most this often: the slot may be moving, to a server that is just taking
+/// over.
 const REDIRECTIONS: usize = 3;
 
 // === impl ClusterLink ===
 
 impl ClusterLink {
-    /// By the first server that knows who has what.
+    /// Connects through the first server that knows the slots of all servers.
     pub(super) async fn connect(
         seeds: &[StoreNode],
         settings: &StoreSettings,
@@ -75,7 +76,7 @@ impl ClusterLink {
         Ok(())
     }
 
-    /// Asks anew which server has what, if a slot was elsewhere.
+    /// Asks again which server has which slots, if one was on another server.
     pub(super) async fn look_around(&self) -> Result<(), StoreFault> {
         if !self.is_stale.get() {
             return Ok(());
@@ -91,7 +92,7 @@ impl ClusterLink {
         Err(last)
     }
 
-    /// Sends each call to the server that has its keys, those of one server together.
+    /// Sends each call to the server that has its keys. Calls to one server are sent together.
     pub(super) async fn call(&self, calls: &[StoreCall]) -> StoreReplies {
         let mut replies: StoreReplies = calls.iter().map(|_| Err(StoreFault::Strange)).collect();
         let mut left: HashMap<SlotServer, Vec<usize>> = HashMap::new();
@@ -133,7 +134,7 @@ impl ClusterLink {
         replies
     }
 
-    /// Where a call has to go that was not run. A server that is gone makes the map stale.
+    /// Where to send a call that was not run. A server that is gone makes the map stale.
     fn onward(&self, fault: &StoreFault, from: &StoreNode) -> Option<SlotServer> {
         match fault {
             StoreFault::Elsewhere { slot, node, asking } => {
@@ -178,7 +179,7 @@ fn put<T>(list: &mut [T], at: usize, value: T) {
     }
 }
 
-/// `host:port`; without a host it is the server that has answered.
+/// Parses `host:port`. Without a host, it is the server that has answered.
 fn node_of(text: &str, from: &StoreNode) -> Option<StoreNode> {
     let (host, port) = text.rsplit_once(':')?;
     let port = port.parse().ok()?;
@@ -191,7 +192,7 @@ fn node_of(text: &str, from: &StoreNode) -> Option<StoreNode> {
     }
 }
 
-/// The answer to `CLUSTER SLOTS`, of which the first server of each range takes writes.
+/// The answer to `CLUSTER SLOTS`. The first server of each range takes writes.
 fn ranges(value: &Value, from: &StoreNode) -> Option<Vec<SlotRange>> {
     let Value::Array(rows) = value else { return None };
     let number = |value: &Value| match value {
@@ -212,8 +213,8 @@ fn ranges(value: &Value, from: &StoreNode) -> Option<Vec<SlotRange>> {
     rows.iter().map(range).collect()
 }
 
-/// The slot of a key: CRC16 (XMODEM) of what stands between the first `{` and the next `}`, or of
-/// all of it (the specification of Redis Cluster).
+/// The slot of a key: CRC16 (XMODEM) of the text between the first `{` and the next `}`, or of the
+/// whole key (the specification of Redis Cluster).
 fn slot_of(key: &[u8]) -> u16 {
     let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
         let rest = key.get(open + 1..)?;

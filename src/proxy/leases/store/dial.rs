@@ -1,4 +1,4 @@
-//! A connection to one server of the store: socket, TLS, who we are.
+//! A connection to one server of the store: socket, TLS, login.
 
 use std::io;
 use std::path::Path;
@@ -18,15 +18,15 @@ use crate::config::{SharedConfig, StoreNode, read_secret};
 use crate::proxy::leases::settings::StoreSettings;
 use crate::tls::ClientTls;
 
-/// A server that does not take a connection in this time is one that is away.
+/// A server that does not accept a connection within this time counts as away.
 const CONNECT: Duration = Duration::from_millis(800);
 
-/// Whom a connection is for.
+/// The purpose of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum DialedRole {
     /// A server that has buckets.
     Data,
-    /// It has no databases, and users of its own.
+    /// A sentinel has no databases, and has users of its own.
     Sentinel,
 }
 
@@ -77,15 +77,15 @@ impl NodeLink {
         }
     }
 
-    /// Says who we are.
+    /// Logs in.
     async fn greet(
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         settings: &StoreSettings,
         role: DialedRole,
     ) -> Result<Self, DialError> {
-        // Who we are is said below, so that a refusal is told in the server's own words.
+        // The login follows below, so that a refusal is reported in the server's own words.
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
-        // Whoever waits has a time-out of its own, and keeps what comes after it.
+        // The waiting request has a time-out of its own, and keeps what arrives after it.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let connected = MultiplexedConnection::new_with_config(&info, stream, config).await;
         let (connection, driver) =
@@ -126,12 +126,12 @@ async fn secured(
 ) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static> {
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     let mut config = (*tls.current()).clone();
-    // The store speaks one protocol.
+    // The store speaks one protocol, so it needs no ALPN.
     config.alpn_protocols.clear();
     TlsConnector::from(std::sync::Arc::new(config)).connect(name, socket).await
 }
 
-/// Read anew each time: the file may have been rotated.
+/// Read again each time, because the file may have been rotated.
 fn password(path: &Path) -> Result<Zeroizing<String>, DialError> {
     let failed = |why: String| {
         DialError::Fault(StoreFault::Settings(format!("{}: {why}", path.display()).into()))

@@ -5,10 +5,10 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 /// Why a call has no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(in crate::proxy::leases) enum StoreFault {
-    /// The connection, or the attempt at one.
+    /// The connection failed, or the attempt to open one.
     #[error("{0}")]
     Connection(Box<str>),
-    /// It has said no, in its own words.
+    /// The store refused, in its own words.
     #[error("it answers {word}{}{text}", if text.is_empty() { "" } else { ": " })]
     Refused { word: Box<str>, text: Box<str> },
     /// The keys are on another server.
@@ -35,7 +35,7 @@ impl StoreFault {
         matches!(self, Self::Refused { word, .. } if **word == *"NOSCRIPT")
     }
 
-    /// Whether others need not ask. Keys that are just being moved are a matter of one org and of
+    /// Whether other requests need not ask. Keys that are being moved concern one org, and only for
     /// moments.
     pub(in crate::proxy::leases) fn means_away(&self) -> bool {
         !matches!(self, Self::Elsewhere { .. })

@@ -13,9 +13,9 @@ pub(in crate::proxy::leases) struct StoreReply(Value);
 /// The answer to a question for tokens.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::proxy::leases) struct LeaseReply {
-    /// All that is needed was taken, or nothing was.
+    /// All that is needed was granted, or nothing was.
     pub(in crate::proxy::leases) is_granted: bool,
-    /// What was taken of each bucket, and how it stands.
+    /// What was taken from each bucket, and its state.
     pub(in crate::proxy::leases) buckets: SmallVec<[(u32, StoreState); 4]>,
 }
 
@@ -36,7 +36,8 @@ impl StoreReply {
         }
     }
 
-    /// Of a question for these buckets, each a quota or none. `None`: it is no such answer.
+    /// Reads the reply for these buckets, each with a quota or without. `None`: it is not such a
+    /// reply.
     pub(in crate::proxy::leases) fn lease(
         &self,
         quotas: impl Iterator<Item = bool>,

@@ -1,4 +1,4 @@
-//! Which server the sentinels know as the primary.
+//! Which server the sentinels name as the primary.
 
 use redis::Value;
 
@@ -8,7 +8,7 @@ use super::fault::StoreFault;
 use crate::config::StoreNode;
 use crate::proxy::leases::settings::StoreSettings;
 
-/// A connection to the primary, by the first sentinel that knows it.
+/// A connection to the primary, found through the first sentinel that knows it.
 pub(super) async fn primary(
     sentinels: &[StoreNode],
     name: &str,
@@ -45,7 +45,7 @@ async fn by(
     };
     let node = node.ok_or(StoreFault::Strange)?;
     let link = NodeLink::connect(&node, settings).await?;
-    // A sentinel may name the old primary for some time after it was demoted.
+    // A sentinel may name the old primary for some time after its demotion.
     match link.ask(&redis::cmd("ROLE")).await? {
         Value::Array(parts) if matches!(parts.first(), Some(Value::BulkString(role)) if role == b"master") => {
             Ok(link)

@@ -127,8 +127,8 @@ impl<'s> Admission<'s> {
         })))
     }
 
-    /// Names the upstream of the route. A reload cannot add or remove upstreams, so each route has
-    /// one. A request never goes to another upstream instead.
+    /// Names the upstream of the route. A reload keeps the upstreams that the process has, so each
+    /// route has one. A request never goes to another upstream instead.
     #[inline]
     pub(super) fn choose_upstream(
         &self,
