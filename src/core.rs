@@ -56,12 +56,12 @@ pub use self::user_token::{
     VerifiedToken,
 };
 
-/// One reading of the clock, taken at the edge and handed down.
+/// One reading of the clock, taken at the edge and passed down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub unix_ms: u64,
-    /// Nanoseconds since the process's clock was made; never goes back.
+    /// Nanoseconds since the process's clock was created. Never goes backwards.
     pub mono_ns: u64,
 }
 

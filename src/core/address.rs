@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// Why a network was refused. Everything here is the author's mistake in config or registry.
+/// Why a network was refused. Every case is a mistake in the configuration or the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkError {
     #[error("names a single address of a network; write the network, `{0}`, or the address alone")]
@@ -16,11 +16,12 @@ pub enum NetworkError {
     Syntax,
 }
 
-/// Networks that a key may be used from. Empty: from everywhere. IPv4-mapped networks never get in.
+/// Networks that a key may be used from. Empty: from everywhere. IPv4-mapped networks are never in
+/// it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetworkSet(Box<[IpNet]>);
 
-/// An address as text, for heads and lines of the log: `Display` costs a third of such a line.
+/// An address as text, for heads and log lines: `Display` takes a third of the time of such a line.
 #[derive(Clone, Copy, Debug)]
 pub struct AddressText {
     text: [u8; Self::ROOM],
@@ -46,7 +47,7 @@ pub fn parse_network(text: &str) -> Result<IpNet, NetworkError> {
         Ok(net) => net,
         Err(_) => IpNet::from(text.parse::<IpAddr>().map_err(|_| NetworkError::Syntax)?),
     };
-    // A mapped network would match nothing (we compare canonical addresses), or, with a short
+    // A mapped network would match nothing (keygate compares canonical addresses) or, with a short
     // prefix, everything: 3proxy#807.
     if let IpNet::V6(v6) = net
         && is_mapped(v6.addr())
@@ -86,7 +87,7 @@ impl AddressText {
         self.text.get(..self.length).unwrap_or_default()
     }
 
-    /// With a dot behind it.
+    /// Writes the octet and a dot.
     fn put_octet(&mut self, octet: u8) {
         let digit = |n: u8| b'0' + n % 10;
         let (text, length) = match octet {
@@ -101,8 +102,8 @@ impl AddressText {
     }
 }
 
-/// As [`parse_network`], for what somebody types: `10.0.0.1/8` may mean one address or all of
-/// `10.0.0.0/8`, and is not widened to the network in silence.
+/// As [`parse_network`], for input that somebody types: `10.0.0.1/8` may mean one address or all of
+/// `10.0.0.0/8`, and is not silently widened to the network.
 pub fn parse_typed_network(text: &str) -> Result<IpNet, NetworkError> {
     let net = parse_network(text)?;
     match text.parse::<IpNet>() {
@@ -119,7 +120,7 @@ fn is_mapped(address: Ipv6Addr) -> bool {
 /// `X-Forwarded-For` from the right. `entries` are all values of all its lines in order.
 ///
 /// Stops at the first untrusted hop, and at an entry that is not an address (oauth2-proxy#3478,
-/// APISIX CVE-2022-24112): a stranger wrote what is to the left of it.
+/// APISIX CVE-2022-24112): a stranger wrote everything to the left of it.
 pub fn client_address<'a>(
     peer: IpAddr,
     entries: impl DoubleEndedIterator<Item = &'a str>,
@@ -134,7 +135,7 @@ pub fn client_address<'a>(
             break;
         }
         let entry = entry.trim_matches([' ', '\t']);
-        // RFC 9110 section 5.6.1: an empty element says nothing.
+        // RFC 9110 section 5.6.1: an empty element means nothing.
         if entry.is_empty() {
             continue;
         }
@@ -146,8 +147,8 @@ pub fn client_address<'a>(
     hop
 }
 
-/// One X-Forwarded-For entry: an address, or, as several proxies write it, with a port. A scope
-/// (`fe80::1%eth0`) is dropped: it says nothing outside the host (Envoy CVE-2026-26310).
+/// One X-Forwarded-For entry: an address or, as several proxies write it, an address with a port. A
+/// scope (`fe80::1%eth0`) is dropped: it means nothing outside the host (Envoy CVE-2026-26310).
 fn parse_hop(entry: &str) -> Option<IpAddr> {
     let bare = match entry.strip_prefix('[') {
         Some(rest) => rest.split_once(']')?.0,
@@ -163,7 +164,7 @@ fn parse_hop(entry: &str) -> Option<IpAddr> {
 // === impl NetworkSet ===
 
 impl NetworkSet {
-    /// The caller has refused IPv4-mapped networks ([`parse_network`]).
+    /// The caller must have refused IPv4-mapped networks ([`parse_network`]).
     pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
         let mut networks: Vec<_> = networks.into_iter().map(|n| n.trunc()).collect();
         networks.sort_unstable();

@@ -1,10 +1,10 @@
-//! Whom a certificate is about, as one line of text.
+//! The name that a certificate was issued to, as one line of text.
 
 use std::fmt::Write;
 
 use x509_parser::prelude::{AttributeTypeAndValue, GeneralName, X509Certificate, X509Name};
 
-/// Short names of attribute types: RFC 2253, and what OpenSSL prints beside it.
+/// Short names of attribute types: those of RFC 2253, and those that OpenSSL prints in addition.
 const SHORT_NAMES: &[(&str, &str)] = &[
     ("0.9.2342.19200300.100.1.1", "UID"),
     ("0.9.2342.19200300.100.1.25", "DC"),
@@ -22,9 +22,9 @@ const SHORT_NAMES: &[(&str, &str)] = &[
     ("2.5.4.42", "GN"),
 ];
 
-/// The subject as in RFC 2253 (`CN=alice,OU=billing,O=Example`); of a certificate without one, as SPIFFE
-/// has them, its first alternative name (`URI:spiffe://…`), which no subject can look like. `None`:
-/// it has neither.
+/// The subject as in RFC 2253 (`CN=alice,OU=billing,O=Example`). For a certificate without one,
+/// such as those of SPIFFE, its first alternative name (`URI:spiffe://…`), which cannot be confused
+/// with a subject. `None`: it has neither.
 pub fn subject_of(certificate: &X509Certificate<'_>) -> Option<String> {
     match distinguished_name(certificate.subject()) {
         name if name.is_empty() => alternative_name(certificate),
@@ -32,7 +32,7 @@ pub fn subject_of(certificate: &X509Certificate<'_>) -> Option<String> {
     }
 }
 
-/// Last component first, as RFC 2253 has it.
+/// Last component first, as in RFC 2253.
 fn distinguished_name(name: &X509Name<'_>) -> String {
     let components: Vec<_> = name.iter_rdn().collect();
     let mut text = String::new();
@@ -56,7 +56,7 @@ fn push_attribute(text: &mut String, attribute: &AttributeTypeAndValue<'_>) {
     text.push('=');
     match attribute.as_str().ok().or_else(|| utf8(attribute)) {
         Some(value) => push_escaped(text, value),
-        // Another string type: its bytes in hexadecimal, as RFC 2253 section 2.4 has it.
+        // For another string type: its bytes in hexadecimal (RFC 2253 section 2.4).
         None => {
             text.push('#');
             for byte in attribute.as_slice() {
@@ -67,7 +67,7 @@ fn push_attribute(text: &mut String, attribute: &AttributeTypeAndValue<'_>) {
     }
 }
 
-/// T61 strings that are in fact ASCII, which is what old authorities put there.
+/// Also reads T61 strings that are in fact ASCII, which old authorities write.
 fn utf8<'a>(attribute: &'a AttributeTypeAndValue<'_>) -> Option<&'a str> {
     let text = std::str::from_utf8(attribute.as_slice()).ok()?;
     text.bytes().all(|b| (b' '..=b'~').contains(&b)).then_some(text)

@@ -1,5 +1,5 @@
-//! Which limits a request is charged under. A policy has a name; the configuration says which routes
-//! it is for and what holds by default, the table states limits by that name for keys and orgs.
+//! Which limits a request is charged to. A policy has a name: the configuration says which routes
+//! it is for and its default, and the table states limits by that name for keys and orgs.
 
 use std::sync::LazyLock;
 
@@ -15,7 +15,7 @@ use super::route::Route;
 /// Whose requests are counted together by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PolicyScope {
-    /// Of a user token: its subject.
+    /// For a user token: its subject.
     Key,
     /// All keys and user tokens of one org.
     Org,
@@ -28,9 +28,10 @@ pub struct LimitPolicy {
     pub scope: PolicyScope,
     /// Classes of the routes that it is for. Empty: all routes.
     pub classes: Box<[Box<str>]>,
-    /// What holds for keys or orgs that the table states nothing for; `None`: no limit.
+    /// The limit of keys or orgs that the table states none for. `None`: no limit.
     pub limit: Option<Limit>,
-    /// Counted by calendar: `limit`, and whatever the table states that is a count for the period.
+    /// Set if it is counted by calendar: `limit`, and whatever the table states that is a count for
+    /// the period.
     pub quota: Option<QuotaPeriod>,
 }
 
@@ -38,13 +39,13 @@ pub struct LimitPolicy {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LimitPolicies {
     list: Box<[LimitPolicy]>,
-    /// None of them can charge a key under anything but `per-key`, whatever its route.
+    /// Whatever its route, no key can be charged to anything but `per-key`.
     at_most_per_key: bool,
     /// Some org-wide policy has a default.
     has_org_default: bool,
 }
 
-/// What an admitted request has yet to be charged: all of it, or nothing.
+/// What an admitted request still has to be charged: all of it, or nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charge<'c> {
     pub caller: ChargedCaller<'c>,
@@ -54,49 +55,49 @@ pub struct Charge<'c> {
     pub limits: ChargedLimits<'c>,
 }
 
-/// Who has the limits that are not the org's.
+/// Who owns the limits that are not the org's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChargedCaller<'c> {
     Key(KeyId),
     Subject(ChargedSubject<'c>),
 }
 
-/// Whom a user token speaks of.
+/// The subject of a user token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChargedSubject<'c> {
     pub issuer: &'c str,
     pub subject: &'c str,
     pub org: &'c str,
-    /// Of each subject of its issuer.
+    /// The limit of each subject of its issuer.
     pub limit: Option<Limit>,
     pub org_source: OrgSource,
 }
 
-/// Who brings the name of a caller's org.
+/// Where the name of a caller's org is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OrgSource {
-    /// The table names it as well, so that there are no more such orgs than the table has.
+    /// The table also names it, so there are no more such orgs than the table has.
     Table,
-    /// The token alone: how many there are is up to its issuer.
+    /// The token alone: its issuer determines how many there are.
     Token,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChargedLimits<'c> {
-    /// `per-key`, on a key or subject that no route charges under anything else.
+    /// `per-key`, for a key or subject that no route charges to anything else.
     PerKey(Limit),
     /// The caller's first, then its org's.
     Several(SmallVec<[PolicyCharge<'c>; 4]>),
 }
 
-/// One limit that a request is charged under.
+/// One limit that a request is charged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyCharge<'c> {
     pub policy: &'c PolicyName,
     /// Whose bucket it is.
     pub scope: PolicyScope,
     pub limit: Limit,
-    /// `None`: a bucket that fills again continuously.
+    /// `None`: a bucket that refills continuously.
     pub quota: Option<QuotaPeriod>,
 }
 
@@ -106,7 +107,7 @@ static OF_SUBJECTS: LazyLock<PolicyName> = LazyLock::new(PolicyName::per_key);
 // === impl LimitPolicy ===
 
 impl LimitPolicy {
-    /// Whether requests on this route are charged under it.
+    /// Whether requests on this route are charged to it.
     pub fn is_for(&self, route: &Route) -> bool {
         let among = |class: &str| self.classes.iter().any(|known| **known == *class);
         self.classes.is_empty() || route.class.as_deref().is_some_and(among)
@@ -116,7 +117,7 @@ impl LimitPolicy {
 // === impl Charge ===
 
 impl Charge<'_> {
-    /// Who brings the name of [`Self::org`]. Every key's is the table's.
+    /// Where the name of [`Self::org`] is from. For a key it is always the table.
     pub fn org_source(&self) -> OrgSource {
         match self.caller {
             ChargedCaller::Key(_) => OrgSource::Table,
@@ -128,7 +129,7 @@ impl Charge<'_> {
 // === impl PolicyCharge ===
 
 impl PolicyCharge<'_> {
-    /// What a request of this cost makes of `state`.
+    /// The state that follows `state` after a request of this cost.
     ///
     /// # Errors
     /// [`Exhausted`]: less is left than the cost.
@@ -141,7 +142,7 @@ impl PolicyCharge<'_> {
     }
 }
 
-/// As the configuration or a table writes it.
+/// In the form that the configuration or a table uses.
 impl std::fmt::Display for PolicyCharge<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.quota {
@@ -154,10 +155,10 @@ impl std::fmt::Display for PolicyCharge<'_> {
 // === impl LimitPolicies ===
 
 impl LimitPolicies {
-    /// Most policies of a configuration.
+    /// The most policies of a configuration.
     pub const MOST: usize = 16;
 
-    /// The caller has seen to it that no name comes twice.
+    /// The caller has ensured that no name occurs twice.
     pub fn new(policies: impl IntoIterator<Item = LimitPolicy>) -> Self {
         let mut list: Vec<_> = policies.into_iter().collect();
         list.sort_by(|a, b| a.name.cmp(&b.name));
@@ -181,11 +182,11 @@ impl LimitPolicies {
         self.list.iter().find(|policy| policy.name == *name)
     }
 
-    /// What a request with this key on this route is charged; `None`: nothing.
+    /// What a request with this key on this route is charged. `None`: nothing.
     ///
-    /// A limit that the table states counts in whose name it is stated, the key's or the org's. A
-    /// name that only the table knows is for every route: what somebody limited must not become
-    /// unlimited because a configuration does not name it.
+    /// A limit in the table counts requests per key if it is stated for the key, and per org if it
+    /// is stated for the org. A name that only the table knows applies to every route: a limited
+    /// caller must not become unlimited because a configuration does not name the policy.
     #[inline]
     pub fn charge<'c>(
         &'c self,
@@ -201,10 +202,10 @@ impl LimitPolicies {
         Some(Charge { caller: ChargedCaller::Key(key.id), org: key.org, cost, limits })
     }
 
-    /// What a request with this user token on this route is charged; `None`: nothing.
+    /// What a request with this user token on this route is charged. `None`: nothing.
     ///
-    /// Under the limit that its issuer's subjects have, and under what holds for its org. Policies
-    /// with the scope `key` are not for tokens.
+    /// It is charged to the limit that its issuer's subjects have, and to the limits of its org.
+    /// Policies with the scope `key` do not apply to tokens.
     pub fn charge_token<'c>(
         &'c self,
         subject: ChargedSubject<'c>,
@@ -230,7 +231,7 @@ impl LimitPolicies {
         Some(Charge { caller: ChargedCaller::Subject(subject), org: subject.org, cost, limits })
     }
 
-    /// Without `[[policies]]`, and for a key that has but the one limit.
+    /// True without `[[policies]]` for a key that has only the one limit.
     fn has_no_part_in(&self, key: &KeyView<'_>) -> bool {
         self.list.is_empty() && key.grant.limits.is_plain()
     }
@@ -254,7 +255,7 @@ impl LimitPolicies {
         }
     }
 
-    /// Of one scope: what the table states, and the defaults of what it does not.
+    /// Adds the limits of one scope: what the table states, and the defaults of what it does not.
     fn add<'c>(
         &'c self,
         charges: &mut SmallVec<[PolicyCharge<'c>; 4]>,

@@ -1,5 +1,5 @@
-//! The network that a client is in: what reports say of a caller who has no key. Imports nothing of
-//! the crate.
+//! The network of a client, which reports show for a caller without a key. Imports nothing of the
+//! crate.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -23,12 +23,12 @@ impl ClientNetwork {
         })
     }
 
-    /// What [`Self::from_number`] takes; never 0.
+    /// The number that [`Self::from_number`] accepts. Never 0.
     pub const fn as_number(self) -> u64 {
         self.0
     }
 
-    /// Of a number that [`Self::as_number`] gave.
+    /// From a number that [`Self::as_number`] returned.
     pub const fn from_number(number: u64) -> Self {
         Self(number)
     }

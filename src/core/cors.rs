@@ -1,5 +1,5 @@
-//! Which pages of other origins may read what keygate itself answers, and the answers to their
-//! preflights (Fetch standard, "CORS protocol"). Imports `core::route`.
+//! Which pages of other origins may read keygate's own answers, and the answers to their preflights
+//! (Fetch standard, "CORS protocol"). Imports `core::route`.
 
 use std::time::Duration;
 
@@ -37,8 +37,8 @@ pub enum Credentials {
     Omitted,
 }
 
-/// An origin as a browser writes it (lower-case, without a default port), or all whose host has one
-/// label in place of a leading `*`.
+/// An origin as a browser writes it (lower-case, without a default port), or all origins whose host
+/// has one label in place of a leading `*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     Exact(Box<str>),
@@ -62,7 +62,7 @@ pub enum OriginError {
     Star,
 }
 
-/// The rule for one request, with its origin if the rule takes it.
+/// The rule for one request, with its origin if the rule allows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Cors<'r> {
     rule: &'r CorsRule,
@@ -81,7 +81,7 @@ impl CorsRules {
         self.rules.is_empty()
     }
 
-    /// The rule for `path`; `origin`: what the request says of where it comes from.
+    /// The rule for `path`. `origin`: where the request says that it is from.
     pub fn find<'r>(&'r self, path: &str, origin: Option<&'r [u8]>) -> Option<Cors<'r>> {
         let rule = self.rules.iter().find(|rule| rule.pattern.matches(path))?;
         Some(Cors { rule, origin: origin.filter(|origin| rule.origins.take(origin)) })
@@ -96,18 +96,20 @@ impl Cors<'_> {
         self.origin.is_some()
     }
 
-    /// Fields of keygate's own answer. `exposed`: names of fields that scripts may read beside the
-    /// always readable ones.
+    /// Fields of keygate's own answer. `exposed`: names of fields that scripts may read in addition
+    /// to those that are always readable.
     pub fn answer(&self, exposed: &str, mut put: impl FnMut(HeaderName, &[u8])) {
-        // Also where the origin is not allowed: a cache must not give this answer to another one.
+        // Also where the origin is not allowed: a cache must not give this answer to another
+        // origin.
         put(header::VARY, b"origin");
         if self.allow(&mut put) {
             put(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed.as_bytes());
         }
     }
 
-    /// Fields of the answer to a preflight for `method` with `fields`, a list of names. What is asked
-    /// for is granted: the request itself is judged when it comes, and a refusal can then be read.
+    /// Fields of the answer to a preflight for `method` with `fields`, a list of names. Everything
+    /// requested is granted: keygate judges the request itself when it arrives, and the page can
+    /// then read a refusal.
     pub fn preflight(
         &self,
         method: &[u8],
@@ -137,7 +139,7 @@ impl Cors<'_> {
     }
 }
 
-/// RFC 9110 tokens, commas and spaces, as browsers write the list; longer ones are not repeated.
+/// RFC 9110 tokens, commas and spaces, as browsers write the list. Longer lists are not repeated.
 fn is_list_of_names(list: &[u8]) -> bool {
     const LONGEST: usize = 4096;
     let of_list = |b: &u8| {
@@ -163,7 +165,7 @@ impl Origin {
     /// `https://app.example`, `http://localhost:3000` or `https://*.example.com`.
     ///
     /// # Errors
-    /// The text is no such origin, or would allow more than anybody intends.
+    /// The text is not such an origin, or would allow more than anybody intends.
     pub fn parse(text: &str) -> Result<Self, OriginError> {
         if text == "null" {
             return Err(OriginError::Null);

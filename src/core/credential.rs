@@ -2,15 +2,15 @@
 
 use http::HeaderName;
 
-/// One carrier of credentials, as configured. The order in the configuration says only which
-/// challenge comes first: two filled carriers in one request are refused, never ranked.
+/// One carrier of credentials, as configured. The order in the configuration only determines which
+/// challenge is first: two filled carriers in one request are refused, never ranked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialSource {
     /// `Authorization: Basic`.
     Basic { form: BasicForm, prefixes: Prefixes },
     /// `Authorization: Bearer`; the scheme is case-insensitive (RFC 9110 §11.1).
     Bearer { prefixes: Prefixes },
-    /// One cookie; the others travel on.
+    /// One cookie. The others are forwarded.
     Cookie { name: Box<str>, prefixes: Prefixes },
     /// A field of its own.
     Header { name: HeaderName, prefixes: Prefixes },
@@ -18,7 +18,7 @@ pub enum CredentialSource {
     Pair { id: HeaderName, secret: HeaderName },
     /// A query parameter; its name is compared after percent-decoding.
     Query { name: Box<str>, prefixes: Prefixes },
-    /// An entry of `Sec-WebSocket-Protocol` that begins with `marker`; the rest of it is the key.
+    /// An entry of `Sec-WebSocket-Protocol` that begins with `marker`. The rest of it is the key.
     Subprotocol { marker: Box<str> },
 }
 
@@ -43,7 +43,8 @@ pub enum MissingHalf<'r> {
     Field(&'r str),
 }
 
-/// A credential in this carrier is ours when it begins with one of these; with none, always.
+/// A credential in this carrier is for keygate if it begins with one of these. Without prefixes, it
+/// always is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prefixes(Box<[Box<[u8]>]>);
 
@@ -70,11 +71,11 @@ impl Prefixes {
         self.0.is_empty() || self.0.iter().any(|p| credential.starts_with(p))
     }
 
-    /// Whether `value` begins with one of the prefixes, or what looks like a key with one stands
-    /// within it: in quotes, behind a word, in a list. Without prefixes nothing can be told.
+    /// Whether `value` begins with one of the prefixes, or contains text that looks like a key with
+    /// such a prefix: in quotes, after a word, in a list. Without prefixes it is always false.
     ///
-    /// A prefix in the middle of a longer token is not looked at: three letters and `_` are in
-    /// many a JWT.
+    /// A prefix in the middle of a longer token does not count: three letters and `_` are in many a
+    /// JWT.
     pub fn found_in(&self, value: &[u8]) -> bool {
         const SHORTEST: usize = 16;
         let of_token = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b);

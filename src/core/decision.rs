@@ -31,30 +31,32 @@ pub use self::ticket::Ticket;
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     pub routes: RouteTable,
-    /// The environment of this deployment; a key of the other one is refused.
+    /// The environment of this deployment. A key of the other environment is refused.
     pub environment: Option<Environment>,
     /// Refuse keys that name no environment.
     pub require_environment: bool,
-    /// Who is only observed; `None`: nobody.
+    /// Whose requests are only observed. `None`: nobody's.
     pub observe: Option<Box<Observe>>,
-    /// What admitted requests are charged under.
+    /// The policies that admitted requests are charged to.
     pub limits: LimitPolicies,
 }
 
 /// The keys in force: a table with its patch.
 pub trait KeyLookup {
-    /// False only for a secret that no key can have by its checksum, so that no look-up is needed.
+    /// False only for a secret that cannot be a key because of its checksum, so that no look-up is
+    /// needed.
     fn plausible(&self, secret: &[u8]) -> bool;
     fn single(&self, digest: &Digest) -> Option<KeyView<'_>>;
     /// Takes the same time for an unknown id as for a wrong secret.
     fn pair(&self, id: &[u8], secret: &Digest) -> PairLookup<'_>;
-    /// The key that has this digest, of whichever kind.
+    /// The key of either kind that has this digest.
     fn any(&self, digest: &Digest) -> Option<KeyView<'_>>;
-    /// Who issued the key that has this digest. A look-up of its own: most requests need no owner.
+    /// Who issued the key that has this digest. This is a separate look-up because most requests
+    /// need no owner.
     fn owner(&self, digest: &Digest) -> Option<OwnerView<'_>>;
     /// Whether the table or the patch names this org.
     fn knows_org(&self, org: &str) -> bool;
-    /// The limits that all keys of an org share; `None`: no org has any, or this one has none.
+    /// The limits that all keys of an org share. `None`: this org has none, or no org has any.
     fn org_limits(&self, org: &str) -> Option<&LimitSet>;
     /// Unix seconds from which on nothing is admitted (`after_expiry = "refuse"`).
     fn refuse_from(&self) -> Option<u64>;
@@ -76,26 +78,26 @@ pub struct Facts<'r> {
     pub path: &'r str,
     pub traits: Traits,
     pub presented: Presented<'r>,
-    /// Canonical, through trusted hops.
+    /// In canonical form, determined through trusted hops.
     pub client: IpAddr,
     /// `Access-Control-Request-Method` of an OPTIONS request that has `Origin` as well.
     pub preflight: Option<&'r Method>,
-    /// What may be a key, for the share alone.
+    /// What may be a key. Used for the share only.
     pub candidates: KeyCandidates<'r>,
-    /// What is wrong with the request itself. Refused before anything else is decided, unless the
-    /// caller is only observed.
+    /// What is wrong with the request itself. It is refused before anything else is decided, unless
+    /// the caller is only observed.
     pub fault: Option<&'r Rejection>,
 }
 
-/// What of a request may be a key where its credential is not certain: two of them, a malformed or
-/// a misspelt one. None of it opens anything.
+/// The parts of a request that may be a key where its credential is not certain: there are two, or
+/// it is malformed or misspelt. None of them opens anything.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum KeyCandidates<'r> {
-    /// [`Presented`] says it all.
+    /// [`Presented`] holds the complete answer.
     #[default]
     Certain,
     These(&'r [Digest]),
-    /// There are too many of them, or nobody is told apart by one at this time
+    /// There are too many of them, or keys do not affect the verdict at this time
     /// ([`Observe::depends_on_caller`]).
     NotRead,
 }
@@ -103,12 +105,12 @@ pub enum KeyCandidates<'r> {
 /// The one credential of a request.
 #[derive(Clone, Copy)]
 pub enum Presented<'r> {
-    /// A user token that does not hold.
+    /// A user token that is not valid.
     FaultyToken(TokenFault),
     /// A credential in a place that keygate reads, but not for keygate: a session, or a user token
-    /// on a route that takes none.
+    /// on a route that does not accept any.
     Foreign,
-    /// One half of a pair: an attempt with a pair, and never right.
+    /// One half of a pair: a failed attempt to use a pair, and never valid.
     HalfPair(MissingHalf<'r>),
     Nothing,
     Pair {
@@ -150,13 +152,13 @@ pub struct Passed<'k> {
     conduct: Conduct,
 }
 
-/// Proof that `[observe]` lets through what would be refused. Only [`decide`] makes one.
+/// Proof that `[observe]` lets a request through that would be refused. Only [`decide`] makes one.
 #[derive(Debug)]
 pub struct Observed<'k> {
-    /// The rule, or what stands for it where none matches.
+    /// The rule, or its substitute where none matches.
     route: &'k Route,
     rejection: Rejection,
-    /// Whose key it is: with [`Reason::WrongSecret`] the caller has only named it.
+    /// The key. With [`Reason::WrongSecret`], the caller has only named it.
     key: Option<KeyView<'k>>,
     origin: Box<ObservedOrigin>,
 }
@@ -169,19 +171,19 @@ pub struct Refused<'k> {
     /// The key, when it was identified. For the log only: with [`Reason::WrongSecret`] the caller
     /// has named it without proving possession.
     pub key: Option<KeyView<'k>>,
-    /// Of the secret, where it was looked up.
+    /// The digest of the secret, where it was looked up.
     digest: Option<Digest>,
 }
 
-/// What has come to light of the caller, whatever the verdict is.
+/// What is known about the caller, whatever the verdict.
 #[derive(Debug, Default)]
 struct SeenCaller<'k> {
     key: Option<KeyView<'k>>,
-    /// Of the secret, where it was looked up.
+    /// The digest of the secret, where it was looked up.
     digest: Option<Digest>,
 }
 
-/// The verdict on one request. Total: every input has a verdict, every refusal a reason.
+/// The verdict on one request. Total: every input has a verdict, and every refusal has a reason.
 pub fn decide<'k, K: KeyLookup>(
     policy: &'k Policy,
     keys: Option<&'k K>,
@@ -267,13 +269,13 @@ fn judge<'k, K: KeyLookup>(
             (Access::KeyOrToken(_) | Access::Token(_), Presented::FaultyToken(fault)) => {
                 return Err(fault.into());
             }
-            // A key opens nothing here, so nobody learns whether it is one.
+            // A key opens nothing here, so the caller must not learn whether it has sent one.
             (Access::Token(_), _) => return Err(Reason::TokenNeeded.into()),
             (Access::Key(_) | Access::KeyOrPass(_) | Access::KeyOrToken(_), _) => {}
         }
     }
-    // Do not ask for a key where none would help. A key that was sent is judged first: a
-    // wrong one is wrong for any request.
+    // Do not ask for a key where none would help. A key that was sent is judged first: a wrong key
+    // is wrong for any request.
     if let Presented::FaultyToken(_)
     | Presented::Foreign
     | Presented::Nothing
@@ -303,7 +305,7 @@ fn judge<'k, K: KeyLookup>(
     Ok(Verdict::Admitted(Admitted { caller, route, conduct }))
 }
 
-/// What the table says of a verified token, and what the route needs of it.
+/// What the table says about a verified token, and what the route needs from it.
 fn judge_token<'k, K: KeyLookup>(
     keys: &'k K,
     token: &Arc<UserToken>,
@@ -377,7 +379,7 @@ fn identify<'k, K: KeyLookup>(
     }
 }
 
-/// KeyStatus, window, environment, address: what holds for a key on any request.
+/// KeyStatus, window, environment, address: the checks of a key that apply to any request.
 fn check_key(policy: &Policy, key: &KeyView<'_>, client: IpAddr, now: Now) -> Result<(), Reason> {
     let grant = key.grant;
     match grant.status {
@@ -409,7 +411,7 @@ fn check_key(policy: &Policy, key: &KeyView<'_>, client: IpAddr, now: Now) -> Re
 // === impl Verdict ===
 
 impl Verdict<'_> {
-    /// Of a rejection: that it is enforced.
+    /// A rejection is always enforced.
     pub fn conduct(&self) -> Conduct {
         match self {
             Self::Admitted(admitted) => admitted.conduct,
@@ -458,8 +460,8 @@ impl<'k> Admitted<'k> {
         self.route
     }
 
-    /// What the limit store has yet to take; `None`: nothing. `policy` and `keys` are those that
-    /// decided.
+    /// What still has to be charged to the limits. `None`: nothing. `policy` and `keys` are those
+    /// that decided.
     #[inline]
     pub fn charge<'c>(
         &'c self,
@@ -484,7 +486,7 @@ impl<'k> Admitted<'k> {
         }
     }
 
-    /// Who issued the key: in `keys`, which decided. A user token has no owner.
+    /// Who issued the key, from `keys`, which decided. A user token has no owner.
     pub fn owner<'o>(&self, keys: &'o impl KeyLookup) -> Option<OwnerView<'o>> {
         match &self.caller {
             AdmittedCaller::Key { digest, .. } => keys.owner(digest),
@@ -515,7 +517,7 @@ impl<'k> Passed<'k> {
 // === impl Observed ===
 
 impl<'k> Observed<'k> {
-    /// The rule, or what stands for it where none matches: [`Observe::unmatched`].
+    /// The rule or, where none matches, [`Observe::unmatched`].
     pub fn route(&self) -> &'k Route {
         self.route
     }
@@ -524,7 +526,7 @@ impl<'k> Observed<'k> {
         &self.rejection
     }
 
-    /// The key, when it was identified. With [`Reason::WrongSecret`] the caller has named it without
+    /// The key, if it was identified. With [`Reason::WrongSecret`], the caller has named it without
     /// proving possession.
     pub fn key(&self) -> Option<&KeyView<'k>> {
         self.key.as_ref()

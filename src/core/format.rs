@@ -10,12 +10,12 @@ use super::secret::Secret;
 
 /// One form, with the prefix that it belongs to.
 ///
-/// `prefix` + (`live_` | `test_`) + symbols, of which the last are the checksum; the symbols in
-/// dashed groups if so wished.
+/// `prefix` + (`live_` | `test_`) + symbols, the last of which are the checksum. The symbols are in
+/// dashed groups if the form says so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyFormat {
-    /// Literal beginning, its separator included, such as `wa_`. May be empty.
+    /// The literal beginning, including its separator, such as `wa_`. May be empty.
     pub prefix: Box<str>,
     /// Whether `live_` or `test_` follows the prefix of a key that has an environment.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -24,14 +24,14 @@ pub struct KeyFormat {
     pub alphabet: Alphabet,
     /// Random symbols.
     pub random: u8,
-    /// Symbols of checksum behind them; 0: none.
+    /// Checksum symbols after them. 0: none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub checksum: u8,
-    /// Symbols of a dashed group; 0: no dashes.
+    /// Symbols of a dashed group. 0: no dashes.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub group: u8,
-    /// Every key with this prefix conforms, so that one that does not is unknown without a
-    /// look-up. Importing a key that does not conform clears it.
+    /// Every key with this prefix conforms, so a secret that does not is unknown without a look-up.
+    /// Importing a key that does not conform clears it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub checksummed: bool,
 }
@@ -48,7 +48,7 @@ pub enum Alphabet {
     Hex,
 }
 
-/// Why a form is not one to issue keys in.
+/// Why keys must not be issued in a form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
     #[error("the checksum must be 0, or 4 to 8 symbols")]
@@ -74,7 +74,7 @@ fn is_zero(n: &u8) -> bool {
 // === impl KeyFormat ===
 
 impl KeyFormat {
-    /// Characters behind prefix and environment that are kept to recognise a key by.
+    /// Characters after prefix and environment that are kept to recognise a key.
     pub const SHOWN: usize = 8;
 
     /// `prefix`, the environment, 32 random symbols of base 62 (190 bits), 6 of checksum.
@@ -90,8 +90,8 @@ impl KeyFormat {
         }
     }
 
-    /// `prefix` and 32 random hexadecimal digits (128 bits), for products whose page promises just
-    /// that. Without checksum: six digits of it would leave 104 bits.
+    /// `prefix` and 32 random hexadecimal digits (128 bits), for products whose page promises
+    /// exactly that. Without a checksum: six digits of it would leave 104 bits.
     pub fn compact(prefix: &str) -> Self {
         Self {
             environment: false,
@@ -102,9 +102,9 @@ impl KeyFormat {
         }
     }
 
-    /// The beginning of a secret after prefix and environment, at most
-    /// [`SHOWN`](Self::SHOWN) characters: what people compare who look for a key. A beginning that
-    /// was noted without the prefix is given back as it is.
+    /// The beginning of a secret after prefix and environment, at most [`SHOWN`](Self::SHOWN)
+    /// characters: people who look for a key compare it. A beginning that was recorded without the
+    /// prefix is returned unchanged.
     pub fn behind_prefix<'s>(&self, start: &'s str) -> &'s str {
         let rest = start.strip_prefix(&*self.prefix).unwrap_or(start);
         let environment = rest.strip_prefix("live_").or_else(|| rest.strip_prefix("test_"));
@@ -119,7 +119,7 @@ impl KeyFormat {
         self.prefix.len() + if self.environment && marked { 5 } else { 0 }
     }
 
-    /// Groups of five of a–z 0–9 without prefix: five groups are 129 bits.
+    /// Groups of five of a–z 0–9 without a prefix: five groups are 129 bits.
     pub fn dashed() -> Self {
         Self {
             prefix: "".into(),
@@ -157,8 +157,8 @@ impl KeyFormat {
         f64::from(self.random) * (self.alphabet.symbols().len() as f64).log2()
     }
 
-    /// Writes a secret in this form, drawing on uniformly random bytes. `None` if they run out:
-    /// about one in four is passed over, so that every symbol is equally likely.
+    /// Writes a secret in this form, using uniformly random bytes. `None` if they run out: about
+    /// one byte in four is skipped, so that every symbol is equally likely.
     pub fn encode(
         &self,
         environment: Option<Environment>,
@@ -181,7 +181,7 @@ impl KeyFormat {
         }
         let sum = self.checksum_of(&head, &body);
         body.extend(self.checksum_symbols(sum));
-        // Dashes at most double it: no reallocation may leave a copy of the secret behind.
+        // Dashes at most double it, so that no reallocation leaves a copy of the secret behind.
         let mut out = zeroize::Zeroizing::new(Vec::with_capacity(head.len() + 2 * body.len()));
         out.extend_from_slice(&head);
         let group = if self.group == 0 { body.len().max(1) } else { usize::from(self.group) };
@@ -254,7 +254,7 @@ impl KeyFormat {
         format!(r"\b{}{environment}{body}\b", self.prefix)
     }
 
-    /// Symbols behind prefix and environment, dashes not counted.
+    /// Number of symbols after prefix and environment, not counting dashes.
     fn symbols(&self) -> usize {
         usize::from(self.random) + usize::from(self.checksum)
     }
@@ -266,7 +266,7 @@ impl KeyFormat {
         self.reduced(crc.finalize())
     }
 
-    /// CRC-32 as far as the checksum's symbols can show it.
+    /// The part of a CRC-32 that the checksum's symbols can show.
     fn reduced(&self, crc: u32) -> u64 {
         let base = self.alphabet.symbols().len() as u64;
         match base.checked_pow(self.checksum.into()) {
@@ -325,8 +325,8 @@ impl KeyFormats {
         Self(formats.into_iter().collect())
     }
 
-    /// False only for a secret that begins with a known prefix and has none of its forms, where
-    /// every key with that prefix is known to have one.
+    /// False only for a secret that begins with a known prefix and has none of its forms, if every
+    /// key with that prefix is known to have one.
     pub fn plausible(&self, secret: &[u8]) -> bool {
         let mut claimed = false;
         for format in &self.0 {

@@ -7,7 +7,7 @@ use super::owner::Owner;
 use super::secret::Digest;
 use super::use_cell::UseCell;
 
-/// Everything of a key that many keys have in common.
+/// Everything that a key has in common with many others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Grant {
     pub status: KeyStatus,
@@ -18,9 +18,9 @@ pub struct Grant {
     pub not_before: Option<u64>,
     pub permissions: PermissionSet,
     pub networks: NetworkSet,
-    /// By the names of policies. A table of format 1 states that of `per-key` only.
+    /// By the names of policies. A table of format 1 states `per-key` only.
     pub limits: LimitSet,
-    /// Unix seconds at which the key is meant to go out of use. Callers are told (RFC 8594); it
+    /// When the key is due to be retired, in Unix seconds. Callers are shown this (RFC 8594). It
     /// refuses nothing.
     pub sunset: Option<u64>,
 }
@@ -43,23 +43,23 @@ pub struct KeyView<'k> {
     /// Unix seconds from which on the key is refused.
     pub expires: Option<u64>,
     pub grant: &'k Grant,
-    /// Where its uses are counted; `None`: they are not.
+    /// Where its uses are counted. `None`: they are not.
     pub uses: Option<&'k UseCell>,
 }
 
-/// One key as its author states it: what a table is built from. A pair whose secret was rotated is
-/// two of these with one id.
+/// One key as its author states it: tables are built from these. A pair whose secret was rotated is
+/// two of them with one id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeySpec {
     pub id: KeyId,
     pub org: OrgId,
-    /// UTF-8 without control characters, at most 200 bytes; may be empty.
+    /// UTF-8 without control characters, at most 200 bytes. May be empty.
     pub name: Box<str>,
-    /// Of the secret.
+    /// The digest of the secret.
     pub digest: Digest,
-    /// What a caller of a pair presents as its id; `Some` exactly if `grant.kind` is `Pair`.
+    /// What a caller of a pair presents as its id. `Some` exactly if `grant.kind` is `Pair`.
     pub public_id: Option<Box<str>>,
-    /// Unix seconds from which on the key is refused; `None`: never.
+    /// Unix seconds from which on the key is refused. `None`: never.
     pub expires: Option<u64>,
     pub grant: Grant,
     /// Who issued it.
@@ -69,7 +69,7 @@ pub struct KeySpec {
 // === impl KeySpec ===
 
 impl KeySpec {
-    /// Most bytes of a name.
+    /// The most bytes of a name.
     pub const MAX_NAME: usize = 200;
 
     /// Whether this can be the name of a key. It may be empty.
@@ -94,9 +94,9 @@ impl PermissionSet {
         Self { words: words.into(), joined: joined.into() }
     }
 
-    /// Whether a key with this set may do what needs `wanted`.
+    /// Whether a key with this set may do something that needs `wanted`.
     pub fn holds(&self, wanted: &Permission) -> bool {
-        // A handful of short words: comparing them in turn beats hashing.
+        // A handful of short words: comparing them one by one is faster than hashing.
         self.words.iter().any(|w| w == wanted || w.as_str() == Permission::ALL)
     }
 

@@ -1,45 +1,47 @@
-//! Which header fields are whose, and so which of them are removed from requests: the fixed ones here,
-//! those of the configuration beside them. One look-up per field name tells what happens to it;
-//! `proxy::request::facts` collects the ones to remove, `proxy::request::rewrite` removes them.
+//! Which header fields belong to whom, and so which of them are removed from requests. The fixed
+//! ones are here, and the configuration adds others. One look-up per field name determines what
+//! happens to it: `proxy::request::facts` collects the fields to remove, `proxy::request::rewrite`
+//! removes them.
 
-/// What a field is to us. Decides what happens to it on the way to the upstream.
+/// What a field means to keygate. Decides what happens to it on the way to the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldClass {
     /// `Connection` itself.
     Connection,
     /// Its whole value is a credential for keygate: removed whenever one was used or tried.
     Credential,
-    /// `Authorization`: ours only by scheme and prefix.
+    /// `Authorization`: for keygate only if scheme and prefix match.
     Authorization,
-    /// `Cookie`: only our cookie inside it is ours.
+    /// `Cookie`: only our own cookie in it is ours.
     Cookie,
     /// `Expect`.
     Expect,
-    /// `Forwarded`, `X-Forwarded-*`, `X-Real-IP` and the like: strangers' claims; we write our own.
+    /// `Forwarded`, `X-Forwarded-*`, `X-Real-IP` and the like: claims by strangers. keygate writes
+    /// its own.
     Forwarding,
-    /// `Content-Length`, `Transfer-Encoding`: the upstream connection sets them again.
+    /// `Content-Length`, `Transfer-Encoding`: set again for the upstream connection.
     Framing,
     Host,
     /// Other hop-by-hop fields (RFC 9110 §7.6.1) and `Proxy-Authorization`.
     HopByHop,
-    /// Set by us alone; every spelling from outside is removed.
+    /// Set by keygate alone. Every spelling from outside is removed.
     Identity,
     /// Names the URL or method again (`X-Original-URL`, `X-HTTP-Method-Override`).
     Override,
-    /// Travels on untouched.
+    /// Forwarded unchanged.
     Plain,
     /// `Sec-WebSocket-Protocol`, when it is a carrier.
     Subprotocol,
-    /// `TE`: only `trailers` survives, and only towards HTTP/2.
+    /// `TE`: only `trailers` is kept, and only for HTTP/2.
     Te,
     /// `Upgrade`, `HTTP2-Settings`.
     Upgrade,
 }
 
-/// The fields that configuration makes ours, and the fixed ones, by folded name.
+/// The fields that the configuration assigns to keygate, and the fixed ones, by folded name.
 #[derive(Clone, Debug)]
 pub struct FieldTable {
-    /// Indexed by length of the name; no name here is longer than [`MAX_NAME`].
+    /// Indexed by the length of the name. No name here is longer than [`MAX_NAME`].
     by_length: Vec<Vec<(Box<[u8]>, FieldClass)>>,
 }
 
@@ -82,8 +84,8 @@ const FIXED: &[(&str, FieldClass)] = &[
 // === impl FieldTable ===
 
 impl FieldTable {
-    /// `owned` are the identity and credential names of the configuration, in any spelling; they
-    /// win over the fixed ones.
+    /// `owned` are the identity and credential names of the configuration, in any spelling. They
+    /// take precedence over the fixed ones.
     pub fn new<'a>(owned: impl IntoIterator<Item = (&'a str, FieldClass)>) -> Self {
         let mut table = Self { by_length: vec![Vec::new(); MAX_NAME + 1] };
         for (name, field) in owned.into_iter().chain(FIXED.iter().copied()) {
@@ -97,7 +99,7 @@ impl FieldTable {
         table
     }
 
-    /// The name of ours that `name` is a spelling of, folded.
+    /// The configured or fixed name that `name` is a spelling of, folded.
     pub fn known(&self, name: &[u8]) -> Option<&str> {
         let bucket = self.by_length.get(name.len())?;
         let same = |known: &[u8]| known.iter().zip(name).all(|(k, n)| *k == fold(*n));

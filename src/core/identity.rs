@@ -8,7 +8,7 @@ use super::grant::KeyView;
 use super::key::{Environment, KeyId};
 use super::user_token::UserToken;
 
-/// Names of the identity fields; `None`: not sent (but still removed from requests).
+/// Names of the identity fields. `None`: not sent, but still removed from requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityFields {
     pub org: Option<HeaderName>,
@@ -22,7 +22,7 @@ pub struct IdentityFields {
     pub client_subject: Option<HeaderName>,
     /// Subject of a user token.
     pub subject: Option<HeaderName>,
-    /// Issuer of a user token: subjects of two issuers may have one name.
+    /// Issuer of a user token: subjects of two issuers may have the same name.
     pub issuer: Option<HeaderName>,
     /// Whether a `key` or a `token` opened the route.
     pub credential: Option<HeaderName>,
@@ -30,15 +30,15 @@ pub struct IdentityFields {
     pub request_id: HeaderName,
 }
 
-/// Every byte outside printable ASCII, and `%` itself, so that decoding gives the name back.
+/// Every byte outside printable ASCII, and `%` itself, so that decoding restores the name.
 const NAME: &AsciiSet = &CONTROLS.add(b'%');
-/// For a name that begins or ends with a space, which a receiver would trim away.
+/// For a name that begins or ends with a space, which a receiver would trim.
 const SPACED_NAME: &AsciiSet = &NAME.add(b' ');
 
-/// The fields that say who is calling, to be inserted after every spelling of them was removed.
+/// The fields that say who is calling. They are inserted after every spelling of them was removed.
 ///
-/// A field with nothing to say (no name, no permission, no environment) is not sent. An org, a name
-/// or a permission word that is no field value cannot get into a table.
+/// A field without a value (no name, no permission, no environment) is not sent. An org, a name or
+/// a permission that is not a valid field value cannot get into a table.
 pub fn identity_fields(
     names: &IdentityFields,
     key: &KeyView<'_>,
@@ -59,7 +59,7 @@ pub fn identity_fields(
     put(&names.credential, "key");
 }
 
-/// The same for a user token. It has a subject in place of a key's id, name and environment.
+/// The same for a user token. It has a subject instead of a key's id, name and environment.
 pub fn token_fields(
     names: &IdentityFields,
     token: &UserToken,
@@ -84,7 +84,7 @@ pub fn anonymous_field(names: &IdentityFields) -> Option<(&HeaderName, &'static 
     names.anonymous.as_ref().map(|name| (name, "true"))
 }
 
-/// Longest text of a key id.
+/// The longest text of a key id.
 const KEY_ID: usize = KeyId::PREFIX.len() + 16;
 
 fn key_id_text(id: KeyId, text: &mut [u8; KEY_ID]) -> &str {
@@ -101,7 +101,7 @@ fn key_id_text(id: KeyId, text: &mut [u8; KEY_ID]) -> &str {
 fn encode_name(name: &str) -> std::borrow::Cow<'_, str> {
     let spaced = name.starts_with(' ') || name.ends_with(' ');
     let is_plain = |b: u8| matches!(b, b' '..=b'~') & (b != b'%');
-    // Not `all`: without an early end it is done on many bytes at once.
+    // Not `all`: without an early exit, many bytes can be checked at the same time.
     if !spaced && name.bytes().fold(true, |all, b| all & is_plain(b)) {
         return name.into();
     }
@@ -142,7 +142,7 @@ impl Default for IdentityFields {
             environment: Some(HeaderName::from_static("x-environment")),
             anonymous: Some(HeaderName::from_static("x-anonymous")),
             client_subject: Some(HeaderName::from_static("x-client-subject")),
-            // Without user tokens there is nothing to tell apart.
+            // Without user tokens there is nothing to distinguish.
             subject: None,
             issuer: None,
             credential: None,

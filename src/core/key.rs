@@ -1,4 +1,4 @@
-//! The words of a key, each parsed once into a type that cannot be wrong.
+//! The words of a key, each parsed once into a type that cannot hold an invalid value.
 
 use std::fmt;
 
@@ -28,7 +28,7 @@ pub enum NameError {
 
 /// Public, loggable name of a key: `key_` + 1 to 16 of `[0-9A-Za-z_-]`. Never secret.
 ///
-/// Held as 16 bytes, padded with NUL, without the `key_`: it is stored so in a table's record.
+/// Held as 16 bytes, padded with NUL, without the `key_`: a table's record stores it this way.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId([u8; 16]);
 
@@ -37,7 +37,7 @@ pub struct KeyId([u8; 16]);
 pub struct OrgId(Box<str>);
 
 /// An opaque word that a key holds and a route requires: RFC 6749 `scope-token`, at most 64
-/// characters. `*` as a held permission stands for all.
+/// characters. A key that holds `*` holds all permissions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Permission(Box<str>);
 
@@ -60,11 +60,11 @@ pub enum KeyStatus {
     Active,
     /// Refused for now; may become active again.
     Disabled,
-    /// Refused for good.
+    /// Refused permanently.
     Revoked,
-    /// Never valid: planted where only a thief looks. Callers cannot tell it from an unknown key;
-    /// whoever runs the sidecar learns that somebody used it. Last, so that it outlives every other
-    /// status when two statements about one key meet.
+    /// Never valid: planted where only a thief looks. Callers cannot tell it from an unknown key,
+    /// but the operator of the sidecar learns that somebody used it. It is last, so that it
+    /// prevails over every other status when two statements about one key conflict.
     Canary,
 }
 
@@ -95,7 +95,7 @@ impl KeyId {
         if ok { Ok(Self(bytes)) } else { Err(NameError::KeyId) }
     }
 
-    /// Of bytes that [`KeyId::from_bytes`] has accepted before: a record of an opened table.
+    /// From bytes that [`KeyId::from_bytes`] has accepted before: a record of an opened table.
     pub(crate) const fn from_checked(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
@@ -104,15 +104,15 @@ impl KeyId {
         &self.0
     }
 
-    /// The part behind `key_`.
+    /// The part after `key_`.
     pub fn suffix(&self) -> &str {
-        // Only ASCII gets in, so this cannot fail; an empty suffix would merely look odd.
+        // Only ASCII is accepted, so this cannot fail. An empty suffix would merely look odd.
         std::str::from_utf8(self.suffix_bytes()).unwrap_or_default()
     }
 
-    /// The same, for those who write bytes: nothing is checked once more.
+    /// The same as bytes, without checking them again.
     pub fn suffix_bytes(&self) -> &[u8] {
-        // There are no zeros but behind it.
+        // Zeros occur only after it.
         let unused = u128::from_le_bytes(self.0).leading_zeros() as usize / 8;
         self.0.get(..self.0.len() - unused).unwrap_or_default()
     }

@@ -1,12 +1,12 @@
-//! GCRA: a rate limit in one `u64` per bucket. The limit is passed with each call, so that a reload
-//! may change it without losing what was already spent.
+//! GCRA: a rate limit in one `u64` per bucket. Each call passes in the limit, so that a reload can
+//! change it without losing what was already spent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::key::NameError;
 
-/// `count` requests per `window`, of which `burst` may come at once.
+/// `count` requests per `window`, of which `burst` may arrive at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Limit {
     count: u32,
@@ -14,17 +14,17 @@ pub struct Limit {
     burst: u32,
 }
 
-/// The name of a policy: 1 to 64 of `a-z 0-9 - _`. So it is a TOML key, a metric label and an
-/// RFC 9651 String without quoting, and no two differ by case alone.
+/// The name of a policy: 1 to 64 of `a-z 0-9 - _`. So it is a TOML key, a metric label and an RFC
+/// 9651 String without quoting, and no two names differ by case alone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyName {
     text: Box<str>,
     id: PolicyId,
 }
 
-/// 48 bits of a hash of a policy's name: what a bucket keeps of it. The same in every process and
-/// after every reload; of a hundred names two share one once in 57,000,000,000 deployments, and
-/// then share a bucket.
+/// 48 bits of a hash of a policy's name: a bucket stores this instead of the name. It is the same
+/// in every process and after every reload. Among a hundred names, two share one in one of
+/// 57,000,000,000 deployments, and would then share a bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyId([u8; 6]);
 
@@ -36,11 +36,11 @@ pub struct NamedLimit {
 }
 
 /// The limits of a key or an org by the names of policies: sorted, each name once, at most
-/// [`LimitSet::MOST`]. Decoded once per grant; a look-up borrows it.
+/// [`LimitSet::MOST`]. Decoded once per grant. A look-up borrows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LimitSet {
     named: Box<[NamedLimit]>,
-    /// Of [`PolicyName::PER_KEY`], found once.
+    /// The limit of [`PolicyName::PER_KEY`], found once.
     per_key: Option<Limit>,
 }
 
@@ -59,32 +59,32 @@ pub enum LimitError {
     Window,
 }
 
-/// What a charge left over.
+/// What is left after a charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spent {
     /// How many more requests of cost 1 would be admitted right now.
     pub remaining: u32,
-    /// Until the whole burst is available again.
+    /// The time until the whole burst is available again.
     pub full_in: Duration,
 }
 
-/// How far two workers' readings of one clock may be apart: each reads it once a request.
+/// How far two workers' readings of one clock may differ: each reads it once per request.
 const READINGS_APART_NS: u64 = 1_000_000_000;
 
 /// The limit is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exhausted {
-    /// Until a request of this cost would be admitted, if the state becomes `arrival`.
+    /// The time until a request of this cost would be admitted, if the state becomes `arrival`.
     pub retry_in: Duration,
-    /// What the state has to become: it is less than it was if the limit shrank meanwhile.
+    /// The new state. It is less than before if the limit shrank meanwhile.
     pub arrival: u64,
 }
 
-/// A charge worked out, and not yet taken: with several limits, all are looked at before any is
+/// A charge that is computed but not yet taken: with several limits, all are checked before any is
 /// charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitStep {
-    /// What becomes the state, in nanoseconds.
+    /// The new state, in nanoseconds.
     pub arrival: u64,
     pub spent: Spent,
 }
@@ -108,7 +108,7 @@ impl Limit {
         Ok(Self { count, window_ms, burst })
     }
 
-    /// `600/min`, `10/s`, `5000/1h30m`, `600/min burst 50`; without a burst it is the whole count.
+    /// `600/min`, `10/s`, `5000/1h30m`, `600/min burst 50`. Without a burst it is the whole count.
     pub fn parse(text: &str) -> Result<Self, LimitError> {
         if let Some((rate, burst)) = text.split_once(" burst ") {
             let whole = Self::parse(rate)?;
@@ -139,8 +139,8 @@ impl Limit {
         Duration::from_millis(self.window_ms as u64)
     }
 
-    /// A limit that admits no request that either refuses: the lower steady rate, and of the two
-    /// bursts the smaller one.
+    /// A limit that refuses every request that one of the two refuses: the lower steady rate and
+    /// the smaller burst.
     #[must_use]
     pub fn slower(self, other: Self) -> Self {
         let cross = |one: Self, other: Self| u128::from(one.count) * other.window().as_millis();
@@ -154,16 +154,18 @@ impl Limit {
         if ns == 0 { 1 } else { ns }
     }
 
-    /// How far the arrival time may be ahead of now, in nanoseconds: all of the burst was taken.
+    /// How far the arrival time may be ahead of now, in nanoseconds. At that point, the whole burst
+    /// was taken.
     pub const fn tolerance_ns(self) -> u64 {
         self.interval_ns().saturating_mul(self.burst as u64)
     }
 
-    /// What a request of this cost makes of `arrival`, the theoretical arrival time in nanoseconds
-    /// on the clock that `now_ns` is read from. Zero is a state that was never charged.
+    /// What `arrival` becomes after a request of this cost. It is the theoretical arrival time in
+    /// nanoseconds, on the clock that `now_ns` is read from. Zero is a state that was never
+    /// charged.
     ///
-    /// A cost above the burst takes the whole burst: such a request would never be admitted
-    /// otherwise, however long its caller waits.
+    /// A cost above the burst takes the whole burst: otherwise such a request would never be
+    /// admitted, however long its caller waits.
     ///
     /// # Errors
     /// [`Exhausted`]: less is left than the cost.
@@ -172,8 +174,8 @@ impl Limit {
         let interval = self.interval_ns();
         let tolerance = self.tolerance_ns();
         let arrival = arrival.max(now_ns);
-        // A limit that shrank on reload must not keep a debt longer than its own burst. A debt that is
-        // only a little longer was charged by another worker, whose reading of the clock is newer.
+        // A limit that shrank on reload must not keep a debt longer than its own burst. A debt that
+        // is only a little longer was charged by another worker with a newer reading of the clock.
         let longest = now_ns.saturating_add(tolerance);
         let has_shrunk = arrival > longest.saturating_add(READINGS_APART_NS);
         let arrival = if has_shrunk { longest } else { arrival };
@@ -190,7 +192,7 @@ impl Limit {
         })
     }
 
-    /// Takes a request of this cost out of `state`, as [`Limit::step`] says.
+    /// Charges a request of this cost to `state`, as [`Limit::step`] describes.
     pub fn charge(self, cost: u32, state: &AtomicU64, now_ns: u64) -> Result<Spent, Exhausted> {
         let mut seen = state.load(Ordering::Relaxed);
         loop {
@@ -213,7 +215,7 @@ impl PolicyName {
     /// The policy of a key's plain `limit`, and of every limit in a table of format 1.
     pub const PER_KEY: &'static str = "per-key";
 
-    /// What the label `policy` of a metric says of `per-key`: nothing else may take the name.
+    /// The value of the metric label `policy` for `per-key`. No other policy may have this name.
     pub const METRIC_OF_PER_KEY: &'static str = "key";
 
     pub fn parse(text: &str) -> Result<Self, NameError> {
@@ -260,7 +262,7 @@ impl PolicyId {
         Self(bytes)
     }
 
-    /// FNV-1a, 64 bits of which the upper 16 are folded into the lower 48.
+    /// FNV-1a, 64 bits, the upper 16 of which are folded into the lower 48.
     const fn of(name: &str) -> Self {
         let (mut hash, mut rest) = (0xcbf2_9ce4_8422_2325_u64, name.as_bytes());
         while let [byte, behind @ ..] = rest {
@@ -275,10 +277,10 @@ impl PolicyId {
 // === impl LimitSet ===
 
 impl LimitSet {
-    /// Most limits of one key or org.
+    /// The most limits of one key or org.
     pub const MOST: usize = 8;
 
-    /// Of two limits with one name the last one counts. The caller holds [`LimitSet::MOST`].
+    /// Of two limits with one name, the last one counts. The caller ensures [`LimitSet::MOST`].
     pub fn new(limits: impl IntoIterator<Item = NamedLimit>) -> Self {
         let by_name = |named: NamedLimit| (named.policy, named.limit);
         let sorted: std::collections::BTreeMap<_, _> = limits.into_iter().map(by_name).collect();
@@ -311,19 +313,19 @@ impl LimitSet {
         self.named.iter()
     }
 
-    /// Without the limit of this policy.
+    /// The same without the limit of this policy.
     #[must_use]
     pub fn without(&self, policy: &str) -> Self {
         Self::new(self.named.iter().filter(|named| named.policy.as_str() != policy).cloned())
     }
 
-    /// With this limit, in place of the one that the policy had.
+    /// The same with this limit, replacing the one that the policy had.
     #[must_use]
     pub fn with(&self, policy: PolicyName, limit: Limit) -> Self {
         Self::new(self.named.iter().cloned().chain([NamedLimit { policy, limit }]))
     }
 
-    /// What both allow: every name of either, with the slower limit where both have it.
+    /// What both allow: every name of either, and the slower limit where both have one.
     #[must_use]
     pub fn meet(&self, other: &Self) -> Self {
         other.iter().fold(self.clone(), |met, named| {
@@ -335,7 +337,7 @@ impl LimitSet {
         })
     }
 
-    /// Whether it has no limit but that of `per-key`, if any.
+    /// Whether it has no limit except `per-key`, if any.
     pub const fn is_plain(&self) -> bool {
         self.named.len() == self.per_key.is_some() as usize
     }
@@ -349,8 +351,8 @@ impl LimitSet {
     }
 }
 
-/// In days and smaller units, as people type it and `humantime` reads it: `30d`, `1h30m`. What is
-/// less than a millisecond is left out.
+/// In days and smaller units, as people type it and `humantime` reads it: `30d`, `1h30m`. Anything
+/// below a millisecond is dropped.
 pub fn show_duration(duration: Duration) -> String {
     const UNITS: [(&str, u128); 5] =
         [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
@@ -365,7 +367,7 @@ pub fn show_duration(duration: Duration) -> String {
     if text.is_empty() { "0s".to_owned() } else { text }
 }
 
-/// As [`Limit::parse`] reads it.
+/// In the form that [`Limit::parse`] reads.
 impl std::fmt::Display for Limit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.window_ms {

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::limit::Limit;
 
-/// More than nothing, at most all of a limit.
+/// More than zero, at most the whole limit.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct LimitShare(f64);
 
-/// Below this count, cutting it would round too coarsely: the window is stretched instead.
+/// Below this count, reducing the count would round too coarsely, so the window is stretched
+/// instead.
 const SMALL_COUNT: f64 = 1000.0;
 
 // === impl LimitShare ===
@@ -16,8 +17,8 @@ const SMALL_COUNT: f64 = 1000.0;
 impl LimitShare {
     pub const WHOLE: Self = Self(1.0);
 
-    /// `max(1/replicas, least)`. With 1/replicas alone, a caller whose connections meet one of many
-    /// sidecars would lose most of what it is due.
+    /// `max(1/replicas, least)`. With 1/replicas alone, a caller whose connections all reach one of
+    /// many sidecars would lose most of its limit.
     pub fn of(replicas: u32, least: f64) -> Self {
         let even = 1.0 / f64::from(replicas.max(1));
         Self(even.max(least).clamp(0.0001, 1.0))
@@ -27,14 +28,14 @@ impl LimitShare {
         self.0
     }
 
-    /// This part of a count for a day or month; at least one request.
+    /// This part of a count for a day or month. At least one request.
     #[must_use]
     pub fn of_count(self, limit: Limit) -> Limit {
         let count = ((f64::from(limit.count()) * self.0) as u32).max(1);
         Limit::new(count, limit.window(), count).unwrap_or(limit)
     }
 
-    /// This part of the rate and of the burst; at least one request.
+    /// This part of the rate and of the burst. At least one request.
     #[must_use]
     pub fn of_limit(self, limit: Limit) -> Limit {
         let burst = ((f64::from(limit.burst()) * self.0) as u32).max(1);

@@ -1,5 +1,6 @@
-//! Observing: requests that keygate would refuse go on to the service, and what it would have done is
-//! only recorded. Who is observed, from when on nobody is, and what becomes of credentials meanwhile.
+//! Observing: keygate forwards requests that it would refuse, and only records what it would have
+//! done. This module knows who is observed, when observing ends, and what happens to credentials
+//! meanwhile.
 
 use smallvec::{SmallVec, smallvec};
 
@@ -12,31 +13,32 @@ use super::route::{Access, Needs, Pattern, PatternError, Route};
 /// `[observe]`: whose requests are not refused.
 #[derive(Clone, Debug)]
 pub struct Observe {
-    /// Unix seconds from which on everything is enforced; `None`: observing has no end.
+    /// Unix seconds from which on everything is enforced. `None`: observing has no end.
     pub until: Option<u64>,
     pub share: EnforcedShare,
     pub credentials: CredentialPassage,
     pub reach: ObserveReach,
-    /// Stands for the rule where none matches; its id is `none`.
+    /// Used instead of a rule where none matches. Its id is `none`.
     unmatched: Route,
 }
 
-/// What becomes of credentials for keygate on their way to the service. Whether verdicts are
-/// enforced is another switch: a service that checks keys itself needs them after `until` as well.
+/// What happens to credentials for keygate on their way to the service. Whether verdicts are
+/// enforced is a separate switch: a service that checks keys itself needs them after `until` as
+/// well.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CredentialPassage {
     /// They reach the service as the client sent them (the exception to ARCHITECTURE.md,
     /// invariant 5).
     #[default]
     Forward,
-    /// Removed as without `[observe]`.
+    /// Removed, as they are without `[observe]`.
     Strip,
 }
 
 /// Which requests may be observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObserveReach {
-    /// All, those that match no rule as well.
+    /// All requests, including those that match no rule.
     WholeGate,
     /// Those that match one of these rules, by [`Route::index`].
     Routes(Box<[bool]>),
@@ -46,23 +48,23 @@ pub enum ObserveReach {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conduct {
     Enforced,
-    /// Nothing is refused, no limit holds, and the answer is the service's alone.
+    /// Nothing is refused, no limit applies, and the answer is the service's alone.
     Observed,
 }
 
-/// By whom shares are counted: always the same for the same caller.
+/// Identifies a caller in shares: always the same for the same caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShareCaller {
-    /// Proved by its secret.
+    /// The caller has proved it by its secret.
     Key(KeyId),
     Network(ClientNetwork),
-    /// Something may be a key, and nobody has looked it up: in every share but none.
+    /// Something may be a key, but was not looked up: in every share except an empty one.
     Unsure,
 }
 
-/// By whom the share of one request is counted: usually one. Several where the credential is not
-/// certain, and then one of them in the share is enough: a second key or a misspelt field must not
-/// lead out of it.
+/// The callers that the share counts for one request: usually one. There are several where the
+/// credential is not certain. Then one of them in the share is enough: a second key or a misspelt
+/// field must not take the request out of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShareCallers(SmallVec<[ShareCaller; 1]>);
 
@@ -70,7 +72,7 @@ pub struct ShareCallers(SmallVec<[ShareCaller; 1]>);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EnforcedShare(u16);
 
-/// Why a text is no share.
+/// Why a text is not a share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be 0% to 100%, with two decimals at most")]
 pub struct ShareError;
@@ -119,7 +121,7 @@ impl UpstreamClass {
         }
     }
 
-    /// Of a gRPC status that came in the head, beside HTTP 200.
+    /// The class of a gRPC status in a head with HTTP 200.
     pub const fn of_grpc(status: u16) -> Self {
         match status {
             0 => Self::Success,
@@ -147,8 +149,8 @@ impl UpstreamClass {
         }
     }
 
-    /// Whether the service did what the caller asked for. A redirection counts: whoever follows it
-    /// today would meet a refusal.
+    /// Whether the service did what the caller asked for. A redirection counts: a client that
+    /// follows it today would get a refusal.
     pub const fn is_served(self) -> bool {
         matches!(self, Self::Success | Self::Redirect)
     }
@@ -158,7 +160,7 @@ impl UpstreamClass {
 
 impl Observe {
     /// # Errors
-    /// Never with the pattern that is written here.
+    /// Never, with the pattern that is written here.
     pub fn new(
         until: Option<u64>,
         share: EnforcedShare,
@@ -193,13 +195,13 @@ impl Observe {
         if self.is_on(now) { self.share } else { EnforcedShare::ALL }
     }
 
-    /// Whether it depends on the caller, at this time, whether a request is enforced.
+    /// Whether, at this time, it depends on the caller whether a request is enforced.
     pub fn depends_on_caller(&self, now: Now) -> bool {
         let is_part = EnforcedShare::default() < self.share && self.share < EnforcedShare::ALL;
         is_part && self.is_on(now)
     }
 
-    /// Whether requests for this rule may be observed. `None`: no rule matches, or nobody can say
+    /// Whether requests for this rule may be observed. `None`: no rule matches, or it is unknown
     /// which one does.
     pub fn reaches(&self, route: Option<&Route>) -> bool {
         match (&self.reach, route) {
@@ -211,12 +213,12 @@ impl Observe {
         }
     }
 
-    /// The rule of a request that matches none.
+    /// The rule for a request that matches none.
     pub fn unmatched(&self) -> &Route {
         &self.unmatched
     }
 
-    /// Whether credentials reach the service on this rule, whoever calls and at any time.
+    /// Whether credentials reach the service on this rule, for every caller and at any time.
     pub fn forwards_credentials(&self, route: &Route) -> bool {
         let route = Some(route).filter(|route| route.is_rule());
         self.credentials == CredentialPassage::Forward && self.reaches(route)
@@ -230,7 +232,7 @@ impl ShareCallers {
         self.0.push(caller);
     }
 
-    /// Whether one of them is among those whose requests are enforced.
+    /// Whether one of them is among the callers whose requests are enforced.
     pub fn any_in(&self, share: EnforcedShare) -> bool {
         self.0.iter().any(|caller| share.holds(*caller))
     }
@@ -250,7 +252,7 @@ impl EnforcedShare {
     /// `10%`, `0.25%`.
     ///
     /// # Errors
-    /// It is no percentage, is more than 100 %, or has more than two decimals.
+    /// It is not a percentage, is more than 100 %, or has more than two decimals.
     pub fn parse(text: &str) -> Result<Self, ShareError> {
         let number = text.strip_suffix('%').ok_or(ShareError)?.trim_end();
         let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
@@ -276,7 +278,7 @@ impl EnforcedShare {
     }
 
     /// Whether the caller is among those whose requests are enforced. A caller in one share is in
-    /// every greater one, on every sidecar.
+    /// every larger share, on every sidecar.
     pub fn holds(self, caller: ShareCaller) -> bool {
         let hash = match caller {
             ShareCaller::Key(id) => spread(id.suffix().bytes()),
@@ -300,8 +302,8 @@ impl std::fmt::Display for EnforcedShare {
     }
 }
 
-/// A hash that is the same in every build, on every machine: FNV-1a, and the finalizer of
-/// SplitMix64 behind it, without which the upper bits of short texts are alike.
+/// A hash that is the same in every build, on every machine: FNV-1a, followed by the finalizer of
+/// SplitMix64, without which the upper bits of short texts are alike.
 fn spread(bytes: impl Iterator<Item = u8>) -> u64 {
     let fnv = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

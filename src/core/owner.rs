@@ -1,12 +1,12 @@
-//! Who issued a key: what a management service needs, and what an upstream credential is made of.
+//! Who issued a key: a management service needs this, and upstream credentials are made from it.
 
 use super::key::NameError;
 
-/// Most bytes of each of the three texts.
+/// The most bytes of each of the three texts.
 pub const MAX_TEXT: usize = 128;
 
-/// The person or machine that issued a key, as the identity provider of the publisher knows them.
-/// Never goes into a header unencoded: it is free text.
+/// The person or machine that issued a key, as the publisher's identity provider knows them. It is
+/// free text, so it never goes into a header unencoded.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner {
     subject: Box<str>,
@@ -14,7 +14,7 @@ pub struct Owner {
     role: Box<str>,
 }
 
-/// An [`Owner`] in place in a table.
+/// An [`Owner`] that borrows from a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OwnerView<'k> {
     /// Never empty.
@@ -28,7 +28,7 @@ pub struct OwnerView<'k> {
 // === impl Owner ===
 
 impl Owner {
-    /// `email` and `role` may be empty. All are at most 128 bytes without control characters.
+    /// `email` and `role` may be empty. Each has at most 128 bytes, without control characters.
     pub fn new(subject: &str, email: &str, role: &str) -> Result<Self, NameError> {
         OwnerView { subject, email, role }.to_owner().ok_or(NameError::Owner)
     }

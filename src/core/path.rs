@@ -1,13 +1,13 @@
-//! Is this path safe to judge? It is sent as it came, so a path of which some reading could lead a
-//! service elsewhere is refused, never repaired. What has several readings that may yet lead to one
-//! rule is noted in [`Traits`], for [`super::route::RouteTable::find`] to try them all.
+//! Is this path safe to judge? keygate forwards it unchanged, so a path that some reading could
+//! lead elsewhere in the service is refused, never repaired. Where several readings may still lead
+//! to one rule, [`Traits`] records them, for [`super::route::RouteTable::find`] to try them all.
 
-/// What a path contains that only some routes allow; also, what a route allows.
+/// What a path contains that only some routes allow. Also: what a route allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traits {
     /// `%25` followed by two hexadecimal digits.
     pub double_encoding: bool,
-    /// An empty segment (`//`) behind the first.
+    /// An empty segment (`//`) after the first.
     pub empty_segment: bool,
     /// Anything is percent-encoded. Every route allows it.
     pub encoded: bool,
@@ -17,7 +17,7 @@ pub struct Traits {
     pub semicolon: bool,
 }
 
-/// Why a path was refused (400). The names are what the log shows.
+/// Why a path was refused (400). The log shows these names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadPath {
     #[error("does not begin with a slash")]
@@ -42,10 +42,10 @@ pub enum BadPath {
     TwoRules,
 }
 
-/// What ends a request as `bad_target`, before its path is judged, where the path has it unencoded.
+/// Characters that, unencoded in a path, end the request as `bad_target` before its path is judged.
 pub const NOT_IN_TARGETS: [char; 4] = ['#', '<', '>', '`'];
 
-/// Looks at every byte of `path` (without query) once. On success tells what the route has yet to
+/// Reads every byte of `path` (without query) once. On success, returns what the route still has to
 /// allow ([`Traits::within`]).
 pub fn scan(path: &[u8]) -> Result<Traits, BadPath> {
     let mut traits = Traits::default();
@@ -58,7 +58,7 @@ pub fn scan(path: &[u8]) -> Result<Traits, BadPath> {
     loop {
         let end = rest.iter().position(|b| *b == b'/').unwrap_or(rest.len());
         let (segment, tail) = rest.split_at(end);
-        // The last segment may be empty: a trailing slash.
+        // The last segment may be empty: it is a trailing slash.
         traits.empty_segment |= segment.is_empty() && !tail.is_empty();
         scan_segment(segment, &mut traits)?;
         match tail.split_first() {
@@ -69,7 +69,7 @@ pub fn scan(path: &[u8]) -> Result<Traits, BadPath> {
 }
 
 impl Traits {
-    /// Whether everything this path has is allowed by the route.
+    /// Whether the route allows everything that this path has.
     pub fn within(self, allowed: Self) -> Result<(), BadPath> {
         let ok = (!self.double_encoding || allowed.double_encoding)
             && (!self.empty_segment || allowed.empty_segment)
@@ -121,13 +121,13 @@ fn scan_odd_segment(segment: &[u8], traits: &mut Traits) -> Result<(), BadPath> 
                 traits.double_encoding |= digits;
             }
             b'\\' | 0..=0x1f | 0x7f => return Err(BadPath::EncodedControl),
-            // Libraries encode `-`, `.`, `_` and `~` though they need not (RFC 3986 section 2.3); a
-            // letter or a digit is encoded only to hide something.
+            // Libraries encode `-`, `.`, `_` and `~` although they need not (RFC 3986 section 2.3).
+            // A letter or a digit is encoded only to hide something.
             _ => encoded_alphanumeric |= value.is_ascii_alphanumeric(),
         }
     }
     check_utf8(&mut encoded)?;
-    // What a server sees that decodes once and cuts path parameters (Tomcat's `..;`): the part
+    // What a server sees that decodes once and cuts off path parameters (Tomcat's `..;`): the part
     // before the first `;`, and the parts between encoded slashes.
     let decoded = decode(segment);
     let dotted = |part: &[u8]| {
@@ -146,13 +146,13 @@ fn check_utf8(run: &mut Vec<u8>) -> Result<(), BadPath> {
     if ok { Ok(()) } else { Err(BadPath::Utf8) }
 }
 
-/// Percent-decodes a segment that [`scan`] accepted; a malformed escape stays as it is.
+/// Percent-decodes a segment that [`scan`] accepted. A malformed escape stays as it is.
 pub fn decode(segment: &[u8]) -> Vec<u8> {
     percent_encoding::percent_decode(segment).collect()
 }
 
-/// A segment with nothing encoded but what a path cannot hold as it is: the way back from
-/// [`decode`] to what most people write.
+/// A segment with only those characters encoded that a path cannot hold otherwise: the way back
+/// from [`decode`] to what most people write.
 pub fn encode(decoded: &[u8]) -> String {
     let mut out = String::with_capacity(decoded.len());
     for byte in decoded {

@@ -1,12 +1,13 @@
 //! Quotas by calendar: so many requests in a day or a month of UTC, counted from zero when the next
-//! one begins. A count is one `u64`, as the state of a [`super::Limit`] is, and told apart from it.
+//! one begins. A count is one `u64`, like the state of a [`super::Limit`], and can be told apart
+//! from it.
 
 use std::time::Duration;
 
 use super::Now;
 use super::limit::{Exhausted, Limit, LimitError, LimitStep, Spent};
 
-/// What a quota is counted in.
+/// The period of a quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum QuotaPeriod {
     Day,
@@ -17,21 +18,21 @@ pub enum QuotaPeriod {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QuotaSpan {
     pub period: QuotaPeriod,
-    /// Days, or months, before it.
+    /// Number of days, or months, before it.
     pub number: u32,
 }
 
-/// What was used of a quota in one span.
+/// How much of a quota was used in one span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaCount {
     pub span: QuotaSpan,
     pub used: u32,
 }
 
-/// No arrival time has this bit: it is 292 years of nanoseconds.
+/// No arrival time has this bit: it stands for 292 years in nanoseconds.
 const IS_COUNT: u64 = 1 << 63;
 const IS_MONTH: u64 = 1 << 62;
-/// Of the number of the span; the count is below it.
+/// The position of the span's number. The count is below it.
 const NUMBER_AT: u32 = 32;
 const NUMBER_BITS: u64 = (1 << 30) - 1;
 
@@ -47,7 +48,7 @@ impl QuotaPeriod {
         }
     }
 
-    /// A count for a day or a month, in the form that a table has for limits: for `1d` or `30d`.
+    /// How a table states a count for a day or a month as a limit: per `1d` or `30d`.
     const fn window(self) -> Duration {
         match self {
             Self::Day => Duration::from_secs(24 * 3600),
@@ -55,10 +56,11 @@ impl QuotaPeriod {
         }
     }
 
-    /// `1000000/month`, `5000/day`: the count, as a limit of the same name in a table is read.
+    /// Parses `1000000/month`, `5000/day` into the period and the count, in the form of a table's
+    /// limit with the same name.
     ///
     /// # Errors
-    /// It is no such text, or the count is out of bounds.
+    /// It is not such a text, or the count is out of bounds.
     pub fn parse(text: &str) -> Result<(Self, Limit), LimitError> {
         let (count, period) = text.split_once('/').ok_or(LimitError::Syntax)?;
         let period = match period.trim() {
@@ -70,7 +72,8 @@ impl QuotaPeriod {
         Ok((period, Limit::new(count, period.window(), count)?))
     }
 
-    /// Whether a limit of a table is a count for this period: all at once, in as much time.
+    /// Whether a limit of a table is a count for this period: the whole count as burst, in the same
+    /// window.
     pub fn counts(self, limit: Limit) -> bool {
         limit.window() == self.window() && limit.burst() == limit.count()
     }
@@ -89,7 +92,7 @@ impl QuotaPeriod {
 // === impl QuotaSpan ===
 
 impl QuotaSpan {
-    /// The first moment of the next one, in milliseconds since 1970.
+    /// The first moment of the next span, in milliseconds since 1970.
     pub const fn end_ms(self) -> u64 {
         let days = match self.period {
             QuotaPeriod::Day => self.number as u64 + 1,
@@ -98,7 +101,7 @@ impl QuotaSpan {
         days * DAY_MS
     }
 
-    /// How long it lasts from now on.
+    /// How much of it is left.
     pub const fn left(self, now: Now) -> Duration {
         Duration::from_millis(self.end_ms().saturating_sub(now.unix_ms))
     }
@@ -107,7 +110,7 @@ impl QuotaSpan {
 // === impl QuotaCount ===
 
 impl QuotaCount {
-    /// What `state` counts; `None`: it is no count.
+    /// What `state` counts. `None`: it is not a count.
     pub const fn of_state(state: u64) -> Option<Self> {
         if state & IS_COUNT == 0 {
             return None;
@@ -126,8 +129,8 @@ impl QuotaCount {
         kind | ((number as u64 & NUMBER_BITS) << NUMBER_AT) | used as u64
     }
 
-    /// Of this period at `now`. A clock that was set back stays in the later span: nobody gets a
-    /// quota twice.
+    /// The count of this period at `now`. If the clock was set back, it stays in the later span:
+    /// nobody gets a quota twice.
     pub const fn now(state: u64, period: QuotaPeriod, now: Now) -> Self {
         let span = period.span(now.unix_ms);
         match Self::of_state(state) {
@@ -163,12 +166,13 @@ pub fn quota_step(
     Ok(LimitStep { arrival: QuotaCount { used, ..count }.state(), spent })
 }
 
-/// The arrival time that a state is: what was counted by calendar before says nothing of it.
+/// The arrival time that a state stands for. What was earlier counted by calendar says nothing
+/// about it.
 pub const fn arrival_of(state: u64) -> u64 {
     if state & IS_COUNT == 0 { state } else { 0 }
 }
 
-/// Whether a state of either kind still says something.
+/// Whether a state of either kind still means something.
 pub const fn is_spent(state: u64, now: Now) -> bool {
     match QuotaCount::of_state(state) {
         Some(count) => count.span.number >= count.span.period.span(now.unix_ms).number,
@@ -176,9 +180,9 @@ pub const fn is_spent(state: u64, now: Now) -> bool {
     }
 }
 
-/// Months since January 1970 of a day, counted from its first (H. Hinnant, `civil_from_days`).
+/// Months since January 1970 for a day (H. Hinnant, `civil_from_days`).
 const fn month_of(days: u32) -> u32 {
-    // From 1 March of the year 0.
+    // Counted from 1 March of the year 0.
     let days = days as u64 + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
@@ -187,9 +191,9 @@ const fn month_of(days: u32) -> u32 {
     ((era * 400 + year) * 12 + from_march + 2 - 1_970 * 12) as u32
 }
 
-/// Days since 1970 of the first of a month.
+/// Days from 1970 to the first day of a month.
 const fn first_day(month: u32) -> u64 {
-    // From March of the year 0, with February as the last month of a year.
+    // Counted from March of the year 0, with February as the last month of a year.
     let month = month as u64 + 1_970 * 12 - 2;
     let (year, from_march) = (month / 12, month % 12);
     let leap_days = year / 4 - year / 100 + year / 400;

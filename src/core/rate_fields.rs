@@ -1,6 +1,6 @@
-//! What the RateLimit fields say of a request, and their text: RateLimit header fields for HTTP,
-//! draft-ietf-httpapi-ratelimit-headers, by its revision 10 of 27 September 2025. Revision 11 of 23
-//! May 2026 is announced; its text could not be read when this was written.
+//! What the RateLimit fields say about a request, and their text: RateLimit header fields for HTTP,
+//! draft-ietf-httpapi-ratelimit-headers, revision 10 of 27 September 2025. Revision 11 of 23 May
+//! 2026 is announced. Its text was not available when this was written.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::charge::PolicyCharge;
 use super::limit::{Limit, PolicyName, Spent};
 use super::quota::QuotaPeriod;
 
-/// Which fields tell a caller of its limits.
+/// Which fields inform a caller about its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateFields {
     /// `RateLimit-Policy` and `RateLimit`.
@@ -20,19 +20,19 @@ pub struct RateFields {
     pub x: bool,
 }
 
-/// How one limit stands after a request.
+/// The state of one limit after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitState {
     pub limit: Limit,
-    /// Requests of cost 1.
+    /// The number of requests of cost 1.
     pub remaining: u32,
-    /// Of an admitted request: until the whole burst is available again. That is later than when
-    /// more is available, and so the careful reading of `t`: who sends what is left and then waits
-    /// for it never meets a 429. Of a refused request: until it would be admitted.
+    /// For an admitted request: until the whole burst is available again. More becomes available
+    /// earlier, so this is the cautious reading of `t`: a caller that sends what is left and then
+    /// waits for it never gets a 429. For a refused request: until it would be admitted.
     pub wait: Duration,
 }
 
-/// The limits that one request was charged under, or refused by.
+/// The limits that one request was charged to, or refused by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LimitReport {
     /// The policy `per-key`, alone.
@@ -43,16 +43,16 @@ pub enum LimitReport {
 /// More than one limit, or one of another name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SeveralLimits {
-    /// The value of `RateLimit-Policy`: of all of them, in ASCII. Most have room here, so that a
-    /// report is one allocation.
+    /// The value of `RateLimit-Policy`, covering all limits, in ASCII. Most values fit here, so
+    /// that a report is one allocation.
     policies: SmallVec<[u8; 2 * POLICY_ITEM]>,
-    /// What `RateLimit` says: the one with the least left, or all that refused.
+    /// What `RateLimit` shows: the limit with the least left, or all that refused.
     shown: SmallVec<[ShownLimit; 1]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ShownLimit {
-    /// Where `policies` has its name: of the first letter.
+    /// Where its name is in `policies`: the position of the first letter.
     at: usize,
     /// Bytes of the name.
     len: usize,
@@ -65,13 +65,13 @@ const X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// Two numbers of 64 bits, and the words around them.
+/// The length of two 64-bit numbers and the words around them.
 const LONGEST_RATE_FIELD: usize = 64;
 
-/// Room for one item of `RateLimit-Policy`.
+/// Space for one item of `RateLimit-Policy`.
 const POLICY_ITEM: usize = 40;
 
-/// Whole seconds, rounded up: a caller that waits them is not early.
+/// Whole seconds, rounded up, so that a caller that waits this long is not early.
 pub fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
@@ -79,7 +79,7 @@ pub fn whole_seconds(duration: Duration) -> u64 {
 // === impl LimitReport ===
 
 impl LimitReport {
-    /// Of an admitted request: `spent` in the order of `charges`.
+    /// For an admitted request. `spent` is in the order of `charges`.
     pub fn spent(charges: &[PolicyCharge<'_>], spent: &[Spent]) -> Self {
         let states = || {
             charges.iter().zip(spent).map(|(charge, spent)| LimitState {
@@ -88,7 +88,7 @@ impl LimitReport {
                 wait: spent.full_in,
             })
         };
-        // Of those with as little left, the one that takes longest.
+        // Among those with equally little left, the one that takes longest.
         let least = states().enumerate().min_by_key(|(_, state)| {
             let LimitState { remaining, wait, .. } = *state;
             (remaining, std::cmp::Reverse(wait))
@@ -98,7 +98,7 @@ impl LimitReport {
         Self::several(charges, shown)
     }
 
-    /// Of a refused request: how long each limit makes it wait, `None`: it has enough left.
+    /// For a refused request: how long each limit makes it wait. `None`: the limit has enough left.
     pub fn refused(charges: &[PolicyCharge<'_>], waits: &[Option<Duration>]) -> Self {
         let shown = charges.iter().zip(waits).map(|(charge, wait)| {
             wait.map(|wait| LimitState { limit: charge.limit, remaining: 0, wait })
@@ -110,7 +110,7 @@ impl LimitReport {
         charges: &[PolicyCharge<'_>],
         states: impl Iterator<Item = Option<LimitState>>,
     ) -> Self {
-        // Written where it stays: nothing of it is moved.
+        // Written where it will stay, so that nothing is moved.
         let mut several = Box::<SeveralLimits>::default();
         let SeveralLimits { policies, shown } = &mut *several;
         for (charge, state) in charges.iter().zip(states) {
@@ -122,7 +122,7 @@ impl LimitReport {
             policies.extend_from_slice(name.as_bytes());
             policies.extend_from_slice(b"\";q=");
             policies.extend_from_slice(itoa::Buffer::new().format(charge.limit.count()).as_bytes());
-            // A month has no window of its own: it ends when the next one begins.
+            // A month has no fixed window: it ends when the next one begins.
             let window = match charge.quota {
                 Some(QuotaPeriod::Month) => None,
                 Some(QuotaPeriod::Day) | None => whole_window(charge.limit),
@@ -135,7 +135,7 @@ impl LimitReport {
         Self::Several(several)
     }
 
-    /// The limits that `RateLimit` speaks of, by name: of a refused request all that refused it.
+    /// The limits that `RateLimit` shows, by name. For a refused request: all that refused it.
     pub fn shown(&self) -> impl Iterator<Item = (&str, LimitState)> {
         let (lone, several) = match self {
             Self::PerKey(state) => (Some((PolicyName::PER_KEY, *state)), None),
@@ -168,12 +168,12 @@ impl RateFields {
         standard.chain([X_LIMIT, X_REMAINING, X_RESET].into_iter().filter(move |_| self.x))
     }
 
-    /// Whether the field says of a key the same with every answer.
+    /// Whether the field has the same value in every answer for a key.
     pub fn is_constant(name: &HeaderName) -> bool {
         *name == RATELIMIT_POLICY || *name == X_LIMIT
     }
 
-    /// Hands over each field that is to be sent, with its value.
+    /// Passes each field that must be sent to `add`, with its value.
     pub fn each(self, report: &LimitReport, add: impl FnMut(HeaderName, &[u8])) {
         match report {
             LimitReport::PerKey(state) => self.lone(*state, add),
@@ -182,7 +182,8 @@ impl RateFields {
     }
 
     fn lone(self, state: LimitState, mut add: impl FnMut(HeaderName, &[u8])) {
-        // On the path of every limited request: no formatting machinery, no allocation.
+        // On the path of every limited request, so it uses neither formatting machinery nor
+        // allocations.
         let mut put = |name: HeaderName, parts: &[&str]| {
             let mut text = [0; LONGEST_RATE_FIELD];
             let mut used = 0;
@@ -237,7 +238,7 @@ impl RateFields {
             }
             add(RATELIMIT, text.as_bytes());
         }
-        // These speak of one limit: the one to wait for longest.
+        // These fields cover only one limit: the one with the longest wait.
         if let Some((_, state)) = report.shown().max_by_key(|(_, state)| state.wait)
             && self.x
         {
@@ -248,7 +249,7 @@ impl RateFields {
     }
 }
 
-/// `w` is whole seconds; the draft allows leaving out a window that is not.
+/// `w` is in whole seconds. The draft allows omitting other windows.
 fn whole_window(limit: Limit) -> Option<u64> {
     let window = limit.window();
     Some(window.as_secs()).filter(|seconds| *seconds > 0 && window.subsec_nanos() == 0)

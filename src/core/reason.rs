@@ -4,8 +4,9 @@ use super::key::Permission;
 use super::rate_fields::LimitReport;
 
 /// Declares the enum with, per reason: the word in logs and metrics, the stable code that a client
-/// sees, and the status. `anyway` marks what keygate always refuses also while it observes: it sends
-/// such requests on for nobody. `bad_header` and `malformed` stand for requests of both kinds.
+/// sees, and the status. `anyway` marks reasons for which keygate refuses a request even while it
+/// observes: it never forwards such requests. `bad_header` and `malformed` cover requests of both
+/// kinds.
 macro_rules! reasons {
     (@is_anyway anyway) => { true };
     (@is_anyway) => { false };
@@ -25,7 +26,8 @@ macro_rules! reasons {
                 match self { $( Self::$name => $word, )* }
             }
 
-            /// The code in a refusal body when the caller may know all ([`Disclosure::Detailed`]).
+            /// The code in a refusal body if the caller may know everything
+            /// ([`Disclosure::Detailed`]).
             const fn detailed_code(self) -> &'static str {
                 match self { $( Self::$name => $code, )* }
             }
@@ -35,8 +37,8 @@ macro_rules! reasons {
                 match self { $( Self::$name => $status, )* }
             }
 
-            /// Whether keygate refuses requests for this reason also while it observes, so that such
-            /// a refusal does not say that it enforces.
+            /// Whether keygate refuses requests for this reason even while it observes, so that
+            /// such a refusal does not show that it enforces.
             pub const fn is_refused_anyway(self) -> bool {
                 match self { $( Self::$name => reasons!(@is_anyway $($anyway)?), )* }
             }
@@ -51,14 +53,14 @@ reasons! {
     BadConnection "bad_connection" "bad_connection_header" 400 anyway,
     /// `Expect` other than `100-continue`.
     BadExpect "bad_expect" "expectation_failed" 417 anyway,
-    /// Transfer-Encoding or Content-Length that has more than one reading.
+    /// Transfer-Encoding or Content-Length that can be read in more than one way.
     BadFraming "bad_framing" "bad_framing" 400 anyway,
     /// A header name or value that another server could read differently.
     BadHeader "bad_header" "bad_header" 400,
     /// No Host, more than one, or one that contradicts the target.
     BadHost "bad_host" "bad_host" 400 anyway,
-    /// A method that keygate never forwards: CONNECT, TRACE, TRACK, or one with a small letter. Of an
-    /// extended CONNECT: the service speaks HTTP/2, where keygate opens no tunnels.
+    /// A method that keygate never forwards: CONNECT, TRACE, TRACK, or one with a lower-case
+    /// letter. For an extended CONNECT: the service speaks HTTP/2, where keygate opens no tunnels.
     BadMethod "bad_method" "method_not_allowed" 405 anyway,
     /// A path that cannot be judged safely.
     BadPath "bad_path" "bad_path" 400,
@@ -75,16 +77,16 @@ reasons! {
     /// Two credentials in one request.
     Duplicate "duplicate" "duplicate_credential" 400,
     Expired "expired" "expired_key" 401,
-    /// A credential that is not ours, where the route takes only keys.
+    /// A credential that is not for keygate, where the route accepts only keys.
     Foreign "foreign" "not_an_api_key" 401,
     /// The head took too long.
     HeaderTimeout "header_timeout" "request_timeout" 408,
     HeadersTooLarge "headers_too_large" "headers_too_large" 431 anyway,
-    /// A fault of keygate's own. Fails closed.
+    /// A fault in keygate itself. Fails closed.
     Internal "internal" "unavailable" 503,
-    /// A credential with bytes that none can have (NUL, control, 8-bit).
+    /// A credential with bytes that no credential can have (NUL, control, 8-bit).
     Malformed "malformed" "malformed_credential" 400,
-    /// No rule for the path takes the method.
+    /// No rule for the path has the method.
     Method "method" "method_not_allowed" 405,
     Missing "missing" "missing_key" 401,
     /// No table is loaded, or the one in force ran out under `after_expiry = "refuse"`.
@@ -99,24 +101,25 @@ reasons! {
     Revoked "revoked" "invalid_key" 401,
     /// No route rule matches: refused by default.
     Route "route" "no_route" 403,
-    /// Too many tokens with a bad signature came from this address. This one was not verified.
+    /// Too many tokens with a bad signature were sent from this address. This one was not verified.
     TokenBudget "token_budget" "too_many_attempts" 429,
     TokenExpired "token_expired" "expired_token" 401,
     /// A user token with a fault in its form, claims or signature.
     TokenInvalid "token_invalid" "invalid_token" 401,
-    /// A user token that names a signing key which its issuer does not publish, or not yet.
+    /// A user token that names a signing key which its issuer does not publish, or does not publish
+    /// yet.
     TokenKeyUnknown "token_key_unknown" "invalid_token" 401,
-    /// The keys of a token's issuer cannot be had, or are too old. Fails closed.
+    /// The keys of a token's issuer are not available, or are too old. Fails closed.
     TokenKeysMissing "token_keys_missing" "unavailable" 503,
-    /// The route takes user tokens, and there is none.
+    /// The route accepts user tokens, and the request has none.
     TokenNeeded "token_needed" "token_required" 401,
-    /// A user token without an org, or of one that is not known.
+    /// A user token without an org, or whose org is not known.
     TokenOrg "token_org" "unknown_org" 403,
     /// No key has this secret.
     Unknown "unknown" "invalid_key" 401,
-    /// The upstream's answer is not HTTP that we would pass on.
+    /// The upstream's answer is not HTTP that keygate would pass on.
     UpstreamBadResponse "upstream_bad_response" "bad_gateway" 502,
-    /// The upstream closed before it answered.
+    /// The upstream closed the connection before it answered.
     UpstreamClosed "upstream_closed" "bad_gateway" 502,
     UpstreamConnect "upstream_connect" "bad_gateway" 502,
     UpstreamConnectTimeout "upstream_connect_timeout" "gateway_timeout" 504,
@@ -124,7 +127,7 @@ reasons! {
     UpstreamTimeout "upstream_timeout" "gateway_timeout" 504,
     UriTooLong "uri_too_long" "uri_too_long" 414 anyway,
     WrongEnvironment "wrong_environment" "wrong_environment" 401,
-    /// The pair's id exists, its secret is another.
+    /// The pair's id exists, but has another secret.
     WrongSecret "wrong_secret" "invalid_key" 401,
 }
 
@@ -145,7 +148,7 @@ pub struct Rejection {
     pub detail: Detail,
 }
 
-/// By what a caller is known: people who have sent a token do not know of a key.
+/// What a caller knows itself by: people who have sent a token do not know about a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallerKind {
     Key,
@@ -163,10 +166,10 @@ pub enum Detail {
     Permissions { words: Box<[Permission]>, caller: CallerKind },
     /// The limits that refused it, and how long to wait (429).
     RetryAfter(LimitReport),
-    /// What was wrong, and what to do about it, in words that name what is configured. Never contains
+    /// What was wrong, and what to do about it, in words that name configured items. Never contains
     /// client bytes.
     Told { why: Box<str>, advice: Box<str> },
-    /// A fixed sentence on what was wrong with the request. Never contains client bytes.
+    /// A fixed sentence about what was wrong with the request. Never contains client bytes.
     Why(&'static str),
 }
 
@@ -195,7 +198,7 @@ impl Reason {
         self.status() < 500
     }
 
-    /// The reason that logs and metrics call so. `None`: this version has none of that name.
+    /// The reason with this word in logs and metrics. `None`: this version has none of that name.
     pub fn of_word(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|reason| reason.as_str() == word)
     }
@@ -212,7 +215,7 @@ impl Rejection {
         Self { reason, detail: Detail::Why(why) }
     }
 
-    /// One that names what is configured. Neither text contains client bytes.
+    /// A rejection that names configured items. Neither text contains client bytes.
     pub fn told(reason: Reason, why: String, advice: String) -> Self {
         Self { reason, detail: Detail::Told { why: why.into(), advice: advice.into() } }
     }

@@ -1,7 +1,7 @@
 //! From a [`Rejection`] to status, fields and body: one match, for every profile.
 //!
-//! What a caller learns depends on [`Reason::code`]'s public view alone, so that an unknown key, a
-//! wrong secret and a revoked key get the same bytes.
+//! What a caller learns depends only on the public view of [`Reason::code`], so that an unknown
+//! key, a wrong secret and a revoked key get the same bytes.
 
 mod accept;
 mod body;
@@ -25,16 +25,16 @@ pub use super::rate_fields::RateFields;
 #[derive(Clone, Debug, Default)]
 pub struct Refusals {
     pub disclosure: Disclosure,
-    /// Of routes that name none.
+    /// For routes that do not name one.
     pub default: Profile,
-    /// Names of the profiles that a client may choose by `Accept` in place of the route's.
+    /// Names of the profiles that a client may choose with `Accept` instead of the route's.
     pub by_accept: Vec<Box<str>>,
     pub templates: Vec<(Box<str>, Template)>,
     pub challenges: Challenges,
     pub rate_fields: RateFields,
-    /// Page whose fragments are the codes: `type` of a problem.
+    /// The page whose fragments are the codes: `type` of a problem.
     pub docs: Option<Box<str>>,
-    /// What has been rendered already, with the other fields as they are; anew where they change.
+    /// What was rendered already with the current fields. Replaced when they change.
     pub prepared: PreparedRefusals,
 }
 
@@ -56,7 +56,7 @@ pub enum Profile {
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'r> {
     pub request_id: &'r str,
-    /// The profile that [`Refusals::choose`] names; `None`: the default one.
+    /// The profile that [`Refusals::choose`] names. `None`: the default one.
     pub profile: Option<&'r str>,
     /// The request is gRPC by its content type.
     pub grpc: bool,
@@ -66,7 +66,7 @@ pub struct Context<'r> {
 #[derive(Debug)]
 pub struct Rendered {
     pub status: StatusCode,
-    /// No name twice but `Vary`.
+    /// Only `Vary` may occur more than once.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub body: Bytes,
 }
@@ -77,12 +77,12 @@ struct Saying<'r> {
     code: &'static str,
     /// One short sentence.
     message: String,
-    /// The same without what is particular to this one.
+    /// The same without details of this refusal.
     description: &'static str,
     /// What to do about it.
     advice: String,
     request_id: &'r str,
-    /// Joined by spaces; empty unless a permission is missing.
+    /// Joined by spaces. Empty unless a permission is missing.
     permissions: String,
     retry_after: Option<u64>,
     /// Names of the policies that refused it.
@@ -112,9 +112,9 @@ impl Refusals {
     }
 
     /// The profile for a route that names `route`, and a client that sends `accept` (the values of
-    /// `Accept`, joined by commas). The route's own is the first offer. A client that takes none of
-    /// the offers gets that one all the same: RFC 9110 section 15.5.7 allows it, and a refusal in
-    /// another form says more than none.
+    /// `Accept`, joined by commas). The route's own is the first offer. A client that accepts none
+    /// of the offers gets that one anyway: RFC 9110 section 15.5.7 allows it, and a refusal in
+    /// another form is better than none.
     pub fn choose<'r>(&'r self, route: Option<&'r str>, accept: Option<&str>) -> Option<&'r str> {
         let Some(accept) = accept.filter(|_| !self.by_accept.is_empty()) else { return route };
         let own = route.and_then(|name| self.profile(name)).unwrap_or(self.default);
@@ -144,7 +144,7 @@ impl Refusals {
         }
     }
 
-    /// The refusal if it has been rendered before: one that is the same for everybody.
+    /// The refusal if it has been rendered already: one that is the same for everybody.
     pub fn ready<'r>(&'r self, rejection: &Rejection, context: &Context<'r>) -> Option<Ready<'r>> {
         if rejection.detail != Detail::None || context.grpc {
             return None;
@@ -249,14 +249,14 @@ impl Refusals {
         }
     }
 
-    /// The fields that tell an admitted caller what is left of its limits.
+    /// The fields that show an admitted caller what is left of its limits.
     pub fn limit_fields(&self, report: &LimitReport, add: impl FnMut(HeaderName, &[u8])) {
         self.rate_fields.each(report, add);
     }
 }
 
 fn status(reason: Reason) -> StatusCode {
-    // The enum has no invalid status; if it had one, the request would still be refused.
+    // The enum has no invalid status. If it had one, the request would still be refused.
     StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
 }
 
@@ -267,7 +267,7 @@ fn retry_after(reason: Reason, detail: &Detail) -> Option<u64> {
             Reason::NoTable | Reason::Overloaded | Reason::RateLimited | Reason::TokenKeysMissing,
             _,
         ) => Some(1),
-        // Thirty a minute: one comes back within two seconds.
+        // Thirty a minute: the next one is available within two seconds.
         (Reason::TokenBudget, _) => Some(2),
         _ => None,
     }

@@ -1,4 +1,4 @@
-//! Route rules: method + path pattern → access. The most specific match wins; no match refuses.
+//! Route rules: method + path pattern → access. The most specific match wins. No match refuses.
 
 mod find;
 mod loose;
@@ -15,7 +15,7 @@ use super::path::{self, Traits};
 /// One rule of the configuration.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// Position in the table; set by [`RouteTable::new`].
+    /// Position in the table, set by [`RouteTable::new`].
     pub index: usize,
     /// Name in logs and metric labels; unique.
     pub id: Box<str>,
@@ -25,15 +25,15 @@ pub struct Route {
     pub access: Access,
     /// What its paths may contain beyond the strict default.
     pub allow: Traits,
-    /// Most bytes of a request body; `None`: no bound.
+    /// The most bytes of a request body. `None`: no bound.
     pub body_limit: Option<u64>,
     /// `Upgrade` tokens that are passed on, lower-case. Empty: none.
     pub upgrades: Vec<Box<str>>,
     /// A CORS preflight for this rule passes without a key.
     pub preflight: bool,
-    /// Refusal profile by name; `None`: the default one.
+    /// Refusal profile by name. `None`: the default one.
     pub profile: Option<Box<str>>,
-    /// Which policies charge its requests beside those for all routes.
+    /// Which policies charge its requests in addition to those for all routes.
     pub class: Option<Box<str>>,
     /// How many requests one of its requests counts as, 0 to [`Route::MAX_COST`]. 0: none.
     pub cost: u32,
@@ -45,11 +45,11 @@ pub struct Route {
 pub enum Access {
     /// A key for keygate with the permissions.
     Key(Needs),
-    /// Like `Key` for a credential for keygate; anything else is forwarded as anonymous.
+    /// Like `Key` for a credential for keygate. Anything else is forwarded as anonymous.
     KeyOrPass(Needs),
     /// A key as with `Key`, or a user token with the permissions.
     KeyOrToken(Needs),
-    /// No credential looked at.
+    /// keygate looks at no credential.
     Public,
     /// A user token with the permissions.
     Token(Needs),
@@ -69,8 +69,8 @@ pub enum Require {
     Any,
 }
 
-/// `/a/{b}/c`, or `/a/*` for `/a` and all below it. Literals are compared case-sensitively, by every
-/// reading of the request's path. A trailing slash of the request does not matter.
+/// `/a/{b}/c`, or `/a/*` for `/a` and everything below it. Literals are compared case-sensitively,
+/// with every reading of the request's path. A trailing slash in the request does not matter.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Pattern {
     text: Box<str>,
@@ -87,10 +87,10 @@ enum Segment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
     /// `:name`, as Express, Rails and Gin write a parameter. As a literal it would match nothing
-    /// that anybody sends, and the request would fall to a wider rule.
+    /// that anybody sends, and the request would match a wider rule.
     #[error("`:name` is no parameter here")]
     Colon,
-    /// `<name>`, `[name]`, `(\\d+)`, `.+`, `^…$`: parameters and expressions of others.
+    /// `<name>`, `[name]`, `(\\d+)`, `.+`, `^…$`: parameters and expressions of other routers.
     #[error("has a sign of another router's patterns or of a regular expression")]
     Expression,
     #[error("must begin with `/`")]
@@ -108,7 +108,7 @@ pub enum PatternError {
 pub struct Conflict {
     /// Index of the earlier rule.
     pub first: usize,
-    /// Index of the rule that could never be reached.
+    /// Index of the rule that can never be reached.
     pub second: usize,
 }
 
@@ -121,7 +121,7 @@ pub struct RouteTable {
 
 #[derive(Clone, Debug, Default)]
 struct Node {
-    /// Sorted by what they are decoded.
+    /// Sorted by their decoded form.
     literals: Vec<Literal>,
     param: Option<usize>,
     /// Rules that end here.
@@ -130,13 +130,13 @@ struct Node {
     rests: Vec<usize>,
 }
 
-/// A way on from a node.
+/// A branch of a node.
 #[derive(Clone, Debug)]
 struct Literal {
     decoded: Box<[u8]>,
     /// As [`loose`] compares it.
     folded: Box<str>,
-    /// As the rules have it.
+    /// As the rules spell it.
     spellings: Vec<Box<[u8]>>,
     next: usize,
 }
@@ -145,7 +145,7 @@ struct Literal {
 #[derive(Clone, Debug)]
 pub enum FoundRoute<'t> {
     Route(&'t Route),
-    /// Rules exist for this path, none for this method. Holds the methods that have one.
+    /// Rules exist for this path, but none for this method. Holds the methods that have one.
     OtherMethods(Vec<&'t Method>),
     Nothing,
 }
@@ -180,7 +180,7 @@ impl Access {
         matches!(self, Self::KeyOrToken(_) | Self::Token(_))
     }
 
-    /// Whether requests without a key pass, with whatever credential they have.
+    /// Whether requests without a key pass, whatever other credential they have.
     pub fn lets_strangers_pass(&self) -> bool {
         matches!(self, Self::KeyOrPass(_) | Self::Public)
     }
@@ -210,7 +210,7 @@ impl Pattern {
         &self.text
     }
 
-    /// Its segments as they are compared, and whether `*` ends it.
+    /// Its segments as they are compared, and whether it ends with `*`.
     fn shape(&self) -> (Vec<Option<&[u8]>>, bool) {
         fn compared(segment: &Segment) -> Option<&[u8]> {
             match segment {
@@ -221,7 +221,7 @@ impl Pattern {
         (self.segments.iter().map(compared).collect(), self.rest)
     }
 
-    /// Whether it names no path: `/*`, or parameters alone. The path `/` is named.
+    /// Whether it names no path: `/*`, or parameters alone. The path `/` counts as named.
     pub fn names_nothing(&self) -> bool {
         let is_named =
             self.segments.iter().any(|segment| matches!(segment, Segment::Literal { .. }));
@@ -254,7 +254,7 @@ impl PatternError {
     }
 }
 
-/// Whether another router would read more into a segment than its letters.
+/// Whether another router would interpret a segment instead of reading it literally.
 fn is_expression(part: &str) -> bool {
     part.contains(['<', '>', '[', ']', '^', '|', '\\'])
         || part.ends_with('$')
@@ -305,7 +305,7 @@ impl fmt::Debug for Pattern {
 impl Route {
     pub const MAX_COST: u32 = 1_000_000;
 
-    /// Position of what stands for the rule of a request that matches none.
+    /// Position of the substitute rule for a request that matches none.
     pub const UNMATCHED: usize = usize::MAX;
 
     /// Whether it is a rule of the configuration.
@@ -322,7 +322,7 @@ impl Route {
 // === impl RouteTable ===
 
 impl RouteTable {
-    /// Every pair of rules of which the second could never match is reported.
+    /// Reports every pair of rules whose second could never match.
     pub fn new(mut routes: Vec<Route>) -> Result<Self, Vec<Conflict>> {
         for (index, route) in routes.iter_mut().enumerate() {
             route.index = index;
@@ -353,10 +353,10 @@ impl RouteTable {
         self.routes.iter()
     }
 
-    /// Gives every rule the upstream that `place` puts in the place of its own.
+    /// Replaces the upstream of every rule with the one that `place` returns.
     ///
     /// # Errors
-    /// That of `place`; some rules may have changed then.
+    /// Those of `place`. Some rules may have changed by then.
     pub fn move_upstreams<E>(
         &mut self,
         place: impl Fn(usize) -> Result<usize, E>,
@@ -375,7 +375,7 @@ impl RouteTable {
         self.routes.is_empty()
     }
 
-    /// The list of rules at the place of `pattern`, made when it is not there.
+    /// The list of rules at the place of `pattern`, created if it does not exist.
     fn slot(&mut self, pattern: &Pattern) -> &mut Vec<usize> {
         let mut at = 0;
         for segment in &pattern.segments {

@@ -1,18 +1,18 @@
-//! What a caller presents, and its digest. Neither ever prints itself.
+//! What a caller presents, and its digest. Neither ever prints its value.
 
 use std::fmt;
 
 use aws_lc_rs::{constant_time, digest};
 use zeroize::Zeroizing;
 
-/// A secret that we hold ourselves (issued just now, or read for import). Wiped on drop.
+/// A secret that keygate itself holds (just issued, or read for import). Wiped on drop.
 ///
-/// On the request path a presented secret stays where hyper put it and is only borrowed.
+/// On the request path, a presented secret stays in the request's buffer and is only borrowed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
-/// SHA-256 of a secret. Digests of secrets with at least 128 random bits reveal nothing usable,
-/// but they still do not print: a digest in a log would let a reader confirm a guess.
+/// SHA-256 of a secret. Digests of secrets with at least 128 random bits reveal nothing usable.
+/// They still do not print: a digest in a log would let a reader confirm a guess.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
 
@@ -45,7 +45,7 @@ impl Digest {
     pub fn of(secret: &[u8]) -> Self {
         let mut out = [0u8; 32];
         let hash = digest::digest(&digest::SHA256, secret);
-        // SHA-256 is 32 bytes long by definition; zip cannot lose any.
+        // SHA-256 is 32 bytes long by definition, so zip cannot drop any.
         for (to, from) in out.iter_mut().zip(hash.as_ref()) {
             *to = *from;
         }

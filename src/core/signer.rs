@@ -1,4 +1,4 @@
-//! Ed25519 public keys of signers: what is taken as one, and its name.
+//! Ed25519 public keys of signers: which ones are accepted, and their names.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::secret::Digest;
 /// A public key that a table's signature may be checked against: canonical and of full order.
 ///
 /// aws-lc-rs accepts the identity point as a key, and then "verifies" signatures that anybody can
-/// make (measured); so such keys are refused here, before any signature is looked at.
+/// make (measured). So such keys are refused here, before any signature is checked.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SignerKey([u8; 32]);
 
@@ -30,7 +30,7 @@ pub enum SignerError {
     Syntax,
 }
 
-/// DER in front of the 32 bytes of an Ed25519 key in SubjectPublicKeyInfo (RFC 8410 §4).
+/// The DER before the 32 bytes of an Ed25519 key in SubjectPublicKeyInfo (RFC 8410 §4).
 const SPKI_PREFIX: [u8; 12] =
     [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
@@ -42,8 +42,8 @@ const P: [u8; 32] = {
     p
 };
 
-/// The y coordinates of the eight points of order 1, 2, 4 and 8, little-endian, each standing for
-/// the one or two points that differ in the sign of x.
+/// The y coordinates of the eight points of order 1, 2, 4 and 8, little-endian. Each represents the
+/// one or two points that differ in the sign of x.
 const SMALL_ORDER_Y: [[u8; 32]; 5] = [
     // y = 0: order 4, both signs.
     [0; 32],
@@ -106,7 +106,7 @@ impl SignerKey {
         }
     }
 
-    /// Every `PUBLIC KEY` of a PEM file, at least one. Text between the blocks is skipped.
+    /// Every `PUBLIC KEY` block of a PEM file, at least one. Text between the blocks is skipped.
     pub fn from_pem(text: &str) -> Result<Vec<Self>, SignerError> {
         let mut keys = Vec::new();
         let mut rest = text;

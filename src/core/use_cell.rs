@@ -1,5 +1,5 @@
-//! How often, and when last, a key was used: one number that the request path counts on.
-//! Imports nothing of this crate but [`Now`].
+//! How often a key was used, and when last: one number that the request path updates. Imports
+//! nothing of this crate but [`Now`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,14 +7,14 @@ use super::Now;
 
 /// Uses of one key: 24 bits of the last minute, 40 bits of the count.
 ///
-/// Workers share it. A use is one relaxed addition; once a minute it is a compare-and-swap as well.
+/// Workers share it. A use is one relaxed addition, and once a minute also a compare-and-swap.
 #[derive(Debug, Default)]
 pub struct UseCell(AtomicU64);
 
-/// What a [`UseCell`] says.
+/// The contents of a [`UseCell`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyUse {
-    /// Minutes since 1970 of the last admitted request; 0: there was none.
+    /// Minutes since 1970 of the last admitted request. 0: there was none.
     pub last: u32,
     /// Admitted requests. Stops at 2^40 − 2^33 (1.09 × 10^12).
     pub admitted: u64,
@@ -23,12 +23,12 @@ pub struct KeyUse {
 const COUNT_BITS: u32 = 40;
 const COUNT: u64 = (1 << COUNT_BITS) - 1;
 
-/// More than a machine counts in a minute: what is left between the highest count that is kept and
-/// the one that would run into the minute.
+/// More than a machine counts in a minute: the distance between the highest count that is kept and
+/// the one that would overflow into the minute.
 const ROOM: u64 = 1 << 33;
 const MOST: u64 = COUNT + 1 - ROOM;
 
-/// Minutes from 1970 to 2020, where the 24 bits begin. They end in 2051.
+/// Minutes from 1970 to 2020, where the 24 bits begin. They last until 2051.
 const EPOCH: u64 = 26_297_280;
 const LAST_STAMP: u64 = (1 << 24) - 1;
 
@@ -44,7 +44,7 @@ impl UseCell {
         }
     }
 
-    /// A request that was counted before runs still: its key is in use in this minute too.
+    /// A request that was counted earlier is still running: its key is in use in this minute too.
     pub fn touch(&self, now: Now) {
         let stamp = stamp_of(now);
         if self.0.load(Ordering::Relaxed) >> COUNT_BITS < stamp {
@@ -56,12 +56,12 @@ impl UseCell {
         KeyUse::of(self.0.load(Ordering::Relaxed))
     }
 
-    /// Leaves nothing. Only where nobody counts any more.
+    /// Returns the value and resets it. Only when nobody counts any more.
     pub fn take(&self) -> KeyUse {
         KeyUse::of(self.0.swap(0, Ordering::Relaxed))
     }
 
-    /// Adds what was counted elsewhere.
+    /// Adds uses that were counted elsewhere.
     pub fn add(&self, other: KeyUse) {
         if other.admitted > 0 {
             let stamp = u64::from(other.last).saturating_sub(EPOCH).min(LAST_STAMP);
@@ -101,7 +101,7 @@ impl KeyUse {
         Self { last: self.last.max(other.last), admitted }
     }
 
-    /// Both together.
+    /// The sum of both.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let admitted = self.admitted.saturating_add(other.admitted);

@@ -1,5 +1,5 @@
-//! What a user's token says once it is verified, and every way in which it can fail. `token` makes
-//! both; a decision reads them.
+//! What a verified user token says, and every way in which one can fail. `token` makes both. A
+//! decision reads them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use super::key::Permission;
 use super::limit::Limit;
 use super::reason::{Reason, Rejection};
 
-/// A token whose signature and claims hold. Only the verifier makes one, `token::verify`: a test
-/// reads the sources for that.
+/// A token whose signature and claims are valid. Only the verifier, `token::verify`, makes one: a
+/// test reads the sources to ensure that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserToken {
     said: VerifiedToken,
@@ -19,8 +19,8 @@ pub struct UserToken {
     reading: Arc<ClaimReading>,
 }
 
-/// What a token says, once its signature and claims hold. It keeps what the rules of its issuer ask
-/// about, because these may change while a stream of it runs.
+/// What a token with a valid signature and valid claims says. It keeps everything that its issuer's
+/// rules need, because these may change while a stream with the token is running.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedToken {
     /// The issuer, as configured.
@@ -29,23 +29,22 @@ pub struct VerifiedToken {
     pub subject: Box<str>,
     /// A legal [`super::OrgId`].
     pub org: Box<str>,
-    /// Of the claim that lists what the user may do: its words, with one space between two.
+    /// The words of the claim that lists what the user may do, separated by one space.
     pub words: Box<str>,
     /// `exp`, in Unix seconds: from then on the token is refused, and its streams end.
     pub expires: u64,
     /// `iat`, in Unix seconds.
     pub issued: Option<u64>,
-    /// `aud`: one a line. One with a control character is no name that can be configured, and is
-    /// not here.
+    /// `aud`: one per line. A value with a control character cannot be configured, and is left out.
     pub audiences: Box<str>,
-    /// `typ` in lower case, without `application/`; empty: there is none.
+    /// `typ` in lower case, without `application/`. Empty: there is none.
     pub typ: Box<str>,
     /// `alg`.
     pub algorithm: &'static str,
-    /// The issuer's key that has signed it.
+    /// The issuer's key that signed it.
     pub signed_by: SignerPrint,
     pub onward: TokenOnward,
-    /// Of its subject.
+    /// The limit of its subject.
     pub limit: Option<Limit>,
 }
 
@@ -55,13 +54,13 @@ pub struct ClaimReading {
     /// The claim that names the org.
     pub org_claim: Box<str>,
     pub orgs: KnownOrgs,
-    /// The claim that lists what the user may do; `None`: tokens have no permission.
+    /// The claim that lists what the user may do. `None`: tokens have no permission.
     pub permissions_claim: Option<Box<str>>,
-    /// What each of its words stands for. A word that is not here stands for nothing.
+    /// The permissions that each of its words grants. Other words grant nothing.
     pub permissions: BTreeMap<Box<str>, Vec<Permission>>,
 }
 
-/// Tells the keys of one issuer apart: the first bytes of a digest of the public key.
+/// Distinguishes the keys of one issuer: the first bytes of a digest of the public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SignerPrint(pub u64);
 
@@ -70,23 +69,23 @@ pub struct SignerPrint(pub u64);
 pub enum KnownOrgs {
     #[default]
     Any,
-    /// Those that the table has.
+    /// The orgs that the table has.
     InTable,
 }
 
-/// What becomes of an admitted token.
+/// What happens to an admitted token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TokenOnward {
-    /// keygate forwards it: the service reads it too.
+    /// keygate forwards it, so that the service can read it too.
     Forward,
     /// keygate removes it, like a key.
     #[default]
     Remove,
 }
 
-/// The issuers in force, asked about a token whose stream runs still.
+/// The issuers in force, which decide about a token whose stream is still running.
 pub trait IssuersNow {
-    /// The token as it would be verified now, if it would.
+    /// The token as it would be verified now, if it is still valid.
     ///
     /// # Errors
     /// Why a request with it would be refused.
@@ -101,7 +100,7 @@ pub trait IssuersNow {
 /// sentence for the caller.
 macro_rules! faults {
     ($( $(#[doc = $doc:expr])* $name:ident $word:literal $reason:ident $why:literal, )*) => {
-        /// Why a token is not taken. A closed list; nothing of the token is in it.
+        /// Why a token is not accepted. A closed list that contains nothing of the token.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum TokenFault { $( $(#[doc = $doc])* $name, )* }
 
@@ -130,7 +129,7 @@ faults! {
     Algorithm "algorithm" TokenInvalid "its algorithm is not taken",
     /// No configured audience is in `aud`.
     Audience "audience" TokenInvalid "it is for another audience",
-    /// Too many bad signatures from one address. The signature was not looked at.
+    /// Too many bad signatures from one address. This signature was not checked.
     Budget "budget" TokenBudget "too many tokens with a bad signature came from this address",
     /// A claim is missing or has the wrong type.
     Claims "claims" TokenInvalid "a claim is missing or has the wrong type",
@@ -139,16 +138,16 @@ faults! {
     Expired "expired" TokenExpired "its exp is over",
     /// `iss` is not configured.
     Issuer "issuer" TokenInvalid "its issuer is not taken",
-    /// No key of the issuer has this `kid`, or several would fit a token without one.
+    /// The issuer has no key with this `kid`, or several keys would fit a token without one.
     KeyUnknown "key_unknown" TokenKeyUnknown "its issuer has no such signing key",
     /// The issuer's keys could not be fetched, or are too old.
     KeysMissing "keys_missing" TokenKeysMissing "the issuer's keys cannot be had",
     /// It lives longer than configured.
     Lifetime "lifetime" TokenInvalid "it lives longer than allowed",
-    /// Not three parts of Base64url and JSON, or a name that is there twice.
+    /// Not three parts of Base64url and JSON, or a name that occurs twice.
     Malformed "malformed" TokenInvalid "it cannot be read",
     NotYetValid "not_yet_valid" TokenInvalid "its nbf or iat is in the future",
-    /// The org claim is missing, is no legal name, or is not known to the table.
+    /// The org claim is missing, is not a legal name, or is not known to the table.
     Org "org" TokenOrg "its org is missing or not known",
     Signature "signature" TokenInvalid "its signature does not match",
     /// More than 8 KiB.
@@ -160,17 +159,17 @@ faults! {
 // === impl UserToken ===
 
 impl UserToken {
-    /// For the verifier alone. `reading`: that of its issuer.
+    /// Only for the verifier. `reading`: how its issuer's claims are read.
     pub fn verified(said: VerifiedToken, reading: &Arc<ClaimReading>) -> Self {
         let permissions = reading.permissions_of(&said.words);
         Self { said, permissions, reading: Arc::clone(reading) }
     }
 
-    /// The same token where its claims are to be read in another way. Without a copy where nothing
+    /// The same token, if its claims are now to be read in another way. No copy is made if nothing
     /// has changed.
     ///
     /// # Errors
-    /// [`TokenFault::Claims`]: other claims than before are to be read, and nobody has kept those.
+    /// [`TokenFault::Claims`]: other claims than before are needed, and they were not kept.
     pub fn read_again(
         self: &Arc<Self>,
         reading: &Arc<ClaimReading>,
@@ -205,7 +204,7 @@ impl UserToken {
         &self.said.org
     }
 
-    /// What the claim's words map to.
+    /// The permissions that the claim's words map to.
     pub fn permissions(&self) -> &PermissionSet {
         &self.permissions
     }
@@ -223,7 +222,7 @@ impl UserToken {
         self.said.onward
     }
 
-    /// Of its subject.
+    /// The limit of its subject.
     pub fn limit(&self) -> Option<Limit> {
         self.said.limit
     }
@@ -232,7 +231,7 @@ impl UserToken {
 // === impl ClaimReading ===
 
 impl ClaimReading {
-    /// `words`: with one space between two.
+    /// `words`: separated by one space.
     fn permissions_of(&self, words: &str) -> PermissionSet {
         let words = words.split(' ').filter(|_| self.permissions_claim.is_some());
         let mapped = words.filter_map(|word| self.permissions.get(word));
@@ -245,7 +244,7 @@ impl ClaimReading {
 impl From<TokenFault> for Rejection {
     fn from(fault: TokenFault) -> Self {
         match fault {
-            // Their texts say all there is to say.
+            // Their texts are complete.
             TokenFault::Budget | TokenFault::Expired | TokenFault::KeysMissing => {
                 fault.reason().into()
             }

@@ -1,4 +1,4 @@
-//! What `[observe]` makes of a verdict, and by whom its share is counted.
+//! How `[observe]` changes a verdict, and which callers its share counts.
 
 use http::Method;
 
@@ -15,8 +15,8 @@ use crate::core::path;
 use crate::core::reason::{Reason, Rejection};
 use crate::core::route::{FoundRoute, Route};
 
-/// Makes of a verdict what `[observe]` says: as it is for callers whose requests are enforced, and
-/// for others one that lets the request through.
+/// Applies `[observe]` to a verdict. For callers whose requests are enforced, it stays as it is.
+/// For others, it becomes one that lets the request through.
 pub(super) fn carry_out<'k, K: KeyLookup>(
     policy: &'k Policy,
     observe: &'k Observe,
@@ -59,8 +59,8 @@ pub(super) fn carry_out<'k, K: KeyLookup>(
     }
 }
 
-/// By whom the share is counted: by the key, also of a request that was refused before anybody
-/// looked it up, so that no `//` and no misspelt field moves a caller out of the share.
+/// The callers that the share counts: the key, even if the request was refused before the key was
+/// looked up. So `//` or a misspelt field cannot move a caller out of the share.
 fn callers<K: KeyLookup>(
     verdict: &mut Verdict<'_>,
     keys: Option<&K>,
@@ -88,7 +88,7 @@ fn callers<K: KeyLookup>(
                     refused.digest = seen.digest;
                     found.ok().map(|(key, _)| key.id)
                 }
-                // Nobody's, or nobody knows whose.
+                // There is no caller, or it is unknown.
                 (None, _, _) => None,
             };
             by_key(id).into()
@@ -97,8 +97,8 @@ fn callers<K: KeyLookup>(
     }
 }
 
-/// A key in a place where it cannot be found with certainty cannot be removed with certainty
-/// either: with `credentials = "strip"` such a request is refused as ever.
+/// A key that cannot be found with certainty cannot be removed with certainty either: with
+/// `credentials = "strip"`, such a request is still refused.
 fn may_pass(observe: &Observe, fault: Option<&Rejection>, rejection: &Rejection) -> bool {
     observe.credentials == CredentialPassage::Forward
         || [fault, Some(rejection)].into_iter().flatten().all(|r| r.reason != Reason::Malformed)
@@ -106,10 +106,10 @@ fn may_pass(observe: &Observe, fault: Option<&Rejection>, rejection: &Rejection)
 
 /// The rule of a request that was refused before its rule counted.
 ///
-/// `None` as well where a path has readings that the rule does not allow: a service that decodes the
-/// slash, or cuts at the `;`, may take it to another rule, and that one may be enforced.
+/// Also `None` if a path has readings that the rule does not allow: a service that decodes the
+/// slash, or cuts at the `;`, may use another rule for it, and that rule may be enforced.
 fn rule_of<'k>(policy: &'k Policy, facts: &Facts<'_>) -> Option<&'k Route> {
-    // Scanned again: another fault may have replaced the one of the path.
+    // Scan again: another fault may have replaced the one of the path.
     let traits = path::scan(facts.path.as_bytes()).ok()?;
     match policy.routes.find(facts.method, facts.path, traits) {
         Ok(FoundRoute::Route(route)) => Some(route).filter(|r| traits.within(r.allow).is_ok()),
@@ -117,9 +117,10 @@ fn rule_of<'k>(policy: &'k Policy, facts: &Facts<'_>) -> Option<&'k Route> {
     }
 }
 
-/// Whether a service that reads paths loosely would find nothing enforced under this one either:
-/// `/v1/Admin` is `/v1/admin` to many (Express, IIS). An enforced rule says what a path needs; that
-/// an observed one beside it needs nothing must not open it under another spelling.
+/// Whether a service that reads paths loosely would find nothing enforced under this one either: to
+/// many services (Express, IIS), `/v1/Admin` is `/v1/admin`. An enforced rule says what a path
+/// needs. An observed rule next to it, which needs nothing, must not open the path under another
+/// spelling.
 fn leads_nowhere_else(policy: &Policy, observe: &Observe, path: &str, method: &Method) -> bool {
     match observe.reach {
         ObserveReach::WholeGate => true,

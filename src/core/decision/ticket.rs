@@ -1,4 +1,5 @@
-//! What is kept of a request while its response runs: whether it would still be let through.
+//! What is kept of a request while its response runs, to determine whether it would still be let
+//! through.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,23 +17,23 @@ use crate::core::route::{Access, Route};
 use crate::core::secret::Digest;
 use crate::core::user_token::{IssuersNow, TokenFault, UserToken};
 
-/// What is kept of a request while its response runs, to hold it against later tables and
+/// What is kept of a request while its response runs, to check it against later tables and
 /// configurations.
 #[derive(Clone, Debug)]
 pub struct Ticket {
     holder: TicketHolder,
     org: u64,
     client: IpAddr,
-    /// While it is only observed: by whom the share is counted.
+    /// While it is only observed: the callers that the share counts.
     observed: Option<Box<ShareCallers>>,
-    /// Unix seconds. While the request is only observed, the end of that.
+    /// Unix seconds. While the request is only observed: when observing ends.
     pub expires: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
 enum TicketHolder {
-    /// It would not have been let through. With a digest, because of the key, which another table
-    /// may let in.
+    /// It would not have been let through. If there is a digest, the key was the reason, and
+    /// another table may admit it.
     Denied {
         reason: Reason,
         digest: Option<Digest>,
@@ -41,11 +42,11 @@ enum TicketHolder {
         id: KeyId,
         digest: Digest,
     },
-    /// As its issuer's rules read it last.
+    /// As last read by its issuer's rules.
     Token(Arc<UserToken>),
 }
 
-/// What is kept of a request that `[observe]` lets through, for its ticket.
+/// What is kept, for its ticket, of a request that `[observe]` lets through.
 #[derive(Debug)]
 pub(super) struct ObservedOrigin {
     callers: ShareCallers,
@@ -86,7 +87,7 @@ impl ObservedOrigin {
 // === impl Admitted ===
 
 impl Admitted<'_> {
-    /// What the stream registry keeps of this request, which `policy` has decided.
+    /// What the stream registry keeps of this request, which `policy` has judged.
     pub fn ticket(&self, client: IpAddr, policy: &Policy) -> Ticket {
         let (holder, caller, expires) = match &self.caller {
             AdmittedCaller::Key { key, digest } => {
@@ -109,8 +110,8 @@ impl Admitted<'_> {
 // === impl Observed ===
 
 impl Observed<'_> {
-    /// What the stream registry keeps of this request, which `policy` has decided. `None`: it would
-    /// be let through with any table.
+    /// What the stream registry keeps of this request, which `policy` has judged. `None`: any table
+    /// would let it through.
     pub fn ticket(&self, client: IpAddr, policy: &Policy) -> Option<Ticket> {
         let ObservedOrigin { callers, digest } = &*self.origin;
         let reason = self.rejection.reason;
@@ -135,7 +136,7 @@ fn end_of_observing(policy: &Policy) -> Option<u64> {
 // === impl Ticket ===
 
 impl Ticket {
-    /// Notes that a request with this key runs still. Uses of a user token are not counted.
+    /// Records that a request with this key is still running. Uses of a user token are not counted.
     pub fn touch<K: KeyLookup>(&self, keys: &K, now: Now) {
         let TicketHolder::Key { id, digest } = &self.holder else { return };
         if let Some(key) = keys.any(digest).filter(|key| key.id == *id)
@@ -145,8 +146,8 @@ impl Ticket {
         }
     }
 
-    /// Why its stream ends when [`Ticket::expires`] has come. `None`: it is only observed, and what
-    /// comes is a [`Ticket::recheck`].
+    /// Why its stream ends once [`Ticket::expires`] has passed. `None`: it is only observed, and
+    /// the next step is a [`Ticket::recheck`].
     pub fn expired(&self) -> Option<Reason> {
         match (&self.observed, &self.holder) {
             (Some(_), _) => None,
@@ -155,12 +156,12 @@ impl Ticket {
         }
     }
 
-    /// Whether the request would be let through still, and until when (Unix seconds) nothing has to
-    /// be looked at again. One that was only observed is, for as long as its caller is; from then on
-    /// it is judged as any other.
+    /// Whether the request would still be let through, and until when (Unix seconds) no further
+    /// check is needed. A request that was only observed continues as long as its caller is
+    /// observed; from then on it is judged like any other.
     ///
-    /// `route` is the one at the time of the request. A token is held against the rules and keys of
-    /// its issuer as a request with it would be, and its org against the table.
+    /// `route` is the one at the time of the request. A token is checked against the rules and keys
+    /// of its issuer as in a new request, and its org against the table.
     ///
     /// # Errors
     /// Why it would not.
@@ -219,7 +220,7 @@ fn is_observed(
     let Some(observe) = policy.observe.as_deref().filter(|observe| observe.is_on(now)) else {
         return Conduct::Enforced;
     };
-    // The rule may stand at another place in a later configuration.
+    // The rule may have another position in a later configuration.
     let rule = route.and_then(|route| policy.routes.iter().find(|rule| rule.id == route.id));
     match observe.reaches(rule) && !callers.any_in(observe.share) {
         true => Conduct::Observed,
@@ -227,7 +228,7 @@ fn is_observed(
     }
 }
 
-/// FNV-1a. Tells a changed org apart without keeping a copy of its name per stream.
+/// FNV-1a. Detects a changed org without keeping a copy of its name per stream.
 fn fingerprint(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

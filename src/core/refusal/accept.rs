@@ -1,9 +1,9 @@
 //! Which of several bodies a client prefers (`Accept`, RFC 9110 section 12.5.1).
 
-/// Ranges that are read; a client that lists more has no preference that matters here.
+/// The most ranges that are read. A longer list expresses no preference that matters here.
 const MOST_RANGES: usize = 32;
 
-/// One entry of `Accept`. Parameters but the weight are not looked at: the bodies have none that a
+/// One entry of `Accept`. Parameters other than the weight are ignored: the bodies have none that a
 /// client could ask for.
 struct MediaRange<'a> {
     kind: &'a str,
@@ -12,8 +12,8 @@ struct MediaRange<'a> {
     weight: u16,
 }
 
-/// The position of the offered content type that the client prefers, the first one of equals. `None`:
-/// it takes none of them, or does not say.
+/// The position of the offered content type that the client prefers, the first one of equals.
+/// `None`: the client accepts none of them, or does not say.
 pub(super) fn preferred<'o>(accept: &str, offers: impl Iterator<Item = &'o str>) -> Option<usize> {
     let ranges: Vec<_> = entries(accept).take(MOST_RANGES).filter_map(MediaRange::parse).collect();
     let weighed = offers.enumerate().map(|(at, offer)| (at, weight(&ranges, offer)));
@@ -21,7 +21,7 @@ pub(super) fn preferred<'o>(accept: &str, offers: impl Iterator<Item = &'o str>)
     best.filter(|(_, weight)| *weight > 0).map(|(at, _)| at)
 }
 
-/// The weight of the most specific range that names the offer; 0 if none does.
+/// The weight of the most specific range that names the offer. 0 if none does.
 fn weight(ranges: &[MediaRange<'_>], offer: &str) -> u16 {
     let offer = offer.split(';').next().unwrap_or_default().trim();
     let (kind, subtype) = offer.split_once('/').unwrap_or((offer, ""));
@@ -47,7 +47,7 @@ fn entries(accept: &str) -> impl Iterator<Item = &str> {
 // === impl MediaRange ===
 
 impl<'a> MediaRange<'a> {
-    /// `None` for what the grammar does not have.
+    /// `None` for anything outside the grammar.
     fn parse(entry: &'a str) -> Option<Self> {
         let (range, parameters) = entry.split_once(';').unwrap_or((entry, ""));
         let (kind, subtype) = range.trim().split_once('/')?;
@@ -74,7 +74,7 @@ impl<'a> MediaRange<'a> {
     }
 }
 
-/// `0`, `0.5`, `1.000`: at most three digits behind the point, and at most 1.
+/// `0`, `0.5`, `1.000`: at most three digits after the point, and at most 1.
 fn thousandths(text: &str) -> Option<u16> {
     let (whole, part) = text.split_once('.').unwrap_or((text, ""));
     if part.len() > 3 || !part.bytes().all(|b| b.is_ascii_digit()) {

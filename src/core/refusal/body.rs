@@ -12,7 +12,7 @@ use super::Saying;
 pub(super) static JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) static PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 
-/// RFC 9457, with `code` and `request_id` in each, and what is missing or to be waited for.
+/// RFC 9457, with `code` and `request_id` in each body, and what is missing or how long to wait.
 #[derive(Serialize)]
 struct ProblemJson<'s> {
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]

@@ -7,7 +7,7 @@ use crate::core::reason::Reason;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
-    /// Not registered, but what the field uses for a key in a field of its own.
+    /// Not registered, but commonly used for a key in a field of its own.
     ApiKey,
     Basic,
     /// RFC 6750, with `error` and `scope`.
@@ -26,7 +26,7 @@ pub struct Challenges {
 // === impl Challenges ===
 
 impl Challenges {
-    /// `schemes`: what to offer; `None`: what `sources` take. A 401 always offers something.
+    /// `schemes`: what to offer. `None`: what `sources` accept. A 401 always offers something.
     pub fn new(realm: &str, schemes: Option<Vec<Scheme>>, sources: &[CredentialSource]) -> Self {
         let mut offered = schemes.unwrap_or_else(|| sources.iter().map(scheme).collect());
         if offered.is_empty() {
@@ -47,7 +47,7 @@ impl Challenges {
         Self { realm: realm.into(), schemes: unique.into(), advice: advice.into() }
     }
 
-    /// With the scheme of user tokens, whether or not keys come by it too.
+    /// Adds the scheme of user tokens, whether or not keys also use it.
     #[must_use]
     pub fn with_tokens(mut self) -> Self {
         if !self.schemes.contains(&Scheme::Bearer) {
@@ -62,7 +62,7 @@ impl Challenges {
         &self.advice
     }
 
-    /// Every 401 has challenges (RFC 9110 §15.5.2); RFC 6750 §3.1 has one for 403 and 400 too.
+    /// Every 401 has challenges (RFC 9110 §15.5.2). RFC 6750 §3.1 defines one for 403 and 400 too.
     /// `description`: the refusal's message (RFC 6750 §3).
     pub(super) fn for_refusal(
         &self,

@@ -1,5 +1,5 @@
-//! Refusals that are the same for everybody but for the request's id, rendered once. A flood of bad
-//! keys is refused at the cost of copying two pieces of text.
+//! Refusals that are the same for everybody except for the request's id, rendered once. Under a
+//! flood of bad keys, each refusal costs only the copying of two pieces of text.
 
 use std::sync::OnceLock;
 
@@ -9,29 +9,29 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use super::{Context, Profile, Refusals, Rendered};
 use crate::core::reason::{Reason, Rejection};
 
-/// By built-in profile and reason; filled when a refusal is first rendered.
+/// By built-in profile and reason. Filled when a refusal is first rendered.
 #[derive(Clone, Debug, Default)]
 pub struct PreparedRefusals(OnceLock<Vec<Option<PreparedPiece>>>);
 
-/// A refusal around the place of the request's id.
+/// A refusal before and after the request's id.
 #[derive(Clone, Debug)]
 struct PreparedPiece {
     status: StatusCode,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// The fields in the form of the protocol that they go over; empty until it is first needed.
+    /// The fields in the form of the protocol that they are sent over. Empty until first needed.
     written: OnceLock<Bytes>,
     before: Bytes,
     after: Bytes,
 }
 
-/// A prepared refusal, of one request.
+/// A prepared refusal for one request.
 #[derive(Debug)]
 pub struct Ready<'r> {
     piece: &'r PreparedPiece,
     request_id: &'r str,
 }
 
-/// Stands for the request's id while a refusal is prepared. No text of ours contains it.
+/// Marks the place of the request's id while a refusal is prepared. None of our texts contains it.
 const MARK: &str = "0REQUEST-ID0";
 
 // === impl PreparedRefusals ===
@@ -45,8 +45,8 @@ impl PreparedRefusals {
         reason: Reason,
         request_id: &'r str,
     ) -> Option<Ready<'r>> {
-        // Only these need no escape in any built-in profile. Not `all`: without an early end it is done
-        // on many bytes at once.
+        // Only these need no escape in any built-in profile. Not `all`: without an early exit, many
+        // bytes can be checked at the same time.
         let is_plain = |b: u8| b.is_ascii_alphanumeric() | (b == b'-');
         if !request_id.bytes().fold(true, |all, b| all & is_plain(b)) {
             return None;
@@ -63,8 +63,8 @@ impl Ready<'_> {
         self.piece.status
     }
 
-    /// The fields as `write` writes them. Called once for each refusal that is prepared, so it must
-    /// always be the same one.
+    /// The fields as `write` writes them. Called once for each prepared refusal, so `write` must
+    /// always be the same.
     pub fn fields(&self, write: impl FnOnce(&[(HeaderName, HeaderValue)]) -> Bytes) -> &[u8] {
         self.piece.written.get_or_init(|| write(&self.piece.headers))
     }
@@ -101,7 +101,7 @@ fn prepare(refusals: &Refusals) -> Vec<Option<PreparedPiece>> {
 }
 
 impl PreparedPiece {
-    /// `None` if the id occurs there more than once: then each refusal is rendered anew.
+    /// `None` if the id occurs more than once: then each refusal is rendered again.
     fn cut(rendered: Rendered) -> Option<Self> {
         let text = std::str::from_utf8(&rendered.body).ok()?;
         let (before, after) = text.split_once(MARK)?;

@@ -1,4 +1,4 @@
-//! Bodies that configuration writes, for services whose clients know another form.
+//! Bodies written in the configuration, for services whose clients know another form.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
@@ -13,11 +13,11 @@ pub struct Template {
     headers: Vec<(HeaderName, HeaderValue)>,
     escape: Escape,
     body: TemplateBody,
-    /// In place of `body`, by code.
+    /// Replacements for `body`, by code.
     by_code: Vec<(&'static str, TemplateBody)>,
 }
 
-/// What is written, and what is put in between.
+/// Literal text and the placeholders in between.
 #[derive(Clone, Debug)]
 struct TemplateBody(Vec<TemplatePart>);
 
@@ -76,7 +76,7 @@ impl Template {
     }
 
     /// # Errors
-    /// A place that does not exist or has no end, or JSON that is none.
+    /// A placeholder that does not exist or has no end, or invalid JSON.
     pub fn parse(
         content_type: HeaderValue,
         headers: Vec<(HeaderName, HeaderValue)>,
@@ -159,7 +159,7 @@ impl Placeholder {
             Placeholder::Message => escape.push(out, &saying.message),
             Placeholder::Permissions => escape.push(out, &saying.permissions),
             Placeholder::RequestId => escape.push(out, saying.request_id),
-            // A number also where there is nothing to wait for, so that JSON stays JSON.
+            // Writes a number even if there is nothing to wait for, so that JSON stays JSON.
             Placeholder::RetryAfter => out.push_str(&saying.retry_after.unwrap_or(0).to_string()),
             Placeholder::Status => out.push_str(saying.status.as_str()),
             Placeholder::Title => escape.push(out, phrase(saying)),
@@ -174,7 +174,7 @@ impl Escape {
         match self {
             Escape::Plain => out.push_str(text),
             Escape::Json => {
-                // A JSON string without the quotes around it, which the template has.
+                // A JSON string without the surrounding quotes, which the template has.
                 let quoted = serde_json::Value::from(text).to_string();
                 out.push_str(quoted.get(1..quoted.len() - 1).unwrap_or_default());
             }

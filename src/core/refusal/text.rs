@@ -1,10 +1,10 @@
-//! What a refusal says. Only here are the words chosen; no byte of the request is among them.
+//! What a refusal says. All wording is here, and none of it contains a byte of the request.
 
 use crate::core::reason::Reason;
 
 pub(super) struct Explanation {
     /// Short, in the tone of the products whose clients read it. Visible ASCII and spaces, without
-    /// `"` and `\`: it is `error_description` as well (RFC 6750 §3).
+    /// `"` and `\`: it is also used as `error_description` (RFC 6750 §3).
     pub(super) message: &'static str,
     /// `None`: how to send a key, which depends on the configured sources.
     pub(super) advice: Option<&'static str>,
@@ -16,7 +16,7 @@ pub(super) const TOKEN_LACKS_PERMISSION: Explanation = Explanation {
     advice: Some("get a token that has them from its issuer, or have them granted to you there"),
 };
 
-/// One match from reason to words.
+/// One match from reason to text.
 pub(super) fn text(shown: Reason) -> Explanation {
     let (message, advice) = match shown {
         Reason::Address => (

@@ -1,8 +1,8 @@
-//! The rule for a request: by each way in which a server may read its path.
+//! The rule for a request, by each way in which a server may read its path.
 //!
-//! A path is sent as it came, and a service may route on its bytes, on its decoded segments, or on
-//! something in between; it may merge slashes or not. Whichever it does, the rule that it would find
-//! in our place has to be the rule that was judged.
+//! A path is forwarded unchanged, and a service may route on its bytes, on its decoded segments, or
+//! on something in between. It may merge slashes or not. Whichever it does, the rule that it would
+//! find in our place has to be the rule that keygate judged by.
 
 use http::Method;
 
@@ -20,13 +20,13 @@ struct PathReading {
 enum Segments {
     /// Compared with literals byte for byte.
     AsSent,
-    /// Percent-decoded, each by itself.
+    /// Percent-decoded, each segment separately.
     Decoded,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Slashes {
-    /// `//` is an empty segment, which is no literal and fills no `{name}`.
+    /// `//` is an empty segment, which is not a literal and does not match `{name}`.
     Kept,
     /// `//` is `/`.
     Merged,
@@ -54,8 +54,8 @@ impl<'m> Search<'m, '_> {
 impl RouteTable {
     /// The rule for `method` on `path`, which [`path::scan`] has accepted with `traits`.
     ///
-    /// At each segment a literal beats a parameter, and both beat `*`; on one pattern a rule that
-    /// names the method beats one for all.
+    /// At each segment a literal beats a parameter, and both beat `*`. With the same pattern, a
+    /// rule that names the method beats one for all.
     ///
     /// # Errors
     /// Two readings of the path lead to two rules, or one of them to none.
@@ -69,8 +69,9 @@ impl RouteTable {
         use Slashes::{Kept, Merged};
         let read = |segments, slashes| self.search(method, path, PathReading { segments, slashes });
         let found = read(Decoded, Kept);
-        // Whoever decodes only some of the escapes sees literals that are among those of `Decoded`, and
-        // all those of `AsSent`. So where these two find one rule, it is the best of all in between.
+        // A server that decodes only some of the escapes sees literals that are among those of
+        // `Decoded`, and include all those of `AsSent`. So if these two find the same rule, it is
+        // the best of all readings in between.
         let agreed = (!traits.encoded || found.is_same(&read(AsSent, Kept)))
             && (!traits.empty_segment || found.is_same(&read(Decoded, Merged)))
             && !(traits.encoded && traits.empty_segment && !found.is_same(&read(AsSent, Merged)));
@@ -147,7 +148,7 @@ impl RouteTable {
 // === impl Node ===
 
 impl Node {
-    /// The node behind the literal that `raw` is.
+    /// The node after the literal that `raw` matches.
     fn literal(&self, raw: &[u8], segments: Segments) -> Option<usize> {
         if !raw.contains(&b'%') {
             return self.find_literal(raw).map(|literal| literal.next);
@@ -166,8 +167,8 @@ impl Node {
 // === impl Literal ===
 
 impl Literal {
-    /// Whether a server that compares bytes takes `raw` for this literal: rules have it so, or it is
-    /// encoded no more than it has to be.
+    /// Whether a server that compares bytes recognises `raw` as this literal: rules spell it that
+    /// way, or it is encoded no more than necessary.
     pub(super) fn is_written(&self, raw: &[u8]) -> bool {
         self.spellings.iter().any(|known| **known == *raw)
             || path::encode(&self.decoded).as_bytes() == raw
@@ -191,7 +192,7 @@ impl FoundRoute<'_> {
 // === impl Pattern ===
 
 impl Pattern {
-    /// Whether `path` is under this pattern, by itself: another one may be more specific.
+    /// Whether `path` matches this pattern. Another pattern may be more specific.
     pub fn matches(&self, path: &str) -> bool {
         let mut parts = path.strip_prefix('/').unwrap_or(path).split('/');
         for segment in &self.segments {

@@ -1,9 +1,9 @@
-//! Rules to which a service may take a path that reads paths more loosely than keygate: without
-//! regard to case, with trailing dots and spaces cut off, with what follows `;`, `?` or `#` cut off,
-//! decoded once or twice before or after it is split. Wherever one of these is possible, both ways
-//! are tried, so that the result is never too small.
+//! The rules that a service may use for a path if it reads paths more loosely than keygate:
+//! ignoring case, cutting off trailing dots and spaces, cutting off what follows `;`, `?` or `#`,
+//! decoding once or twice before or after it splits the path. Wherever one of these is possible,
+//! both ways are tried, so that the result is never too small.
 //!
-//! Only for `[observe]`: whether a request is admitted depends on [`RouteTable::find`] alone.
+//! Only for `[observe]`: [`RouteTable::find`] alone decides whether a request is admitted.
 
 use std::borrow::Cow;
 
@@ -21,7 +21,7 @@ struct LooseSegment<'p> {
     folded: String,
 }
 
-/// How far a server goes before it looks at segments.
+/// What a server does before it looks at segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Splitting {
     /// At `/` as sent, then decoded.
@@ -32,25 +32,25 @@ enum Splitting {
     DecodedTwice,
 }
 
-/// Whether a search may end without a rule here and go on with a less specific pattern.
+/// Whether a search that finds no rule here may continue with a less specific pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fall {
     Never,
     Possible,
 }
 
-/// A look-up, with all that it has found so far.
+/// A look-up, with everything found so far.
 struct LooseSearch<'m, 't> {
     search: Search<'m, 't>,
     found: Vec<Option<&'t Route>>,
 }
 
 impl RouteTable {
-    /// Every rule to which some service may take `path`, which [`path::scan`] has accepted; an entry
+    /// Every rule that some service may use for `path`, which [`path::scan`] has accepted. An entry
     /// `None`: no rule. `None`: it may lead anywhere.
     ///
-    /// That an encoded slash leads to no rule does not count: whoever allows it on a rule says that it
-    /// is a part of a segment. That it leads to another rule does.
+    /// It does not count if an encoded slash leads to no rule: whoever allows it on a rule says
+    /// that it is a part of a segment. It counts if it leads to another rule.
     pub fn find_loosely(&self, method: &Method, path: &str) -> Option<Vec<Option<&Route>>> {
         let mut search = LooseSearch { search: Search::new(method), found: Vec::new() };
         let split = |splitting| segments(path, splitting);
@@ -69,7 +69,8 @@ impl RouteTable {
         Some(search.found)
     }
 
-    /// Depth is bounded by the deepest pattern, but for empty segments, which do not go deeper.
+    /// Depth is bounded by the deepest pattern, not counting empty segments, which do not go
+    /// deeper.
     fn fall<'t>(
         &'t self,
         node: usize,
@@ -88,7 +89,7 @@ impl RouteTable {
             search.takes(rule)
         };
         if merged.len() < segments.len() {
-            // Kept, as an empty segment is no literal and fills no `{name}`.
+            // Kept, because an empty segment is not a literal and does not match `{name}`.
             rests(search);
         }
         let Some((segment, tail)) = merged.split_first() else {
@@ -137,7 +138,7 @@ impl LooseSegment<'_> {
         self.folded.is_empty()
     }
 
-    /// Whether every server takes it for this literal.
+    /// Whether every server recognises it as this literal.
     fn is_certainly(&self, literal: &Literal) -> bool {
         self.raw.is_some_and(|raw| match raw.contains(&b'%') {
             true => literal.is_written(raw),
@@ -146,7 +147,7 @@ impl LooseSegment<'_> {
     }
 }
 
-/// `None`: some server finds a segment that is none, or one that leads up, or more to decode.
+/// `None`: some server finds an invalid segment, or one that leads up, or more to decode.
 fn segments(path: &str, splitting: Splitting) -> Option<Vec<LooseSegment<'_>>> {
     let path = path.strip_prefix('/').unwrap_or(path);
     let mut found = Vec::new();
@@ -181,12 +182,12 @@ fn segments(path: &str, splitting: Splitting) -> Option<Vec<LooseSegment<'_>>> {
     Some(found)
 }
 
-/// A segment, decoded, as somebody compares it who has no regard for case, and for what some file
-/// systems and servers cut off. Empty for `.` and `..` as well.
+/// A decoded segment as compared by a server that ignores case, without what some file systems and
+/// servers cut off. Empty for `.` and `..` as well.
 pub(super) fn fold(decoded: &[u8]) -> String {
     let name = decoded.split(|b| matches!(b, b';' | b'?' | b'#')).next().unwrap_or_default();
     let name = String::from_utf8_lossy(name);
     let name = name.trim_end_matches(['.', ' ']);
-    // Upper case first: `ſ` is an `s`, and the Kelvin sign a `k`.
+    // Upper case first, because `ſ` is an `s`, and the Kelvin sign a `k`.
     name.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
 }
