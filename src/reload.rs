@@ -7,8 +7,9 @@
 //! stirred or polled or told → look → read → open → accept → write down → swap
 //! ```
 //!
-//! Invariant: a reload that fails changes nothing but counters, gauges and the log. What may be in
-//! force is decided by [`crate::table::Acceptance`] alone; this room brings it bytes and remembers.
+//! Invariant: a failed reload changes only counters, gauges and the log.
+//! [`crate::table::Acceptance`] alone decides what may be in force. This room supplies bytes and
+//! remembers.
 
 mod census;
 mod fetch;
@@ -81,7 +82,7 @@ pub struct Preview {
     pub keys: Arc<KeySet>,
     /// The patch is genuine and its restrictions are in force, but it is refused as a patch.
     pub restricted: Option<Refusal>,
-    /// The patch is genuine, and of no use to the table: it was made for another.
+    /// The patch is genuine, but useless for the table: it was made for another one.
     pub unused: Option<Refusal>,
 }
 
@@ -94,9 +95,9 @@ pub struct Reconfigured {
     pub watched: Vec<WatchedFile>,
     /// Files that were read together with the configuration: keys of signers, secrets.
     pub read: Vec<PathBuf>,
-    /// The same with variables in them; they may come and go.
+    /// The same with variables in them. They may appear and disappear.
     pub variables: Vec<PathBuf>,
-    /// Keys outside [`Settings`] and `[table]` that differ and stay as they are until a restart.
+    /// Keys outside [`Settings`] and `[table]` that differ and stay unchanged until a restart.
     pub needs_restart: Vec<String>,
 }
 
@@ -105,35 +106,36 @@ pub struct Reconfigured {
 pub struct Unusable {
     /// The whole message for the log.
     pub error: String,
-    /// The files that were read, or should have been: one of them may be the remedy.
+    /// The files that were read, or should have been: changing one of them may help.
     pub files: Vec<PathBuf>,
 }
 
 /// What the reload thread calls back.
 pub struct Hooks {
-    /// Reads the configuration file again. Called on SIGHUP, when the file changed, and now and
-    /// then while what it says cannot be used.
+    /// Reads the configuration file again. Called on SIGHUP, when the file has changed, and from
+    /// time to time while the configuration is unusable.
     pub reconfigure: Box<dyn FnMut() -> Result<Reconfigured, Unusable> + Send>,
     /// Other files that are watched in the same way, such as certificates.
     pub files: Vec<FileHook>,
-    /// Where uses of keys are counted; `None`: they are not.
+    /// Where uses of keys are counted. `None`: they are not.
     pub uses: Option<Arc<UseBook>>,
-    /// All files that somebody watches, to tell which of them are mounted alone.
+    /// All watched files, to find out which of them are mounted alone.
     pub watched: Vec<WatchedFile>,
     /// Files that were read together with the configuration at start.
     pub read: Vec<PathBuf>,
-    /// The same with variables in them; they may come and go.
+    /// The same with variables in them. They may appear and disappear.
     pub variables: Vec<PathBuf>,
 }
 
 /// Files that are read again by someone else when they change.
 pub struct FileHook {
     pub paths: Vec<PathBuf>,
-    /// Called on the reload thread, once for any number of files changed at once, and on SIGHUP.
+    /// Called on the reload thread, once for any number of files that changed together, and on
+    /// SIGHUP.
     pub changed: Box<dyn FnMut() + Send>,
 }
 
-/// Keys that were loaded at start, and all that keeps them up to date.
+/// Keys that were loaded at start, and everything that keeps them up to date.
 pub struct LoadedSources {
     config: TableConfig,
     keeper: KeysInForce,
@@ -142,7 +144,7 @@ pub struct LoadedSources {
     patch: Option<SourceAtStart>,
     clock: Clock,
     metrics: Metrics,
-    /// The patch is genuine, and of no use to the table.
+    /// The patch is genuine, but useless for the table.
     unused: Option<Refusal>,
     copies: Copies,
 }
@@ -150,8 +152,8 @@ pub struct LoadedSources {
 /// Why keys are loaded for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose<'i> {
-    /// To know what a start would do: nothing is written, neither the state file nor a copy, and no
-    /// server hears the name of a sidecar.
+    /// To find out what a start would do: nothing is written, neither the state file nor a copy,
+    /// and no server learns the name of a sidecar.
     Look,
     Start {
         instance: &'i str,
@@ -171,16 +173,16 @@ pub struct Reloader {
     thread: JoinHandle<()>,
 }
 
-/// Lets the request path go first: the calling thread runs when the workers leave time.
+/// Gives the request path priority: the calling thread runs when the workers leave time.
 pub fn lower_priority() {
-    // On Linux this is the calling thread alone. Where it is not allowed, nothing is lost.
+    // On Linux this affects the calling thread alone. If it is not allowed, nothing is lost.
     let _ = rustix::process::setpriority_process(None, 10);
 }
 
 /// Loads table and patch for the first time.
 ///
-/// Without a table that can be put in force this is an error, or with `wait_for_table` a start
-/// without keys: readiness has a part `table` that says what is awaited. `instance` names this
+/// Without a table that can be put in force this is an error or, with `wait_for_table`, a start
+/// without keys: readiness has a part `table` that shows what is missing. `instance` names this
 /// sidecar to the servers that it asks.
 pub fn load_first(
     config: &TableConfig,
@@ -203,8 +205,8 @@ pub fn load_first(
     Ok(loaded)
 }
 
-/// Loads table and patch as [`load_first`] does, by the same steps, and writes nothing: neither the state
-/// file nor a copy of what a URL gives.
+/// Loads table and patch in the same steps as [`load_first`], and writes nothing: neither the state
+/// file nor a copy of what a URL returns.
 pub fn look_first(
     config: &TableConfig,
     uses: UseCounting,
@@ -221,7 +223,7 @@ pub fn look_first(
     Ok(Preview { keys, restricted, unused: loaded.unused })
 }
 
-/// The first look at both sources. The second value says whether there are keys to be served.
+/// The first look at both sources. The second value says whether there are keys to serve.
 fn try_first(
     config: &TableConfig,
     uses: UseCounting,
@@ -296,7 +298,7 @@ impl FirstLoad<'_> {
         Ok(())
     }
 
-    /// A patch that is not there was not published yet. One that is there and cannot be verified
+    /// A missing patch has not been published yet. A patch that is there and cannot be verified
     /// could hold a revocation, so it is an error.
     fn patch(&mut self, source: &mut SourceAtStart) -> Result<(), LoadFailure> {
         let began = self.clock.now();
@@ -311,7 +313,7 @@ impl FirstLoad<'_> {
         self.keeper.took(ReloadKind::Patch, self.since(began));
         match self.keeper.offer_patch(patch) {
             Ok(_) => self.taken(source, arrived),
-            // Genuine, and of no use to the table in force: it was made for another.
+            // Genuine, but useless for the table in force: it was made for another one.
             Err(LoadFailure::Refused(
                 refusal @ (Refusal::Base { .. }
                 | Refusal::Rollback { .. }
@@ -382,8 +384,8 @@ impl SourceAtStart {
         }
     }
 
-    /// What arrived is in force. A copy is kept of it now, not before: a table that was refused
-    /// must not take the place of the last good one.
+    /// What arrived is in force. A copy is kept only now: a refused table must not replace the last
+    /// good one.
     fn taken(&mut self, arrived: Option<VerifiedArrival>) {
         if let (
             Self::Url(fetcher),
@@ -398,7 +400,7 @@ impl SourceAtStart {
 // === impl FirstLoadError ===
 
 impl FirstLoadError {
-    /// The exit code; docs/exit-codes.md has the table.
+    /// The exit code. docs/exit-codes.md has the table.
     pub fn exit(&self) -> u8 {
         const DATA: u8 = 65;
         const NO_INPUT: u8 = 66;
@@ -442,8 +444,7 @@ impl LoadedSources {
         self.keeper.cell()
     }
 
-    /// Starts the threads that keep the keys up to date. From now on they are the only ones that
-    /// swap `store`.
+    /// Starts the threads that keep the keys up to date. From now on, only they swap `store`.
     pub fn start(
         self,
         store: Arc<Store>,
@@ -478,26 +479,26 @@ impl LoadedSources {
 // === impl Reloader ===
 
 impl Reloader {
-    /// Looks at everything again, whatever it looked like before: configuration, table, patch,
-    /// certificates. What SIGHUP does. Returns at once; what comes back is done when files were looked
-    /// at, and gone when the thread is. What comes from a URL is fetched beside it.
+    /// Looks at configuration, table, patch and certificates again, even if they seem unchanged, as
+    /// SIGHUP does. Returns immediately. The returned channel reports when the files were looked
+    /// at, and closes when the thread has ended. Anything with a URL is fetched in parallel.
     pub fn trigger(&self) -> oneshot::Receiver<()> {
         let (done, looked) = oneshot::channel();
-        // The thread ends only with the process or by `stop`.
+        // The thread ends only with the process or through `stop`.
         let _ = self.events.send(ReloadEvent::Trigger(done));
         looked
     }
 
-    /// The process is about to end: what is in force still changes, but state file and copies are
-    /// a successor's from now on. Returns at once.
+    /// The process is about to end: keys can still change, but from now on state file and copies
+    /// belong to a successor. Returns immediately.
     pub fn leave(&self) {
         let _ = self.events.send(ReloadEvent::Leave);
     }
 
-    /// Ends the thread. A fetch that is under way ends with the process.
+    /// Ends the thread. A fetch in progress ends with the process.
     pub fn stop(self) {
         let _ = self.events.send(ReloadEvent::Stop);
-        // A panic of that thread was reported by the panic hook; nothing is left to do.
+        // The panic hook has reported a panic of that thread. Nothing is left to do.
         let _ = self.thread.join();
     }
 }

@@ -1,5 +1,5 @@
-//! Counts keys by state and by how soon they run out, on a thread that gives way to all others.
-//! Imports `core`, `table`.
+//! Counts keys by state and by how soon they expire, on a thread that yields to all others. Imports
+//! `core`, `table`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ const DAY: u64 = 24 * 3600;
 /// Windows of `keygate_keys_expiring`, in seconds.
 const WINDOWS: [(&str, u64); 3] = [("24h", DAY), ("7d", 7 * DAY), ("30d", 30 * DAY)];
 
-/// Records of keys at one moment; a pair in rotation has two.
+/// Records of keys at one moment. A pair in rotation has two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Census {
     active: u64,
@@ -26,7 +26,7 @@ pub(super) struct Census {
 }
 
 impl Census {
-    /// `None`: `stop` was set meanwhile. A table must not be kept in memory only to be counted.
+    /// `None`: `stop` was set meanwhile. A table must not stay in memory only to be counted.
     pub(super) fn take(keys: &Arc<KeySet>, now: Now, stop: &AtomicBool) -> Option<Self> {
         let mut census = Self::default();
         let now = now.unix_secs();

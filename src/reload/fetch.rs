@@ -20,31 +20,31 @@ use crate::table::FileKind;
 use crate::table::{Buffer, Patch, Refusal, SignedHead, Table};
 use crate::telemetry::control::ReloadKind;
 
-/// What a source gave, verified.
+/// What a source returned, verified.
 #[derive(Clone, Debug)]
 pub(super) enum Verified {
     Patch(Arc<Patch>),
     Table(Arc<Table>),
 }
 
-/// What a source gave, and what to recognise it by.
+/// What a source returned, and how to recognise it.
 pub(super) struct VerifiedArrival {
     pub(super) verified: Verified,
-    /// `None`: it was not fetched just now.
+    /// `None`: it was not just fetched.
     pub(super) validators: Option<Validators>,
 }
 
-/// What the fetcher tells the reload thread.
+/// What the fetcher reports to the reload thread.
 pub(super) struct Fetched {
     pub(super) artefact: ReloadKind,
     /// `Ok(None)`: nothing new.
     pub(super) result: Result<Option<Verified>, LoadFailure>,
     pub(super) took: Duration,
-    /// Where the verdict on what was fetched goes.
+    /// Where to send the verdict on what was fetched.
     pub(super) verdict: SyncSender<FetchOutcome>,
 }
 
-/// What became of what was fetched.
+/// The result of a fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FetchOutcome {
     Refused,
@@ -54,15 +54,15 @@ pub(super) enum FetchOutcome {
     Unchanged,
 }
 
-/// What the reload thread tells a fetcher.
+/// Commands from the reload thread to a fetcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FetchCommand {
     /// Fetch now, whatever was taken before.
     Again,
 }
 
-/// Whether copies are kept on the disk: until the process is about to end, when they are its
-/// successor's. Clones are one and the same.
+/// Whether copies are kept on disk. When the process is about to end, they belong to its successor.
+/// All clones are the same.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Copies(Arc<AtomicBool>);
 
@@ -71,11 +71,11 @@ struct Poll {
     /// `Ok(None)`: nothing new.
     result: Result<Option<VerifiedArrival>, LoadFailure>,
     claim: WaitClaim,
-    /// Nobody answered, or the server said that it cannot.
+    /// The server did not answer, or said that it cannot.
     is_away: bool,
 }
 
-/// One fetcher's belongings.
+/// The state of one fetcher.
 pub(super) struct Fetcher {
     pub(super) source: UrlSource,
     pub(super) artefact: ReloadKind,
@@ -146,11 +146,11 @@ impl FetchEnd {
 // === impl Fetcher ===
 
 impl Fetcher {
-    /// The first fetch, at start: what the server has, or else the copy on disk.
+    /// The first fetch, at start: what the server has, or otherwise the copy on disk.
     pub(super) fn first(&mut self) -> Result<VerifiedArrival, LoadFailure> {
         let failure = match self.fetch(TransferDeadline::AtOnce).result {
             Ok(Some(arrived)) => return Ok(arrived),
-            // Nothing was asked for that could be unmodified.
+            // The request named no version that could be unmodified.
             Ok(None) => LoadFailure::Source(SourceError::Status { status: 304, retry_after: None }),
             Err(failure) => failure,
         };
@@ -174,7 +174,8 @@ impl Fetcher {
         }
     }
 
-    /// What was fetched is in force: only something newer is wanted, and a copy is kept.
+    /// What was fetched is in force: from now on only something newer is wanted, and a copy is
+    /// kept.
     pub(super) fn taken(&mut self, verified: &Verified, validators: Validators) {
         self.source.taken(validators);
         let file = match verified {
@@ -185,18 +186,18 @@ impl Fetcher {
         self.keep(verified);
     }
 
-    /// Until nobody listens any more: `tell` says false.
+    /// Runs until nobody listens any more, when `tell` returns false.
     pub(super) fn run(mut self, commands: &Receiver<FetchCommand>, tell: impl Fn(Fetched) -> bool) {
         let mut pace = self.source.pace();
         let mut rest = match self.source.waits() {
-            // What came since the first fetch must not wait for a poll.
+            // News since the first fetch must not wait for a poll.
             true => Duration::ZERO,
             false => NextFetch::After(self.poll()).rest(Duration::ZERO, random_share()),
         };
         loop {
             let patience = match commands.recv_timeout(rest) {
                 Ok(FetchCommand::Again) => {
-                    // Any number of them is one.
+                    // Any number of commands counts as one.
                     while commands.try_recv().is_ok() {}
                     self.source.forget();
                     TransferDeadline::AtOnce
@@ -245,17 +246,18 @@ impl Fetcher {
 
     fn end_of(&self, failure: &LoadFailure, took: Duration, claim: WaitClaim) -> FetchEnd {
         match failure {
-            // Nothing was published yet: that is no trouble of the server's.
+            // Nothing has been published yet, which is not a fault of the server.
             failure if failure.is_missing() && self.artefact == ReloadKind::Patch => {
                 FetchEnd::Nothing
             }
-            // Without a table there is trouble, but not with a server that waits for it with us.
+            // Without a table there is a problem, but not with a server that holds the answer until
+            // one exists.
             failure if failure.is_missing() && claim.is_true_of(took) => FetchEnd::Nothing,
             failure => FetchEnd::Failed { retry_after: failure.retry_after() },
         }
     }
 
-    /// Asks once, and verifies what comes.
+    /// Asks once, and verifies the answer.
     fn fetch(&self, patience: TransferDeadline) -> Poll {
         let terms = self.terms.load_full();
         let missing = |retry_after| SourceError::Status { status: 404, retry_after };
@@ -290,8 +292,8 @@ impl Fetcher {
         }
     }
 
-    /// Keeps a copy for the next start. It is verified again then, so that nothing depends on the
-    /// directory being safe.
+    /// Keeps a copy for the next start, which verifies it again. So nothing depends on a safe
+    /// directory.
     fn keep(&self, verified: &Verified) {
         let Some(copy) = self.cache.as_ref().filter(|_| self.copies.are_kept()) else { return };
         if let Err(error) = self.replace(copy, verified) {
@@ -305,9 +307,9 @@ impl Fetcher {
 }
 
 impl Fetcher {
-    /// Never by an older one: another process of this configuration, of which one replaces the other,
-    /// may have kept a newer one while this one was fetched. The state file knows of that, and would
-    /// refuse a start from the older one.
+    /// Never replaces a newer copy: another process of this configuration, where one is replacing
+    /// the other, may have kept a newer one while this one was being fetched. The state file knows
+    /// about that one, and would refuse a start from the older copy.
     fn replace(&self, copy: &Path, verified: &Verified) -> io::Result<()> {
         let turn = FileTurn::take(copy)?;
         let (bytes, serial) = match verified {
@@ -318,7 +320,7 @@ impl Fetcher {
             ReloadKind::Patch => FileKind::Patch,
             ReloadKind::Table => FileKind::Table,
         };
-        // What cannot be read, or has no good signature, is worth nothing.
+        // A copy that cannot be read, or has no good signature, is worthless.
         let there = files::read_head(copy, SignedHead::MAX_BYTES).ok().flatten();
         let trust = &self.terms.load().trust;
         let there = there.and_then(|head| SignedHead::open(&head, kind, trust).ok());
@@ -329,7 +331,7 @@ impl Fetcher {
     }
 }
 
-/// Where the copy of an artefact lies.
+/// The path of the copy of an artefact.
 pub(super) fn cache_file(directory: &Path, artefact: ReloadKind) -> PathBuf {
     directory.join(match artefact {
         ReloadKind::Patch => "patch.kgp",

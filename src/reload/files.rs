@@ -1,5 +1,5 @@
-//! Small files that outlive the process: written whole or not at all. Imports `config`, and `table` for
-//! its buffer.
+//! Small files that outlive the process: written completely or not at all. Imports `config`, and
+//! `table` for its buffer.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -13,18 +13,19 @@ use rustix::fs::{FlockOperation, flock};
 use crate::config::open_regular;
 use crate::table::Buffer;
 
-/// A file that stands in its place but was not yet forced to the disk.
+/// A file that is in its place but was not yet forced to disk.
 #[derive(Debug)]
 #[must_use = "call `force`"]
 pub(super) struct Placed {
     file: File,
     directory: PathBuf,
-    /// Files that stood there before. The last to close a file without a name waits until the disk has
-    /// taken its pages and given its blocks back: seconds on a busy one. [`Placed::force`] is for that.
+    /// Files that it replaced. Whoever last closes a file without a name waits until the disk has
+    /// taken its pages and freed its blocks, which takes seconds on a busy disk. [`Placed::force`]
+    /// does that.
     replaced: Vec<File>,
 }
 
-/// The right to replace one file, of all processes that share it. Ends with the value.
+/// The exclusive right to replace one file, among all processes that share it. Ends with the value.
 #[derive(Debug)]
 pub(super) struct FileTurn<'p> {
     path: &'p Path,
@@ -32,18 +33,19 @@ pub(super) struct FileTurn<'p> {
     _lock: File,
 }
 
-/// Tries and pauses while another process has its turn, which takes it milliseconds: one second.
+/// How often and how long to wait while another process has its turn, which takes milliseconds: one
+/// second in all.
 const TRIES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Replaced files that are kept open. Descriptors are for connections.
+/// The most replaced files that are kept open. Descriptors are for connections.
 const MOST_REPLACED: usize = 64;
 
 // === impl FileTurn ===
 
 impl<'p> FileTurn<'p> {
-    /// Waits for at most a second. The lock is a hidden file beside `path`, since `path` itself is
-    /// another file after each turn.
+    /// Waits for at most a second. The lock is a hidden file next to `path`, because `path` itself
+    /// is a different file after each turn.
     pub(super) fn take(path: &'p Path) -> io::Result<Self> {
         let directory = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -53,24 +55,24 @@ impl<'p> FileTurn<'p> {
         for _ in 0..TRIES {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(PAUSE),
-                // A file system without locks has never kept anybody from writing.
+                // A file system without locks has never prevented anybody from writing.
                 Ok(()) | Err(_) => return Ok(Self { path, directory, _lock: lock }),
             }
         }
         Err(io::Error::new(io::ErrorKind::TimedOut, "another process holds its lock"))
     }
 
-    /// Puts `bytes` in the place of the file at once. A crash of the process leaves the old file or
-    /// the new one; [`Placed::force`] makes it so for a crash of the machine as well.
+    /// Replaces the file with `bytes` immediately. A crash of the process leaves the old file or
+    /// the new one. [`Placed::force`] ensures the same for a crash of the machine.
     pub(super) fn place(self, bytes: &[u8]) -> io::Result<Placed> {
-        // One writer at a time: the name of the temporary need not be unique, and a left-over one is
-        // overwritten instead of piling up.
+        // There is one writer at a time. So the name of the temporary file need not be unique, and
+        // a leftover one is overwritten instead of accumulating.
         let temporary = self.directory.join(hidden(self.path, ".tmp")?);
         let mut file = private().truncate(true).open(&temporary)?;
         let replaced = File::open(self.path).into_iter().collect();
         let written = file.write_all(bytes).and_then(|()| std::fs::rename(&temporary, self.path));
         if let Err(error) = written {
-            // A full disk should not be kept full by half a file.
+            // Half a file should not occupy a full disk.
             let _ = std::fs::remove_file(&temporary);
             return Err(error);
         }
@@ -78,7 +80,7 @@ impl<'p> FileTurn<'p> {
     }
 }
 
-/// A file for our eyes only.
+/// A file that only its owner can read.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).create(true).mode(0o600);
@@ -97,7 +99,7 @@ fn hidden(path: &Path, suffix: &str) -> io::Result<OsString> {
 // === impl Placed ===
 
 impl Placed {
-    /// In the place of `earlier`, which nobody has forced.
+    /// Takes over from `earlier`, which was not forced.
     pub(super) fn after(mut self, earlier: Self) -> Self {
         self.replaced.extend(earlier.replaced);
         self.replaced.push(earlier.file);
@@ -105,7 +107,7 @@ impl Placed {
         self
     }
 
-    /// Waits for the disk, also for what was replaced.
+    /// Waits for the disk, also for the replaced files.
     pub(super) fn force(self) -> io::Result<()> {
         self.file.sync_all()?;
         File::open(&self.directory)?.sync_all()

@@ -1,6 +1,6 @@
-//! Keeps the signing keys of issuers: a thread for each ([`keep`]), which fetches, checks, puts in
-//! force and keeps a copy. No request waits for it. Imports `clock`, `config`, `snapshot`, `token`,
-//! `reload::{jwks_copy, source, url}`.
+//! Keeps the signing keys of issuers. Each issuer has a thread ([`keep`]), which fetches, checks,
+//! puts in force and keeps a copy. No request waits for it. Imports `clock`, `config`, `snapshot`,
+//! `token`, `reload::{jwks_copy, source, url}`.
 
 mod board;
 mod keep;
@@ -18,14 +18,14 @@ pub use self::offline::{judge_offline, read_issuer_keys};
 use crate::config::{TokenIssuer, TokenSettings};
 use crate::snapshot::FetchWish;
 
-/// How often the supervisor looks whether the configuration has other issuers.
+/// How often the supervisor checks whether the configuration has other issuers.
 const CONFIG_EVERY: Duration = Duration::from_secs(1);
 
 // === impl IssuerParts ===
 
 impl IssuerParts {
-    /// Puts in force what the disk has: key files, and copies of what was fetched. To be called
-    /// before there are requests.
+    /// Puts in force what the disk has: key files, and copies of fetched sets. Call this before
+    /// there are requests.
     pub fn load_first(&self) {
         let settings = Arc::clone(&self.store.load().settings.tokens);
         for issuer in &settings.issuers {
@@ -33,7 +33,7 @@ impl IssuerParts {
         }
     }
 
-    /// Keeps a thread for every issuer of the configuration in force, until told to stop.
+    /// Keeps a thread for every issuer of the configuration in force, until it is stopped.
     pub fn supervise(&self, stop: &Receiver<()>) {
         let mut running: Vec<(TokenIssuer, Arc<FetchWish>, JoinHandle<()>)> = Vec::new();
         let mut seen: Option<Arc<TokenSettings>> = None;
@@ -59,8 +59,8 @@ impl IssuerParts {
                 }
                 seen = Some(settings);
             }
-            // Requests look at the clock themselves. Streams are told, also while the issuer's thread
-            // waits for an answer.
+            // Requests check the clock themselves. Streams have to be notified, even while the
+            // issuer's thread waits for an answer.
             let stale_now = self.stale();
             if stale_now != stale {
                 self.store.recheck_issuers();
@@ -75,8 +75,8 @@ impl IssuerParts {
         }
     }
 
-    /// Its series stay, for a metric cannot be taken back; of an age that grows no more, or is over
-    /// the limit, an alert would fire for ever.
+    /// The issuer's series stay, because a metric cannot be withdrawn. They become NaN: an alert on
+    /// an age that no longer changes, or is above the limit, would fire for ever.
     fn forget(&self, issuer: &str) {
         let control = self.metrics.control();
         control.jwks_age(issuer).set(f64::NAN);
@@ -111,8 +111,8 @@ impl IssuerParts {
     }
 }
 
-/// Threads that fetch end by themselves, a network time-out later at most; nobody waits for that.
-/// What they find then is dropped.
+/// Threads that fetch end on their own, at most one network time-out later, and nobody waits for
+/// that. Whatever they find then is dropped.
 fn end(running: Vec<(TokenIssuer, Arc<FetchWish>, JoinHandle<()>)>) {
     for (_, wish, thread) in running {
         wish.end();

@@ -1,4 +1,4 @@
-//! The copy of an issuer's key set on disk. It says whose it is: keys of another issuer, or of
+//! The copy of an issuer's key set on disk. It records the owner: keys of another issuer, or of
 //! another URL, must not be believed. Imports `reload::{files, source}` and `token`.
 
 use std::io::{self, Read as _};
@@ -11,10 +11,10 @@ use super::files::FileTurn;
 use super::source;
 use crate::token::jwks::{JwksError, LONGEST_SET};
 
-/// Longest copy that is read, in bytes: writing a set as JSON again may lengthen it.
+/// Longest copy that is read, in bytes: writing a set as JSON again may make it longer.
 const LONGEST_COPY: u64 = 4 * LONGEST_SET as u64;
 
-/// A set as its URL gave it.
+/// A set as its URL returned it.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeptSet {
@@ -25,7 +25,7 @@ pub(super) struct KeptSet {
     pub(super) jwks: Value,
 }
 
-/// Why a copy is of no use, or cannot be written.
+/// Why a copy is unusable, or cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CopyError {
     #[error("there is none")]

@@ -1,5 +1,5 @@
-//! What is in force, with its memory, its metrics and its `/status`. One thread owns it.
-//! Imports `clock`, `config`, `core`, `table`, `telemetry`.
+//! What is in force, with its memory, its metrics and its `/status`. One thread owns it. Imports
+//! `clock`, `config`, `core`, `table`, `telemetry`.
 
 mod show;
 
@@ -25,14 +25,15 @@ use crate::telemetry::Metrics;
 use crate::telemetry::control::{FetchResult, ReloadKind};
 use crate::telemetry::readiness::ReadinessPart;
 
-/// A publisher's clock that is ahead of ours by more is worth a line in the log.
+/// A publisher's clock that is ahead of ours by more than this is reported in the log.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 
 /// A failure that persists.
 #[derive(Debug, PartialEq, Eq)]
 struct Said {
     text: String,
-    /// The file itself is at fault: only another one ends it, not that it can be seen again.
+    /// The file itself is at fault: only another file ends it, not that the source can be seen
+    /// again.
     refused: bool,
 }
 
@@ -46,7 +47,7 @@ struct Failing {
 /// The result of an arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OfferOutcome {
-    /// Other keys are to be put in force.
+    /// Other keys have to be put in force.
     Changed,
     Failed,
     Unchanged,
@@ -62,27 +63,27 @@ pub(super) struct KeysInForce {
     status: StatusReport,
     min_serial: u64,
     after_expiry: AfterExpiry,
-    /// The patch was asked for and its source answered, even if it said that there is none.
-    /// Until then nothing is served: a revocation could be missing.
+    /// The patch was asked for and its source answered, even if it has none. Until then nothing is
+    /// served: a revocation could be missing.
     patch_known: bool,
-    /// Said last about each artefact, so that a poll does not say it again and again.
+    /// What was last logged about each artefact, so that a poll does not repeat it.
     failing: [Option<Failing>; 2],
     since: [Option<(u64, Time)>; 2],
     signers: Vec<String>,
-    /// When the log was last told about expiry, in nanoseconds of the process's clock.
+    /// When the log last mentioned expiry, in nanoseconds of the process's clock.
     reminded: Option<u64>,
-    /// Issue of a patch whose lag is to be told once it is in force.
+    /// Issue time of a patch whose lag must be reported once it is in force.
     lag_from: Option<u64>,
-    /// The start says what went wrong itself, and what was published while keygate was down has no
-    /// lag to tell.
+    /// The start reports failures itself, and what was published while keygate was down has no lag
+    /// to report.
     starting: bool,
-    /// It was said that the patch's file went away.
+    /// The log has said that the patch's file is gone.
     patch_gone: bool,
-    /// Why the latest patch is refused as a patch, although its restrictions hold.
+    /// Why the latest patch is refused as a patch, although its restrictions apply.
     restricted: Option<Refusal>,
-    /// Written down, and not yet forced to the disk.
+    /// Written, and not yet forced to disk.
     unforced: Option<Placed>,
-    /// Whether requests are let through whatever is in force.
+    /// Whether requests are let through regardless of what is in force.
     conduct: Conduct,
 }
 
@@ -157,7 +158,7 @@ impl KeysInForce {
         keeper
     }
 
-    /// What is to be served; `None`: nothing may be.
+    /// What to serve. `None`: nothing may be served.
     pub(super) fn keys(&self) -> Option<Arc<KeySet>> {
         self.desk.current().filter(|_| self.patch_known).cloned()
     }
@@ -176,7 +177,7 @@ impl KeysInForce {
         self.desk.current().map(|set| set.table())
     }
 
-    /// A look at the patch's source said that there is none, or gave one.
+    /// The patch's source was checked: it has none, or returned one.
     pub(super) fn patch_is_known(&mut self) -> OfferOutcome {
         let changes = !std::mem::replace(&mut self.patch_known, true);
         if changes { OfferOutcome::Changed } else { OfferOutcome::Unchanged }
@@ -249,7 +250,7 @@ impl KeysInForce {
                 "patch waits for its table; its removals and restrictions are in force"
             ),
             AcceptOutcome::Restricted(refusal) => {
-                // Genuine, but not made for what is in force: what it forbids holds all the same.
+                // Genuine, but not made for what is in force: its restrictions apply anyway.
                 self.restricted = Some(refusal.clone());
                 self.failed(ReloadKind::Patch, Some(serial), &LoadFailure::Refused(refusal));
                 self.lag_from = Some(patch.manifest().issued_at_ms);
@@ -300,7 +301,7 @@ impl KeysInForce {
         self.publish();
     }
 
-    /// A look found the file that was dealt with before, whatever the result.
+    /// A look found the file that was processed before, whatever the result was.
     pub(super) fn same_file(&mut self, artefact: ReloadKind) -> OfferOutcome {
         if self.said(artefact).is_some_and(|said| said.refused) {
             self.metrics.control().source_fetches(artefact, FetchResult::Unchanged).increment(1);
@@ -313,14 +314,14 @@ impl KeysInForce {
     pub(super) fn unchanged(&mut self, artefact: ReloadKind) -> OfferOutcome {
         self.metrics.control().source_fetches(artefact, FetchResult::Unchanged).increment(1);
         if self.failing(artefact).take().is_some() {
-            // What failed before now succeeds without another version.
+            // What failed before now succeeds, with no other version.
             self.right_again(artefact, None);
             self.publish();
         }
         OfferOutcome::Unchanged
     }
 
-    /// There is no patch where one could be. Not a failure: none may have been published.
+    /// There is no patch where one could be. Not a failure: perhaps none was published.
     pub(super) fn no_patch(&mut self) -> OfferOutcome {
         if self.desk.current().is_some_and(|set| set.patch().is_some())
             && !std::mem::replace(&mut self.patch_gone, true)
@@ -332,7 +333,7 @@ impl KeysInForce {
             .source_fetches(ReloadKind::Patch, FetchResult::Unchanged)
             .increment(1);
         if self.failing(ReloadKind::Patch).take().is_some() {
-            // Whoever takes a bad file away has mended what failed.
+            // Removing a bad file resolves the failure.
             self.right_again(ReloadKind::Patch, None);
             self.publish();
         }
@@ -343,7 +344,7 @@ impl KeysInForce {
         self.metrics.control().table_load_duration(artefact, took);
     }
 
-    /// Holds what is in force against a changed configuration.
+    /// Checks what is in force against a changed configuration.
     pub(super) fn reconfigure(&mut self, config: &TableConfig, terms: &VerifyTerms) {
         self.min_serial = config.min_serial;
         self.after_expiry = config.after_expiry;
@@ -357,7 +358,7 @@ impl KeysInForce {
             tracing::error!(
                 serial = what.serial,
                 reason = refusal.reason(),
-                // Its own remedy would be to trust the signer again.
+                // Its own hint would suggest trusting the signer again.
                 error = error.lines().next(),
                 in_force_serial = self.desk.current().map(|set| set.serial()),
                 in_force_patch = self.desk.current().and_then(|set| set.patch_serial()),
@@ -369,13 +370,13 @@ impl KeysInForce {
         self.publish();
     }
 
-    /// Before the swap: writes down what is about to be in force.
+    /// Before the swap: writes what is about to be in force.
     pub(super) fn write_down(&mut self) -> Option<Placed> {
         self.state.place(&self.desk.ledger())
     }
 
-    /// After the swap: what is reported. The disk is left to the next tick: a revocation does
-    /// not wait for it, and neither does the next one.
+    /// After the swap: updates what is reported. The next tick handles the disk: neither this
+    /// revocation nor the next one waits for it.
     pub(super) fn in_force(&mut self, placed: Option<Placed>) {
         if let Some(issued_ms) = self.lag_from.take() {
             let lag = self.clock.now().unix_ms.saturating_sub(issued_ms);
@@ -395,7 +396,7 @@ impl KeysInForce {
         self.starting = false;
     }
 
-    /// What is written down and not yet forced to the disk. The caller forces it, and tells
+    /// What is written and not yet forced to disk. The caller forces it, and then calls
     /// [`Self::forced`].
     pub(super) fn take_unforced(&mut self) -> Option<Placed> {
         self.unforced.take()
@@ -409,7 +410,7 @@ impl KeysInForce {
         }
     }
 
-    /// Once a second, and at the end: ages, expiry, and what could not be written before.
+    /// Once a second, and at the end: ages, expiry, and anything that could not be written before.
     pub(super) fn tick(&mut self, conduct: Conduct) {
         self.conduct = conduct;
         if !self.state.is_settled()
@@ -428,12 +429,13 @@ impl KeysInForce {
         }
     }
 
-    /// The process is about to end: a successor may write the state file, and this one no longer does.
+    /// The process is about to end: from now on a successor may write the state file, and this
+    /// process does not.
     pub(super) fn leave(&mut self) {
         self.state.leave();
     }
 
-    /// Files that are mounted alone, each told once.
+    /// Files that are mounted alone, each reported once.
     pub(super) fn show_mounted(&mut self, mounted: Vec<MountedFileStatus>) {
         for file in mounted.iter().filter(|file| !self.status.mounted_files.contains(file)) {
             tracing::error!(
@@ -451,7 +453,7 @@ impl KeysInForce {
         }
     }
 
-    /// The configuration in force. Its error, if any, is that of the last attempt.
+    /// The configuration in force. Its error, if any, is from the last attempt.
     pub(super) fn show_config(&mut self, config: ConfigStatus) {
         self.status.config = config;
         self.publish();

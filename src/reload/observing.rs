@@ -1,4 +1,4 @@
-//! How observing goes: gauges, and a word to the log before it ends by itself. Imports core,
+//! The state of observing: gauges, and log lines before its configured end. Imports core,
 //! `snapshot`, `telemetry`.
 
 use super::status::Time;
@@ -9,7 +9,7 @@ use crate::telemetry::Metrics;
 
 const DAY: u64 = 24 * 3600;
 
-/// How near the end is, each of which is said once.
+/// How near the end is. Each stage is logged once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum EndStage {
     Far,
@@ -18,7 +18,7 @@ enum EndStage {
     Over,
 }
 
-/// What was said of the end, and of which one.
+/// The stage that was last logged, and for which end.
 #[derive(Debug, Default)]
 pub(super) struct ObserveEnd {
     said: Option<(u64, EndStage)>,
@@ -27,7 +27,7 @@ pub(super) struct ObserveEnd {
 // === impl ObserveEnd ===
 
 impl ObserveEnd {
-    /// Once a second. Says how far what is in force is carried out.
+    /// Once a second: reports how far what is in force is carried out.
     pub(super) fn tick(&mut self, store: &Store, now: Now, metrics: &Metrics) -> Conduct {
         let snapshot = store.load();
         let observe = snapshot.settings.policy.observe.as_deref();
@@ -47,7 +47,7 @@ impl ObserveEnd {
         if observe.is_on(now) { Conduct::Observed } else { Conduct::Enforced }
     }
 
-    /// What is to be said now, if anything.
+    /// What to log now, if anything.
     fn due(&mut self, until: u64, now: Now) -> Option<EndStage> {
         let stage = EndStage::of(until, now);
         let before = self.said.filter(|(known, _)| *known == until).map(|(_, stage)| stage);

@@ -1,19 +1,19 @@
-//! When a URL is asked again: at once where the server holds answers back, else after a pause. Pure:
-//! the caller passes in time and randomness.
+//! When to ask a URL again: immediately where the server holds answers back, otherwise after a
+//! pause. Pure: the caller passes in time and randomness.
 
 use std::time::Duration;
 
-/// Longest pause after failures, unless polling is slower still.
+/// Longest pause after failures, unless polling is even slower.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 
-/// Longest pause while the server is away. It comes back as it went, without notice, and whoever
-/// waited on it for revocations should wait on it again soon.
+/// Longest pause while the server is away. It returns without notice, and sidecars that relied on
+/// it for revocations should do so again soon.
 const MAX_AWAY: Duration = Duration::from_secs(10);
 
 /// Shortest pause after a failure.
 const MIN_PAUSE: Duration = Duration::from_millis(500);
 
-/// `Retry-After` has whole seconds: a fleet that was told the same one spreads over the next.
+/// `Retry-After` has whole seconds: a fleet that got the same value spreads over the next second.
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Shortest time from one request to the next: 50 a second, whatever a server does.
@@ -22,69 +22,69 @@ const EAGER: Duration = Duration::from_millis(20);
 /// An answer that says `Preference-Applied: wait` and took this long was held back.
 const HELD: Duration = Duration::from_millis(500);
 
-/// One that does not say so (RFC 7240 section 3 lets a server be silent) must have taken this long.
+/// Without that field (RFC 7240 section 3 lets a server be silent), it must have taken this long.
 const HELD_IN_SILENCE: Duration = Duration::from_secs(2);
 
-/// Answers that claim a wait, came at once and had nothing new, until the server is polled. The
-/// first is forgiven: a server that restarts lets go of all whom it holds.
+/// How many answers may claim a wait, arrive immediately and contain nothing new, before the server
+/// is polled. The first is forgiven: a server that restarts releases everyone it was holding.
 const HASTY: u32 = 2;
 
-/// What became of one request.
+/// The result of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FetchEnd {
-    /// Nobody answered, or the server said that it cannot (5xx), or not now (429 with a pause of its
-    /// own). Asking costs it little.
+    /// The server did not answer, or said that it cannot (5xx), or not now (429 with a pause).
+    /// Asking costs it little.
     Away {
         /// What the server asks for in `Retry-After`.
         retry_after: Option<Duration>,
     },
-    /// Something new came, and it is in force.
+    /// Something new arrived, and it is in force.
     New,
-    /// The server sent what is in force already, because it cannot compare.
+    /// The server sent what is already in force, because it cannot compare.
     Known,
     /// The server said, without a body, that there is nothing new or nothing at all.
     Nothing,
-    /// A bad answer, one that was cut short, or one that was refused: the next one is likely to be
-    /// no better, and may be large.
+    /// An answer that was bad, cut short or refused: the next one is likely to be no better, and
+    /// may be large.
     Failed {
         /// What the server asks for in `Retry-After`.
         retry_after: Option<Duration>,
     },
 }
 
-/// Whether the server says that it has held the answer back.
+/// Whether the server claims that it held the answer back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitClaim {
     /// `Preference-Applied: wait`.
     Claimed,
-    /// Nobody asked it to.
+    /// It was not asked to.
     NotAsked,
     Silent,
 }
 
-/// The pace of one URL, from what its server did so far.
+/// The pace of one URL, based on what its server has done so far.
 #[derive(Debug)]
 pub struct Pace {
-    /// The server is asked to hold answers back.
+    /// keygate asks the server to hold answers back.
     waits: bool,
     failures: u32,
     hasty: u32,
-    /// The server holds answers back, though it may not say so.
+    /// The server does hold answers back, even if it does not say so.
     holds: bool,
-    /// Longest pause after a failure, unless polling is slower still.
+    /// Longest pause after a failure, unless polling is even slower.
     longest: Duration,
 }
 
-/// From an answer to the next request.
+/// How to choose the time from an answer to the next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextFetch {
-    /// After 20 ms from the last request at the earliest.
+    /// At least 20 ms after the last request.
     AtOnce,
     /// A quarter more or less.
     After(Duration),
     /// As the server said, or a little later.
     NotBefore(Duration),
-    /// At any moment up to then, each as likely as the other.
+    /// At any moment before that, all equally likely.
     Within(Duration),
 }
 
@@ -104,24 +104,25 @@ impl WaitClaim {
 // === impl Pace ===
 
 impl Pace {
-    /// Of a server that is asked to hold answers back.
+    /// For a server that is asked to hold answers back.
     pub fn waiting() -> Self {
         Self { waits: true, ..Self::polling() }
     }
 
-    /// Of one that is not.
+    /// For a server that is not.
     pub fn polling() -> Self {
         Self { waits: false, failures: 0, hasty: 0, holds: false, longest: MAX_PAUSE }
     }
 
-    /// Never rests for longer after a failure, unless the server asks for it, or polling is slower.
+    /// Never pauses longer than this after a failure, unless the server asks for it, or polling is
+    /// slower.
     #[must_use]
     pub fn at_most(self, longest: Duration) -> Self {
         Self { longest, ..self }
     }
 
-    /// After a request that took this long. `poll`: the pause between two requests to a server that
-    /// holds nothing back.
+    /// What to do after a request that took this long. `poll`: the pause between two requests to a
+    /// server that does not hold answers back.
     pub fn after(
         &mut self,
         end: FetchEnd,
@@ -155,7 +156,7 @@ impl Pace {
                 self.hasty = 0;
                 return if self.holds { NextFetch::AtOnce } else { NextFetch::After(poll) };
             }
-            // A body takes its time, so that nothing can be said about a hold.
+            // A body takes time to arrive, so the duration says nothing about a hold.
             FetchEnd::Known => self.holds &= claimed,
             FetchEnd::Nothing | FetchEnd::Away { .. } | FetchEnd::Failed { .. } => {
                 if claim.is_true_of(took) {
@@ -176,10 +177,10 @@ impl Pace {
         }
         let ceiling = MIN_PAUSE.saturating_mul(1 << self.failures.min(16)).min(MAX_AWAY);
         match self.waits {
-            // All who waited lost the server in the same moment: only a whole pause that is random
-            // keeps them from coming back in one.
+            // All that waited lost the server at the same moment: only a completely random pause
+            // prevents them from returning together.
             true => NextFetch::Within(ceiling),
-            // Those who poll are spread already, and never ask more often than when all is well.
+            // Pollers are spread out already, and never ask more often than when all is well.
             false => NextFetch::After(ceiling.max(poll)),
         }
     }
@@ -188,8 +189,9 @@ impl Pace {
 // === impl NextFetch ===
 
 impl NextFetch {
-    /// How long to rest, `took` after the last request began. A fleet that polls spreads out; one
-    /// that is held back must hear at once. `share`: random, 0 to 1; [`random_share`] gives one.
+    /// How long to rest, `took` after the last request began. A polling fleet spreads out. A fleet
+    /// that the server holds must hear immediately. `share`: random, 0 to 1. [`random_share`]
+    /// returns one.
     pub fn rest(self, took: Duration, share: f64) -> Duration {
         let share = share.clamp(0.0, 1.0);
         match self {
@@ -201,7 +203,7 @@ impl NextFetch {
     }
 }
 
-/// Doubles with each failure. A server's own word counts, within reason.
+/// Doubles with each failure. The server's own value counts, within reason.
 fn back_off(
     poll: Duration,
     failures: u32,
@@ -212,7 +214,7 @@ fn back_off(
     doubled.max(retry_after.unwrap_or_default()).min(MAX_PAUSE.max(poll))
 }
 
-/// Random, 0 to 1. Without randomness a fleet asks together; that is all.
+/// Random, 0 to 1. Without randomness a fleet asks together, and nothing worse happens.
 pub fn random_share() -> f64 {
     let mut bytes = [0u8; 4];
     let _ = aws_lc_rs::rand::fill(&mut bytes);

@@ -1,8 +1,8 @@
 //! The reload thread: one look at everything after each wake-up, poll or signal.
 //! Imports `clock`, `config`, `core`, `meter`, `snapshot`, `table`, `telemetry`.
 //!
-//! Loading a large table has a thread of its own at lower priority, so that a patch never waits
-//! behind it and requests do not feel it.
+//! Loading a large table has its own thread at lower priority, so that a patch never waits for it
+//! and requests do not slow down.
 
 mod files;
 mod look;
@@ -35,62 +35,62 @@ use crate::table::KeySet;
 use crate::telemetry::Metrics;
 use crate::telemetry::control::ReloadKind;
 
-/// Between two looks. The first change is looked at at once: a revocation must not wait. What comes
-/// in a burst behind it is seen in one look.
+/// Between two looks. The first change is looked at immediately, because a revocation must not
+/// wait. One look covers the burst that follows it.
 const COALESCE: Duration = Duration::from_millis(3);
 
-/// The same where it is hardly our business: somebody else's file in the directory.
+/// The same for changes that are unlikely to concern us: somebody else's file in the directory.
 const ELSEWHERE: Duration = Duration::from_millis(50);
 
-/// From the last partial write to a look, for writers that do not close.
+/// From the last partial write to a look, for writers that do not close the file.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// A file that is being written for longer than this is judged as it is.
+/// A file that has been open for writing for longer than this is judged as it is.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Between two looks at whether the last reader of an old table is gone.
+/// Between two checks whether the last reader of an old table has gone.
 const RETIRE: Duration = Duration::from_millis(20);
 
 const TICK: Duration = Duration::from_secs(1);
 
-/// How often keys are counted anew: expiry moves them without a reload.
+/// How often keys are counted again: they expire without a reload.
 const CENSUS: Duration = Duration::from_secs(600);
 
-/// Between two counts of a table of more than [`MANY`] keys, however often a patch comes.
+/// Between two counts of a table of more than [`MANY`] keys, however often a patch arrives.
 const CENSUS_PAUSE: Duration = Duration::from_secs(30);
 
 const MANY: u64 = 100_000;
 
-/// What the reload thread is told.
+/// Messages to the reload thread.
 pub(super) enum ReloadEvent {
     Census(Option<Census>),
     Fetched(Fetched),
-    /// The state file is on the disk, or is not.
+    /// The state file was forced to disk, or could not be.
     Forced(std::io::Result<()>),
     /// The process is about to end.
     Leave,
     Loaded(Box<TableLoad>),
     Stop,
-    /// Look at everything, by force, and say when that is done.
+    /// Look at everything, even if it seems unchanged, and report when that is done.
     Trigger(oneshot::Sender<()>),
     /// [`Wakes`] has something.
     Wake,
 }
 
-/// What stirred since it was last asked. Any number of events of the file system is one message.
+/// What changed since the last call. Any number of file system events is one message.
 #[derive(Clone)]
 pub(super) struct Wakes {
     bits: Arc<AtomicU8>,
     events: Sender<ReloadEvent>,
 }
 
-/// Where an artefact comes from, once running.
+/// The source of an artefact, once running.
 pub(super) enum RunningSource {
     Path(PathSource),
     Url(Sender<FetchCommand>),
 }
 
-/// What [`ReloadLoop::new`] puts together.
+/// The parts that [`ReloadLoop::new`] assembles.
 pub(super) struct Parts {
     pub(super) config: TableConfig,
     pub(super) keeper: KeysInForce,
@@ -120,15 +120,14 @@ pub(super) struct ReloadLoop {
     watch: Watch,
     wakes: Wakes,
     events: Sender<ReloadEvent>,
-    /// A large table is being loaded; `again`: it changed meanwhile.
+    /// A large table is being loaded. `again`: it changed meanwhile.
     loading: bool,
     again: bool,
-    /// The state file is being forced to the disk.
+    /// The state file is being forced to disk.
     forcing: bool,
     timers: Timers,
-    /// Key sets that a request may still look into. Dropping a table takes milliseconds, and the
-    /// last one to let go pays for it: that must not be a worker. Where uses are counted, `uses` has
-    /// them.
+    /// Key sets that a request may still be using. Dropping a table takes milliseconds, which the
+    /// last holder pays: that must not be a worker. If uses are counted, `uses` holds the sets.
     retired: Vec<Arc<KeySet>>,
     uses: Option<Arc<UseBook>>,
     observing: ObserveEnd,
@@ -138,24 +137,24 @@ pub(super) struct ReloadLoop {
     copies: Copies,
 }
 
-/// When what is due, in nanoseconds of the process's clock.
+/// When each thing is due, in nanoseconds of the process's clock.
 #[derive(Default)]
 struct Timers {
-    /// A look because something is whole.
+    /// A look because a file is complete.
     look: Option<u64>,
-    /// The last look of any kind was then.
+    /// When the last look of any kind was.
     looked: u64,
-    /// A look because a writer paused.
+    /// A look because a writer has paused.
     quiet: Option<u64>,
-    /// Somebody writes in place since then and has not closed.
+    /// Since when somebody has been writing in place without closing the file.
     writing: Option<u64>,
     table_poll: u64,
     patch_poll: u64,
     tick: u64,
     census: u64,
-    /// Keys were last counted then.
+    /// When keys were last counted.
     counted: u64,
-    /// What was refused for the time of day is tried again.
+    /// When to try again what was refused because of the time.
     retry: Option<u64>,
 }
 
@@ -189,7 +188,7 @@ impl Wakes {
 // === impl RunningSource ===
 
 impl RunningSource {
-    /// A URL gets its thread.
+    /// Starts the thread of a URL.
     pub(super) fn start(
         first: SourceAtStart,
         events: &Sender<ReloadEvent>,
@@ -253,12 +252,12 @@ impl ReloadLoop {
         reload
     }
 
-    /// Until told to stop.
+    /// Runs until it is stopped.
     pub(super) fn run(mut self, inbox: &Receiver<ReloadEvent>) {
         self.metrics.control().config_reload_successful.set(1);
         let loaded_at = Some(Time { unix_ms: self.clock.now().unix_ms });
         self.keeper.show_config(ConfigStatus { loaded_at, ..ConfigStatus::default() });
-        // Between the load at start and the watch something may have changed.
+        // Something may have changed between the load at start and the first watch.
         self.look(LookAttempt::Final);
         self.look_at_mounts();
         self.count();
@@ -287,19 +286,19 @@ impl ReloadLoop {
             self.do_what_is_due();
             if !self.loading {
                 for told in self.told.drain(..) {
-                    // Whoever asked may no longer wait.
+                    // The caller may no longer wait.
                     let _ = told.send(());
                 }
             }
         }
     }
 
-    /// Takes note of what stirred and sets the time of the look.
+    /// Records what changed and sets the time of the look.
     fn stirred(&mut self) {
         let bits = self.wakes.take();
         let now = self.clock.now().mono_ns;
         let looked = self.timers.looked;
-        // The first of a burst sets the time; what follows must not put the look off.
+        // The first event of a burst sets the time. The following ones must not delay the look.
         let mut look_at = |at: u64| {
             self.timers.look = Some(self.timers.look.map_or(at, |due| due.min(at)));
         };
@@ -312,7 +311,7 @@ impl ReloadLoop {
             self.timers.quiet = None;
         } else if bits & Wakes::PARTIAL != 0 {
             let since = *self.timers.writing.get_or_insert(now);
-            // Every write puts this look off, but not for ever.
+            // Every write delays this look, but not for ever.
             self.timers.quiet = Some((now + nanos(QUIET)).min(since + nanos(PATIENCE)));
         }
     }
@@ -329,7 +328,7 @@ impl ReloadLoop {
         if polled || stirred.is_some_and(|at| at <= now) {
             self.timers.look = None;
             let enough = self.timers.writing.map(|since| since + nanos(PATIENCE));
-            // While somebody writes, the close or the end of patience brings another look.
+            // While somebody is writing, the close or the end of patience triggers another look.
             self.timers.quiet = enough.filter(|at| now < *at);
             if self.timers.quiet.is_some() {
                 self.look(LookAttempt::Early);
@@ -347,19 +346,19 @@ impl ReloadLoop {
         if self.timers.census <= now {
             self.count();
         }
-        // The last reader is gone when nobody else holds it.
+        // The last reader has gone when nobody else holds the set.
         self.retired.retain(|keys| Arc::strong_count(keys) > 1);
     }
 
-    /// Forces the state file to the disk, which may take its time: a revocation must not wait
-    /// behind it.
+    /// Forces the state file to disk on a separate thread: that may take time, and a revocation
+    /// must not wait for it.
     fn force(&mut self) {
         if self.forcing {
             return;
         }
         let Some(placed) = self.keeper.take_unforced() else { return };
         let events = self.events.clone();
-        // Without a thread it is left to the kernel, which takes half a minute.
+        // Without a thread, the kernel does it, which takes half a minute.
         let spawned = std::thread::Builder::new().name("state-sync".into()).spawn(move || {
             let _ = events.send(ReloadEvent::Forced(placed.force()));
         });
@@ -371,7 +370,7 @@ impl ReloadLoop {
         self.keeper.forced(result);
     }
 
-    /// At the end nothing else waits, but a disk that hangs must not hold the process.
+    /// At the end nothing else waits, but a disk that hangs must not hold up the process.
     fn force_the_last(&mut self, inbox: &Receiver<ReloadEvent>) {
         let end = self.clock.now().mono_ns + nanos(PATIENCE);
         loop {
@@ -443,18 +442,18 @@ impl ReloadLoop {
         self.keeper.tick(conduct);
     }
 
-    /// The next look takes nothing for granted.
+    /// The next look assumes nothing.
     fn forget(&mut self) {
         forget(Some(&mut self.table));
         forget(self.patch.as_mut());
     }
 
-    /// Counts keys on the side, after a swap and now and then.
+    /// Counts keys in the background, after a swap and from time to time.
     fn count(&mut self) {
         self.timers.counted = self.clock.now().mono_ns;
         self.timers.census = self.timers.counted + nanos(CENSUS);
         if self.census.is_some() {
-            // The one under way is told to stop by a swap and then brings us here again.
+            // A swap stops the count in progress, whose end leads here again.
             return;
         }
         let Some(keys) = self.keeper.keys() else {
@@ -516,7 +515,7 @@ impl ReloadLoop {
     }
 }
 
-/// What came of forcing the state file; `None`: nothing did by `end`, whatever else arrives.
+/// The result of forcing the state file. `None`: there was none by `end`, whatever else arrived.
 fn forced_until(
     inbox: &Receiver<ReloadEvent>,
     clock: &Clock,

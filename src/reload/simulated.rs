@@ -1,6 +1,6 @@
-//! Many sidecars in one process, for benches and tests of a whole fleet: what fetches, verifies,
-//! accepts and waits is the sidecar's own. What a process has once is left out: listeners, watches,
-//! the state file, logs of its own.
+//! Many sidecars in one process, for benches and tests of a whole fleet: fetching, verifying,
+//! accepting and waiting are the sidecar's own code. What a process has only once is left out:
+//! listeners, watches, the state file, separate logs.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,22 +16,22 @@ use crate::config::TableConfig;
 use crate::telemetry::control::ReloadKind;
 use crate::telemetry::{Metrics, Readiness};
 
-/// For a thread of a simulated sidecar: there are two of each.
+/// For a thread of a simulated sidecar. Each has two.
 const STACK: usize = 256 << 10;
 
-/// What a simulated sidecar has in force. Clones are one and the same.
+/// What a simulated sidecar has in force. All clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct SimulatedKeys(Arc<SimulatedBoard>);
 
 #[derive(Debug, Default)]
 struct SimulatedBoard {
     serial: AtomicU64,
-    /// Since when, in microseconds of CLOCK_MONOTONIC, which processes share.
+    /// Since when, in microseconds of CLOCK_MONOTONIC, which all processes share.
     since_us: AtomicU64,
     is_over: AtomicBool,
 }
 
-/// A sidecar that serves nobody. Ends with the value, once the requests under way have ended.
+/// A sidecar that serves nobody. It ends with the value, once the requests under way have ended.
 #[derive(Debug)]
 pub struct SimulatedSidecar {
     keys: SimulatedKeys,
@@ -63,11 +63,11 @@ impl SimulatedKeys {
 // === impl SimulatedSidecar ===
 
 impl SimulatedSidecar {
-    /// Begins as a start with `wait_for_table` does, on threads of its own. `config` names URLs of a
+    /// Begins like a start with `wait_for_table`, on threads of its own. `config` names URLs of a
     /// table and a patch.
     ///
     /// # Errors
-    /// There is no thread for it, or its signers cannot be trusted.
+    /// No thread can be started for it, or its signers cannot be trusted.
     pub fn start(
         config: Arc<TableConfig>,
         instance: &str,
@@ -78,7 +78,7 @@ impl SimulatedSidecar {
         let (noted, instance) = (keys.clone(), instance.to_owned());
         let table = std::thread::Builder::new().name("fetch-table".to_owned()).stack_size(STACK);
         table.spawn(move || {
-            // Whoever waits sees that nothing comes into force.
+            // A waiting caller sees that nothing takes effect.
             if let Err(error) = live(&config, &instance, clock, metrics, noted) {
                 tracing::error!(%error, %instance, "a simulated sidecar has no keys");
             }
@@ -97,7 +97,7 @@ impl Drop for SimulatedSidecar {
     }
 }
 
-/// The table is followed by this thread, and the patch by another.
+/// This thread follows the table, and another one the patch.
 fn live(
     config: &TableConfig,
     instance: &str,
@@ -117,7 +117,7 @@ fn live(
     if let Some(SourceAtStart::Url(fetcher)) = patch {
         let desk = desk.clone();
         let patch = std::thread::Builder::new().name("fetch-patch".to_owned()).stack_size(STACK);
-        // Without a thread nothing new comes, which whoever waits sees.
+        // Without a thread nothing new arrives, which a waiting caller notices.
         let _ = patch.spawn(move || follow(*fetcher, &patch_commands, &desk));
     }
     if let SourceAtStart::Url(fetcher) = table {
@@ -131,7 +131,7 @@ fn follow(fetcher: Fetcher, commands: &Receiver<FetchCommand>, desk: &SimulatedD
     fetcher.run(commands, |fetched| desk.hear(fetched));
 }
 
-/// Judges what comes, as the reload thread does.
+/// Judges what arrives, as the reload thread does.
 #[derive(Clone)]
 struct SimulatedDesk {
     keeper: Arc<Mutex<KeysInForce>>,
@@ -142,7 +142,7 @@ struct SimulatedDesk {
 // === impl SimulatedDesk ===
 
 impl SimulatedDesk {
-    /// False: it is over.
+    /// False: it has ended.
     fn hear(&self, fetched: Fetched) -> bool {
         let Fetched { artefact, result, verdict, .. } = fetched;
         let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);

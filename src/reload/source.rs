@@ -1,5 +1,5 @@
-//! Reading a table or patch from a path: bounded, once, and only when it may have changed.
-//! Imports `core` for its digest, `table` for its buffer, `remote` for its error.
+//! Reads a table or patch from a path: bounded, once, and only when it may have changed. Imports
+//! `core` for its digest, `table` for its buffer, `remote` for its error.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -11,7 +11,7 @@ use crate::core::Digest;
 use crate::remote::RemoteFileError;
 use crate::table::Buffer;
 
-/// Why a source gave nothing. The word is a metric label.
+/// Why a source returned nothing. The word is a metric label.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     #[error("changed while it was read; the publisher should rename a finished file into place")]
@@ -43,7 +43,7 @@ pub enum SourceError {
     TooLarge { bytes: u64, limit: u64 },
 }
 
-/// What helps against a file that is there and cannot be read.
+/// What helps with a file that exists and cannot be read.
 fn hint_of(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
@@ -53,7 +53,7 @@ fn hint_of(error: &io::Error) -> &'static str {
     }
 }
 
-/// A file's identity and times: as long as they are the same, so is its content.
+/// A file's identity and times: while they are unchanged, so is its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileStamp {
     device: u64,
@@ -63,15 +63,15 @@ pub(super) struct FileStamp {
     changed: (i64, i64),
 }
 
-/// One path that is looked at again and again.
+/// One path that is checked again and again.
 #[derive(Clone, Debug)]
 pub(super) struct PathSource {
     path: PathBuf,
-    /// Ending of the one file that is taken when `path` is a directory.
+    /// Extension of the one file that is used when `path` is a directory.
     suffix: &'static str,
     max_bytes: u64,
     seen: Option<SeenFile>,
-    /// That it is gone is a content too.
+    /// Its absence also counts as content.
     may_be_missing: bool,
 }
 
@@ -79,21 +79,21 @@ pub(super) struct PathSource {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SeenFile {
     stamp: FileStamp,
-    /// So fresh when it was read that a later write could bear the same times.
+    /// The file was so fresh when it was read that a later write could leave the same times.
     fresh: bool,
-    /// Of the first [`HEAD`] bytes: tells a fresh file from its successor without reading a large
-    /// one whole again. The head of a table holds the hash of the rest.
+    /// Digest of the first [`HEAD`] bytes: distinguishes a fresh file from its successor without
+    /// reading all of a large one. The head of a table holds the hash of the rest.
     head: [u8; 32],
 }
 
-/// What was read; the second part is reported back with [`PathSource::processed`].
+/// What was read. The second part is returned to [`PathSource::processed`].
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) bytes: Buffer,
     pub(super) seen: SeenFile,
 }
 
-/// Bytes that are compared when times prove nothing. A small patch as a whole.
+/// Bytes that are compared when times prove nothing. Covers a small patch completely.
 const HEAD: u64 = 64 * 1024;
 
 // === impl SourceError ===
@@ -146,8 +146,8 @@ impl FileStamp {
         }
     }
 
-    /// Whether a write right after `wall` could leave the times as they are. File times advance
-    /// with the kernel's tick (up to 10 ms), on some network file systems once a second.
+    /// Whether a write right after `wall` could leave the times unchanged. File times advance with
+    /// the kernel's tick (up to 10 ms), on some network file systems once a second.
     fn is_fresh(&self, wall_ms: u64) -> bool {
         let coarse = self.modified.1 == 0 && self.changed.1 == 0;
         let tolerance_ms = if coarse { 2_500 } else { 100 };
@@ -176,7 +176,7 @@ impl PathSource {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.path).map_err(io)? {
             let path = entry.map_err(io)?.path();
-            // A hidden file is somebody's temporary, or Kubernetes' `..data`.
+            // A hidden file is somebody's temporary file, or Kubernetes' `..data`.
             let hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
             if !hidden && path.extension().is_some_and(|e| e == self.suffix) {
                 found.push(path);
@@ -196,7 +196,7 @@ impl PathSource {
     }
 
     /// Whether the file may differ from the one last [`processed`](Self::processed). Opens it only
-    /// where its times prove nothing.
+    /// if its times prove nothing.
     pub(super) fn may_differ(&mut self, wall_ms: u64) -> Result<bool, SourceError> {
         let path = self.file()?;
         let io = |source| SourceError::of_io(&path, source);
@@ -215,12 +215,12 @@ impl PathSource {
         Ok(false)
     }
 
-    /// Length of the file now.
+    /// The current length of the file.
     pub(super) fn bytes(&self) -> Option<u64> {
         Some(std::fs::metadata(self.file().ok()?).ok()?.len())
     }
 
-    /// Reads the file whole, whether or not it changed.
+    /// Reads the whole file, whether or not it has changed.
     pub(super) fn read(&self, wall_ms: u64) -> Result<Contents, SourceError> {
         let path = self.file()?;
         let io = |source| SourceError::of_io(&path, source);
@@ -235,8 +235,9 @@ impl PathSource {
         }
         let bytes = Buffer::read(&mut file, stamp.bytes, stamp.bytes).map_err(io)?;
         let after = FileStamp::of(&file.metadata().map_err(io)?);
-        // Written in place meanwhile: what was read may be half of each. A rename is no matter,
-        // the open file is the old one as a whole (its change time moves with the link count).
+        // Written in place meanwhile: the bytes may be half of each version. A rename does not
+        // matter, because the open file is the complete old one (its change time moves with the
+        // link count).
         if (after.bytes, after.modified) != (stamp.bytes, stamp.modified)
             || bytes.len() as u64 != stamp.bytes
         {
@@ -247,8 +248,8 @@ impl PathSource {
         Ok(Contents { bytes, seen })
     }
 
-    /// This version need not be looked at again. Whether it seems another than the last: its head
-    /// or its length differs.
+    /// Records that this version need not be looked at again. Returns whether it seems to differ
+    /// from the last one, by its head or its length.
     pub(super) fn processed(&mut self, seen: SeenFile) -> bool {
         let is_same = |old: &SeenFile| (old.head, old.stamp.bytes) == (seen.head, seen.stamp.bytes);
         !self.seen.replace(seen).as_ref().is_some_and(is_same)
@@ -262,12 +263,13 @@ impl PathSource {
         self.may_be_missing = true;
     }
 
-    /// It is not there. Whether that differs from what was last [`processed`](Self::processed).
+    /// The file is missing. Returns whether that differs from what was last
+    /// [`processed`](Self::processed).
     pub(super) fn missed(&mut self) -> bool {
         self.may_be_missing && self.seen.take().is_some()
     }
 
-    /// The next look reads, whatever the times say.
+    /// The next look reads the file, whatever its times are.
     pub(super) fn forget(&mut self) {
         self.seen = None;
     }
@@ -283,7 +285,7 @@ impl SourceError {
     }
 }
 
-/// A named pipe would hold an open without NONBLOCK for ever.
+/// Without NONBLOCK, a named pipe would block the open for ever.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     OpenOptions::new().read(true).custom_flags(flags).open(path)

@@ -1,7 +1,8 @@
-//! The state file: what was accepted, remembered over a restart. Imports `table` and `reload::files`.
+//! The state file: what was accepted, remembered over a restart. Imports `table` and
+//! `reload::files`.
 //!
-//! It is put in its place before a table takes effect and forced to the disk within a second after: a
-//! crash of the process cannot lose it, and a revocation does not wait for the disk.
+//! It is put in place before a table takes effect, and forced to disk within a second after that.
+//! So a crash of the process cannot lose it, and a revocation does not wait for the disk.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,30 +10,30 @@ use std::path::{Path, PathBuf};
 use super::files::{self, FileTurn, Placed};
 use crate::table::{Ledger, LedgerError};
 
-/// Eight patches of some megabytes; more was not written by keygate.
+/// Eight patches of several megabytes. keygate never wrote more.
 const MAX_BYTES: u64 = 1 << 30;
 
 /// Where the ledger is kept.
 #[derive(Debug)]
 pub(super) struct StateFile {
-    /// `None`: nowhere. Only `min_serial` guards against an older table after a restart.
+    /// `None`: nowhere. After a restart, only `min_serial` protects against an older table.
     path: Option<PathBuf>,
-    /// What the file holds; `None`: it is to be written, again or for the first time.
+    /// What the file holds. `None`: it has to be written, again or for the first time.
     written: Option<String>,
-    /// The ledger that was last put there, before it was raised by another process's.
+    /// The ledger that was last put there, before another process's ledger raised it.
     placed: Option<String>,
-    /// The next ledger may take serials back.
+    /// The next ledger may lower serials.
     anew: bool,
-    /// A successor writes from now on.
+    /// From now on a successor writes.
     left: bool,
     problem: Option<String>,
-    /// It was not forced to the disk the last time: writing it is no remedy yet.
+    /// It was not forced to disk the last time, so writing it does not yet resolve the problem.
     disk_fails: bool,
-    /// What it said when it was opened, until somebody takes it.
+    /// What it held when it was opened, until somebody takes it.
     remembered: Ledger,
 }
 
-/// Why a state file cannot be looked at.
+/// Why a state file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     #[error("state file {}: {source}", path.display())]
@@ -44,15 +45,15 @@ pub enum StateError {
 // === impl StateFile ===
 
 impl StateFile {
-    /// Opens and reads. Whatever is wrong is said and leads to an empty ledger: a damaged file must
-    /// not keep the service down, and `min_serial` is the floor.
+    /// Opens and reads. Any problem is logged and leads to an empty ledger: a damaged file must not
+    /// keep the service down, and `min_serial` is the floor.
     pub(super) fn open(path: Option<&Path>) -> Self {
         let (mut state, remembered) = Self::opened(path);
         state.remembered = remembered;
         state
     }
 
-    /// Reads what a start would, and writes and moves nothing, not even later.
+    /// Reads what a start would read, and writes and moves nothing, not even later.
     pub(super) fn look(path: Option<&Path>) -> Result<Self, StateError> {
         let mut state = Self::at(None);
         let Some(path) = path else { return Ok(state) };
@@ -67,7 +68,7 @@ impl StateFile {
         Ok(state)
     }
 
-    /// What was accepted before; asked once.
+    /// What was accepted before. Called once.
     pub(super) fn take_remembered(&mut self) -> Ledger {
         std::mem::take(&mut self.remembered)
     }
@@ -119,7 +120,7 @@ impl StateFile {
             Err(error) => {
                 let mut aside = path.as_os_str().to_owned();
                 aside.push(".corrupt");
-                // Kept for people who want to know what happened; of no use to keygate.
+                // Kept for people who want to know what happened. keygate does not use it.
                 let _ = std::fs::rename(path, &aside);
                 tracing::error!(
                     path = %path.display(), %error,
@@ -130,8 +131,8 @@ impl StateFile {
         }
     }
 
-    /// Puts `ledger` in its place, raised by what another process of this configuration has written
-    /// meanwhile. The caller forces what comes back to the disk soon after.
+    /// Puts `ledger` in place, raised by what another process of this configuration has written
+    /// meanwhile. The caller soon forces the result to disk.
     pub(super) fn place(&mut self, ledger: &Ledger) -> Option<Placed> {
         let path = self.path.as_deref().filter(|_| !self.left)?;
         let text = ledger.to_text();
@@ -158,10 +159,10 @@ impl StateFile {
         }
     }
 
-    /// What was there, and what was put there.
+    /// What was there before, and what is there now.
     fn replace(&self, path: &Path, ledger: &Ledger) -> io::Result<(Placed, String)> {
         let turn = FileTurn::take(path)?;
-        // What cannot be read or parsed holds nothing that could be kept.
+        // A file that cannot be read or parsed holds nothing worth keeping.
         let there = files::read(path, MAX_BYTES).ok().flatten();
         let there = there.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let others = there.filter(|there| !self.anew && self.written.as_ref() != Some(there));
@@ -170,17 +171,18 @@ impl StateFile {
         Ok((turn.place(text.as_bytes())?, text))
     }
 
-    /// The process is about to end, and what it still takes is its successor's to remember.
+    /// The process is about to end. Its successor has to remember what this one still accepts.
     pub(super) fn leave(&mut self) {
         self.left = true;
     }
 
-    /// What a signer had issued that is no longer trusted binds nobody: the next ledger starts anew.
+    /// Serials that a no longer trusted signer issued do not count any more: the next ledger starts
+    /// again.
     pub(super) fn begin_anew(&mut self) {
         self.anew = true;
     }
 
-    /// The result of forcing it to the disk.
+    /// The result of forcing it to disk.
     pub(super) fn forced(&mut self, result: io::Result<()>) {
         match result {
             Ok(()) if !std::mem::take(&mut self.disk_fails) => {}
@@ -190,8 +192,8 @@ impl StateFile {
                 tracing::info!(%path, "the state file can be forced to the disk again");
             }
             Err(error) => {
-                // Asking the kernel once more would succeed: it drops what it could not write. So
-                // the file is written anew.
+                // Asking the kernel again would succeed, because it drops what it could not write.
+                // So the file is written again.
                 self.written = None;
                 self.disk_fails = true;
                 self.complain("forced to the disk", &error);
@@ -199,7 +201,7 @@ impl StateFile {
         }
     }
 
-    /// Whether the last ledger is where it should be, or trying again is of no use.
+    /// Whether the last ledger is in its place, or trying again is pointless.
     pub(super) fn is_settled(&self) -> bool {
         self.left || self.path.is_none() || self.written.is_some()
     }
@@ -212,7 +214,7 @@ impl StateFile {
         self.problem.as_deref()
     }
 
-    /// Once per kind of failure, not at every try.
+    /// Logs once per kind of failure, not at every attempt.
     fn complain(&mut self, what: &str, error: &io::Error) {
         let problem = format!("cannot be {what}: {error}");
         if self.problem.as_ref() != Some(&problem) {

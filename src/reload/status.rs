@@ -1,4 +1,4 @@
-//! What `/status` says of table, patch and reloads. Imports nothing of the crate.
+//! What `/status` shows about table, patch and reloads. Imports nothing of the crate.
 
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -6,30 +6,30 @@ use std::time::{Duration, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use serde::Serialize;
 
-/// The latest [`StatusReport`]. Clones are one and the same.
+/// The latest [`StatusReport`]. All clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct StatusCell(Arc<ArcSwap<StatusReport>>);
 
-/// Everything that a person or `keygatectl status` asks of a sidecar's keys.
+/// Everything that a person or `keygatectl status` wants to know about a sidecar's keys.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct StatusReport {
-    /// The highest serial in force, of table or patch: what was published up to it is in force.
+    /// The highest serial in force, of table or patch: everything published up to it is in force.
     pub serial: Option<u64>,
     pub table: Option<InForceStatus>,
     pub patch: Option<InForceStatus>,
-    /// Patches whose removals stay in force although a table that does not know them came.
+    /// Patches whose removals stay in force although a table that does not know them has arrived.
     pub held_patches: usize,
     /// A patch that waits for its base.
     pub waiting_patch: Option<u64>,
     pub keys: Option<KeyCounts>,
     pub last_reload: Option<AttemptStatus>,
-    /// Of table and patch, the last attempt that failed and that no success of the same has followed.
+    /// For table and patch: the last failed attempt that no success of the same kind has followed.
     pub failing: Vec<AttemptStatus>,
-    /// Of all attempts since the start, the last that failed; stays after a success.
+    /// The last failed attempt of any kind since the start. Stays after a success.
     pub last_failure: Option<AttemptStatus>,
     pub state: Persistence,
     pub sources: Vec<SourceStatus>,
-    /// Watched files that are mount points themselves: they will never see a replacement.
+    /// Watched files that are themselves mount points: keygate will never see a replacement.
     pub mounted_files: Vec<MountedFileStatus>,
     pub config: ConfigStatus,
 }
@@ -67,7 +67,7 @@ pub struct AttemptStatus {
     /// `table`, `patch` or `config`.
     pub what: &'static str,
     pub ok: bool,
-    /// Of the file that was taken or refused, where it could be told.
+    /// The serial of the file that was accepted or refused, if it is known.
     pub serial: Option<u64>,
     /// A word of the list in docs/operations.md.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,7 +80,7 @@ pub struct AttemptStatus {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Persistence {
     pub persistent: bool,
-    /// What an older table is held against.
+    /// The serial that an older table is compared with.
     pub floor: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
@@ -92,7 +92,7 @@ pub struct SourceStatus {
     pub what: &'static str,
     /// Path or URL.
     pub from: String,
-    /// A path whose directories are watched, so that a change is seen at once.
+    /// A path whose directories are watched, so that a change is noticed immediately.
     pub watching: bool,
 }
 
@@ -101,7 +101,7 @@ pub struct SourceStatus {
 pub struct MountedFileStatus {
     /// The key of the configuration that names it; `config`: the configuration itself.
     pub key: &'static str,
-    /// The mount point, symbolic links followed.
+    /// The mount point, with symbolic links resolved.
     pub path: String,
 }
 
@@ -110,7 +110,7 @@ pub struct ConfigStatus {
     pub loaded_at: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Keys that differ in the file and are not in force before a restart.
+    /// Keys that differ in the file and take effect only after a restart.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub needs_restart: Vec<String>,
 }
@@ -143,7 +143,7 @@ impl Time {
 
 impl std::fmt::Display for Time {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Beyond the year 9999 the format ends, and so does this.
+        // The format ends at the year 9999, so this is the maximum.
         const MAX_MS: u64 = 253_402_300_799_000;
         let at = UNIX_EPOCH + Duration::from_millis(self.unix_ms.min(MAX_MS));
         write!(f, "{}", humantime::format_rfc3339_millis(at))

@@ -1,5 +1,5 @@
-//! What a table or patch has to fulfil before it is offered, and why one is not in force. Imports
-//! `config`, `table` and its neighbours.
+//! The conditions for offering a table or patch, and why one is not in force. Imports `config`,
+//! `table` and its neighbours.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub enum LoadFailure {
     Source(#[from] SourceError),
 }
 
-/// What sources go by on threads of their own. A changed configuration replaces it as a whole.
+/// What sources on threads of their own use. A changed configuration replaces it as a whole.
 #[derive(Clone, Debug)]
 pub(super) struct VerifyTerms {
     pub(super) trust: Trust,
@@ -27,7 +27,7 @@ pub(super) struct VerifyTerms {
     pub(super) patch_poll: Duration,
 }
 
-/// Whether uses of keys are counted. The same as long as the process lives.
+/// Whether uses of keys are counted. Constant for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UseCounting {
     Off,
@@ -46,13 +46,13 @@ impl LoadFailure {
     }
 
     /// Whether the same bytes may be accepted later: they were refused because of the time, or for
-    /// lack of memory or room.
+    /// lack of memory or space.
     pub(super) fn may_pass(&self) -> bool {
         use Refusal::{Expired, HoldFull, Memory};
         matches!(self, Self::Refused(Expired { .. } | HoldFull { .. } | Memory { .. }))
     }
 
-    /// What the server asks for.
+    /// The pause that the server asks for.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Source(SourceError::Status { retry_after, .. }) => *retry_after,
@@ -81,7 +81,7 @@ impl From<&UsageConfig> for UseCounting {
 
 impl VerifyTerms {
     pub(super) fn new(config: &TableConfig, uses: UseCounting) -> Result<Self, TrustError> {
-        // The configuration has refused keys that are not safe to trust.
+        // The configuration has already refused keys that are not safe to trust.
         let signers = config.trusted_signers.iter().filter_map(|k| PublicKey::from_raw(*k).ok());
         Ok(Self {
             trust: Trust::new(signers, config.required_signers, &config.audience)?,
@@ -92,7 +92,7 @@ impl VerifyTerms {
         })
     }
 
-    /// Verifies a table, and finds room for all that comes with it: once it is accepted nothing may
+    /// Verifies a table and allocates everything that it needs: once it is accepted, nothing may
     /// fail any more.
     pub(super) fn open_table(&self, bytes: Buffer) -> Result<Arc<Table>, Refusal> {
         let table = Table::open(bytes, &self.trust, &self.bounds)?;

@@ -1,5 +1,5 @@
-//! Fetching a table or patch from an http(s) URL. Trust comes from the signature, not from here;
-//! what is guarded here is memory, time and the credential. Imports `config`, `remote`, `wording` and
+//! Fetches a table or patch from an http(s) URL. Trust is based on the signature, not on this file.
+//! This file protects memory, time and the credential. Imports `config`, `remote`, `wording` and
 //! `reload::{pace, source}`.
 
 use std::path::Path;
@@ -18,16 +18,16 @@ use crate::remote::{self, RemoteFileError};
 use crate::table::Buffer;
 use crate::wording::visible::one_line;
 
-/// Redirects that are followed; never from https to http.
+/// The most redirects that are followed. Never from https to http.
 const MAX_REDIRECTS: u32 = 5;
 
-/// Most bytes of a response head.
+/// The most bytes of a response head.
 const MAX_HEAD: usize = 32 * 1024;
 
-/// To resolve the name, and to send a request.
+/// For resolving the name, and for sending a request.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// For the head of a response, beside the long poll's own wait.
+/// For the head of a response, in addition to the long poll's own wait.
 const RESPONSE: Duration = Duration::from_secs(10);
 
 /// Longest pause between two bytes of a body.
@@ -39,15 +39,15 @@ const KEYS: Duration = Duration::from_secs(15);
 /// For a whole body.
 const BODY: Duration = Duration::from_secs(15 * 60);
 
-/// The request field that names the sidecar. With `If-None-Match`, which names what the sidecar has
-/// taken, a server knows which of its sidecars is where.
+/// The request field that names the sidecar. Together with `If-None-Match`, which names what the
+/// sidecar has accepted, it shows a server the state of each of its sidecars.
 const INSTANCE: HeaderName = HeaderName::from_static("keygate-instance");
 
-/// The request field with the signed head of what the sidecar has taken, in base64 of RFC 4648
+/// The request field with the signed head of what the sidecar has accepted, in base64 of RFC 4648
 /// section 5.
 const HEAD: HeaderName = HeaderName::from_static("keygate-head");
 
-/// Longest head that is shown, in bytes: servers bound the fields of a request.
+/// Longest head that is sent, in bytes: servers limit the fields of a request.
 const LONGEST_SHOWN: usize = 6 * 1024;
 
 /// One URL that is fetched again and again.
@@ -55,15 +55,15 @@ pub struct UrlSource {
     url: Box<str>,
     agent: ureq::Agent,
     options: UrlOptions,
-    /// Who asks; `None`: nobody who serves.
+    /// The name of the sidecar that asks. `None`: the caller does not serve.
     instance: Option<HeaderValue>,
-    /// Of what was last taken, so that it is not sent again.
+    /// The validators of what was last accepted, so that it is not sent again.
     taken: Validators,
-    /// The signed head of that, which proves to a server which knows its sidecars what this one has.
+    /// The signed head of that. It proves to a server that knows its sidecars what this one has.
     head: Option<HeaderValue>,
 }
 
-/// What a server tells to recognise a version by.
+/// What a server sends to identify a version.
 #[derive(Clone, Debug, Default)]
 pub struct Validators {
     etag: Option<HeaderValue>,
@@ -72,7 +72,7 @@ pub struct Validators {
 
 /// A server's answer.
 pub enum FetchAnswer {
-    /// Another version. Its validators count once it was taken ([`UrlSource::taken`]).
+    /// Another version. Its validators count once it was accepted ([`UrlSource::taken`]).
     Changed {
         bytes: Buffer,
         validators: Validators,
@@ -84,12 +84,12 @@ pub enum FetchAnswer {
     Unchanged,
 }
 
-/// Why there is no answer that can be used.
+/// Why there is no usable answer.
 #[derive(Debug)]
 pub struct FetchFault {
     pub error: SourceError,
-    /// Nobody answered, or the server said that it cannot, or when it can. What was wrong with an
-    /// answer, or cut it short, is another matter: the next one may be as large.
+    /// The server did not answer, or said that it cannot, or when it can. An answer that was wrong
+    /// or cut short is different: the next one may be as large.
     pub is_away: bool,
 }
 
@@ -97,7 +97,7 @@ pub struct FetchFault {
 pub struct Fetch {
     pub answer: FetchAnswer,
     pub claim: WaitClaim,
-    /// How long it holds, by `Cache-Control`.
+    /// How long it is valid, by `Cache-Control`.
     pub max_age: Option<Duration>,
 }
 
@@ -125,8 +125,8 @@ impl UrlSource {
         Ok(Self { url, agent, options, instance: None, taken: Validators::default(), head: None })
     }
 
-    /// As [`Self::new`], and says with each request who asks. A name that no header can have is
-    /// left out.
+    /// As [`Self::new`], and names the sidecar in each request. A name that is not a valid header
+    /// value is left out.
     pub fn of_instance(
         url: &str,
         options: &UrlOptions,
@@ -136,17 +136,17 @@ impl UrlSource {
         Ok(Self { instance, ..Self::new(url, options)? })
     }
 
-    /// The pace at which it is asked, from the beginning.
+    /// The pace at which to ask it, from the beginning.
     pub fn pace(&self) -> Pace {
         if self.waits() { Pace::waiting() } else { Pace::polling() }
     }
 
-    /// Whether the server is asked to hold answers back.
+    /// Whether keygate asks the server to hold answers back.
     pub fn waits(&self) -> bool {
         self.options.long_poll.as_secs() > 0
     }
 
-    /// One that gives an issuer's signing keys: small, at once, and from nowhere else.
+    /// A source of an issuer's signing keys: small, answered immediately, and from nowhere else.
     pub(super) fn of_keys(url: &str, ca: Option<&Path>) -> Result<Self, SourceError> {
         let options = UrlOptions { ca: ca.map(Path::to_owned), ..UrlOptions::default() };
         let config = agent(url, &options)?
@@ -166,7 +166,7 @@ impl UrlSource {
         })
     }
 
-    /// Asks for what is newer than what was taken. More than `max_bytes` are refused.
+    /// Asks for something newer than what was accepted. More than `max_bytes` are refused.
     pub fn fetch(&self, patience: TransferDeadline, max_bytes: u64) -> Result<Fetch, FetchFault> {
         let mut request = self.agent.get(&*self.url);
         if let Some(etag) = &self.taken.etag {
@@ -175,8 +175,8 @@ impl UrlSource {
             request = request.header(header::IF_MODIFIED_SINCE, date);
         }
         let known = self.taken.etag.is_some() || self.taken.last_modified.is_some();
-        // RFC 7240 section 4.3. A server that has something answers at once; one that has nothing
-        // yet may wait for it.
+        // RFC 7240 section 4.3. A server that has something answers immediately. One that has
+        // nothing yet may wait for it.
         let asked = patience == TransferDeadline::Wait && self.waits();
         if asked {
             let wait = self.options.long_poll.as_secs();
@@ -188,7 +188,7 @@ impl UrlSource {
                 request = request.header(HEAD, head);
             }
         }
-        // Never sent on to another host (ureq's default).
+        // Never forwarded to another host (ureq's default).
         if let Some(value) = remote::authorization(&self.options)? {
             request = request.header(header::AUTHORIZATION, value);
         }
@@ -225,12 +225,12 @@ impl UrlSource {
         Ok(Fetch { answer: FetchAnswer::Changed { bytes, validators }, claim, max_age })
     }
 
-    /// The version with these validators was dealt with: only a newer one is wanted.
+    /// The version with these validators was processed: only a newer one is wanted.
     pub fn taken(&mut self, validators: Validators) {
         self.taken = validators;
     }
 
-    /// What was taken last begins with this head.
+    /// What was last accepted begins with this head.
     pub fn shows(&mut self, head: Option<&[u8]>) {
         let head = head.filter(|head| head.len() <= LONGEST_SHOWN);
         let text = head.map(|head| BASE64_URL_SAFE_NO_PAD.encode(head));
@@ -282,7 +282,7 @@ impl std::fmt::Debug for UrlSource {
     }
 }
 
-/// What every fetch has in common.
+/// The common settings of every fetch.
 fn agent(url: &str, options: &UrlOptions) -> Result<ConfigBuilder<AgentScope>, SourceError> {
     Ok(remote::agent(url, options)?
         .max_response_header_size(MAX_HEAD)
@@ -291,8 +291,8 @@ fn agent(url: &str, options: &UrlOptions) -> Result<ConfigBuilder<AgentScope>, S
         .timeout_send_request(Some(CONNECT)))
 }
 
-/// Whether the server says that it cannot answer now. Who is told 429 and a time is not to double it:
-/// the server has named the pause that suits it.
+/// Whether the server says that it cannot answer now. After a 429 with a time, keygate must not
+/// double its pause: the server has named the one that suits it.
 fn says_when(status: u16, retry_after: Option<Duration>) -> bool {
     status >= 500 || status == 429 && retry_after.is_some()
 }
@@ -308,7 +308,8 @@ fn max_age(fields: &HeaderMap) -> Option<Duration> {
     ages.min()
 }
 
-/// `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date, which is held against the server's own.
+/// `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date, which is compared with the server's
+/// own.
 fn retry_after(fields: &HeaderMap) -> Option<Duration> {
     let text = |name| fields.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let after = text(header::RETRY_AFTER)?;
@@ -317,7 +318,7 @@ fn retry_after(fields: &HeaderMap) -> Option<Duration> {
     }
     let until = httpdate::parse_http_date(after).ok()?;
     let now = httpdate::parse_http_date(text(header::DATE)?).ok()?;
-    // A date that is over: at once.
+    // A date in the past: immediately.
     Some(until.duration_since(now).unwrap_or_default())
 }
 
@@ -327,7 +328,8 @@ fn read_body(body: &mut ureq::Body, limit: u64) -> Result<Buffer, SourceError> {
         return Err(SourceError::TooLarge { bytes, limit });
     }
     let mut reader = body.with_config().limit(limit.saturating_add(2)).reader();
-    // A statement within the bound is believed for the size of the buffer, not for its end.
+    // A stated length within the bound is trusted for the size of the buffer, not for the end of
+    // the body.
     let expected = stated.unwrap_or(0);
     let bytes = Buffer::read(&mut reader, expected, limit).map_err(|e| match e.kind() {
         std::io::ErrorKind::OutOfMemory => SourceError::TooLarge { bytes: expected, limit },
@@ -355,7 +357,7 @@ impl SourceError {
                 Self::Timeout(e.to_string())
             }
             ureq::Error::BodyStalled => Self::Timeout("the body stalled".to_owned()),
-            // It may quote the answer, such as the place of a redirect.
+            // It may quote the answer, such as the target of a redirect.
             other => Self::Network(one_line(&other.to_string()).into_owned()),
         }
     }

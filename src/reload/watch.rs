@@ -1,10 +1,10 @@
-//! Waking up when a watched path may have changed. A wake-up decides nothing: whoever is woken
+//! Wakes up when a watched path may have changed. A wake-up decides nothing: the reload thread then
 //! looks at the file. Imports nothing of the crate.
 //!
-//! What is watched are directories, never files: every directory that holds the file or a symbolic
-//! link on the way to it. So an atomic rename, an in-place write, Kubernetes' `..data` swap (which
-//! never names the file) and a link pointed elsewhere all wake. A watch belongs to an inode, so
-//! [`Watch::refresh`] compares inodes and arms anew when a directory was replaced.
+//! Watches directories, never files: every directory that holds the file or a symbolic link on the
+//! way to it. So an atomic rename, an in-place write, Kubernetes' `..data` swap (which never names
+//! the file) and a redirected link all wake. A watch belongs to an inode, so [`Watch::refresh`]
+//! compares inodes and arms the watch again when a directory was replaced.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -18,12 +18,13 @@ use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 /// What happened in a watched directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stir {
-    /// Something of a name that matters is whole: closed after writing, renamed, linked, removed.
+    /// Something with a name that matters is complete: closed after writing, renamed, linked,
+    /// removed.
     Complete,
-    /// The same for another name. It may matter in ways that cannot be told from here, but not
-    /// often: the directory may be full of other people's files.
+    /// The same for another name. It may matter in ways that are unknown here, but rarely: the
+    /// directory may be full of other people's files.
     Elsewhere,
-    /// A file of a name that matters was made or written to; more may follow.
+    /// A file with a name that matters was created or written to. More may follow.
     Partial,
 }
 
@@ -35,10 +36,10 @@ struct WatchedDirectory {
     inode: u64,
 }
 
-/// Links that are followed on the way to one file; the kernel's own bound.
+/// The most links that are followed on the way to one file: the kernel's own bound.
 const MAX_LINKS: usize = 40;
 
-/// What decides where a path leads.
+/// What determines where a path leads.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Way {
     /// Each directory that holds the file or a link on the way.
@@ -51,18 +52,18 @@ struct Way {
 pub(super) struct Watch {
     paths: Vec<PathBuf>,
     armed: BTreeSet<WatchedDirectory>,
-    /// Names that matter; read by the watcher's thread.
+    /// Names that matter. The watcher's thread reads them.
     names: Arc<Mutex<BTreeSet<OsString>>>,
     watcher: Option<RecommendedWatcher>,
     stir: Arc<dyn Fn(Stir) + Send + Sync>,
-    /// A failure is said once, not at every poll.
+    /// A failure is logged once, not at every poll.
     complained: bool,
 }
 
 // === impl Watch ===
 
 impl Watch {
-    /// `stir` is called on a thread of the watcher and must not wait. Nothing is armed before the
+    /// `stir` is called on a thread of the watcher and must not block. Nothing is armed before the
     /// first [`Self::refresh`].
     pub(super) fn new(paths: Vec<PathBuf>, stir: impl Fn(Stir) + Send + Sync + 'static) -> Self {
         Self {
@@ -75,20 +76,20 @@ impl Watch {
         }
     }
 
-    /// Whether changes wake, or only the poll sees them.
+    /// Whether changes cause a wake-up, or only the poll notices them.
     pub(super) fn is_armed(&self) -> bool {
         self.watcher.is_some()
     }
 
-    /// True: these are others than before, to be armed by [`Self::refresh`].
+    /// True: the paths differ from before, and [`Self::refresh`] has to arm them.
     pub(super) fn watches(&mut self, paths: Vec<PathBuf>) -> bool {
         let differ = self.paths != paths;
         self.paths = paths;
         differ
     }
 
-    /// Arms again what lost its watch. True: something was armed, so that a change may have been
-    /// missed before; the caller must look at the files *after* this call.
+    /// Arms watches that were lost again. True: something was armed, so that a change may have been
+    /// missed before. The caller must look at the files *after* this call.
     pub(super) fn refresh(&mut self) -> bool {
         let mut way = Way::default();
         self.paths.iter().for_each(|path| way.follow(path));
@@ -98,7 +99,7 @@ impl Watch {
         if self.watcher.is_some() && wanted == self.armed {
             return false;
         }
-        // A new watcher, not a change of the old one: it forgets all inodes that are gone.
+        // A new watcher instead of a change to the old one: that forgets all inodes that are gone.
         match self.arm(&wanted) {
             Ok(watcher) => {
                 self.watcher = Some(watcher);
@@ -130,7 +131,7 @@ impl Watch {
             is_ours || armed.contains(path) || path.file_name().is_some_and(named)
         };
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            // An error is an overflow or a lost watch: looking at the files is right for both.
+            // An error is an overflow or a lost watch. For both, looking at the files is right.
             if let Some(what) = event.map_or(Some(Stir::Complete), |e| classify(&e, &matters)) {
                 stir(what);
             }
@@ -138,7 +139,7 @@ impl Watch {
         for directory in wanted {
             match watcher.watch(&directory.path, RecursiveMode::NonRecursive) {
                 Ok(()) => {}
-                // Gone since it was listed: the next refresh sees what came in its place.
+                // It has disappeared since it was listed. The next refresh sees its replacement.
                 Err(error) if matches!(error.kind, notify::ErrorKind::PathNotFound) => {}
                 Err(error) => return Err(error),
             }
@@ -154,8 +155,8 @@ impl WatchedDirectory {
     }
 }
 
-/// `None`: a look at a file, which changes nothing, or somebody else's unfinished file. Reading a
-/// table raises such events itself.
+/// `None`: the event is a read, which changes nothing, or somebody else's unfinished file. Reading
+/// a table itself causes such events.
 fn classify(event: &Event, matters: impl Fn(&PathBuf) -> bool) -> Option<Stir> {
     // An overflow has no path.
     let ours = event.paths.is_empty() || event.paths.iter().any(matters);
@@ -163,7 +164,8 @@ fn classify(event: &Event, matters: impl Fn(&PathBuf) -> bool) -> Option<Stir> {
     match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => complete(),
         EventKind::Access(_) => None,
-        // A new link is whole at once and says so no further; a new file is closed later.
+        // A new link is complete immediately and causes no further event. A new file is closed
+        // later.
         EventKind::Create(_) if event.paths.iter().any(|p| p.is_symlink()) => complete(),
         EventKind::Create(CreateKind::Folder) => complete(),
         EventKind::Create(_) | EventKind::Modify(ModifyKind::Data(_)) => {
@@ -178,7 +180,7 @@ fn classify(event: &Event, matters: impl Fn(&PathBuf) -> bool) -> Option<Stir> {
 // === impl Way ===
 
 impl Way {
-    /// Goes to `path` as the kernel would. What does not exist yet is left out, its parent is not.
+    /// Follows `path` as the kernel would. Leaves out what does not exist yet, but not its parent.
     fn follow(&mut self, path: &Path) {
         let mut todo: Vec<OsString> = components(path);
         let mut at = if path.is_absolute() { PathBuf::from("/") } else { PathBuf::from(".") };
@@ -226,7 +228,7 @@ impl Way {
     }
 }
 
-/// Names in the order in which a stack gives them back.
+/// The components in the order in which a stack returns them.
 fn components(path: &Path) -> Vec<OsString> {
     let names = path.components().filter_map(|c| match c {
         Component::Normal(name) => Some(name.to_owned()),

@@ -1,5 +1,5 @@
-//! What `/status` says of the issuers of user tokens. Their keepers write it, the admin thread reads
-//! it.
+//! What `/status` shows about the issuers of user tokens. Their keepers write it, and the admin
+//! thread reads it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use crate::core::Now;
 use crate::reload::status::Time;
 use crate::token::JwkSet;
 
-/// What every keeper knows of its issuer. Clones are one and the same.
+/// What every keeper knows about its issuer. All clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct IssuerBoard(Arc<Mutex<Vec<IssuerEntry>>>);
 
@@ -22,14 +22,14 @@ pub struct IssuerStatus {
     pub issuer: String,
     /// Path, or URL without its query.
     pub from: String,
-    /// Signing keys in force; `null`: none were ever had.
+    /// Signing keys in force. `null`: there never were any.
     pub keys: Option<usize>,
-    /// When its source had them last.
+    /// When its source last had them.
     pub fetched_at: Option<Time>,
     pub age_seconds: Option<u64>,
     /// They are too old: its tokens are refused.
     pub stale: bool,
-    /// The last look that failed; stays after a success.
+    /// The last look that failed. Stays after a success.
     pub last_error: Option<IssuerError>,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct IssuerEntry {
     pub(super) keys: Option<Arc<JwkSet>>,
     /// Unix seconds.
     pub(super) had_at: Option<Arc<AtomicU64>>,
-    /// From this age on the keys are not used.
+    /// From this age on, the keys are not used.
     pub(super) stale: Duration,
     pub(super) last_error: Option<IssuerError>,
 }

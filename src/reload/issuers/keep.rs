@@ -1,9 +1,11 @@
-//! One issuer's keeper. A request with an unknown `kid` is refused now and makes a wish. A wish brings
-//! the next look forward, but never to less than 30 s after the last one began, whatever came of that:
-//! a stranger who makes up kids must not make keygate flood the identity provider.
+//! One issuer's keeper. A request with an unknown `kid` is refused immediately and makes a wish. A
+//! wish brings the next look forward, but never to less than 30 s after the last one began,
+//! whatever its result: a stranger who invents kids must not make keygate flood the identity
+//! provider.
 //!
-//! A keeper whose settings were replaced may be in a fetch. What comes of that is nobody's any more:
-//! it neither puts keys in force, nor writes the copy, the metrics or the log.
+//! A keeper whose settings were replaced may be in the middle of a fetch. The result no longer
+//! belongs to anybody: the keeper neither puts keys in force, nor writes the copy, the metrics or
+//! the log.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,28 +25,28 @@ use crate::telemetry::Metrics;
 use crate::telemetry::control::FetchResult;
 use crate::token::jwks::{JwkSet, JwksError, LONGEST_SET};
 
-/// Between two looks at a URL that says nothing of its own.
+/// Between two looks at a URL whose answers do not set an interval.
 const FETCH_EVERY: Duration = Duration::from_secs(300);
 
-/// What `max-age` of an answer can make of it.
+/// The shortest interval that `max-age` of an answer can set.
 const SHORTEST_AGE: Duration = Duration::from_secs(60);
 const LONGEST_AGE: Duration = Duration::from_secs(3600);
 
 /// Between two looks at a file.
 const FILE_EVERY: Duration = Duration::from_secs(5);
 
-/// From one look to the next that a wish brings.
+/// The shortest time from one look to the next that a wish causes.
 const WISH_PAUSE: Duration = Duration::from_secs(30);
 
-/// First pause after a failure; it doubles up to [`FETCH_EVERY`]. Before any keys were had it is
-/// shorter: nobody can wish then.
+/// First pause after a failure. It doubles up to [`FETCH_EVERY`]. While there were never any keys
+/// it is shorter, because nobody can make a wish then.
 const FAILURE_PAUSE: Duration = Duration::from_secs(30);
 const FIRST_FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The age of the keys is shown at least this often.
 const SHOW_EVERY: Duration = Duration::from_secs(15);
 
-/// A copy on disk says when its set was had. That is written again when it is this old.
+/// A copy on disk records when the source last had its set. It is written again at this age.
 const COPY_AGE: Duration = Duration::from_secs(60);
 
 /// What every issuer's thread needs.
@@ -56,22 +58,22 @@ pub struct IssuerParts {
     pub board: IssuerBoard,
 }
 
-/// One issuer's keys, and where they come from.
+/// One issuer's keys, and their source.
 pub(super) struct IssuerKeeper {
     parts: IssuerParts,
     issuer: TokenIssuer,
     pub(super) wish: Arc<FetchWish>,
     source: OpenedSource,
     had: Option<HadKeys>,
-    /// In a row.
+    /// Consecutive failures.
     failures: u32,
-    /// As it was told last.
+    /// As last logged.
     told: Option<String>,
     /// Stays after a success.
     last_error: Option<IssuerError>,
-    /// Who beside its owner may write the file; `None`: nobody has looked.
+    /// Who except its owner may write the file. `None`: not checked yet.
     writers: Option<Option<FileWriters>>,
-    /// Spreads the looks of a fleet; any number.
+    /// Spreads the looks of a fleet. Any number.
     jitter: u64,
 }
 
@@ -84,17 +86,17 @@ enum OpenedSource {
 
 struct HadKeys {
     keys: Arc<JwkSet>,
-    /// Unix seconds of the last time that the source had them; shared with what is in force.
+    /// Unix seconds of when the source last had them. Shared with what is in force.
     at: Arc<AtomicU64>,
     in_force: bool,
-    /// As it was told last.
+    /// As last logged.
     is_fresh: bool,
 }
 
 /// What the source has.
 enum FoundKeys {
     File(JwkSet),
-    /// What it had before.
+    /// The same as before.
     Same {
         max_age: Option<Duration>,
     },
@@ -121,7 +123,7 @@ impl IssuerKeeper {
         let had = known.of(issuer).map(|held| HadKeys {
             keys: Arc::clone(&held.keys),
             at: Arc::clone(&held.had_at),
-            // Not yet with this one's wish.
+            // Not yet with this keeper's wish.
             in_force: false,
             is_fresh: true,
         });
@@ -139,7 +141,7 @@ impl IssuerKeeper {
         }
     }
 
-    /// The file itself, or the copy of what a URL gave.
+    /// Loads the file itself, or the copy of what a URL returned.
     pub(super) fn load_first(&mut self) {
         if self.had.is_none() && matches!(self.issuer.jwks, JwksSource::Path(_)) {
             self.look();
@@ -154,7 +156,7 @@ impl IssuerKeeper {
         });
     }
 
-    /// The keys of the copy, where there is one.
+    /// The keys of the copy, if there is one.
     fn kept(&self) -> Option<HadKeys> {
         let JwksSource::Url { copy: Some(copy), .. } = &self.issuer.jwks else { return None };
         match read_copy(copy, &self.issuer) {
@@ -192,14 +194,14 @@ impl IssuerKeeper {
                 WishEnd::Ended => return,
                 WishEnd::TimedOut => next = next.saturating_sub(wait),
                 WishEnd::Wished => {
-                    // There is no other wish before the next look.
+                    // No other wish counts before the next look.
                     next = next.min(self.wish_pause().saturating_sub(self.since(began)));
                 }
             }
         }
     }
 
-    /// A file on this machine can be looked at as often as one likes.
+    /// A local file can be read as often as needed.
     fn wish_pause(&self) -> Duration {
         match self.source {
             OpenedSource::File => Duration::from_secs(1),
@@ -214,7 +216,7 @@ impl IssuerKeeper {
         wish.while_in_charge(|| self.hear(found)).unwrap_or(FETCH_EVERY)
     }
 
-    /// What the source has now. Takes as long as a fetch takes, and changes nothing.
+    /// What the source has now. Takes as long as a fetch, and changes nothing.
     fn ask(&self) -> Result<FoundKeys, IssuerFailure> {
         match (&self.source, &self.issuer.jwks) {
             (OpenedSource::File, JwksSource::Path(path)) => {
@@ -243,7 +245,7 @@ impl IssuerKeeper {
         }
     }
 
-    /// Takes what was found. Returns the pause until the next look.
+    /// Processes what was found. Returns the pause until the next look.
     fn hear(&mut self, found: Result<FoundKeys, IssuerFailure>) -> Duration {
         match found {
             Ok(found) => {
@@ -276,14 +278,15 @@ impl IssuerKeeper {
                     source.taken(validators);
                 }
                 let result = self.take_keys(keys);
-                // Also of keys that are the same: without a copy so far, this is one.
+                // Even if the keys are the same: without a copy so far, this becomes one.
                 self.keep_copy(&bytes);
                 result
             }
         }
     }
 
-    /// A start and a reload say it too, of every file of this kind: here only what has changed since.
+    /// A start and a reload report this for every file of this kind. This reports only what has
+    /// changed since.
     fn tell_writers(&mut self) {
         let JwksSource::Path(path) = &self.issuer.jwks else { return };
         let writers = FileWriters::of(path);
@@ -386,7 +389,7 @@ impl IssuerKeeper {
         FetchResult::Changed
     }
 
-    /// Puts in force what was had, and tells when it gets too old. Whoever uses the keys compares
+    /// Puts the keys in force, and reports when they become too old. The users of the keys compare
     /// their age with the clock.
     fn settle(&mut self) {
         let is_fresh = self.had.as_ref().is_some_and(|had| !self.left(had).is_zero());
@@ -448,7 +451,7 @@ impl IssuerKeeper {
         }
     }
 
-    /// The copy was right just now, which a successor is to know.
+    /// The copy was just confirmed, which a successor has to know.
     fn renew_copy(&self) {
         let JwksSource::Url { url, copy: Some(copy), .. } = &self.issuer.jwks else { return };
         let Ok(mut kept) = KeptSet::read(copy) else { return };
@@ -459,7 +462,7 @@ impl IssuerKeeper {
             return;
         }
         kept.fetched = now;
-        // A copy that is older than it need be is of use for a shorter time, and that is all.
+        // A copy that is older than necessary is only usable for a shorter time.
         let _ = kept.place(copy);
     }
 

@@ -1,5 +1,5 @@
-//! An issuer's keys in files of this machine: key files, and copies of what its URL gave. For its
-//! keeper, and for `check` and `explain`, which ask no issuer.
+//! An issuer's keys in files on this machine: key files, and copies of what its URL returned. For
+//! its keeper, and for `check` and `explain`, which ask no issuer.
 
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::token::IssuerRules;
 use crate::token::jwks::{JwkSet, JwksError, LONGEST_SET};
 use crate::token::verify::{Issuers, Unverified};
 
-/// Why an issuer's keys could not be had. Those before stay in force.
+/// Why an issuer's keys are not available. The previous ones stay in force.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum IssuerFailure {
     #[error("{0}")]
@@ -33,7 +33,7 @@ pub(super) enum IssuerFailure {
     NotPublic,
 }
 
-/// Most keys that are named as of no use.
+/// The most unusable keys that are named.
 const NAMED: usize = 4;
 
 fn has(ignored: &[String]) -> String {
@@ -61,7 +61,7 @@ impl From<io::Error> for IssuerFailure {
     }
 }
 
-/// Its hints are for tables.
+/// The hints of that error are for tables.
 impl From<SourceError> for IssuerFailure {
     fn from(error: SourceError) -> Self {
         match error {
@@ -113,7 +113,7 @@ impl IssuerFailure {
     }
 }
 
-/// What one issuer's files on this machine hold.
+/// The contents of the issuers' files on this machine.
 struct OfflineIssuers<'s> {
     settings: &'s TokenSettings,
     /// In the order of the settings.
@@ -123,7 +123,7 @@ struct OfflineIssuers<'s> {
 /// Judges a token by the key files and copies on this machine, for `explain`. Asks no issuer.
 ///
 /// # Errors
-/// Why a sidecar with the same keys would not take it.
+/// Why a sidecar with the same keys would not accept it.
 pub fn judge_offline(
     settings: &TokenSettings,
     token: &[u8],
@@ -155,10 +155,11 @@ impl Issuers for OfflineIssuers<'_> {
     }
 }
 
-/// A key file of this machine. For `check` as well.
+/// A key file on this machine. Also for `check`.
 ///
 /// # Errors
-/// With the file, and a hint: it cannot be read, or is too long, or is no set of usable keys.
+/// It cannot be read, is too long, or is not a set of usable keys. The error names the file and
+/// gives a hint.
 pub fn read_issuer_keys(path: &Path, issuer: &TokenIssuer) -> Result<JwkSet, String> {
     let read = || {
         let keys = JwkSet::parse(&read(path)?, &issuer.rules.algorithms)?;

@@ -1,5 +1,4 @@
-//! What people see of the keeper: `/status`, gauges, readiness, reminders.
-//! Imports `core`, `table`.
+//! What people see of the keeper: `/status`, gauges, readiness, reminders. Imports `core`, `table`.
 
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ const REMIND: Duration = Duration::from_secs(600);
 // === impl KeysInForce ===
 
 impl KeysInForce {
-    /// Brings `/status`, gauges and readiness in line with what is in force.
+    /// Makes `/status`, gauges and readiness match what is in force.
     pub(super) fn publish(&mut self) {
         let now = self.clock.now();
         let at = Time { unix_ms: now.unix_ms };
@@ -49,7 +48,7 @@ impl KeysInForce {
         };
         self.show_gauges();
         self.cell.store(self.status.clone());
-        // Readiness comes last: who waited for it finds the rest said.
+        // Readiness is last, so that whoever waited for it finds the rest updated.
         self.show_ages();
     }
 
@@ -90,8 +89,8 @@ impl KeysInForce {
         }
         match self.keys() {
             Some(keys) => match crate::core::KeyLookup::refuse_from(&*keys) {
-                // Requests pass while they are observed: to send none here would be the outage that
-                // observing rules out. At a start nobody is sent here yet.
+                // Requests pass while they are observed. To receive none would be exactly the
+                // outage that observing is meant to rule out. At a start, nobody is sent here yet.
                 Some(at)
                     if now.unix_secs() >= at
                         && (self.conduct == Conduct::Enforced || !self.part.has_started()) =>
@@ -109,7 +108,7 @@ impl KeysInForce {
         }
     }
 
-    /// An expired table is said loudly, and again.
+    /// Logs an expired table prominently and repeatedly.
     pub(super) fn remind(&mut self) {
         let now = self.clock.now();
         let Some(at) = self.expired_since(now) else { return };
@@ -138,7 +137,7 @@ impl KeysInForce {
     }
 }
 
-/// Since when this serial is in force.
+/// Since when this serial has been in force.
 fn since(known: &mut Option<(u64, Time)>, serial: u64, now: Time) -> Time {
     match known {
         Some((same, at)) if *same == serial => *at,

@@ -1,5 +1,5 @@
-//! The files beside table and patch: the configuration, certificates.
-//! Imports `config`, `mounts`, `telemetry`.
+//! The files other than table and patch: the configuration, certificates. Imports `config`,
+//! `mounts`, `telemetry`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,27 +14,27 @@ use crate::config::{TableConfig, TableSource, WatchedFile};
 use crate::mounts::Mounts;
 use crate::telemetry::control::Attempt;
 
-/// The files beside table and patch.
+/// The files other than table and patch.
 pub(super) struct Files {
-    /// The configuration, and what it is read together with: keys of trusted signers, secrets.
+    /// The configuration, and the files that are read with it: keys of trusted signers, secrets.
     config: Vec<PathSource>,
     reconfigure: Box<dyn FnMut() -> Result<Reconfigured, Unusable> + Send>,
-    /// The last one could not be used.
+    /// Set while the last configuration is unusable.
     failed: Option<Failed>,
     hooks: Vec<WatchedFiles>,
-    /// All of the process, also those that others watch.
+    /// All files of the process, including those that others watch.
     watched: Vec<WatchedFile>,
 }
 
-/// A configuration that could not be used is tried again, since what is missing may not be a file
-/// that was seen.
+/// An unusable configuration is tried again, because what it lacks may not be in a file that was
+/// seen.
 struct Failed {
     error: String,
     /// On the process's clock.
     retry_ns: u64,
 }
 
-/// A [`super::FileHook`] with what was seen of its files.
+/// A [`super::FileHook`] with the state of its files.
 struct WatchedFiles {
     paths: Vec<PathSource>,
     changed: Box<dyn FnMut() + Send>,
@@ -49,7 +49,7 @@ impl ReloadLoop {
         self.try_to_reconfigure();
     }
 
-    /// The same, and silent about an error that was said before.
+    /// The same, but silent about an error that was already logged.
     fn try_to_reconfigure(&mut self) {
         let now = self.clock.now();
         let new = self.files.read(now.unix_ms).and_then(|new| {
@@ -76,7 +76,7 @@ impl ReloadLoop {
         self.files.failed = None;
         let mut needs_restart = new.needs_restart;
         needs_restart.extend(take_over(&mut self.config, &new.table));
-        // Whoever compared the whole configuration has named those of the table as well.
+        // The comparison of the whole configuration has named those of the table as well.
         needs_restart.sort_unstable();
         needs_restart.dedup();
         if !needs_restart.is_empty() {
@@ -93,8 +93,8 @@ impl ReloadLoop {
         self.keeper.reconfigure(&self.config, &terms);
         self.forget();
         if had && self.keeper.table().is_none() {
-            // Its signer was dropped. What the source holds may be signed by another already:
-            // then there is no moment without keys.
+            // Its signer was removed. The source may already hold a table by another signer: then
+            // there is no moment without keys.
             self.load_table(LookAttempt::Final);
             self.look_at_patch(LookAttempt::Final);
         }
@@ -108,7 +108,7 @@ impl ReloadLoop {
         self.files.watched = new.watched;
         self.watch_files();
         self.look_at_mounts();
-        // Counted when all of it is in force, for whoever waits for that.
+        // Counted once all of it is in force, for those who wait for that.
         let control = self.metrics.control();
         control.config_reload_successful.set(1);
         control.config_reloads(Attempt::Succeeded).increment(1);
@@ -116,17 +116,17 @@ impl ReloadLoop {
         self.timers.patch_poll = 0;
     }
 
-    /// A path that was not watched before brings another look, when its watch is armed.
+    /// A path that was not watched before causes another look, once its watch is armed.
     fn watch_files(&mut self) {
         if self.watch.watches(self.watched()) {
             self.timers.table_poll = 0;
         }
     }
 
-    /// Says which files are mounted alone. Mounts seldom change under a running process, and a host
-    /// may have thousands: so not at every poll.
+    /// Reports which files are mounted alone. Mounts seldom change under a running process, and a
+    /// host may have thousands, so this does not run at every poll.
     pub(super) fn look_at_mounts(&mut self) {
-        // Without /proc nothing can be said, and nothing is known to be wrong.
+        // Without /proc this is unknown, and nothing is known to be wrong.
         let Ok(mounts) = Mounts::read() else { return };
         self.keeper.show_mounted(self.files.mounted(&mounts));
     }
@@ -170,20 +170,21 @@ impl Files {
         files
     }
 
-    /// Reads the configuration. What it names for the first time was not seen before it was read:
-    /// it is noted then, and all is read once more, so that no change in between is lost.
+    /// Reads the configuration. Files that it names for the first time were not recorded before it
+    /// was read. They are recorded then, and everything is read once more, so that no change in
+    /// between is lost.
     fn read(&mut self, wall_ms: u64) -> Result<Reconfigured, String> {
         let mut read = (self.reconfigure)();
         if self.add(named(&read)) {
             note(&mut self.config, wall_ms);
             read = (self.reconfigure)();
-            // Should it name others now, the next look finds them unseen.
+            // If it names others by now, the next look finds them unseen.
             self.add(named(&read));
         }
         read.map_err(|unusable| unusable.error)
     }
 
-    /// True: there is one among them that was not known.
+    /// True: one of them was not known.
     fn add(&mut self, paths: &[PathBuf]) -> bool {
         let known = self.config.len();
         for path in paths {
@@ -194,7 +195,7 @@ impl Files {
         self.config.len() > known
     }
 
-    /// Files of variables, which may come and go.
+    /// Files of variables, which may appear and disappear.
     fn add_variables(&mut self, paths: &[PathBuf]) {
         self.add(paths);
         for source in &mut self.config {
@@ -204,7 +205,7 @@ impl Files {
         }
     }
 
-    /// A configuration is in force: what only another one named is of no interest any more.
+    /// A configuration is in force: files that only another one named no longer matter.
     fn keep(&mut self, read: &[PathBuf]) {
         let file = self.config.first().map(|config| config.path().to_owned());
         self.config.retain(|source| {
@@ -227,7 +228,7 @@ impl Files {
         hooks.chain(&self.config).map(|source| source.path().to_owned())
     }
 
-    /// Tells everybody that their files are to be read again.
+    /// Notifies all hooks that their files have to be read again.
     pub(super) fn tell_all(&mut self) {
         for files in &mut self.hooks {
             (files.changed)();
@@ -254,8 +255,8 @@ fn source(path: &Path) -> PathSource {
     PathSource::new(path, "", u64::MAX)
 }
 
-/// Whether any of these may have another content than when this was last asked. A file that cannot
-/// be read now is asked about again; of one that may be missing, that is an answer.
+/// Whether any of these may have changed since the last call. A file that cannot be read now is
+/// checked again later. For one that may be missing, its absence is an answer.
 fn note(paths: &mut [PathSource], wall_ms: u64) -> bool {
     let mut changed = false;
     for source in paths {
@@ -272,7 +273,7 @@ fn note(paths: &mut [PathSource], wall_ms: u64) -> bool {
     changed
 }
 
-/// Puts in force what can change while running; names what cannot.
+/// Puts in force what can change while running. Names what cannot.
 fn take_over(config: &mut TableConfig, new: &TableConfig) -> Vec<String> {
     let source = match &new.source {
         TableSource::Path(_) => "table.path",

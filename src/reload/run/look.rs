@@ -1,5 +1,5 @@
-//! One look at table and patch: what may have changed is read, verified, offered.
-//! Imports `table`, `telemetry`.
+//! One look at table and patch: reads, verifies and offers what may have changed. Imports `table`,
+//! `telemetry`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use super::{PATIENCE, ReloadEvent, ReloadLoop, RunningSource, forget, nanos};
 use crate::table::{Buffer, Patch, Table};
 use crate::telemetry::control::ReloadKind;
 
-/// Between two tries of something that was refused for the time of day.
+/// Between two attempts at something that was refused because of the time.
 const RETRY: Duration = Duration::from_secs(60);
 
 /// A table up to this size is loaded on the reload thread itself.
 const SMALL: u64 = 4 << 20;
 
-/// A large table that was loaded on the side.
+/// A large table that was loaded in the background.
 pub(in super::super) struct TableLoad {
     result: Result<Arc<Table>, LoadFailure>,
     seen: Option<SeenFile>,
@@ -28,22 +28,22 @@ pub(in super::super) struct TableLoad {
     terms: Arc<VerifyTerms>,
 }
 
-/// How a look is meant.
+/// The purpose of a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LookAttempt {
-    /// Somebody may be writing: what cannot be read yet is no failure.
+    /// Somebody may be writing: what cannot be read yet is not a failure.
     Early,
-    /// What is there is what is meant.
+    /// The current contents are final.
     Final,
 }
 
 // === impl ReloadLoop ===
 
 impl ReloadLoop {
-    /// One look at every path. What changed is read, verified, offered, and put in force by one
-    /// swap.
+    /// One look at every path. What changed is read, verified and offered, and one swap puts it in
+    /// force.
     pub(super) fn look(&mut self, how: LookAttempt) {
-        // First armed, then looked at: what comes after the look wakes again.
+        // Arm first, then look: anything that happens after the look wakes us again.
         self.watch.refresh();
         let now = self.clock.now();
         self.timers.table_poll = now.mono_ns + nanos(self.config.poll);
@@ -94,7 +94,7 @@ impl ReloadLoop {
         self.offer_table(result, self.since(began.mono_ns))
     }
 
-    /// Loads a large table on the side. The result comes as an event.
+    /// Loads a large table in the background. The result arrives as an event.
     fn load_aside(&mut self) {
         if std::mem::replace(&mut self.loading, true) {
             self.again = true;
@@ -120,7 +120,7 @@ impl ReloadLoop {
     pub(super) fn loaded(&mut self, load: TableLoad) {
         self.loading = false;
         if !Arc::ptr_eq(&load.terms, &self.terms.load_full()) {
-            // Verified by what is no longer configured.
+            // Verified with terms that are no longer configured.
             self.again = true;
         }
         if std::mem::take(&mut self.again) {
@@ -131,7 +131,7 @@ impl ReloadLoop {
         let now = self.clock.now().mono_ns;
         if load.result.is_err() && self.timers.writing.is_some_and(|at| now < at + nanos(PATIENCE))
         {
-            // Still being written: the close or the end of patience brings the next look.
+            // Still being written: the close or the end of patience triggers the next look.
             return;
         }
         if let (RunningSource::Path(source), Some(seen)) = (&mut self.table, load.seen) {
@@ -234,7 +234,7 @@ impl ReloadLoop {
     }
 }
 
-/// Reads and verifies: one buffer is read, verified and used.
+/// Reads and verifies one buffer, and uses the same buffer.
 fn open<T>(
     source: &PathSource,
     wall_ms: u64,
