@@ -62,7 +62,7 @@ pub(crate) use self::upstream::MOST_UPSTREAMS;
 pub use self::usage::{UsageConfig, UseReports};
 pub use self::watched::{FileAccess, FileWriters, WatchedFile};
 
-/// Everything. The parts outside [`Settings`] need a restart to change.
+/// The whole configuration. Changes to the parts outside [`Settings`] need a restart.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub listeners: Vec<Listener>,
@@ -78,22 +78,22 @@ pub struct Config {
     pub http2: Http2Config,
     pub log: Log,
     pub usage: UsageConfig,
-    /// `None`: limits hold per sidecar.
+    /// `None`: limits apply per sidecar.
     pub shared: Option<SharedConfig>,
-    /// What was used of quotas is kept there over a restart; `None`: nowhere.
+    /// Keeps the used part of quotas over a restart. `None`: nothing does.
     pub quota_file: Option<PathBuf>,
     pub settings: Settings,
-    /// What is allowed but deserves a second look; for the log at start and `keygate check`.
+    /// What is allowed but deserves a second look, for the log at start and for `keygate check`.
     pub warnings: Vec<ConfigFault>,
-    /// The places of its keys, for faults of what they name.
+    /// The places of its keys, for faults in what they name.
     pub places: Places,
     /// Files whose secrets are in `settings`. A change of one is a change of the configuration.
     pub secret_files: Vec<WatchedFile>,
-    /// Files of the directory in `KEYGATE_VARIABLES` that it was read with, also those that are not there.
+    /// Files of the directory in `KEYGATE_VARIABLES` that it was read with, including missing ones.
     pub variable_files: Vec<PathBuf>,
 }
 
-/// What a reload of the configuration file puts in force at once, together with the table.
+/// What a reload of the configuration file puts in force at the same time as the table.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub policy: Policy,
@@ -103,43 +103,43 @@ pub struct Settings {
     pub identity: IdentityFields,
     pub trace: TraceStart,
     pub underscores: Underscores,
-    /// Hops that are believed in `X-Forwarded-For`.
+    /// Proxies whose `X-Forwarded-For` keygate believes.
     pub trusted_proxies: NetworkSet,
     pub refusals: crate::core::refusal::Refusals,
     /// Pages of other origins that may read refusals.
     pub cors: CorsRules,
     /// Names of fields that they may read.
     pub cors_exposed: Box<str>,
-    /// One access line per this many successes; refusals are always logged. 1: all, 0: none.
+    /// One access line per this many successes. Refusals are always logged. 1: all, 0: none.
     pub log_every: u32,
     pub log_fields: LogFields,
     /// WebSocket close code when a stream's key ends (1008, or 4000 to 4999).
     pub close_code: u16,
     pub use_reports: UseReports,
-    /// Behind a pointer: whoever keeps what was verified by it compares that.
+    /// Behind a pointer, so that whoever keeps a verified token can compare the settings by it.
     pub tokens: Arc<TokenSettings>,
-    /// `None`: keygate signs no assertion.
+    /// `None`: keygate signs no assertions.
     pub assertion: Option<Arc<Assertions>>,
     /// `None`: the service gets no credential.
     pub credential: Option<Arc<UpstreamCredential>>,
-    /// What the services of `[upstreams.NAME]` get instead, in their order.
+    /// What the services of `[upstreams.NAME]` get instead, in order.
     pub upstreams: Vec<UpstreamTrust>,
 }
 
-/// What one of `[upstreams.NAME]` gets to believe keygate by: nothing that is meant for another.
+/// By what one of `[upstreams.NAME]` recognises keygate: nothing that is meant for another one.
 #[derive(Clone, Debug)]
 pub struct UpstreamTrust {
     pub name: Box<str>,
     pub credential: Option<Arc<UpstreamCredential>>,
-    /// `aud` of its assertions; `None`: it gets none, since one for another service could be used
-    /// there.
+    /// `aud` of its assertions. `None`: it gets none, because it could use one meant for another
+    /// service there.
     pub audience: Option<Box<str>>,
 }
 
 /// How keygate treats `traceparent` (W3C Trace Context).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TraceStart {
-    /// It passes with `tracestate` as the client wrote them, or none does.
+    /// It passes together with `tracestate` as the client wrote them, or neither does.
     Pass,
     /// A request without a valid one begins a trace.
     Start(Sampled),
@@ -165,15 +165,15 @@ pub enum Underscores {
 pub struct Listener {
     pub bind: Bind,
     pub families: Families,
-    /// Of a Unix socket's file.
+    /// The file of a Unix socket.
     pub socket: SocketFile,
     pub tls: Option<TlsServer>,
-    /// Peers that must send a PROXY header; `None`: a PROXY header is refused as bad HTTP.
+    /// Peers that must send a PROXY header. `None`: a PROXY header is refused as bad HTTP.
     pub proxy_from: Option<NetworkSet>,
     pub sharing: Sharing,
 }
 
-/// Who may bind an address beside us.
+/// Who else may bind an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
     Alone,
@@ -181,17 +181,17 @@ pub enum Sharing {
     SameUser,
 }
 
-/// What a socket on an IPv6 address takes.
+/// The address families that a socket on an IPv6 address accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Families {
-    /// `[::]` takes IPv4 as well, as Linux does by itself.
+    /// `[::]` also accepts IPv4, which is the default on Linux.
     #[default]
     Both,
-    /// IPv6 alone: `0.0.0.0` with the same port is configured as well.
+    /// IPv6 alone, because `0.0.0.0` is configured with the same port.
     OnlyIpv6,
 }
 
-/// Who may connect through a Unix socket. `None`: what the process's umask, user and group make it.
+/// Who may connect through a Unix socket. `None`: as the process's umask, user and group determine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketFile {
     /// Permission bits, such as `0o660`.
@@ -209,7 +209,7 @@ pub enum Bind {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct TlsServer {
-    /// Certificate chain and key files; the first is the default when no name matches.
+    /// Certificate chain and key files. The first is the default when no name matches.
     pub certificates: Vec<CertificateFiles>,
     pub client_auth: ClientAuth,
     /// Refuse TLS 1.2.
@@ -227,7 +227,7 @@ pub struct CertificateFiles {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClientAuth {
     None,
-    /// A certificate is verified when there is one.
+    /// If a client sends a certificate, it is verified.
     Optional {
         ca: PathBuf,
     },
@@ -239,7 +239,7 @@ pub enum ClientAuth {
 /// One of `[upstreams.NAME]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedUpstream {
-    /// In routes, logs and metrics.
+    /// Its name in routes, logs and metrics.
     pub name: Box<str>,
     pub config: UpstreamConfig,
 }
@@ -249,23 +249,23 @@ pub struct UpstreamConfig {
     pub address: UpstreamAddress,
     pub protocol: UpstreamProtocol,
     pub tls: Option<TlsClient>,
-    /// `Host` sent on; `None`: the client's.
+    /// `Host` to send. `None`: the client's.
     pub host: Option<http::HeaderValue>,
     /// Send a PROXY v2 header on each connection.
     pub send_proxy: bool,
-    /// Header names as the client wrote them (owned ones stay lower-case).
+    /// Send header names in the client's spelling (owned ones stay lower-case).
     pub preserve_case: bool,
     pub reuse: ConnectionReuse,
-    /// Cut `Location` down where it names [`UpstreamConfig::address`].
+    /// Shorten `Location` where it names [`UpstreamConfig::address`].
     pub rewrite_location: bool,
-    /// Most connections, over all workers.
+    /// The most connections, over all workers.
     pub max_connections: usize,
-    /// Most requests waiting for a connection, over all workers.
+    /// The most requests that wait for a connection, over all workers.
     pub max_queue: usize,
-    /// Path of the active health check; `None`: none.
+    /// Path of the active health check. `None`: there is no check.
     pub health_path: Option<Box<str>>,
     pub health_interval: Duration,
-    /// Look whether clients can reach the service around keygate.
+    /// Check whether clients can bypass keygate to reach the service.
     pub exposure_check: bool,
 }
 
@@ -289,7 +289,7 @@ pub enum ConnectionReuse {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpstreamProtocol {
     Http1,
-    /// Prior knowledge in clear, ALPN over TLS.
+    /// Prior knowledge without TLS, ALPN over TLS.
     Http2,
 }
 
@@ -297,7 +297,7 @@ pub enum UpstreamProtocol {
 pub struct TlsClient {
     /// `None`: the built-in roots.
     pub ca: Option<PathBuf>,
-    /// Name asked for and checked; `None`: the host.
+    /// Name to request and check. `None`: the host.
     pub server_name: Option<Box<str>>,
     pub certificate: Option<CertificateFiles>,
 }
@@ -306,16 +306,16 @@ pub struct TlsClient {
 pub struct AdminConfig {
     pub bind: SocketAddr,
     pub families: Families,
-    /// A second listener, for probes and metrics alone.
+    /// A second listener, only for probes and metrics.
     pub public: Option<SocketAddr>,
     pub public_families: Families,
-    /// Names, in lower case, that a request to a listener on loopback may have in `Host`.
+    /// Names, in lower case, that are allowed in `Host` on a loopback listener.
     pub hosts: Vec<Box<str>>,
-    /// File of the bearer token that `/status` asks for beyond this host.
+    /// File of the bearer token that `/status` requires from other hosts.
     pub token_file: Option<PathBuf>,
-    /// Probes of the service that keygate makes when it is asked for them.
+    /// Probes of the service that keygate makes on request.
     pub probes: Vec<PassedProbe>,
-    /// As the listeners: two processes that share those share this one too.
+    /// Like the listeners: two processes that share those share this one too.
     pub sharing: Sharing,
 }
 
@@ -326,29 +326,29 @@ pub struct Workers {
     pub pin: bool,
 }
 
-/// Every one runs; docs/limits.md says what a client sees.
+/// All of them are always active. docs/limits.md says what a client sees.
 #[derive(Clone, Debug)]
 pub struct Timeouts {
     /// From the first byte of a request to the end of its head. Default 10 s.
     pub header: Duration,
-    /// Without a byte of a request body. Default 30 s.
+    /// The longest time without a byte of a request body. Default 30 s.
     pub body: Duration,
-    /// Kept-alive connection without a request. Default 75 s.
+    /// A kept-alive connection without a request. Default 75 s.
     pub idle: Duration,
-    /// Without progress while the client does not read. Default 30 s.
+    /// The longest time without progress while the client does not read. Default 30 s.
     pub write: Duration,
     /// A client that has closed its sending side waits this long for the next byte of its answer.
     /// Default 2 s.
     pub half_closed: Duration,
     /// PROXY header and TLS handshake. Default 10 s.
     pub handshake: Duration,
-    /// Longest life of one request with its response; `None`: no bound (streams).
+    /// Longest life of one request with its response. `None`: no bound (streams).
     pub total: Option<Duration>,
-    /// To connect to the upstream. Default 2 s.
+    /// For connecting to the upstream. Default 2 s.
     pub connect: Duration,
-    /// From the request sent to the response's head. Default 60 s.
+    /// From sending the request to the response's head. Default 60 s.
     pub first_byte: Duration,
-    /// Without a byte of a response body; `None`: no bound (streams).
+    /// The longest time without a byte of a response body. `None`: no bound (streams).
     pub response_idle: Option<Duration>,
     /// Idle upstream connection. Default 4 s: below the common servers' 5 s.
     pub upstream_idle: Duration,
@@ -367,18 +367,18 @@ pub struct Caps {
     /// Bytes of a request target (414). Default 8 KiB.
     pub uri_bytes: usize,
     /// Bytes per second that a request body must have averaged whenever `timeouts.body` has passed
-    /// (408); 0: none. Default 32.
+    /// (408). 0: no minimum. Default 32.
     pub body_rate: u64,
     /// What connections may hold in memory.
     pub memory: MemoryBudget,
 }
 
-/// What connections may hold in memory, all together.
+/// How much memory all connections together may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryBudget {
     /// What the cgroup's limit leaves.
     Detected,
-    /// No bound but those of the other limits.
+    /// Only the other limits apply.
     Off,
     /// At least [`MemoryBudget::LEAST`].
     Bytes(u64),
@@ -386,21 +386,21 @@ pub enum MemoryBudget {
 
 #[derive(Clone, Debug)]
 pub struct Drain {
-    /// Between un-ready and no longer accepting. Default 0 s.
+    /// Between becoming un-ready and accepting no more connections. Default 0 s.
     pub delay: Duration,
-    /// Until what still runs is cut. Default 30 s.
+    /// When whatever is still running is cut. Default 30 s.
     pub deadline: Duration,
 }
 
 #[derive(Clone, Debug)]
 pub struct Http2Config {
-    /// HTTP/2 by prior knowledge on clear listeners.
+    /// HTTP/2 by prior knowledge on listeners without TLS.
     pub prior_knowledge: bool,
     pub max_streams: u32,
     pub header_list_bytes: u32,
 }
 
-/// Where tables come from and which are taken.
+/// Where tables are from and which are accepted.
 #[derive(Clone, Debug)]
 pub struct TableConfig {
     pub source: TableSource,
@@ -409,22 +409,23 @@ pub struct TableConfig {
     pub audience: Box<str>,
     /// SPKI Ed25519 public keys (32 raw bytes each), none of small order, all canonical.
     pub trusted_signers: Vec<[u8; 32]>,
-    /// The files that they were read from. A change of one is a change of the configuration.
+    /// The files that they were read from. A change of such a file is a change of the
+    /// configuration.
     pub signer_files: Vec<PathBuf>,
     pub required_signers: usize,
-    /// Remembers the highest serial taken; `None`: only `min_serial` guards against rollback.
+    /// Remembers the highest accepted serial. `None`: only `min_serial` prevents a rollback.
     pub state_file: Option<PathBuf>,
     pub min_serial: u64,
     pub after_expiry: AfterExpiry,
     pub grace: Duration,
-    /// Refused before reading on. Default 2 GiB.
+    /// Larger files are refused before the rest is read. Default 2 GiB.
     pub max_bytes: u64,
-    /// Share of active keys that a new table may lose without acknowledgement. Default 0.5.
+    /// The share of active keys that a new table may lose without acknowledgement. Default 0.5.
     pub shrink_brake: f64,
-    /// Slow poll beside the watch. Default 10 s.
+    /// Slow poll in addition to the watch. Default 10 s.
     pub poll: Duration,
     pub patch_poll: Duration,
-    /// Serve un-ready instead of ending when no table can be had at start.
+    /// If no table is available at start, run without being ready instead of ending.
     pub wait_for_table: bool,
     /// Copy of the last good table for a URL source.
     pub cache_dir: Option<PathBuf>,
@@ -446,7 +447,7 @@ pub struct UrlOptions {
     pub bearer_file: Option<PathBuf>,
     /// File that holds `user:password`.
     pub basic_file: Option<PathBuf>,
-    /// Longest `Prefer: wait` that is asked for; zero: plain polling.
+    /// Longest `Prefer: wait` to ask for. Zero: plain polling.
     pub long_poll: Duration,
 }
 
@@ -459,19 +460,19 @@ pub enum AfterExpiry {
 // === impl MemoryBudget ===
 
 impl MemoryBudget {
-    /// In bytes. With less, a handful of clients would find the gate closed.
+    /// In bytes. With less, keygate would turn clients away after a handful of them.
     pub const LEAST: u64 = 8 << 20;
 }
 
 // === impl Settings ===
 
 impl Settings {
-    /// The name of the upstream that a route goes to; `None`: `[upstream]`.
+    /// The name of the upstream that a route goes to. `None`: `[upstream]`.
     pub fn upstream_name(&self, upstream: usize) -> Option<&str> {
         Some(&self.upstreams.get(upstream.checked_sub(1)?)?.name)
     }
 
-    /// What requests to the upstream get in place of the caller's key. 0: `[upstream]`.
+    /// What requests to the upstream get instead of the caller's key. 0: `[upstream]`.
     pub fn credential_for(&self, upstream: usize) -> Option<&Arc<UpstreamCredential>> {
         match upstream.checked_sub(1) {
             None => self.credential.as_ref(),
@@ -479,7 +480,7 @@ impl Settings {
         }
     }
 
-    /// What signs the assertions for the upstream, and whose `aud` they have. 0: `[upstream]`.
+    /// What signs the assertions for the upstream, and their `aud`. 0: `[upstream]`.
     pub fn assertion_for(&self, upstream: usize) -> Option<(&Arc<Assertions>, &str)> {
         let assertions = self.assertion.as_ref()?;
         match upstream.checked_sub(1) {
@@ -491,7 +492,7 @@ impl Settings {
     /// Gives routes and upstreams the order of `running`, which a process keeps as long as it runs.
     ///
     /// # Errors
-    /// The name of an upstream that a route goes to and the process does not have.
+    /// The name of an upstream that a route needs and the process does not have.
     pub fn fit_upstreams(&mut self, running: &[NamedUpstream]) -> Result<(), Box<str>> {
         if self.upstreams.iter().map(|u| &u.name).eq(running.iter().map(|u| &u.name)) {
             return Ok(());
@@ -522,12 +523,12 @@ impl Config {
         std::iter::once(("upstream".to_owned(), &self.upstream)).chain(named)
     }
 
-    /// Reads `file`. Every fault is reported at once.
+    /// Reads `file`. Reports all faults together.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         Self::load_on(&ThisHost, file)
     }
 
-    /// Like [`Config::load`], with another machine's environment and files.
+    /// Like [`Config::load`], with the environment and files of another machine.
     pub fn load_on(host: &dyn Host, file: &Path) -> Result<Self, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
         let bytes = host.read(file).map_err(unreadable)?;
@@ -536,7 +537,7 @@ impl Config {
         Self::parse(host, file, &text)
     }
 
-    /// Like [`Config::load_on`], for text that was read from `file` before.
+    /// Like [`Config::load_on`], for text that was already read from `file`.
     pub fn parse(host: &dyn Host, file: &Path, text: &str) -> Result<Self, ConfigError> {
         let read = reader::read_toml(host, file, text, lower::config)?;
         let reader::ReadToml { value, warnings, places, secret_files, variable_files, .. } = read;

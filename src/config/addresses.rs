@@ -1,5 +1,5 @@
-//! Where keygate listens, as a whole: no address twice, none that is the service's own, and what the
-//! file of a Unix socket is to look like.
+//! All addresses that keygate listens on: no address twice, none that belongs to the service, and
+//! the settings for the file of a Unix socket.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
@@ -9,17 +9,17 @@ use super::raw::ConfigPlace;
 use super::section::ConfigSection;
 use super::{AdminConfig, Bind, Families, Listener, SocketFile, UpstreamAddress, UpstreamConfig};
 
-/// Bytes of a path that `sockaddr_un` has room for, the final zero counted (unix(7)).
+/// Size of a path in `sockaddr_un`, including the final zero (unix(7)).
 const SOCKET_PATH: usize = 108;
 
-/// One address that is to be bound.
+/// One address to bind.
 struct ClaimedAddress<'a> {
     bind: Bind,
     place: &'a ConfigPlace,
 }
 
-/// Refuses addresses that cannot be bound beside each other. `[::]` leaves IPv4 to a `0.0.0.0` of
-/// the same port, so that these two can.
+/// Refuses addresses that cannot be bound together. `[::]` leaves IPv4 to a `0.0.0.0` with the same
+/// port, so that both can be.
 pub(crate) fn settle(
     root: &ConfigSection<'_>,
     listeners: &mut [Listener],
@@ -59,7 +59,7 @@ pub(crate) fn settle(
         let Some(other) = earlier.iter().find(|other| clash(&other.bind, &one.bind)) else {
             continue;
         };
-        // The default of `admin.address` has no line: then the fault is the listener's.
+        // The default of `admin.address` has no line. Then the fault is reported at the listener.
         let (at, with) = match one.place.path.starts_with("admin") && !root.has("admin") {
             true => (other.place, "the default of admin.address".to_owned()),
             false => {
@@ -78,7 +78,7 @@ pub(crate) fn settle(
     }
 }
 
-/// A service at an address of ours would be keygate itself: every request would come back to it.
+/// A service at one of our addresses would be keygate itself: every request would return to it.
 pub(crate) fn no_loop(
     section: &ConfigSection<'_>,
     upstream: Option<&UpstreamConfig>,
@@ -114,7 +114,7 @@ pub(crate) fn no_loop(
     }
 }
 
-/// An absolute path that a socket address has room for.
+/// An absolute path that fits into a socket address.
 pub(crate) fn socket_path(path: &str) -> Result<PathBuf, ConfigProblem> {
     if !path.starts_with('/') {
         return Err(ConfigProblem::new("a Unix socket needs an absolute path"));
@@ -129,8 +129,8 @@ pub(crate) fn socket_path(path: &str) -> Result<PathBuf, ConfigProblem> {
     Ok(PathBuf::from(path))
 }
 
-/// `socket_mode`, `socket_owner` and `socket_group`. `bind`: `None` where the address is at fault
-/// itself.
+/// `socket_mode`, `socket_owner` and `socket_group`. `bind`: `None` if the address itself is at
+/// fault.
 pub(crate) fn socket_file(section: &ConfigSection<'_>, bind: Option<&Bind>) -> SocketFile {
     let mode = section.parse("socket_mode", |text| {
         let digits = text.strip_prefix("0o").unwrap_or(text);
@@ -156,7 +156,7 @@ pub(crate) fn socket_file(section: &ConfigSection<'_>, bind: Option<&Bind>) -> S
 }
 
 /// A numeric id, or that of a name in `file` (passwd(5), group(5)). Other name services are not
-/// asked: a static binary has none.
+/// asked, because a static binary has none.
 fn id(section: &ConfigSection<'_>, text: &str, file: &'static str) -> Result<u32, ConfigProblem> {
     if let Ok(id) = text.parse() {
         return Ok(id);
@@ -172,7 +172,7 @@ fn id(section: &ConfigSection<'_>, text: &str, file: &'static str) -> Result<u32
     })
 }
 
-/// Whether the second can no longer be bound once the first is. Port 0 is another port each time.
+/// Whether the second cannot be bound once the first is. Port 0 is a different port each time.
 fn clash(a: &Bind, b: &Bind) -> bool {
     match (a, b) {
         (Bind::Unix(a), Bind::Unix(b)) => plain(a) == plain(b),
@@ -180,7 +180,7 @@ fn clash(a: &Bind, b: &Bind) -> bool {
             let (x, y) = (a.ip().to_canonical(), b.ip().to_canonical());
             let one_family = x.is_ipv4() == y.is_ipv4();
             let whole = x.is_unspecified() || y.is_unspecified();
-            // `[::]` takes IPv4 too, except where `0.0.0.0` is configured as well.
+            // `[::]` also accepts IPv4, except where `0.0.0.0` is configured as well.
             let both = (is_any_ipv6(a) && !is_any_ipv4(b)) || (is_any_ipv6(b) && !is_any_ipv4(a));
             a.port() == b.port() && a.port() != 0 && (x == y || (one_family && whole) || both)
         }
@@ -197,7 +197,7 @@ fn is_any_ipv6(address: &SocketAddr) -> bool {
     address.is_ipv6() && address.ip().is_unspecified()
 }
 
-/// Without `.` and empty parts, which name nothing.
+/// Without `.` and empty parts, which have no effect.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {

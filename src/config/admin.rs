@@ -1,4 +1,4 @@
-//! `[admin]`: where probes, scrapes and people ask, and who of them gets more than numbers.
+//! `[admin]`: where probes, scrapers and people connect, and which of them get more than numbers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use crate::wording::shell::quoted_path;
 
 const ADDRESS: &str = "127.0.0.1:9901";
 
-/// Shorter ones could be guessed.
+/// Shorter tokens could be guessed.
 const MIN_TOKEN: usize = 16;
 const MAX_TOKEN: usize = 1024;
 const MAKE_TOKEN: &str = "openssl rand -hex 32 > FILE";
@@ -46,7 +46,7 @@ fn address(section: &ConfigSection<'_>, key: &'static str, example: &str) -> Opt
     })
 }
 
-/// A name as `Host` has it, without the port.
+/// A name in the form of `Host`, without the port.
 fn host(text: &str) -> Result<Box<str>, ConfigProblem> {
     let is_label = |label: &str| {
         !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
@@ -58,7 +58,7 @@ fn host(text: &str) -> Result<Box<str>, ConfigProblem> {
     }
 }
 
-/// What is in the file is not shown: it is a secret, whatever is wrong with it.
+/// The content of the file is not shown: it is a secret, whatever is wrong with it.
 fn token_file(section: &ConfigSection<'_>) -> Option<PathBuf> {
     section.refuse(
         "token",
@@ -87,8 +87,8 @@ fn token_file(section: &ConfigSection<'_>) -> Option<PathBuf> {
     Some(path)
 }
 
-/// The token in a file's bytes, without the white space around it: 16 to 1,024 characters of RFC 6750's
-/// `b64token`. An error says what is wrong and nothing of the content.
+/// The token in a file's bytes, without surrounding white space: 16 to 1,024 characters of RFC
+/// 6750's `b64token`. An error says what is wrong and shows nothing of the content.
 pub fn token(bytes: &[u8]) -> Result<&[u8], &'static str> {
     let token = bytes.trim_ascii();
     let is_token = |b: &u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(b);
@@ -102,7 +102,7 @@ pub fn token(bytes: &[u8]) -> Result<&[u8], &'static str> {
     }
 }
 
-/// A file of at most 1 MiB; wiped when dropped.
+/// Reads a file of at most 1 MiB. Wiped when dropped.
 pub fn read_secret(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     ThisHost.read(path).map(Zeroizing::new)
 }

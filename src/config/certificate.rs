@@ -1,4 +1,4 @@
-//! A certificate chain and its key, of a listener or towards a service.
+//! A certificate chain and its key, for a listener or for connections to a service.
 
 use super::CertificateFiles;
 use super::section::ConfigSection;

@@ -1,5 +1,5 @@
-//! Files that keygate replaces must be nothing else that the configuration names: a copy of an
-//! issuer's keys in the place of the table would be the end of the table.
+//! Files that keygate replaces must not be anything else that the configuration names: a copy of an
+//! issuer's keys at the path of the table would destroy the table.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ impl Config {
         faults
     }
 
-    /// Every file that it names, but copies of issuers' keys.
+    /// Every file that it names, except copies of issuers' keys.
     fn named_files(&self) -> Vec<NamedFile> {
         let mut files: Vec<_> = self
             .watched_files()
@@ -74,7 +74,7 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
     matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Without links and `..`, as far as the path exists.
+/// Without links and `..`, for the part of the path that exists.
 fn resolved(path: &Path) -> PathBuf {
     if let Ok(whole) = path.canonicalize() {
         return whole;

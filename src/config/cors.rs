@@ -1,4 +1,4 @@
-//! `[[cors]]`: pages of other origins that may read what keygate answers.
+//! `[[cors]]`: pages of other origins that may read keygate's answers.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::core::cors::{CorsRule, CorsRules, Credentials, Origin, OriginError, O
 use crate::core::refusal::Refusals;
 use crate::core::route::Pattern;
 
-/// Chromium keeps no preflight for longer than two hours, whatever it is told.
+/// Chromium keeps a preflight for at most two hours, whatever the server says.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
 pub(super) fn rules(root: &ConfigSection<'_>) -> CorsRules {
@@ -76,7 +76,7 @@ fn with_hint(error: OriginError) -> ConfigProblem {
     ConfigProblem::from(error).hint(hint)
 }
 
-/// The fields of refusals that scripts cannot read unless they are named.
+/// The fields of refusals that scripts can read only if they are named.
 pub(super) fn exposed(refusals: &Refusals, identity: &IdentityFields) -> Box<str> {
     let fixed = [header::RETRY_AFTER, header::WWW_AUTHENTICATE, identity.request_id.clone()];
     let names: Vec<_> = refusals.rate_fields.names().chain(fixed).collect();

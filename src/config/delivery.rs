@@ -1,4 +1,4 @@
-//! `[table]`: where tables and patches come from, and which are taken.
+//! `[table]`: where tables and patches are from, and which are accepted.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const MAX_BYTES: u64 = 2 << 30;
 const POLL: Duration = Duration::from_secs(10);
 const PATCH_POLL: Duration = Duration::from_secs(1);
 
-/// What `[table.http]` is for.
+/// What `[table.http]` is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Remote {
     /// Records of use as well (`usage.post_url`).
@@ -106,7 +106,7 @@ fn source(section: &ConfigSection<'_>) -> Option<TableSource> {
     path.map(TableSource::Path).or(from)
 }
 
-/// Of less than a second nothing could be asked: `Prefer: wait` has whole ones.
+/// With less than a second there would be nothing to ask for: `Prefer: wait` has whole seconds.
 fn long_poll(text: &str) -> Result<Duration, ConfigProblem> {
     let wait = units::duration(text)?;
     if !wait.is_zero() && wait < Duration::from_secs(1) {
@@ -124,7 +124,7 @@ fn url(text: &str) -> Result<TableSource, ConfigProblem> {
     remote_url(text).map(|_| TableSource::Url(text.into()))
 }
 
-/// A URL of a server that keygate asks or posts to, with the credential of `[table.http]`.
+/// A URL of a server that keygate fetches from or posts to, with the credential of `[table.http]`.
 pub(super) fn remote_url(text: &str) -> Result<Uri, ConfigProblem> {
     let uri: Uri = text.parse().map_err(|_| ConfigProblem::new("is not a URL"))?;
     let authority = uri.authority().filter(|_| is_url(text));
@@ -152,7 +152,7 @@ fn audience(section: &ConfigSection<'_>) -> Option<Box<str>> {
     })
 }
 
-/// The keys, and the files that some of them come from.
+/// The keys, and the files that some of them were read from.
 fn signers(section: &ConfigSection<'_>) -> (Vec<[u8; 32]>, Vec<PathBuf>) {
     let texts = section.texts("trusted_signers");
     if !section.has("trusted_signers") || (texts.is_empty() && is_empty_list(section)) {
@@ -219,7 +219,7 @@ fn signer(
     let keys = read.and_then(|bytes| {
         let pem = String::from_utf8_lossy(&bytes);
         if pem.trim().is_empty() {
-            // `signer new > signer.pub` leaves it so where the signer was there already.
+            // `signer new > signer.pub` produces an empty file if the signer existed already.
             let hint =
                 format!("`keygatectl signer show SIGNER.pem > {shown}` writes the public key");
             return Err(ConfigProblem::new(format!("{shown} is empty")).hint(hint));

@@ -1,12 +1,12 @@
-//! What of a changed configuration waits for a restart.
+//! Which changes of the configuration need a restart.
 
 use super::{Config, TableSource};
 
-/// Declares, per key, how to get at what it became.
+/// Declares, per key, how to read its effective value.
 macro_rules! restart {
     ($( $key:literal => $($field:ident).+, )*) => {
         /// Keys whose change has no effect before a restart, and whether two configurations differ
-        /// in them. `listen` includes all below it.
+        /// in them. `listen` includes everything below it.
         const RESTART: &[(&str, fn(&Config, &Config) -> bool)] = &[
             $( ($key, |old, new| old.$($field).+ != new.$($field).+), )*
         ];
@@ -75,8 +75,8 @@ restart! {
     "workers.pin" => workers.pin,
 }
 
-/// The keys that differ and wait for a restart, sorted. Everything else is in force at once: routes,
-/// credentials, identity, refusals, the trust in signers and the rules for new tables.
+/// The keys that differ and need a restart, sorted. Everything else takes effect immediately:
+/// routes, credentials, identity, refusals, the trust in signers and the rules for new tables.
 pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let changed = RESTART.iter().filter(|(_, differ)| differ(old, new));
     let mut keys: Vec<_> = changed.map(|(key, _)| *key).collect();
@@ -93,7 +93,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     keys
 }
 
-/// Whether a change of `key` (`upstream.tls.ca`, without positions) waits for a restart.
+/// Whether a change of `key` (`upstream.tls.ca`, without positions) needs a restart.
 #[cfg(test)]
 pub(super) fn is_restart_key(key: &str) -> bool {
     let under = |known: &str| {

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration: every fault at once, each with its place and its remedy.
+//! What is wrong with a configuration: all faults together, each with its place and a remedy.
 
 use std::fmt;
 use std::io;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-/// Either ends a program with 78.
+/// Both end a program with 78.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("{}", shown(file, faults))]
@@ -15,7 +15,7 @@ pub enum ConfigError {
     Unreadable { file: PathBuf, source: io::Error },
 }
 
-/// What helps against a configuration that cannot be read.
+/// What helps if a configuration cannot be read.
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "name it with --config FILE (-c) or KEYGATE_CONFIG",
@@ -29,23 +29,23 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// One fault, or one thing that deserves a second look.
+/// One fault, or one setting that deserves a second look.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ConfigFault {
-    /// From 1; 0: the file does not have the key, and its default is meant.
+    /// From 1. 0: the file does not have the key, and the fault is in its default.
     #[serde(skip_serializing_if = "is_default")]
     pub line: usize,
     /// From 1, in characters; 0 like the line.
     #[serde(skip_serializing_if = "is_default")]
     pub column: usize,
-    /// `routes[2].access`; empty where the file is not TOML at all.
+    /// `routes[2].access`. Empty if the file is not TOML at all.
     pub key: String,
     pub message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
 
-// `serde` asks by reference.
+// `serde` passes a reference.
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that `serde` asks for")]
 fn is_default(place: &usize) -> bool {
     *place == 0
@@ -72,7 +72,7 @@ fn shown(file: &Path, faults: &[ConfigFault]) -> String {
 // === impl ConfigFault ===
 
 impl fmt::Display for ConfigFault {
-    /// To follow a file name and a colon.
+    /// Written to follow a file name and a colon.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
             0 => write!(f, " {} (its default): ", self.key)?,

@@ -1,4 +1,4 @@
-//! The files that a sidecar looks at again while it runs.
+//! The files that a sidecar checks again while it runs.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use super::{ClientAuth, Config, JwksSource, TableSource, WatchedFile};
 
 impl Config {
     /// Every file that this configuration names and that is read again when it changes. The
-    /// configuration's own file is not among them.
+    /// configuration's own file is not included.
     pub fn watched_files(&self) -> Vec<WatchedFile> {
         let mut files = Vec::new();
         let mut add = |key, path: Option<&Path>| {
@@ -60,7 +60,8 @@ impl Config {
         files
     }
 
-    /// Files that say whom to trust: whoever writes one of them can sign, or answer, as somebody else.
+    /// Files that determine whom to trust: whoever can write one of them can sign, or answer, as
+    /// somebody else.
     pub fn trust_files(&self) -> Vec<WatchedFile> {
         const KEYS: [&str; 6] = [
             "listen.tls.client_ca",

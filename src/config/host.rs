@@ -13,30 +13,30 @@ use super::watched::FileAccess;
 #[derive(Clone, Copy, Debug)]
 pub struct ThisHost;
 
-/// Another host, and which files were asked of it.
+/// Another host, together with a record of the files that were requested from it.
 pub struct Noted<'h> {
     host: &'h dyn Host,
     files: RefCell<Vec<PathBuf>>,
 }
 
-/// Files that a configuration names are keys and certificates, never longer.
+/// The files that a configuration names are keys and certificates, never longer than this.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Opens a file that is read to its end at once.
+/// Opens a file that is immediately read to its end.
 ///
 /// # Errors
-/// Whatever opening it gives, and `InvalidInput` for what is no regular file: a named pipe would hold
-/// the start, or a reload, until somebody writes into it. What the shell gives below `/dev`
-/// (`/dev/stdin`, `<(…)`) has its writer already.
+/// Whatever opening it returns, and `InvalidInput` for anything that is not a regular file: a named
+/// pipe would block the start, or a reload, until somebody writes to it. Paths below `/dev` that
+/// the shell provides (`/dev/stdin`, `<(…)`) already have a writer.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     if path.starts_with("/dev") {
         return File::open(path);
     }
-    // Opening a pipe waits too, without this.
+    // Without this, opening a pipe also waits.
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let kind = file.metadata()?.file_type();
-    // Reading a directory says what it is.
+    // Reading a directory fails with a message that says so.
     if kind.is_file() || kind.is_dir() {
         return Ok(file);
     }
@@ -50,7 +50,7 @@ impl<'h> Noted<'h> {
         Self { host, files: RefCell::default() }
     }
 
-    /// Those that were asked for, whether or not they could be read.
+    /// The requested files, whether or not they could be read.
     pub fn files(self) -> Vec<PathBuf> {
         self.files.into_inner()
     }
@@ -85,7 +85,7 @@ impl Host for ThisHost {
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let file = open_regular(path)?;
-        // All of it at once: a buffer that grows leaves pieces of a secret behind.
+        // Read everything in one go: a growing buffer leaves pieces of a secret behind.
         let length = file.metadata()?.len().min(MAX_FILE);
         let mut bytes = Vec::with_capacity(length as usize + 1);
         file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
@@ -102,7 +102,7 @@ impl Host for ThisHost {
 
     fn access(&self, path: &Path) -> FileAccess {
         use std::os::unix::fs::MetadataExt as _;
-        // What cannot be looked at cannot be read either, which is said then.
+        // A file whose metadata cannot be read cannot be read either, and that is reported then.
         let Ok(meta) = std::fs::metadata(path) else { return FileAccess::default() };
         let user = rustix::process::geteuid().as_raw();
         FileAccess::of(meta.mode(), meta.uid(), user)

@@ -1,4 +1,4 @@
-//! `[[policies]]`: which limits there are beside the one of each key, and whom they are for.
+//! `[[policies]]`: which limits there are in addition to each key's own, and whom they apply to.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::section::ConfigSection;
 use crate::core::limit::LimitError;
 use crate::core::{Limit, LimitPolicies, LimitPolicy, PolicyName, PolicyScope, QuotaPeriod};
 
-/// One policy, and where the file has it.
+/// One policy, and its place in the file.
 struct PlacedPolicy {
     policy: LimitPolicy,
     name: ConfigPlace,
@@ -94,7 +94,7 @@ fn policy(section: &ConfigSection<'_>, rules: &[Rule]) -> Option<LimitPolicy> {
     Some(LimitPolicy { name: name?, scope, classes: classes.into(), limit, quota })
 }
 
-/// A quota that begins anew with every restart is seldom meant.
+/// A quota that starts again at every restart is seldom intended.
 pub(super) fn keep(root: &ConfigSection<'_>, policies: &LimitPolicies, file: Option<&Path>) {
     if file.is_some() || !policies.iter().any(|policy| policy.quota.is_some()) {
         return;
@@ -125,7 +125,7 @@ fn costs(root: &ConfigSection<'_>, found: &[PlacedPolicy], rules: &[Rule]) {
     }
 }
 
-/// A class that no policy speaks of is probably misspelt.
+/// A class that no policy names is probably misspelt.
 fn classes(root: &ConfigSection<'_>, found: &[PlacedPolicy], rules: &[Rule]) {
     for rule in rules {
         let Some(class) = &rule.route().class else { continue };

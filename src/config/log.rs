@@ -1,4 +1,4 @@
-//! `[log]`: what is said, in which form, and where.
+//! `[log]`: what is logged, in which form, and where.
 
 use std::path::PathBuf;
 
@@ -6,12 +6,12 @@ use std::path::PathBuf;
 pub struct Log {
     pub level: LogLevel,
     pub format: LogFormat,
-    /// Access log; `None`: standard error with the operator log.
+    /// Access log. `None`: standard error, together with the operator log.
     pub access_file: Option<PathBuf>,
     pub access: bool,
 }
 
-/// The operator log says this and what is graver. Not the access log.
+/// The lowest level that the operator log shows. It does not affect the access log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogLevel {
     Error,
@@ -21,7 +21,7 @@ pub enum LogLevel {
     Debug,
 }
 
-/// Fields of the access log that are there by choice: what is in them is the client's.
+/// Optional fields of the access log, whose content is from the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogFields {
     pub host: bool,

@@ -1,4 +1,4 @@
-//! Raw TOML → [`Config`]: the parts that a restart changes.
+//! Raw TOML → [`Config`]: the parts whose changes need a restart.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZero;
@@ -25,7 +25,7 @@ const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// `None` when something is wrong that the reader has recorded.
+/// `None` if something is wrong. The reader has recorded it.
 pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
     let (mut listeners, places) = listeners(root);
     let upstream_section = root.section("upstream");
@@ -91,15 +91,15 @@ pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
     })
 }
 
-/// Whether records of use are posted, by the same means as tables are fetched.
+/// Whether records of use are posted, in the same way as tables are fetched.
 fn posts(root: &ConfigSection<'_>) -> Remote {
     let mut usage = root.section("usage");
-    // Looked at here for one key alone.
+    // Read here only for one key.
     usage.lose();
     if usage.has("post_url") { Remote::Posts } else { Remote::TablesAlone }
 }
 
-/// With the place of each one's address.
+/// Each with the place of its address.
 fn listeners(root: &ConfigSection<'_>) -> (Vec<Listener>, Vec<ConfigPlace>) {
     let sections = root.sections("listen");
     if sections.is_empty() && !root.has("listen") {
@@ -129,7 +129,8 @@ fn listeners(root: &ConfigSection<'_>) -> (Vec<Listener>, Vec<ConfigPlace>) {
     (listeners, places)
 }
 
-/// Whether others may bind the address as well; `None` for an address that could not be read.
+/// Whether others may bind the address as well. `bind` is `None` for an address that could not be
+/// read.
 fn sharing(root: &ConfigSection<'_>, section: &ConfigSection<'_>, bind: Option<&Bind>) -> Sharing {
     if !section.flag("reuse_port") {
         return Sharing::Alone;
@@ -140,7 +141,7 @@ fn sharing(root: &ConfigSection<'_>, section: &ConfigSection<'_>, bind: Option<&
         section.fault("reuse_port", problem);
     }
     let mut table = root.section("table");
-    // Looked at here for one key alone.
+    // Read here only for one key.
     table.lose();
     if !table.has("state_file") {
         let problem = ConfigProblem::new("needs table.state_file")
@@ -242,8 +243,8 @@ fn timeouts(section: &ConfigSection<'_>) -> Timeouts {
     }
 }
 
-/// Google's front ends keep idle connections for 600 s, and answer 502 to a request that meets one
-/// which is just being closed. Their networks are published; whoever trusts them runs behind them.
+/// Google's front ends keep idle connections for 600 s, and answer 502 if they use one that is just
+/// being closed. Their networks are published: whoever trusts them runs behind them.
 fn outlives_balancer(section: &ConfigSection<'_>, idle: Duration, trusted: &NetworkSet) {
     const FRONT_ENDS: [IpAddr; 2] =
         [IpAddr::V4(Ipv4Addr::new(35, 191, 0, 1)), IpAddr::V4(Ipv4Addr::new(130, 211, 0, 1))];
@@ -316,7 +317,7 @@ fn log(section: &ConfigSection<'_>) -> Log {
     }
 }
 
-/// How a log is written, and how much of it.
+/// The form of a log, and its level.
 pub(crate) fn log_words(section: &ConfigSection<'_>) -> (LogFormat, LogLevel) {
     let formats = [("json", LogFormat::Json), ("text", LogFormat::Text)];
     let levels = [

@@ -1,4 +1,4 @@
-//! `[observe]`: whose requests are only observed, until when, and what becomes of credentials.
+//! `[observe]`: whose requests are only observed, until when, and what happens to credentials.
 
 use std::time::UNIX_EPOCH;
 
@@ -9,14 +9,15 @@ use super::section::ConfigSection;
 use crate::core::RouteTable;
 use crate::core::observe::{CredentialPassage, EnforcedShare, Observe, ObserveReach};
 
-/// `None`: the file has no `[observe]` or one that changes nothing, or a fault was recorded.
+/// `None`: the file has no `[observe]`, the section changes nothing, or a fault was recorded.
 pub(super) fn observe(section: &ConfigSection<'_>, routes: &RouteTable) -> Option<Observe> {
     let until = until(section);
     let share = section.parse("enforce", EnforcedShare::parse).unwrap_or_default();
     let words = [("forward", CredentialPassage::Forward), ("strip", CredentialPassage::Strip)];
     let credentials = section.choice("credentials", CredentialPassage::Forward, &words);
     let reach = reach(section, routes);
-    // Nobody is observed and nothing reaches the service that would not without the section.
+    // Nobody is observed, and nothing reaches the service that would not reach it without the
+    // section.
     let is_shut = share == EnforcedShare::ALL && credentials == CredentialPassage::Strip;
     if !section.is_there() || is_shut {
         return None;
@@ -65,11 +66,11 @@ fn until(section: &ConfigSection<'_>) -> Option<u64> {
     read
 }
 
-/// `None`: it has no date, time or offset, or lies before 1970.
+/// `None`: it lacks a date, time or offset, or is before 1970.
 fn unix_secs(time: &Datetime) -> Option<u64> {
     let (date, clock, offset) = (time.date?, time.time?, time.offset?);
     let seconds = clock.second.unwrap_or(0);
-    // A leap second has no number of its own.
+    // A leap second has no Unix time of its own.
     let seconds = seconds.min(59);
     let text = format!("{date}T{:02}:{:02}:{seconds:02}Z", clock.hour, clock.minute);
     let utc = humantime::parse_rfc3339(&text).ok()?.duration_since(UNIX_EPOCH).ok()?.as_secs();

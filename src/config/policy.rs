@@ -1,4 +1,4 @@
-//! The parts that a reload puts in force: credentials, identity, and with `routes` the policy.
+//! The parts that a reload puts in force: credentials, identity and, with `routes`, the policy.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::core::{
 use crate::token::sign::assertion::Assertions;
 use crate::token::sign::credential::UpstreamCredential;
 
-/// Sections of which a part belongs to [`Settings`].
+/// Sections that partly belong to [`Settings`].
 pub(super) struct SettingsSections<'s> {
     pub(super) log: &'s ConfigSection<'s>,
     pub(super) usage: &'s ConfigSection<'s>,
@@ -32,7 +32,7 @@ pub(super) struct SettingsSections<'s> {
     pub(super) upstreams: &'s [UpstreamSection<'s>],
 }
 
-/// `trusted`: raw public keys of those who may sign tables.
+/// `trusted`: raw public keys of the trusted signers of tables.
 pub(super) fn settings(
     root: &ConfigSection<'_>,
     parts: &SettingsSections<'_>,
@@ -137,7 +137,7 @@ pub(super) fn settings(
     })
 }
 
-/// What each of `[upstreams.NAME]` gets to believe keygate by.
+/// By what each of `[upstreams.NAME]` recognises keygate.
 fn upstream_trust(
     parts: &SettingsSections<'_>,
     assertion: Option<&Assertions>,
@@ -151,7 +151,8 @@ fn upstream_trust(
         let credential = signing::credential(&of, "upstreams.credential.secret_file", trusted);
         let others = all.iter().filter_map(|trust| trust.credential.as_deref()).chain(of_default);
         let mut others = others.map(|other| &other.field);
-        // Two services may have a field of one name: keygate takes a client's out for both.
+        // Two services may have a field of the same name: for both, keygate removes a client's
+        // field.
         if let Some(credential) = &credential
             && credential.field != header::AUTHORIZATION
             && !others.any(|field| *field == credential.field)
@@ -197,14 +198,14 @@ fn close_code(section: &ConfigSection<'_>) -> u16 {
 
 // Names that only keygate may set or consume.
 
-/// FieldClass names taken so far, with their place for messages.
+/// FieldClass names that are taken so far, with their place for messages.
 #[derive(Default)]
 struct OwnedNames {
     names: Vec<(String, FieldClass, ConfigPlace)>,
 }
 
 impl OwnedNames {
-    /// Two names that fold to one would leave it open what the field is.
+    /// If two names fold to one, the meaning of the field would be ambiguous.
     fn claim(
         &mut self,
         section: &ConfigSection<'_>,
@@ -233,13 +234,13 @@ impl OwnedNames {
     }
 }
 
-/// Fields that every request gets; a second one of the name would be read by some, and not by others.
+/// Fields that every request gets. Of two with the same name, readers would use different ones.
 const WRITTEN: [&str; 5] =
     ["traceparent", "tracestate", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
 
-/// Fields of requests that clients, services and what is between them read and write. As the name of
-/// a field that keygate writes they would be removed from every request, and mean something else.
-/// `authorization` is that of `[upstream.credential]` alone, which does not claim it here.
+/// Request fields that clients, services and intermediaries read and write. As the name of a
+/// keygate field, they would be removed from every request and get another meaning. Only
+/// `[upstream.credential]` may use `authorization`, which it does not claim here.
 const TAKEN: [&str; 38] = [
     "accept",
     "accept-charset",
@@ -470,7 +471,7 @@ fn identity(
     tokens: &TokenSettings,
 ) -> IdentityFields {
     let default = IdentityFields::default();
-    // Where no token is taken nobody is told of one, and the names stay the client's.
+    // Where no tokens are accepted, these fields do not exist, and the names are the client's.
     let with_tokens = |name| (!tokens.is_empty()).then(|| HeaderName::from_static(name));
     let mut name = |key: &'static str, default: Option<HeaderName>| {
         let off = section.ask(key).is_some_and(|(_, value)| value.as_bool() == Some(false));
@@ -479,7 +480,7 @@ fn identity(
             false => section.parse(key, field_name),
         };
         let effective = chosen.clone().or(default);
-        // What is not sent is removed all the same: the service may read it.
+        // A field that is not sent is removed anyway, because the service may read it.
         if let Some(effective) = &effective {
             owned.claim(section, key, effective, FieldClass::Identity);
         }

@@ -1,5 +1,6 @@
-//! `[[admin.probes]]`: probes of the service that keygate makes for a platform which cannot reach the
-//! service itself. Each has its path and its one target on this host, so it relays nothing else.
+//! `[[admin.probes]]`: probes of the service that keygate makes for a platform which cannot reach
+//! the service itself. Each has its path and its one target on this host, so it cannot relay
+//! anything else.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use http::{HeaderName, HeaderValue, Uri, header};
 use super::fault::ConfigProblem;
 use super::section::ConfigSection;
 
-/// What every path of a probe begins with.
+/// The beginning of every probe's path.
 const ROOT: &str = "/probe/";
 
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -18,23 +19,23 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// One probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PassedProbe {
-    /// On the admin listeners.
+    /// Its path on the admin listeners.
     pub path: Box<str>,
     pub target: ProbedTarget,
     /// Fields of an HTTP probe.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// For all of it.
+    /// For the whole probe.
     pub timeout: Duration,
 }
 
-/// What is asked. Addresses are of this host.
+/// The target of a probe. All addresses are on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbedTarget {
     /// `grpc.health.v1.Health/Check` of a service, which may be empty.
     Grpc { address: SocketAddr, service: Box<str> },
-    /// GET of a path with its query; the status says it.
+    /// GET of a path with its query. The status is the result.
     Http { address: SocketAddr, target: Box<str> },
-    /// A connection that is accepted.
+    /// A connection that is accepted counts as success.
     Tcp { address: SocketAddr },
 }
 
@@ -113,7 +114,7 @@ fn target(text: &str) -> Result<ProbedTarget, ConfigProblem> {
     }
 }
 
-/// As a client sends a path that somebody has written with signs that no path can have.
+/// In the form in which a client sends a path that was written with characters no path can have.
 fn escaped(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     for byte in path.bytes() {

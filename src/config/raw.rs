@@ -1,5 +1,6 @@
-//! What the TOML says, with places, and the faults found in it. Every key that no `section` asks
-//! for is unknown, so that what is accepted, refused and documented cannot drift apart.
+//! The contents of the TOML with their places, and the faults found in it. Every key that no
+//! `section` asks for is unknown, so that what is accepted, refused and documented cannot drift
+//! apart.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,24 +15,24 @@ use super::fault::{ConfigFault, ConfigProblem};
 use super::unknown::{UnknownKey, nearest};
 use super::watched::{FileAccess, WatchedFile};
 
-/// Variable of the environment that names a directory: each file in it is a variable.
+/// Environment variable that names a directory: each file in it is a variable.
 const VARIABLES: &str = "KEYGATE_VARIABLES";
 
-/// Sections of which a configuration may have several.
+/// Sections that a configuration may have several of.
 pub(crate) const LISTS: [&str; 6] =
     ["cors", "credentials", "listen", "policies", "routes", "tokens"];
 
-/// What of the machine a configuration may refer to.
+/// The parts of the machine that a configuration may refer to.
 pub trait Host {
     /// `${NAME}` in a string.
     fn variable(&self, name: &str) -> Option<String>;
-    /// Signer keys are read here; other files only to see that they can be read.
+    /// Signer keys are read here. For other files, only whether they can be read matters.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
-    /// Whether everybody on the machine may read the file, as far as can be told.
+    /// Whether everybody on the machine may read the file, as far as that is known.
     fn is_open_to_all(&self, _path: &Path) -> bool {
         false
     }
-    /// Who may use the file beside its owner, as far as can be told.
+    /// Who may use the file except its owner, as far as that is known.
     fn access(&self, _path: &Path) -> FileAccess {
         FileAccess::default()
     }
@@ -45,9 +46,9 @@ pub(crate) struct ConfigReader<'a> {
     host: &'a dyn Host,
     faults: RefCell<Vec<ConfigFault>>,
     warnings: RefCell<Vec<ConfigFault>>,
-    /// Every key that was asked for, without positions in lists: `routes.access`.
+    /// Every key that was asked for, without list positions: `routes.access`.
     asked: RefCell<BTreeSet<String>>,
-    /// Files that were asked for a variable, whether or not they are there.
+    /// Files that a variable was looked for in, whether or not they exist.
     variables: RefCell<BTreeSet<PathBuf>>,
     found: RefCell<Places>,
     secrets: RefCell<Vec<WatchedFile>>,
@@ -56,7 +57,7 @@ pub(crate) struct ConfigReader<'a> {
     lists: RefCell<BTreeSet<String>>,
 }
 
-/// The places of a file's keys, for faults that show only when what they name is used.
+/// The places of a file's keys, for faults that appear only when what they name is used.
 #[derive(Clone, Default)]
 pub struct Places {
     /// Line and column, both from 1, by key path.
@@ -77,7 +78,7 @@ pub(crate) struct ConfigPlace {
 pub(crate) struct ConfigText {
     pub(crate) text: String,
     pub(crate) place: ConfigPlace,
-    /// Has a part from the environment, which may be secret and is never shown.
+    /// Part of it is from the environment, which may be secret and is never shown.
     pub(crate) from_environment: bool,
 }
 
@@ -116,7 +117,7 @@ impl<'a> ConfigReader<'a> {
         self.found.borrow().clone()
     }
 
-    /// Remembers a file whose secret is part of what is read here.
+    /// Remembers a file whose secret is part of the configuration.
     pub(crate) fn holds_secret(&self, file: WatchedFile) {
         self.secrets.borrow_mut().push(file);
     }
@@ -125,12 +126,12 @@ impl<'a> ConfigReader<'a> {
         self.variables.borrow().iter().cloned().collect()
     }
 
-    /// Those of [`ConfigReader::holds_secret`].
+    /// The files of [`ConfigReader::holds_secret`].
     pub(crate) fn secrets(&self) -> Vec<WatchedFile> {
         self.secrets.borrow().clone()
     }
 
-    /// Remembers that `key` is one that a configuration may have.
+    /// Remembers that a configuration may have `key`.
     pub(crate) fn note(&self, key: String) {
         self.asked.borrow_mut().insert(key);
     }
@@ -140,12 +141,13 @@ impl<'a> ConfigReader<'a> {
         self.lists.borrow_mut().insert(key);
     }
 
-    /// A key that its section does not have; which one was meant shows when all sections are read.
+    /// A key that its section does not have. Which one was meant is known once all sections are
+    /// read.
     pub(crate) fn unknown(&self, place: ConfigPlace, key: UnknownKey) {
         self.unknown.borrow_mut().push((place, key));
     }
 
-    /// Faults in the order of the file, and warnings likewise.
+    /// Faults in the order of the file, and warnings in the same way.
     pub(crate) fn finish(self) -> (Vec<ConfigFault>, Vec<ConfigFault>) {
         for (place, key) in self.unknown.take() {
             let problem = key.problem(&self.asked.borrow(), &self.lists.borrow());
@@ -159,7 +161,7 @@ impl<'a> ConfigReader<'a> {
         (sort(self.faults.into_inner()), sort(self.warnings.into_inner()))
     }
 
-    /// Those of [`ConfigReader::note_list`].
+    /// The keys of [`ConfigReader::note_list`].
     #[cfg(test)]
     pub(crate) fn lists(&self) -> BTreeSet<String> {
         self.lists.borrow().clone()
@@ -193,21 +195,21 @@ impl<'a> ConfigReader<'a> {
         self.fault(
             &place,
             match LISTS.contains(&name) {
-                // The second `[policies]` is no second policy.
+                // A second `[policies]` is not a second policy.
                 true => problem.hint(format!("write [[{name}]] for each, also for the first")),
                 false => problem,
             },
         );
     }
 
-    /// The whole file is in another format.
+    /// Reports that the whole file is in another format.
     pub(crate) fn foreign(&self, format: &str) {
         let place = ConfigPlace { path: String::new(), span: 0..0 };
         let problem = ConfigProblem::new(format!("is {format}, and keygate reads TOML"));
         self.fault(&place, problem.hint("docs/config.md has every key; the first line may be listen = { address = \"0.0.0.0:8080\" }"));
     }
 
-    /// The file is opened and read, at most one MiB of it kept.
+    /// Opens and reads the file, and keeps at most one MiB of it.
     pub(crate) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         self.host.read(path)
     }
@@ -270,13 +272,14 @@ impl<'a> ConfigReader<'a> {
         Ok((out, replaced))
     }
 
-    /// A file of the directory that [`VARIABLES`] names, else a variable of the environment. Empty ones
-    /// count as unset. The environment of a process cannot change; a mounted ConfigMap can.
+    /// A file of the directory that [`VARIABLES`] names, otherwise an environment variable. Empty
+    /// ones count as unset. The environment of a process cannot change, but a mounted ConfigMap
+    /// can.
     pub(crate) fn variable(&self, name: &str) -> Option<String> {
         let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         let directory = self.host.variable(VARIABLES).filter(|d| is_name && !d.is_empty());
         let path = directory.map(|directory| Path::new(&directory).join(name));
-        // Watched also while it is not there.
+        // Watched even while it does not exist.
         self.variables.borrow_mut().extend(path.clone());
         let file = path.and_then(|path| self.host.read(&path).ok());
         let text = file.and_then(|bytes| String::from_utf8(bytes).ok());
@@ -288,7 +291,7 @@ impl<'a> ConfigReader<'a> {
 
 // === impl Places ===
 
-/// Of no interest beside what the file says.
+/// Not useful in addition to the text of the file.
 impl fmt::Debug for Places {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Places").finish_non_exhaustive()
@@ -296,7 +299,8 @@ impl fmt::Debug for Places {
 }
 
 impl Places {
-    /// A fault at the first of `keys` that the file has; without one, of the first one's default.
+    /// A fault at the first of `keys` that the file has. If it has none, a fault in the first one's
+    /// default.
     pub fn fault(&self, keys: &[&str], message: impl Into<String>) -> ConfigFault {
         let known = keys.iter().find_map(|key| Some((*key, *self.keys.get(*key)?)));
         let fallback = keys.first().copied().unwrap_or_default();
@@ -309,7 +313,7 @@ impl Places {
         ConfigFault { line, column, key: key.to_owned(), message, hint }
     }
 
-    /// A fault of what `file` holds, at the key that names it, or else at `otherwise`.
+    /// A fault in the contents of `file`, at the key that names it, or otherwise at `otherwise`.
     pub fn fault_of_file(
         &self,
         file: Option<&Path>,
@@ -324,7 +328,7 @@ impl Places {
 // === impl ConfigText ===
 
 impl ConfigText {
-    /// What was found, to end a message with; nothing where it may be secret or long.
+    /// What was found, for the end of a message. Empty if it may be secret or long.
     fn got(&self) -> String {
         if self.from_environment || self.text.len() > 60 {
             return String::new();

@@ -1,5 +1,5 @@
-//! The reader of TOML as a whole: text in, what its sections mean out, with every fault at once. The
-//! configuration of the management service and that of a signer are read by it too.
+//! The reader of a whole TOML file: it turns text into the meaning of its sections, with all faults
+//! together. It also reads the configuration of the management service and that of a signer.
 
 use std::path::{Path, PathBuf};
 
@@ -17,21 +17,21 @@ pub(crate) use super::section::ConfigSection;
 pub(crate) use super::units::share;
 use super::watched::WatchedFile;
 
-/// What a file of TOML means, with what was noted on the way.
+/// The meaning of a TOML file, with what was recorded while reading it.
 pub(crate) struct ReadToml<T> {
     pub(crate) value: T,
     pub(crate) warnings: Vec<ConfigFault>,
     pub(crate) places: Places,
     pub(crate) secret_files: Vec<WatchedFile>,
-    /// Files that variables were asked from.
+    /// Files that variables were looked for in.
     pub(crate) variable_files: Vec<PathBuf>,
-    /// Every key that was asked for, without positions in lists.
+    /// Every key that was asked for, without list positions.
     #[cfg(test)]
     #[cfg_attr(not(feature = "admin"), expect(dead_code, reason = "tests of the admin feature"))]
     pub(crate) asked: std::collections::BTreeSet<String>,
 }
 
-/// What `lower` makes of a file's text. Every fault is reported at once, with its place.
+/// What `lower` makes of a file's text. All faults are reported together, each with its place.
 pub(crate) fn read_toml<T>(
     host: &dyn Host,
     file: &Path,
@@ -42,11 +42,11 @@ pub(crate) fn read_toml<T>(
     let reader = ConfigReader::new(text, base, host);
     let (table, errors) = toml::de::DeTable::parse_recoverable(text);
     match foreign_format(file, text).filter(|_| !errors.is_empty()) {
-        // What a parser of TOML says of it, line by line, helps nobody.
+        // The messages of a TOML parser, line by line, would help nobody.
         Some(format) => reader.foreign(format),
         None => errors.iter().for_each(|error| reader.syntax(error)),
     }
-    // A damaged file would only add faults that are none.
+    // A damaged file would only add false faults.
     let value = match errors.is_empty() {
         true => lower(&ConfigSection::root(&reader, &table)),
         false => None,

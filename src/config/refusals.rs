@@ -1,4 +1,4 @@
-//! `[refusals]`: what callers are told.
+//! `[refusals]`: what callers see.
 
 use http::header::{self, HeaderName, HeaderValue};
 
@@ -105,7 +105,7 @@ fn templates(section: &ConfigSection<'_>, disclosure: Disclosure) -> Vec<(Box<st
             bodies_by_code(&section, &bodies, &mut template, disclosure);
             template
         });
-        // A template that is wrong still has its name, so that routes with it add no fault.
+        // An invalid template still has its name, so that routes that use it add no fault.
         let empty = || Template::parse(HeaderValue::from_static("text/plain"), Vec::new(), "").ok();
         if let Some(template) = template.or_else(empty) {
             templates.push((name.into(), template));
@@ -143,7 +143,7 @@ fn hinted(error: TemplateError) -> ConfigProblem {
     ConfigProblem::from(error).hint(format!("placeholders, written {{{{name}}}}: {known}"))
 }
 
-/// Extra fields of a template; none that keygate writes itself.
+/// Extra fields of a template, except those that keygate writes itself.
 fn headers(section: &ConfigSection<'_>) -> Vec<(HeaderName, HeaderValue)> {
     const OURS: [HeaderName; 10] = [
         header::ALLOW,

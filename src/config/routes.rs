@@ -15,7 +15,7 @@ use crate::core::refusal::Refusals;
 use crate::core::route::{Access, Needs, Pattern, Require};
 use crate::core::{Permission, PolicyName, Route, RouteTable};
 
-/// A rule with the place that messages about it name.
+/// A rule with the place that messages show for it.
 pub(super) struct Rule {
     route: Route,
     place: ConfigPlace,
@@ -42,7 +42,7 @@ impl Rule {
         &self.route
     }
 
-    /// Of what the rule says of its limits: `cost` is the key of the file.
+    /// The place of what the rule says about its limits. `cost` is the key of the file.
     pub(super) fn cost_place(&self) -> &ConfigPlace {
         &self.cost
     }
@@ -171,7 +171,7 @@ fn route(
     })
 }
 
-/// The word for a group of routes, as `routes.class` and `policies.classes` write it.
+/// The name of a group of routes, as in `routes.class` and `policies.classes`.
 pub(super) fn class(text: &str) -> Result<Box<str>, ConfigProblem> {
     match PolicyName::is_valid(text.as_bytes()) {
         true => Ok(text.into()),

@@ -1,7 +1,7 @@
-//! Files that hold a secret: read here, never shown, and for their owner alone.
+//! Files that hold a secret: read here, never shown, and readable only by their owner.
 //!
-//! A message names a file only if it is there: somebody may have pasted the secret itself where the
-//! path belongs.
+//! A message names a file only if it exists: somebody may have pasted the secret itself instead of
+//! the path.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,24 +13,24 @@ use super::section::{ConfigSection, unreadable};
 use super::watched::{FileAccess, WatchedFile};
 use crate::wording::shell::quoted_path;
 
-/// What a file holds, and how a message names it.
+/// The contents of a file, and its name in messages.
 pub(crate) struct SecretFile {
     pub(crate) bytes: Zeroizing<Vec<u8>>,
-    /// As a word of a shell.
+    /// Quoted for a shell.
     pub(crate) name: String,
 }
 
 // === impl SecretFile ===
 
 impl SecretFile {
-    /// What is wrong with its content, and where it is.
+    /// What is wrong with its content, and where the file is.
     pub(crate) fn problem(&self, what: &str) -> ConfigProblem {
         ConfigProblem::new(format!("{}: {what}", self.name))
     }
 }
 
-/// What the file under `key` holds, and that it is one that keygate reads again when it changes.
-/// `make`: the command that makes such a file, `FILE` in place of its name.
+/// The contents of the file under `key`. Also records that keygate reads the file again when it
+/// changes. `make`: the command that makes such a file, with `FILE` instead of its name.
 pub(crate) fn secret(
     section: &ConfigSection<'_>,
     key: &'static str,
@@ -83,7 +83,7 @@ pub(crate) fn secret_path(section: &ConfigSection<'_>, key: &'static str) -> Opt
     Some(path)
 }
 
-/// Why there is no secret. `make`: see [`secret`].
+/// Why the secret is unavailable. `make`: see [`secret`].
 pub(crate) fn unreadable_secret(path: &Path, error: &io::Error, make: &str) -> ConfigProblem {
     let name = quoted_path(path);
     match error.kind() {
@@ -105,7 +105,7 @@ pub(crate) fn unreadable_secret(path: &Path, error: &io::Error, make: &str) -> C
     }
 }
 
-/// The command that makes the file, for its owner alone.
+/// The command that makes the file, readable only by its owner.
 pub(crate) fn made_by(make: &str, name: &str) -> String {
     format!("`(umask 077; {})` makes it for its owner alone", make.replace("FILE", name))
 }

@@ -1,4 +1,4 @@
-//! One table of the file: its keys, each asked for by name and type.
+//! One table of the file. Each of its keys is requested by name and type.
 
 use std::cell::RefCell;
 use std::io;
@@ -14,7 +14,7 @@ use super::raw::{ConfigPlace, ConfigReader, ConfigText, pick};
 use super::units;
 use super::unknown::UnknownKey;
 
-/// One table of the file, or none: then every key has its default.
+/// One table of the file, or an absent one: then every key has its default.
 pub(crate) struct ConfigSection<'a> {
     reader: &'a ConfigReader<'a>,
     /// `routes[2]`; empty at the root.
@@ -24,7 +24,7 @@ pub(crate) struct ConfigSection<'a> {
     table: Option<&'a DeTable<'a>>,
     span: Range<usize>,
     asked: RefCell<Vec<&'static str>>,
-    /// Its unknown keys are not reported: what it may hold is not known.
+    /// Its unknown keys are not reported, because its possible contents are unknown.
     lost: bool,
 }
 
@@ -56,7 +56,7 @@ impl<'a> ConfigSection<'a> {
         ConfigPlace { path: self.path.clone(), span: self.span.clone() }
     }
 
-    /// Of the key, where it is there; else of the table that misses it.
+    /// The place of the key if it is present, otherwise of the table that lacks it.
     pub(crate) fn place_of(&self, key: &'static str) -> ConfigPlace {
         let span = self.find(key).map_or(self.span.clone(), |(at, _)| at);
         ConfigPlace { path: self.join(key), span }
@@ -70,12 +70,12 @@ impl<'a> ConfigSection<'a> {
         self.reader.warn(&self.place_of(key), problem);
     }
 
-    /// What this table may hold is not known: its unknown keys are not reported.
+    /// The possible contents of this table are unknown: its unknown keys are not reported.
     pub(crate) fn lose(&mut self) {
         self.lost = true;
     }
 
-    /// Its keys are those that docs/config.md has under `generic`.
+    /// docs/config.md lists its keys under `generic`.
     pub(super) fn documented_as(mut self, generic: &str) -> Self {
         generic.clone_into(&mut self.generic);
         self
@@ -85,7 +85,7 @@ impl<'a> ConfigSection<'a> {
         self.find(key).is_some()
     }
 
-    /// The key is here only to be refused with advice.
+    /// The key exists only to be refused with advice.
     pub(crate) fn refuse(&self, key: &'static str, message: &str, hint: &str) {
         if self.find(key).is_some() {
             self.asked.borrow_mut().push(key);
@@ -111,8 +111,8 @@ impl<'a> ConfigSection<'a> {
         self.reader.parse(&text, parse)
     }
 
-    /// A string in which `$` has a meaning of its own: no variable is put in its place. Faults do not
-    /// show it.
+    /// A string in which `$` has its own meaning: no variable is substituted. Faults do not show
+    /// it.
     pub(crate) fn parse_as_written<T>(
         &self,
         key: &'static str,
@@ -126,7 +126,7 @@ impl<'a> ConfigSection<'a> {
         parse(text).map_err(|problem| self.fault(key, problem)).ok()
     }
 
-    /// The words of a list of strings, each parsed; an empty list where the key is not there.
+    /// The words of a list of strings, each parsed. Empty if the key is absent.
     pub(crate) fn parse_list<T, E: Into<ConfigProblem>>(
         &self,
         key: &'static str,
@@ -158,12 +158,12 @@ impl<'a> ConfigSection<'a> {
         self.parse(key, |text| pick(text, choices)).unwrap_or(default)
     }
 
-    /// `false` where it is not set.
+    /// `false` if it is not set.
     pub(crate) fn flag(&self, key: &'static str) -> bool {
         self.flag_if_set(key).unwrap_or(false)
     }
 
-    /// `true` where it is not set.
+    /// `true` if it is not set.
     pub(crate) fn flag_unless_off(&self, key: &'static str) -> bool {
         self.flag_if_set(key).unwrap_or(true)
     }
@@ -252,7 +252,7 @@ impl<'a> ConfigSection<'a> {
         Some(path)
     }
 
-    /// The table under `key`; without it, an empty one.
+    /// The table under `key`, or an empty one.
     pub(crate) fn section(&self, key: &'static str) -> ConfigSection<'a> {
         let found = self.ask(key);
         let table = found.as_ref().and_then(|(span, value)| {
@@ -272,7 +272,7 @@ impl<'a> ConfigSection<'a> {
         self.child(self.join(key), key, table, span)
     }
 
-    /// A table, or a list of them.
+    /// A table, or a list of tables.
     pub(crate) fn sections(&self, key: &'static str) -> Vec<ConfigSection<'a>> {
         self.reader.note_list(self.generic_of(key));
         let Some((span, value)) = self.ask(key) else { return Vec::new() };
@@ -297,7 +297,7 @@ impl<'a> ConfigSection<'a> {
         sections
     }
 
-    /// The tables under `key`, each with the name that its author chose.
+    /// The tables under `key`, each with the name that the author of the file chose.
     pub(crate) fn named(&self, key: &'static str) -> Vec<(String, ConfigSection<'a>)> {
         let section = self.section(key);
         let Some(table) = section.table else { return Vec::new() };
@@ -319,7 +319,7 @@ impl<'a> ConfigSection<'a> {
         named
     }
 
-    /// Names and strings that its author chose: header fields of a template.
+    /// Names and strings that the author of the file chose: header fields of a template.
     pub(crate) fn pairs(&self, key: &'static str) -> Vec<(ConfigText, ConfigText)> {
         let mut section = self.section(key);
         section.lose();
@@ -335,7 +335,7 @@ impl<'a> ConfigSection<'a> {
         table.iter().filter_map(pair).collect()
     }
 
-    /// Names that its author chose, each with a list of strings.
+    /// Names that the author of the file chose, each with a list of strings.
     pub(crate) fn lists(&self, key: &'static str) -> Vec<(ConfigText, Vec<ConfigText>)> {
         let mut section = self.section(key);
         section.lose();
@@ -358,7 +358,7 @@ impl<'a> ConfigSection<'a> {
         lists
     }
 
-    /// The raw value: for keys that take more than one type.
+    /// The raw value, for keys that accept more than one type.
     pub(crate) fn ask(&self, key: &'static str) -> Option<(Range<usize>, &'a DeValue<'a>)> {
         self.asked.borrow_mut().push(key);
         self.reader.note(self.generic_of(key));
@@ -406,7 +406,7 @@ impl<'a> ConfigSection<'a> {
         ConfigSection { reader: self.reader, path, generic, table, span, asked, lost: false }
     }
 
-    /// Without positions in lists.
+    /// The key without list positions.
     fn generic_of(&self, key: &str) -> String {
         match self.generic.as_str() {
             "" => key.to_owned(),
@@ -422,7 +422,7 @@ impl<'a> ConfigSection<'a> {
     }
 }
 
-/// What helps against a file that cannot be read.
+/// What helps if a file cannot be read.
 pub(crate) fn unreadable(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "paths are relative to the configuration file",
@@ -437,7 +437,7 @@ pub(crate) fn unreadable(error: &io::Error) -> &'static str {
 }
 
 impl Drop for ConfigSection<'_> {
-    /// Every key that nobody asked for is unknown.
+    /// Every key that was not requested is unknown.
     fn drop(&mut self) {
         let Some(table) = self.table.filter(|_| !self.lost) else { return };
         let asked = self.asked.borrow();

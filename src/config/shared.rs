@@ -19,29 +19,30 @@ const FALLBACK_SHARE: f64 = 0.25;
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
-/// Where the limits of all sidecars are counted, and how much each may admit without it.
+/// Where the limits of all sidecars are counted, and how much each sidecar may admit without the
+/// store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SharedConfig {
     pub store: StoreTopology,
-    /// ACL user; `None`: the default one.
+    /// ACL user. `None`: the default one.
     pub user: Option<Box<str>>,
-    /// Read anew for each connection.
+    /// Read again for each connection.
     pub password_file: Option<PathBuf>,
     /// Number of the database; 0 in a cluster.
     pub database: u32,
-    /// `None`: in clear.
+    /// `None`: without TLS.
     pub tls: Option<TlsClient>,
-    /// How long what is taken in advance lasts at the rate seen; zero: nothing is.
+    /// How long tokens taken in advance should last at the observed rate. Zero: none are taken.
     pub lease: Duration,
-    /// The longest that a request waits for the store.
+    /// The longest time that a request waits for the store.
     pub timeout: Duration,
-    /// At least this part of each limit holds while the store is away: 0 to 1.
+    /// The least part of each limit that applies while the store is away: 0 to 1.
     pub fallback_share: f64,
-    /// Sidecars that share the limits; 0: counted in the store.
+    /// Number of sidecars that share the limits. 0: the store counts them.
     pub replicas: u32,
 }
 
-/// Which server of the store is asked.
+/// Which server of the store to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreTopology {
     Single(StoreNode),
@@ -50,7 +51,7 @@ pub enum StoreTopology {
         nodes: Vec<StoreNode>,
         name: Box<str>,
     },
-    /// The one that has the slot.
+    /// The server that has the slot.
     Cluster {
         nodes: Vec<StoreNode>,
     },
@@ -76,7 +77,7 @@ struct StoreUrl {
     database: u32,
 }
 
-/// `None`: limits hold per sidecar, or something is wrong that the reader has recorded.
+/// `None`: limits apply per sidecar, or something is wrong that the reader has recorded.
 pub(super) fn shared(section: &ConfigSection<'_>) -> Option<SharedConfig> {
     if !section.is_there() {
         return None;
@@ -146,7 +147,7 @@ pub(super) fn shared(section: &ConfigSection<'_>) -> Option<SharedConfig> {
     })
 }
 
-/// One way to name the store, and one alone.
+/// The store must be named in exactly one way.
 fn places(section: &ConfigSection<'_>) {
     let (has_nodes, is_cluster) = (section.has("nodes"), section.flag("cluster"));
     match (section.has("url"), has_nodes) {
@@ -218,11 +219,11 @@ fn share(text: &str) -> Result<f64, ConfigProblem> {
     }
 }
 
-/// A server by its URL, or by host and port alone.
+/// A server, given by its URL or by host and port alone.
 fn store(section: &ConfigSection<'_>, text: &ConfigText, port: u16) -> Option<StoreUrl> {
     let authority = text.text.split_once("://").map_or(&*text.text, |(_, rest)| rest);
     if authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':')) {
-        // By the reader itself, since the fault of a parser shows what it found.
+        // Checked here, because a parser's fault shows what it found.
         let problem = ConfigProblem::new("must not hold a password")
             .hint("put it in a file and name it as shared.password_file");
         section.reader().fault(&text.place, problem);
@@ -280,7 +281,7 @@ fn store_url(text: &str, default_port: u16) -> Result<StoreUrl, ConfigProblem> {
 
 // === impl StoreNode ===
 
-/// As the configuration names it.
+/// In the form that the configuration uses.
 impl std::fmt::Display for StoreNode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -22,7 +22,7 @@ const ISSUER: &str = "keygate";
 const LIFE: Duration = Duration::from_secs(60);
 const LIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
 
-/// Shorter ones can be guessed from one token; RFC 7518 section 3.2 asks for 32 bytes.
+/// Shorter secrets can be guessed from one token. RFC 7518 section 3.2 asks for 32 bytes.
 const SHORT_SECRET: usize = 32;
 const LEAST_SECRET: usize = 16;
 
@@ -30,7 +30,7 @@ const MAKE_KEY: &str = "openssl genpkey -algorithm ed25519 -out FILE";
 const KEY_HINT: &str =
     "`(umask 077; openssl genpkey -algorithm ed25519 -out FILE)` makes one for its owner alone";
 
-/// `[assertion]`. `trusted`: raw public keys of those who may sign tables.
+/// `[assertion]`. `trusted`: raw public keys of the trusted signers of tables.
 pub(super) fn assertion(
     section: &ConfigSection<'_>,
     trusted: &[[u8; 32]],
@@ -64,8 +64,8 @@ pub(super) fn assertion(
     }))
 }
 
-/// `[upstream.credential]`, or that of one of `[upstreams.NAME]`. `secret_file`: the key under which
-/// the file is known.
+/// `[upstream.credential]`, or that of one of `[upstreams.NAME]`. `secret_file`: the key that the
+/// file is recorded under.
 pub(super) fn credential(
     section: &ConfigSection<'_>,
     secret_file: &'static str,
@@ -79,12 +79,12 @@ pub(super) fn credential(
     let algorithm = section.parse("algorithm", algorithm);
     let make = match (kind, algorithm) {
         (Some(Kind::Jwt) | None, Some(Algorithm::EdDsa)) => MAKE_KEY,
-        // The service has it already: a new one would be of no use to it.
+        // The service already has the secret: a new one would be useless to it.
         _ => "cat > FILE",
     };
     let secret = secret(section, "secret_file", secret_file, make);
     let key_id = section.parse("key_id", word);
-    // As it is written: `$` begins a slot there, not a variable.
+    // Taken literally: here `$` begins a slot, not a variable.
     let claims =
         section.parse_as_written("claims", |text| ClaimsTemplate::parse(text).map_err(with_hint));
     let life = life(section);
@@ -153,8 +153,8 @@ enum Algorithm {
     Hs256,
 }
 
-/// To a service that verifies by a public key of another kind, HS256 would be no near miss but a
-/// hole: its public key is no secret.
+/// For a service that verifies with a public key of another kind, HS256 would not be a near miss
+/// but a hole: its public key is not secret.
 fn algorithm(text: &str) -> Result<Algorithm, ConfigProblem> {
     let algorithms = [("HS256", Algorithm::Hs256), ("EdDSA", Algorithm::EdDsa)];
     let is_public_key = ["RS", "PS", "ES"].iter().any(|kind| {
@@ -176,7 +176,7 @@ fn algorithm(text: &str) -> Result<Algorithm, ConfigProblem> {
     }
 }
 
-/// A service that takes one for the other must not be able to: each has a key of its own.
+/// A service must not be able to mistake one for the other: each has a key of its own.
 pub(super) fn share_no_key(
     section: &ConfigSection<'_>,
     assertion: Option<&Assertions>,
@@ -210,7 +210,7 @@ pub(super) fn word(text: &str) -> Result<Box<str>, ConfigProblem> {
     }
 }
 
-/// The keys of a PEM file, none of which may sign tables.
+/// The keys of a PEM file. None of them may sign tables.
 fn ed25519(
     section: &ConfigSection<'_>,
     key: &'static str,
@@ -241,7 +241,7 @@ fn ed25519(
     Some(keys)
 }
 
-/// A shared secret as the file has it, but for one line end at its end.
+/// A shared secret exactly as in the file, except for one line end at the end.
 fn hs256(section: &ConfigSection<'_>, file: &SecretFile, key_id: Option<&str>) -> Option<TokenKey> {
     let bytes = &*file.bytes;
     let secret = bytes.strip_suffix(b"\n").unwrap_or(bytes);

@@ -20,36 +20,36 @@ const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
 const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 const STALE: Duration = Duration::from_secs(24 * 3600);
 
-/// Between two fetches of a key set, at most: an hour and a tenth.
+/// The longest time between two fetches of a key set: an hour and a tenth.
 const LONGEST_REFRESH: Duration = Duration::from_secs(66 * 60);
 
-/// Most issuers: each has series of its own.
+/// The most issuers: each has its own series.
 pub(crate) const MOST_ISSUERS: usize = 16;
 
-/// Whose user tokens are taken.
+/// Whose user tokens are accepted.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TokenSettings {
     pub issuers: Vec<TokenIssuer>,
 }
 
-/// One issuer, and where its keys are.
+/// One issuer, and the source of its keys.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenIssuer {
     pub rules: IssuerRules,
     pub jwks: JwksSource,
-    /// How long keys are used after they were last had from their source.
+    /// How long keys are used after their source last had them.
     pub stale: Duration,
 }
 
-/// Where an issuer's keys are.
+/// Where to find an issuer's keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JwksSource {
     Path(PathBuf),
     Url {
         url: Box<str>,
-        /// Certificates to trust; `None`: the built-in roots.
+        /// Certificates to trust. `None`: the built-in roots.
         ca: Option<PathBuf>,
-        /// Where the last good set is kept; `None`: in memory alone.
+        /// Where the last good set is kept. `None`: in memory alone.
         copy: Option<PathBuf>,
     },
 }
@@ -57,7 +57,7 @@ pub enum JwksSource {
 // === impl JwksSource ===
 
 impl JwksSource {
-    /// Whether both have the same keys. Where a copy is kept says nothing of them.
+    /// Whether both have the same keys. The place of a copy does not matter for that.
     pub fn has_keys_of(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Path(one), Self::Path(another)) => one == another,
@@ -219,7 +219,7 @@ fn is_meant_as_url(text: &str) -> bool {
     text.contains("://") || ["http:", "https:"].iter().any(|scheme| lower.starts_with(scheme))
 }
 
-/// Whoever answers there can sign as every user.
+/// Whoever answers at this URL can sign as every user.
 fn url(text: &str) -> Result<Box<str>, ConfigProblem> {
     let bad = || {
         ConfigProblem::new("is not a URL")
@@ -266,7 +266,7 @@ fn algorithm(text: &str) -> Result<TokenAlgorithm, ConfigProblem> {
     })
 }
 
-/// What each word of the claim stands for.
+/// The permissions that each word of the claim stands for.
 fn permissions(section: &ConfigSection<'_>) -> BTreeMap<Box<str>, Vec<Permission>> {
     let mut map = BTreeMap::new();
     for (word, permissions) in section.lists("permissions") {
@@ -331,7 +331,7 @@ pub(super) fn fit(
     }
 }
 
-/// A cost above the burst of a subject's limit: the request would take all of it.
+/// A cost above the burst of a subject's limit: the request would take the whole burst.
 fn costs(root: &ConfigSection<'_>, rule: &Rule, tokens: &TokenSettings) {
     let cost = rule.route().cost;
     for issuer in &tokens.issuers {

@@ -1,4 +1,4 @@
-//! Values with a form of their own: `30s`, `64KiB`, `50%`, names of fields.
+//! Values with a format of their own: `30s`, `64KiB`, `50%`, names of fields.
 
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ const SIZES: [(&str, u64); 9] = [
     ("TiB", 1 << 40),
 ];
 
-/// Longest duration that is taken: a hundred years. Every clock can count on from now by that.
+/// Longest duration that is accepted: a hundred years. Every clock can represent now plus that.
 const LONGEST: Duration = Duration::from_secs(36_525 * 24 * 3600);
 
-/// `30s`, `250ms`, `1h 30m`, `90d`; a hundred years at most.
+/// `30s`, `250ms`, `1h 30m`, `90d`. A hundred years at most.
 pub(crate) fn duration(text: &str) -> Result<Duration, ConfigProblem> {
     let duration = humantime::parse_duration(text).map_err(|_| {
         let bare = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -63,7 +63,7 @@ pub(crate) fn share(text: &str) -> Result<f64, ConfigProblem> {
 }
 
 pub(crate) fn field_name(text: &str) -> Result<HeaderName, ConfigProblem> {
-    // Any spelling is taken; it is written lower-case.
+    // Any spelling is accepted, and written in lower case.
     HeaderName::from_bytes(text.as_bytes()).map_err(|_| ConfigProblem::new("is not a header name"))
 }
 

@@ -1,5 +1,5 @@
 //! Keys that no section asks for, and which key was probably meant: one of the same section, or one
-//! that stands in another. Imports its neighbour `fault`.
+//! of another section. Imports its neighbour `fault`.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ pub(crate) struct UnknownKey {
     known: Vec<&'static str>,
 }
 
-/// Sections that a hint names, at most.
+/// The most sections that a hint names.
 const NAMED: usize = 3;
 
 // === impl UnknownKey ===
@@ -27,8 +27,8 @@ impl UnknownKey {
         Self { name: name.to_owned(), section: section.to_owned(), known }
     }
 
-    /// `all`: every key that a configuration may have, as `routes.access`; `lists`: the sections that
-    /// are lists of tables.
+    /// `all`: every key that a configuration may have, such as `routes.access`. `lists`: the
+    /// sections that are lists of tables.
     pub(crate) fn problem(
         &self,
         all: &BTreeSet<String>,
@@ -56,7 +56,7 @@ fn elsewhere(name: &str, all: &BTreeSet<String>, lists: &BTreeSet<String>) -> Op
     let words: BTreeSet<String> = all.iter().map(|key| last(key)).collect();
     let word = match words.contains(name) {
         true => name,
-        // A short word is near to too many others.
+        // A short word is similar to too many others.
         false if name.len() < 5 => return None,
         false => words.iter().map(String::as_str).find(|word| {
             word.len() > 4 && strsim::damerau_levenshtein(name, word) <= 1 + word.len() / 8

@@ -19,21 +19,21 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
 const UPSTREAM_CONNECTIONS: u64 = 1_024;
 const UPSTREAM_QUEUE: u64 = 1_024;
 
-/// `[upstream]`, where messages need a word for it.
+/// The word for `[upstream]` in messages.
 const DEFAULT: &str = "default";
 
-/// Most of `[upstreams.NAME]`: each has series of its own in every worker.
+/// The most `[upstreams.NAME]`: each has its own series in every worker.
 pub(crate) const MOST_UPSTREAMS: usize = 16;
 
-/// `[upstreams.NAME]` of the file. Its order is that of the upstreams in a [`super::Config`].
+/// One `[upstreams.NAME]` of the file, in the order of the upstreams of a [`super::Config`].
 pub(super) struct UpstreamSection<'a> {
     pub(super) name: Box<str>,
     pub(super) section: ConfigSection<'a>,
-    /// Whose `aud` its assertions have.
+    /// The `aud` of its assertions.
     pub(super) audience: Option<Box<str>>,
 }
 
-/// All of `[upstreams.NAME]`, by name. Names that are none are reported.
+/// All of `[upstreams.NAME]`, by name. Invalid names are reported.
 pub(super) fn sections<'a>(root: &ConfigSection<'a>) -> Vec<UpstreamSection<'a>> {
     let mut sections = Vec::new();
     for (name, section) in root.named("upstreams") {
@@ -54,14 +54,14 @@ pub(super) fn sections<'a>(root: &ConfigSection<'a>) -> Vec<UpstreamSection<'a>>
             section.reader().fault(&section.place(), problem.hint("let routes share upstreams"));
         }
         let audience = section.parse("assertion_audience", super::signing::word);
-        // What else it has is what `[upstream]` has.
+        // Its other keys are those of `[upstream]`.
         let section = section.documented_as("upstream");
         sections.push(UpstreamSection { name: name.into(), section, audience });
     }
     sections
 }
 
-/// In the order of the sections. `None`: something is wrong with it that the reader has recorded.
+/// In the order of the sections. `None`: something is wrong with it, which the reader has recorded.
 pub(super) fn named(sections: &[UpstreamSection<'_>]) -> Vec<Option<NamedUpstream>> {
     let read = |of: &UpstreamSection<'_>| {
         Some(NamedUpstream { name: of.name.clone(), config: upstream(&of.section)? })
@@ -89,7 +89,7 @@ pub(super) fn index_of(
     Err(ConfigProblem::new("is no upstream of this file").hint(hint))
 }
 
-/// An upstream that no route goes to is connected to in vain, and hints at a route that goes wrong.
+/// keygate connects needlessly to an upstream that no route uses, and it suggests a wrong route.
 pub(super) fn warn_of_unused(
     root: &ConfigSection<'_>,
     sections: &[UpstreamSection<'_>],
@@ -161,7 +161,7 @@ pub(super) fn upstream(section: &ConfigSection<'_>) -> Option<UpstreamConfig> {
     Some(upstream)
 }
 
-/// Where to connect, and whether with TLS.
+/// Where to connect, and whether to use TLS.
 fn upstream_url(text: &str) -> Result<(UpstreamAddress, bool), ConfigProblem> {
     let forms = "upstreams look like http://127.0.0.1:9000, https://app:8443 or unix:/run/app.sock";
     if let Some(path) = text.strip_prefix("unix:") {
@@ -185,7 +185,7 @@ fn upstream_url(text: &str) -> Result<(UpstreamAddress, bool), ConfigProblem> {
         return Err(ConfigProblem::new("must not have a path")
             .hint("keygate sends the path that it judged, byte for byte"));
     }
-    // A port that is no number up to 65535 reads as none; then something is left behind the host.
+    // A port that is not a number up to 65535 reads as absent. Then text is left after the host.
     let port = match authority.port_u16() {
         Some(port) => port,
         None if authority.as_str() == authority.host() => default,

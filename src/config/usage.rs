@@ -8,26 +8,26 @@ use super::section::ConfigSection;
 use crate::core::address;
 
 const TOP_ORGS: u64 = 50;
-/// More series than this are more than a scrape should have.
+/// No scrape should have more series than this.
 const MOST: u64 = 1_000;
 
-/// Where uses of keys are shown beside `/usage`.
+/// Where uses of keys are shown in addition to `/usage`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UseReports {
     /// Usage records are posted there.
     pub post_url: Option<Box<str>>,
-    /// Most keys with a metric of their own; 0: none.
+    /// The most keys with their own metric. 0: none.
     pub top_keys: usize,
-    /// Most orgs with a metric of their own; 0: none.
+    /// The most orgs with their own metric. 0: none.
     pub top_orgs: usize,
 }
 
 /// How keygate counts and reports the uses of each key.
 #[derive(Clone, Debug)]
 pub struct UsageConfig {
-    /// They are counted: 8 bytes per key.
+    /// Uses are counted, which takes 8 bytes per key.
     pub enabled: bool,
-    /// Who counts; `None`: the host's name.
+    /// The name that counts are reported under. `None`: the host's name.
     pub instance: Option<Box<str>>,
     /// Usage records are added to it.
     pub file: Option<PathBuf>,
@@ -48,7 +48,7 @@ pub(super) fn usage(section: &ConfigSection<'_>) -> UsageConfig {
     usage
 }
 
-/// What a reload changes.
+/// The part that a reload can change.
 pub(super) fn reports(usage: &ConfigSection<'_>, metrics: &ConfigSection<'_>) -> UseReports {
     let advice = "put it in a file and name it as table.http.bearer_file";
     usage.refuse("bearer", "a secret does not belong into this file", advice);
@@ -60,7 +60,7 @@ pub(super) fn reports(usage: &ConfigSection<'_>, metrics: &ConfigSection<'_>) ->
     }
 }
 
-/// Empty where a variable of the environment is: `${POD_UID:-}`.
+/// Empty if an environment variable is: `${POD_UID:-}`.
 fn instance(text: &str) -> Result<Option<Box<str>>, ConfigProblem> {
     match text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic()) {
         true => Ok(Some(text.into()).filter(|_| !text.is_empty())),
@@ -68,7 +68,7 @@ fn instance(text: &str) -> Result<Option<Box<str>>, ConfigProblem> {
     }
 }
 
-/// The credential goes there, and which key comes from where.
+/// This URL receives the credential, and learns which key is used from where.
 fn post_url(text: &str) -> Result<Box<str>, ConfigProblem> {
     let uri = remote_url(text)?;
     match uri.scheme_str() {

@@ -5,29 +5,29 @@ use std::fs::Metadata;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// A file whose replacement is to be seen without a restart.
+/// A file whose replacement must be noticed without a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchedFile {
     /// The key of the configuration that names it.
     pub key: &'static str,
-    /// As configured. Of a table or patch it may be the directory that holds it.
+    /// As configured. For a table or patch it may be the directory that holds it.
     pub path: PathBuf,
 }
 
-/// Who may use a file, beside its owner.
+/// Who may use a file in addition to its owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FileAccess {
-    /// Its group reads it, and it belongs to another user than the one that runs keygate. A mounted
-    /// Secret of Kubernetes is so.
+    /// Its group can read it, and its owner is not the user that runs keygate. A mounted Secret of
+    /// Kubernetes is like that.
     GroupReads,
     /// Nobody.
     #[default]
     OwnerAlone,
-    /// Others, or its group although the owner could read it alone. Permission bits.
+    /// Others, or its group although the owner could read it alone. Holds the permission bits.
     TooMany(u32),
 }
 
-/// Permission bits of a file that others than its owner may write.
+/// Permission bits of a file that not only its owner may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileWriters {
     mode: u32,
@@ -36,7 +36,7 @@ pub struct FileWriters {
 // === impl FileWriters ===
 
 impl FileWriters {
-    /// `None`: only its owner may write it, or there is no such file.
+    /// `None`: only its owner may write it, or the file does not exist.
     pub fn of(path: &Path) -> Option<Self> {
         let metadata = std::fs::metadata(path).ok().filter(Metadata::is_file)?;
         Self::of_mode(metadata.permissions().mode())
@@ -63,7 +63,7 @@ impl fmt::Display for FileWriters {
 // === impl FileAccess ===
 
 impl FileAccess {
-    /// By its permission bits and its owner; `user` runs keygate.
+    /// Determined from its permission bits and its owner. `user` runs keygate.
     pub(super) fn of(mode: u32, owner: u32, user: u32) -> Self {
         match mode & 0o077 {
             0 => Self::OwnerAlone,
