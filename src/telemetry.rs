@@ -41,30 +41,30 @@ pub const NO_ROUTE: u32 = 0;
 /// Route label of every rule beyond [`ROUTE_SLOTS`].
 pub const OTHER_ROUTE: u32 = ROUTE_SLOTS as u32 - 1;
 
-/// Most values of the label `route`. Rules beyond it share [`OTHER_ROUTE`].
+/// The most values of the label `route`. Further rules share [`OTHER_ROUTE`].
 pub const ROUTE_SLOTS: usize = 1024;
 
-/// Most values of the label `listener`. Listeners beyond it share the last one.
+/// The most values of the label `listener`. Further listeners share the last one.
 pub const LISTENER_SLOTS: usize = 16;
 
 /// Requests per key and per org, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UseSeries {
     pub keys: Vec<(String, u64)>,
-    /// All other keys; `None`: keys have no series.
+    /// All other keys. `None`: keys have no series.
     pub other_keys: Option<u64>,
     pub orgs: Vec<(String, u64)>,
     pub other_orgs: Option<u64>,
 }
 
-/// All metrics of the process. Clones are one and the same.
+/// All metrics of the process. All clones are the same.
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     workers: Vec<Arc<WorkerCells>>,
-    /// Text of the label `route` by slot. Only grows: a rule that comes back has its old series.
+    /// Text of the label `route` by slot. It only grows: a rule that returns gets its old series.
     routes: Mutex<Vec<Box<str>>>,
     listeners: Mutex<Vec<Box<str>>>,
     /// Names of `[upstreams.NAME]`, in their order.
@@ -92,7 +92,7 @@ impl Metrics {
 
     /// The cells of worker `n`. Only that worker's thread may record into them.
     ///
-    /// Beyond the number that was declared, cells are made that no scrape sees.
+    /// Beyond the declared number, cells are created that no scrape sees.
     pub fn worker(&self, n: usize) -> Arc<WorkerCells> {
         self.0.workers.get(n).map_or_else(Arc::default, Arc::clone)
     }
@@ -109,9 +109,9 @@ impl Metrics {
         intern(&mut listeners, name, LISTENER_SLOTS) as u32
     }
 
-    /// The upstreams beside `[upstream]`, once and for all: their series are there from then on.
+    /// Names the upstreams other than `[upstream]`. Called once: from then on their series exist.
     pub fn name_upstreams(&self, names: Vec<Box<str>>) {
-        // They are those that the process was started with.
+        // Those that the process was started with.
         let _ = self.0.upstreams.set(names);
     }
 
@@ -119,12 +119,12 @@ impl Metrics {
         &self.0.control
     }
 
-    /// Prometheus text exposition format 0.0.4, without what names keys and orgs.
+    /// Prometheus text exposition format 0.0.4, without the series that name keys and orgs.
     pub fn render(&self) -> String {
         self.render_with(&UseSeries::default())
     }
 
-    /// The same for the operator.
+    /// The same with those series, for the operator.
     pub fn render_with(&self, uses: &UseSeries) -> String {
         let routes = self.0.routes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -143,7 +143,7 @@ impl Metrics {
     }
 }
 
-/// The last slot is `other` and takes all that found no place.
+/// The last slot is `other`, for everything that has no slot of its own.
 fn intern(names: &mut Vec<Box<str>>, name: &str, slots: usize) -> usize {
     if let Some(at) = names.iter().position(|n| **n == *name) {
         return at;

@@ -1,5 +1,6 @@
-//! The access log: one line per request. The worker formats it into a buffer of its own; another
-//! thread writes the buffers. A slow disk loses lines, counted, and never holds a request.
+//! The access log: one line per request. The worker formats it into a buffer of its own, and
+//! another thread writes the buffers. A slow disk loses lines, which are counted, and never delays
+//! a request.
 //!
 //! Imports `core`, `config` and `telemetry::control`. A line never holds a query or a secret, and
 //! nothing that a client sent gets into it unescaped.
@@ -24,16 +25,17 @@ use super::control::LogName;
 use crate::config::LogFormat;
 use crate::core::{KeyId, Reason};
 
-/// A worker hands its buffer over when it holds this much.
+/// A worker hands over its buffer when it holds this much.
 const HAND_OVER: usize = 128 * 1024;
 
-/// Buffers that may wait for the disk: with [`HAND_OVER`] this bounds memory to about 2 MiB.
+/// The most buffers that wait for the disk: together with [`HAND_OVER`], this limits memory to
+/// about 2 MiB.
 const QUEUE: usize = 16;
 
-/// For the last lines, at the end of the process.
+/// For the last lines, when the process ends.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
-/// What is known of a request when its answer is complete.
+/// What is known about a request when its answer is complete.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessLine<'a> {
     pub unix_ms: u64,
@@ -52,14 +54,14 @@ pub struct AccessLine<'a> {
     pub reason: Option<Reason>,
     pub key_id: Option<KeyId>,
     pub org: Option<&'a str>,
-    /// Of a user token: its issuer, as configured, and its subject.
+    /// For a user token: its issuer, as configured, and its subject.
     pub issuer: Option<&'a str>,
     pub subject: Option<&'a str>,
-    /// Of the trace that the request belongs to (W3C Trace Context).
+    /// The id of the trace that the request belongs to (W3C Trace Context).
     pub trace_id: Option<&'a str>,
-    /// `Host` as the client wrote it, cut. By choice.
+    /// `Host` as the client wrote it, shortened. Optional.
     pub host: Option<&'a str>,
-    /// Likewise.
+    /// In the same way.
     pub user_agent: Option<&'a str>,
     pub table_serial: Option<u64>,
     pub patch_serial: Option<u64>,
@@ -67,11 +69,11 @@ pub struct AccessLine<'a> {
     pub duration_ns: u64,
     /// Waiting for a connection to the upstream: queue, name, connect, TLS.
     pub connect_ns: Option<u64>,
-    /// From the request sent to the head of the upstream's response.
+    /// From sending the request to the head of the upstream's response.
     pub upstream_ns: Option<u64>,
-    /// Of the request's body.
+    /// Bytes of the request's body.
     pub bytes_in: u64,
-    /// Of the answer's body.
+    /// Bytes of the answer's body.
     pub bytes_out: u64,
 }
 
@@ -86,22 +88,22 @@ pub enum Decided {
     Rejected,
 }
 
-/// The thread that writes, and the maker of workers' handles.
+/// The thread that writes. Also makes the workers' handles.
 #[derive(Debug)]
 pub struct AccessLogs {
     shared: Arc<LogShared>,
-    /// Heard of when the thread has ended. It is not joined: a pipe that nobody reads holds it for
-    /// ever.
+    /// Signals that the thread has ended. It is not joined: a pipe that nobody reads would block it
+    /// for ever.
     ended: Option<Receiver<()>>,
 }
 
-/// One worker's handle. Not for two threads.
+/// One worker's handle. Do not share it between threads.
 #[derive(Debug)]
 pub struct AccessLog {
     buffer: RefCell<LineBuffer>,
     passed_over: Cell<u32>,
     format: LogFormat,
-    /// `None`: no access log is kept.
+    /// `None`: there is no access log.
     shared: Option<Arc<LogShared>>,
     dropped: Counter,
 }
@@ -109,7 +111,7 @@ pub struct AccessLog {
 #[derive(Debug)]
 struct LogShared {
     full: SyncSender<LogLines>,
-    /// Written buffers on their way back to the workers.
+    /// Written buffers that return to the workers.
     empty: std::sync::Mutex<Receiver<Vec<u8>>>,
     reopen: AtomicBool,
     stop: AtomicBool,
@@ -131,7 +133,7 @@ pub enum AccessLogError {
     Thread(io::Error),
 }
 
-/// Where lines go.
+/// Where lines are written.
 enum LogSink {
     File {
         path: PathBuf,
@@ -197,13 +199,13 @@ impl AccessLogs {
         }
     }
 
-    /// Opens the file again by its name: it was rotated away.
+    /// Opens the file again by its name, because it was rotated.
     pub fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::Relaxed);
     }
 
-    /// Writes what was handed over, for at most [`LAST_LINES`], and ends the thread. Workers flush
-    /// before.
+    /// Writes what was handed over, for at most [`LAST_LINES`], and ends the thread. Workers must
+    /// flush before.
     pub fn stop(mut self) {
         self.end();
     }
@@ -211,7 +213,7 @@ impl AccessLogs {
     fn end(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         if let Some(ended) = self.ended.take() {
-            // It ends by letting go of its half; what it cannot write until then is lost.
+            // It ends when this side drops its half. Lines that it cannot write by then are lost.
             let _ = ended.recv_timeout(LAST_LINES);
         }
     }
@@ -237,9 +239,9 @@ impl AccessLog {
         }
     }
 
-    /// Whether this success is one of the one in `every` that get a line. 0: none does.
+    /// Whether this success is the one in `every` that gets a line. 0: none does.
     ///
-    /// Refusals are not asked about: they always get one.
+    /// Not used for refusals, which always get a line.
     pub fn samples(&self, every: u32) -> bool {
         if every <= 1 {
             return every == 1;
@@ -250,12 +252,13 @@ impl AccessLog {
         takes
     }
 
-    /// Formats one line. Full buffers go to the writer; the worker calls [`Self::flush`] on a tick.
+    /// Formats one line. Full buffers are handed to the writer. The worker calls [`Self::flush`] on
+    /// a tick.
     pub fn write(&self, line: &AccessLine<'_>) {
         if self.shared.is_none() {
             return;
         }
-        // Formatting calls nothing that could come back here.
+        // Formatting calls nothing that could lead back here.
         let Ok(mut buffer) = self.buffer.try_borrow_mut() else { return };
         match self.format {
             LogFormat::Json => buffer.json(line),
@@ -267,7 +270,7 @@ impl AccessLog {
         }
     }
 
-    /// Hands over what is there. Cheap when there is nothing.
+    /// Hands over what has accumulated. Cheap if that is nothing.
     pub fn flush(&self) {
         if let Ok(mut buffer) = self.buffer.try_borrow_mut()
             && !buffer.bytes.is_empty()
@@ -279,8 +282,8 @@ impl AccessLog {
     fn hand_over(&self, buffer: &mut LineBuffer) {
         let Some(shared) = &self.shared else { return };
         let count = std::mem::take(&mut buffer.lines);
-        // Another worker may hold the lock for the moment that taking one lasts; then a fresh
-        // buffer is made rather than waiting.
+        // Another worker may hold the lock for the moment that taking a buffer lasts. Then make a
+        // fresh one instead of waiting.
         let fresh = shared.empty.try_lock().ok().and_then(|empty| empty.try_recv().ok());
         let bytes = std::mem::replace(&mut buffer.bytes, fresh.unwrap_or_default());
         match shared.full.try_send(LogLines { bytes, count }) {
@@ -353,7 +356,7 @@ fn write_all(
 ) {
     let mut failing = false;
     loop {
-        // Wakes now and then to see that it should end although workers still hold handles.
+        // Wakes from time to time to notice that it should end although workers still hold handles.
         let received = lines.recv_timeout(Duration::from_millis(100));
         if shared.reopen.swap(false, Ordering::Relaxed)
             && let Err(error) = sink.reopen()
@@ -373,7 +376,7 @@ fn write_all(
                     }
                 }
                 batch.bytes.clear();
-                // Workers have buffers enough if there is no room.
+                // If there is no space, the workers have enough buffers.
                 let _ = back.try_send(batch.bytes);
             }
             Err(RecvTimeoutError::Timeout) if shared.stop.load(Ordering::Acquire) => return,

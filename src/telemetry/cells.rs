@@ -1,4 +1,4 @@
-//! What a worker records: plain numbers in memory of its own. Imports `core` and `config`.
+//! What a worker records: plain numbers in its own memory. Imports `core` and `config`.
 //!
 //! Only the worker's thread writes; the admin thread reads. A write is therefore a relaxed load and
 //! a relaxed store: a read-modify-write instruction costs several times as much, and a counter that
@@ -26,8 +26,8 @@ use crate::core::{PolicyName, Reason, TokenFault};
 
 /// All that one worker records.
 ///
-/// The alignment keeps two workers' cells out of one pair of cache lines (the prefetcher of common
-/// processors fetches pairs).
+/// The alignment prevents two workers' cells from sharing a pair of cache lines (the prefetcher of
+/// common processors fetches pairs).
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct WorkerCells {
@@ -47,9 +47,9 @@ pub struct WorkerCells {
     pub(super) memory_held: MetricCell,
     pub(super) memory_turned_away: [MetricCell; Shortage::ALL.len()],
     pub(super) panics: MetricCell,
-    /// Of the policy `per-key`.
+    /// For the policy `per-key`.
     pub(super) ratelimit: [MetricCell; RateDecision::ALL.len()],
-    /// Of all others, by their place in `policies`. Made when the first of them is charged.
+    /// For all others, by their place in `policies`. Created when the first of them is charged.
     pub(super) ratelimit_named:
         OnceLock<Box<[[MetricCell; RateDecision::ALL.len()]; POLICY_SLOTS]>>,
     policies: Arc<PolicyLabels>,
@@ -59,14 +59,14 @@ pub struct WorkerCells {
     pub(super) streams_open: MetricCell,
     pub(super) turned_away: [MetricCell; TurnedAway::ALL.len()],
     pub(super) token_cache: [MetricCell; CacheResult::ALL.len()],
-    /// By issuer, in the order of their first token here; the last is for those beyond.
+    /// By issuer, in the order of their first token here. The last is for all further issuers.
     pub(super) tokens: [OnceLock<Box<TokenCells>>; ISSUER_SLOTS],
     pub(super) lingered: [MetricCell; LingerEnd::ALL.len()],
-    /// Of `[upstream]`.
+    /// For `[upstream]`.
     upstream: UpstreamCells,
-    /// Of each of `[upstreams.NAME]`, made when it is first used.
+    /// For each of `[upstreams.NAME]`, created when it is first used.
     named_upstreams: [OnceLock<Box<UpstreamCells>>; MOST_UPSTREAMS],
-    /// Made when a route is first used, so that an idle sidecar stays small.
+    /// Created when a route is first used, so that an idle sidecar stays small.
     routes: Box<[OnceLock<Box<RouteCells>>]>,
 }
 
@@ -76,7 +76,7 @@ pub(super) struct RouteCells {
     pub(super) admitted: MetricCell,
     pub(super) passed: MetricCell,
     pub(super) observed: OnceLock<Box<ByReason>>,
-    /// Of requests that are only observed.
+    /// For requests that are only observed.
     pub(super) compared: OnceLock<Box<ComparedVerdicts>>,
     pub(super) rejected: OnceLock<Box<ByReason>>,
     pub(super) requests: [OnceLock<Box<ByCode>>; MethodLabel::ALL.len()],
@@ -85,17 +85,18 @@ pub(super) struct RouteCells {
 /// What is recorded per issuer of user tokens.
 #[derive(Debug)]
 pub(super) struct TokenCells {
-    /// Empty: one that is not configured, or none at all.
+    /// Empty: it is not configured, or there is none.
     pub(super) issuer: Box<str>,
     /// Accepted, then by [`TokenFault`].
     pub(super) results: [MetricCell; TOKEN_RESULTS],
 }
 
-/// Most values of the label `issuer` of one worker: those configured, that of strangers, and room
-/// for reloads. The last one is [`OTHER_ISSUERS`].
+/// The most values of the label `issuer` of one worker: the configured ones, that of strangers, and
+/// space for reloads. The last one is [`OTHER_ISSUERS`].
 const ISSUER_SLOTS: usize = 2 * MOST_ISSUERS;
 
-/// Those that came by reloads when all slots were taken. No issuer has this name: theirs are URLs.
+/// Issuers added by reloads when all slots were taken. No issuer has this name, because theirs are
+/// URLs.
 pub(super) const OTHER_ISSUERS: &str = "other";
 
 pub(super) const TOKEN_RESULTS: usize = 1 + TokenFault::ALL.len();
@@ -103,7 +104,7 @@ pub(super) const TOKEN_RESULTS: usize = 1 + TokenFault::ALL.len();
 #[derive(Debug)]
 pub(super) struct ByReason(pub(super) [MetricCell; Reason::ALL.len()]);
 
-/// Verdicts that were not enforced, beside the service's answers.
+/// Verdicts that were not enforced, together with the service's answers.
 #[derive(Debug)]
 pub(super) struct ComparedVerdicts {
     pub(super) admitted: ByUpstream,
@@ -141,8 +142,8 @@ impl WorkerCells {
         }
     }
 
-    /// A request that is only observed met the service's answer. `denied`: what keygate would have
-    /// refused it for.
+    /// The verdict on an observed request was compared with the service's answer. `denied`: what
+    /// keygate would have refused it for.
     pub fn compared(&self, route: u32, denied: Option<Reason>, upstream: UpstreamClass) {
         let Some(cells) = self.route(route) else { return };
         let compared = cells.compared.get_or_init(Box::default);
@@ -156,7 +157,7 @@ impl WorkerCells {
         add_at(&by_upstream.0, upstream as usize);
     }
 
-    /// A user token was looked at. `issuer`: if it is configured. `fault`: none, it was accepted.
+    /// A user token was checked. `issuer`: if it is configured. `fault`: `None` if it was accepted.
     pub fn token(&self, issuer: Option<&str>, fault: Option<TokenFault>) {
         let issuer = issuer.unwrap_or_default();
         let new = || Box::new(TokenCells::new(issuer));
@@ -165,7 +166,7 @@ impl WorkerCells {
             let cells = slot.get_or_init(new);
             (*cells.issuer == *issuer).then_some(cells)
         });
-        // Under a name of their own: under another issuer's they would be counted as its.
+        // They have their own name: under another issuer's name they would count as its tokens.
         let others = || Some(others.get_or_init(|| Box::new(TokenCells::new(OTHER_ISSUERS))));
         if let Some(cells) = mine.or_else(others) {
             add_at(&cells.results, fault.map_or(0, |fault| 1 + fault as usize));
@@ -189,7 +190,7 @@ impl WorkerCells {
         self.auth_duration.record(ns);
     }
 
-    /// Of upstream 0, `[upstream]`, or of the n-th of `[upstreams.NAME]`.
+    /// The cells of upstream 0, `[upstream]`, or of the n-th of `[upstreams.NAME]`.
     pub(super) fn of_upstream(&self, upstream: usize) -> &UpstreamCells {
         match upstream.checked_sub(1).and_then(|at| self.named_upstreams.get(at)) {
             None => &self.upstream,
@@ -197,7 +198,7 @@ impl WorkerCells {
         }
     }
 
-    /// As [`Self::of_upstream`]; `None`: nothing was recorded of it.
+    /// As [`Self::of_upstream`]. `None`: nothing was recorded for it.
     pub(super) fn used_upstream(&self, upstream: usize) -> Option<&UpstreamCells> {
         match upstream.checked_sub(1) {
             None => Some(&self.upstream),
@@ -205,7 +206,7 @@ impl WorkerCells {
         }
     }
 
-    /// A request was charged under these limits, or refused by some of them.
+    /// A request was charged to these limits, or refused by some of them.
     #[inline]
     pub fn ratelimit(&self, limits: &ChargedLimits<'_>, result: &Result<LimitReport, LimitReport>) {
         match (limits, result) {
@@ -256,7 +257,7 @@ impl WorkerCells {
         self.aborted.add(1);
     }
 
-    /// A request that was let through failed, or a head never arrived whole.
+    /// A request that was let through failed, or a head never arrived completely.
     pub fn request_failed(&self, reason: Reason) {
         add_at(&self.requests_failed, reason as usize);
     }
@@ -289,7 +290,7 @@ impl WorkerCells {
         add_at(&self.turned_away, why as usize);
     }
 
-    /// Fields of requests were dropped for an underscore in their name.
+    /// Fields of requests were dropped because of an underscore in their name.
     pub fn fields_dropped(&self, count: u64) {
         self.fields_dropped.add(count);
     }
@@ -299,8 +300,8 @@ impl WorkerCells {
         add_at(&self.lingered, end as usize);
     }
 
-    /// What the process's account of memory says; one worker records it. `turned_away` is in the order
-    /// of [`Shortage::ALL`].
+    /// The state of the process's memory account, which one worker records. `turned_away` is in the
+    /// order of [`Shortage::ALL`].
     pub fn memory(&self, held: u64, budget: Option<u64>, turned_away: [u64; Shortage::ALL.len()]) {
         self.memory_held.set(held);
         self.memory_budget.set(budget.unwrap_or(0));
@@ -333,7 +334,7 @@ impl WorkerCells {
         self.panics.add(1);
     }
 
-    /// Always there: a slot beyond the list is the last one.
+    /// Always present: a slot beyond the list is the last one.
     fn route(&self, slot: u32) -> Option<&RouteCells> {
         let slot = slot.min(OTHER_ROUTE) as usize;
         Some(self.routes.get(slot)?.get_or_init(Box::default))

@@ -1,5 +1,5 @@
 //! Metrics of everything off the request path: handles of the `metrics` crate on a recorder of our
-//! own (no global one, so that tests run beside each other). Imports nothing of the crate.
+//! own (not a global one, so that tests can run side by side). Imports nothing of the crate.
 
 use std::time::Duration;
 
@@ -30,15 +30,15 @@ pub struct Control {
     pub upstream_healthy: Gauge,
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
-    // Not the recorder's: a scrape takes its samples away, and one that is recorded at that moment
-    // is lost (metrics-util 0.20, `AtomicBucket::clear_with`).
+    // Not in the recorder: a scrape removes its samples, and one that is recorded at that moment is
+    // lost (metrics-util 0.20, `AtomicBucket::clear_with`).
     pub(super) revocation_lag: Histogram<19>,
     table_load: Histogram,
     patch_load: Histogram,
     pub(super) shared_limits: Histogram,
 }
 
-/// What a reload was about.
+/// What was reloaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReloadKind {
     Patch,
@@ -67,7 +67,7 @@ pub enum LogName {
     Operator,
 }
 
-/// What becomes of a question to the store of shared limits.
+/// The result of a question to the store of shared limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreResult {
     Granted,
@@ -114,7 +114,7 @@ impl Control {
         control
     }
 
-    /// Lets every series that can exist be seen before anything happened.
+    /// Makes every possible series visible before anything has happened.
     fn show_zeros(&self) {
         for family in ALL.iter().filter(|f| CONTROL.contains(f)) {
             let (name, help) = (family.name.into(), family.help.into());
@@ -166,14 +166,14 @@ impl Control {
         self.counter(&families::TABLE_RELOAD_FAILURES, labels)
     }
 
-    /// How long it took from the issue of a patch until it was in force. One thread at a time calls
-    /// this, the one that reloads.
+    /// The time from the issue of a patch until it was in force. Only one thread at a time, the
+    /// reload thread, calls this.
     pub fn revocation_lag(&self, lag: Duration) {
         self.revocation_lag.record(nanos(lag));
         self.revocation_lag_last.set(lag.as_secs_f64());
     }
 
-    /// From the first byte read to the result. Called as [`Self::revocation_lag`] is.
+    /// From the first byte read to the result. Called like [`Self::revocation_lag`].
     pub fn table_load_duration(&self, artefact: ReloadKind, took: Duration) {
         self.load(artefact).record(nanos(took));
     }
@@ -234,7 +234,7 @@ impl Control {
         self.counter(&families::SHARED_LIMITS_REQUESTS, labels)
     }
 
-    /// From a question to its answer. One thread calls this, the one that asks.
+    /// From a question to its answer. Only the thread that asks calls this.
     pub fn shared_limits_duration(&self, took: Duration) {
         self.shared_limits.record(nanos(took));
     }
@@ -280,8 +280,8 @@ impl Control {
     pub(super) fn render(&self, out: &mut String) {
         let text = self.handle.render();
         out.push_str(&text);
-        // The recorder leaves out a labelled family that has no series yet; its name should be
-        // known to dashboards all the same.
+        // The recorder omits a labelled family that has no series yet, but dashboards should know
+        // its name.
         for family in CONTROL.iter().filter(|f| !text.contains(&format!("# TYPE {} ", f.name))) {
             use metrics_exporter_prometheus::formatting;
             formatting::write_help_line(out, family.name, None, None, family.help);
@@ -355,7 +355,7 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 fn key(family: &Family, labels: Vec<Label>) -> Key {
-    // The series of `[upstream]` have no label for that.
+    // The series of `[upstream]` do not have this label.
     let of_default = family.labels.iter().copied().filter(|name| *name != UPSTREAM);
     debug_assert!(
         labels.iter().map(Label::key).eq(family.labels.iter().copied())

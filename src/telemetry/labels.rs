@@ -4,8 +4,8 @@ use http::Method;
 
 use crate::core::Reason;
 
-/// Value of the label `method`. What is not a standard method is `other`: the word comes from the
-/// client.
+/// Value of the label `method`. Any method that is not a standard one is `other`, because the
+/// client chooses the word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MethodLabel {
     Connect,
@@ -51,20 +51,20 @@ pub enum TokenOrigin {
     Signed,
 }
 
-/// What ended the reading on of a connection whose client still sent a body that nobody wanted.
+/// How the reading of a connection ended whose client still sent an unwanted body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LingerEnd {
-    /// It sent as much as is read on.
+    /// The client sent as much as keygate reads.
     Bytes,
-    /// The client closed: it has its answer.
+    /// The client closed the connection: it has its answer.
     Closed,
-    /// Too many were read on already, or keygate drained: a second, and no more.
+    /// keygate was already reading too many, or was draining: this one got a second, and no more.
     NoPlace,
-    /// The client closed with a reset.
+    /// The client closed the connection with a reset.
     Reset,
     /// The client sent nothing for a second.
     Silent,
-    /// It still sent when its time was over.
+    /// The client was still sending when its time was over.
     Time,
 }
 
@@ -73,9 +73,9 @@ pub enum LingerEnd {
 pub enum TurnedAway {
     /// More connections than configured.
     Cap,
-    /// More connections of one address than configured.
+    /// More connections from one address than configured.
     CapPerAddress,
-    /// The TLS or PROXY header took too long.
+    /// The TLS handshake or PROXY header took too long.
     HandshakeTimeout,
     /// No PROXY header, a bad one, or from a peer that must not send one.
     ProxyHeader,
@@ -83,21 +83,21 @@ pub enum TurnedAway {
     Tls,
 }
 
-/// Why something was turned away or ended for want of memory.
+/// Why something was turned away or ended for lack of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortage {
     /// Its address held more than its part.
     Address,
-    /// A new connection found too much in use.
+    /// There was a new connection while too much was in use.
     Connection,
     /// Room had to be made.
     Pressure,
-    /// A new HTTP/2 stream found too much in use.
+    /// There was a new HTTP/2 stream while too much was in use.
     Stream,
 }
 
-/// Status codes that have a label value of their own. The upstream can send any of a thousand;
-/// the rest is counted by class.
+/// Status codes that have their own label value. The upstream can send any of a thousand. The
+/// others are counted by class.
 pub(super) const CODES: [(u16, &str); 48] = [
     (101, "101"),
     (200, "200"),
@@ -157,7 +157,7 @@ const CODE_SLOTS: [u8; 600] = {
     while status < 600 {
         let mut at = 0;
         while at < CODES.len() {
-            // Exact codes come first; a class is taken only if none matched.
+            // Exact codes are first: a class is used only if none matched.
             if CODES[at].0 == status as u16 || CODES[at].0 == (status / 100) as u16 {
                 slots[status] = at as u8;
                 break;

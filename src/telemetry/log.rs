@@ -1,4 +1,4 @@
-//! The operator log: `tracing` events to standard error, by a thread that never holds the caller.
+//! The operator log: `tracing` events to standard error, by a thread that never blocks the caller.
 //! Imports `config` and `wording`.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -13,10 +13,10 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use crate::config::{LogFormat, LogLevel};
 use crate::wording::visible::Visible;
 
-/// Lines that may wait for standard error.
+/// The most lines that wait for standard error.
 const QUEUE: usize = 4096;
 
-/// Keeps the log's thread. Drop it last: that writes what is waiting.
+/// Keeps the log's thread. Drop it last, because dropping it writes the waiting lines.
 #[derive(Debug)]
 pub struct OperatorLog {
     _guard: WorkerGuard,
@@ -34,19 +34,19 @@ pub enum LogError {
     Started,
 }
 
-/// What is heard, and how it is written.
+/// What is logged, and in which form.
 #[derive(Clone, Debug)]
 pub struct LogTerms {
     pub format: LogFormat,
     pub level: LogLevel,
-    /// Further directives of the filter; may be empty.
+    /// Further directives of the filter. May be empty.
     pub also: &'static str,
-    /// Counts lines that nobody could take in time.
+    /// Counts lines that were lost because they could not be taken in time.
     pub dropped: Counter,
 }
 
-/// Starts the operator log for the whole process. Libraries are heard up to `info`: some
-/// write the fields of requests below it, credentials too.
+/// Starts the operator log for the whole process. Libraries log only down to `info`: below it, some
+/// write the fields of requests, including credentials.
 pub fn start(terms: LogTerms) -> Result<OperatorLog, LogError> {
     let LogTerms { format, level, also, dropped } = terms;
     let level = match level {
@@ -63,7 +63,7 @@ pub fn start(terms: LogTerms) -> Result<OperatorLog, LogError> {
         .finish(io::stderr());
     let errors = writer.error_counter();
     let writer = BoxMakeWriter::new(move || Visible(writer.clone()));
-    // No ANSI: the terminal is seldom a person's, and an escape could come from a file's name.
+    // No ANSI: the terminal seldom belongs to a person, and a file's name could contain an escape.
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false);
     match format {
@@ -75,8 +75,8 @@ pub fn start(terms: LogTerms) -> Result<OperatorLog, LogError> {
     Ok(OperatorLog { _guard: guard, errors, dropped })
 }
 
-/// Like every line, without waiting: the standard hook would hold a worker for as long as nobody
-/// reads standard error.
+/// Logs a panic like every other line, without waiting: the standard hook would block a worker for
+/// as long as nobody reads standard error.
 fn report_panic(panic: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
@@ -88,7 +88,7 @@ fn report_panic(panic: &PanicHookInfo<'_>) {
 }
 
 impl OperatorLog {
-    /// Brings the metric of lost lines up to date. The admin thread calls it.
+    /// Updates the metric of lost lines. The admin thread calls it.
     pub fn count_dropped(&self) {
         self.dropped.absolute(self.errors.dropped_lines() as u64);
     }

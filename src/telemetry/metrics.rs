@@ -1,5 +1,5 @@
-//! Every metric family: name, kind, labels, help. docs/metrics.md describes each one; a test holds
-//! the two, and what `/metrics` shows, against each other. Imports nothing of the crate.
+//! Every metric family: name, kind, labels, help. docs/metrics.md describes each one. A test
+//! compares that page, this list and what `/metrics` shows. Imports nothing of the crate.
 
 /// One metric family.
 #[derive(Debug, PartialEq, Eq)]
@@ -119,13 +119,13 @@ families! {
     UPSTREAM_REUSED Counter "keygate_upstream_reused_total" ["upstream"]
         "Requests sent on a kept-alive connection.";
 
-    // Uses of keys, counted beside their records and shown to the operator alone.
+    // Uses of keys, counted next to their records and shown to the operator alone.
     KEY_REQUESTS Counter "keygate_key_requests_total" ["key"]
         "Admitted requests of each of the busiest keys, and of all others together.";
     ORG_REQUESTS Counter "keygate_org_requests_total" ["org"]
         "Admitted requests of each of the busiest orgs, and of all others together.";
 
-    // Everything else, recorded by the threads beside the workers.
+    // Everything else, recorded by the threads other than the workers.
     AUDIENCE_INFO Gauge "keygate_audience_info" ["audience"]
         "1 for the audience of the tables that are taken; 0 for an earlier one.";
     BUILD_INFO Gauge "keygate_build_info" ["version"]
@@ -218,7 +218,7 @@ pub mod buckets {
         1_000_000,
     ];
 
-    /// 50 µs to 10 s: a store beside the sidecar to one that hangs.
+    /// 50 µs to 10 s: from a store on the same host to one that hangs.
     pub const STORE: &[u64] = &[
         50_000,
         100_000,
@@ -255,8 +255,8 @@ pub mod buckets {
         60_000_000_000,
     ];
 
-    /// 1 ms to one hour: a patch over a shared volume takes milliseconds, over a mounted Secret
-    /// minutes.
+    /// 1 ms to one hour: a patch takes milliseconds over a shared volume, and minutes over a
+    /// mounted Secret.
     pub const LAG: &[u64] = &[
         1_000_000,
         2_000_000,
@@ -278,7 +278,7 @@ pub mod buckets {
         3_600_000_000_000,
     ];
 
-    /// 1 ms to 10 s: a small patch to ten million keys.
+    /// 1 ms to 10 s: from a small patch to ten million keys.
     pub const LOAD: &[u64] = &[
         1_000_000,
         2_500_000,

@@ -5,14 +5,15 @@ use std::sync::OnceLock;
 
 use crate::core::PolicyName;
 
-/// Most values of the label `policy` beside that of `per-key`. Policies beyond it share the last.
+/// The most values of the label `policy` in addition to that of `per-key`. Further policies share
+/// the last.
 pub(super) const POLICY_SLOTS: usize = 64;
 
 /// No policy has a name with a space.
 const OTHER_POLICIES: &str = "other policies";
 
-/// Of a policy that a table calls as the label calls `per-key`: a configuration and a registry may
-/// not.
+/// For a policy whose name in a table is the label's name for `per-key`. A configuration and a
+/// registry cannot have such a policy.
 const NAMED_AS_LABEL: &str = "policy key";
 
 #[derive(Debug)]
@@ -31,7 +32,7 @@ impl PolicyLabels {
             .map_or(POLICY_SLOTS - 1, |(at, _)| at)
     }
 
-    /// Those in use; the last one is shown by its own name.
+    /// The slots in use. The last one has its own name.
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &str)> {
         let named = self.0.iter().enumerate().map_while(|(at, slot)| Some((at, &**slot.get()?)));
         named.chain([(POLICY_SLOTS - 1, OTHER_POLICIES)])

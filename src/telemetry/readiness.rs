@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Whether requests can be served. Clones are one and the same.
+/// Whether requests can be served. All clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<Mutex<ReadinessState>>);
 
-/// One part, such as the table. It blocks readiness until it says that it is ready, and may block
-/// it again. A part that is dropped stays as it was last.
+/// One part, such as the table. It blocks readiness until it reports that it is ready, and may
+/// block it again. A dropped part keeps its last state.
 #[derive(Clone, Debug)]
 pub struct ReadinessPart {
     all: Readiness,
@@ -25,7 +25,7 @@ pub struct PendingPart {
 struct ReadinessState {
     pending: Vec<PendingPart>,
     draining: bool,
-    /// Every part was ready at the same time once.
+    /// At some moment, all parts were ready.
     started: bool,
 }
 
@@ -36,14 +36,15 @@ impl Readiness {
         Self::default()
     }
 
-    /// A part that is awaited from now on. Register all parts before the first becomes ready.
+    /// Registers a part that readiness waits for. Register all parts before the first becomes
+    /// ready.
     pub fn register(&self, name: &'static str) -> ReadinessPart {
         let part = ReadinessPart { all: self.clone(), name };
         part.blocked("starting");
         part
     }
 
-    /// Not ready from now on, for ever: keygate is about to stop.
+    /// Never ready again: keygate is about to stop.
     pub fn drain(&self) {
         self.state().draining = true;
     }
@@ -57,12 +58,12 @@ impl Readiness {
         state.pending.is_empty() && !state.draining
     }
 
-    /// Whether everything was ready once; never goes back.
+    /// Whether everything was ready once. Never reverts.
     pub fn is_started(&self) -> bool {
         self.state().started
     }
 
-    /// What is awaited, and why.
+    /// What readiness waits for, and why.
     pub fn pending(&self) -> Vec<PendingPart> {
         self.state().pending.clone()
     }
@@ -93,7 +94,7 @@ impl ReadinessPart {
         self.all.is_started()
     }
 
-    /// Not ready, from now until [`Self::ready`]. `why` is for people.
+    /// Not ready until [`Self::ready`] is called. `why` is for people.
     pub fn blocked(&self, why: &str) {
         let mut state = self.all.state();
         match state.pending.iter_mut().find(|p| p.part == self.name) {

@@ -1,4 +1,4 @@
-//! The workers' cells as Prometheus text: summed over workers, named as `metrics` declares.
+//! The workers' cells as Prometheus text: summed over workers, named as declared in `metrics`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -29,7 +29,7 @@ const UPSTREAM_REASONS: [Reason; 6] = [
     Reason::UpstreamTimeout,
 ];
 
-/// Reasons of requests that fail without a verdict against them, shown from the start.
+/// Reasons for which a request fails without a verdict against it, shown from the start.
 const FAILED_REASONS: [Reason; 11] = [
     Reason::BadHeader,
     Reason::BodyTimeout,
@@ -75,7 +75,7 @@ pub(super) fn workers(out: &mut String, workers: &[Arc<WorkerCells>], labels: &W
     page.upstreams(labels.upstreams);
 }
 
-/// The histograms of what is off the request path.
+/// The histograms of everything off the request path.
 pub(super) fn reloads(out: &mut String, control: &Control) {
     let mut page = MetricsPage { out, workers: &[] };
     page.family(&metrics::REVOCATION_LAG);
@@ -139,7 +139,7 @@ impl MetricsPage<'_> {
                 ("admitted", self.route_sum(slot, |r| Some(r.admitted.read()))),
                 ("passed", self.route_sum(slot, |r| Some(r.passed.read()))),
             ] {
-                // A configured rule shows its zero; requests without a rule are never admitted.
+                // A configured rule shows its zero. Requests without a rule are never admitted.
                 if slot > 0 || sum > 0 {
                     let labels = [("decision", decision), ("reason", ""), ("route", &**route)];
                     self.sample(&metrics::AUTH_DECISIONS, "", &labels, sum);
@@ -176,7 +176,7 @@ impl MetricsPage<'_> {
             let sums = RateDecision::ALL.map(|decision| {
                 self.sum(|w| w.ratelimit_named.get()?.get(slot)?.get(decision as usize))
             });
-            // Both, once one of them has happened.
+            // Shows both once one of them has happened.
             for (decision, sum) in RateDecision::ALL.into_iter().zip(sums) {
                 if sums.iter().any(|sum| *sum > 0) {
                     let labels = [("decision", decision.as_str()), ("policy", policy)];
@@ -284,7 +284,8 @@ impl MetricsPage<'_> {
         }
     }
 
-    /// The series of `[upstream]` have no label `upstream`, those of `[upstreams.NAME]` its name.
+    /// The series of `[upstream]` have no label `upstream`. Those of `[upstreams.NAME]` have its
+    /// name.
     fn upstreams(&mut self, names: &[Box<str>]) {
         self.of_upstreams(&metrics::UPSTREAM_CONNECTIONS, names, |u| &u.connections);
         self.of_upstreams(&metrics::UPSTREAM_CONNECTIONS_OPEN, names, |u| &u.open);
@@ -313,7 +314,7 @@ impl MetricsPage<'_> {
         self.of_upstreams(&metrics::UPSTREAM_INFORMATIONAL, names, |u| &u.informational);
         self.family(&metrics::UPSTREAM_RESPONSE);
         for (at, name) in upstream_labels(names) {
-            // One that no worker has used yet has its zeros all the same.
+            // An upstream that no worker has used yet shows zeros.
             let unused = UpstreamCells::default();
             let used = self.workers.iter().filter_map(|w| w.used_upstream(at));
             let of: Vec<_> = used.chain([&unused]).map(|cells| &cells.response).collect();
@@ -355,7 +356,7 @@ impl MetricsPage<'_> {
         self.sample(family, "", &[], sum);
     }
 
-    /// The expected reasons with their zero, others only once they happened.
+    /// Shows the expected reasons with their zeros, and others only after they have happened.
     fn by_reason(
         &mut self,
         family: &Family,
@@ -376,7 +377,7 @@ impl MetricsPage<'_> {
         self.buckets(family, None, self.workers.iter().map(|worker| of(worker)));
     }
 
-    /// The samples of one series: of all these together, which have the same bounds.
+    /// The samples of one series: the sum of all these histograms, which have the same bounds.
     fn buckets<'h, const CELLS: usize>(
         &mut self,
         family: &Family,
@@ -393,7 +394,7 @@ impl MetricsPage<'_> {
             }
             sum_ns = sum_ns.wrapping_add(histogram.sum_ns());
         }
-        // The count is the sum of what was just read, so that a scrape is consistent in itself.
+        // The count is the sum of what was just read, so that a scrape is self-consistent.
         let mut running = 0;
         for (at, total) in totals.iter().enumerate() {
             running += total;

@@ -1,4 +1,5 @@
-//! The numbers of one upstream, for those that record them. Imports `core` and `telemetry::cells`.
+//! The numbers of one upstream, for the code that records them. Imports `core` and
+//! `telemetry::cells`.
 
 use std::sync::Arc;
 
@@ -6,7 +7,7 @@ use super::cells::{UpstreamCells, WorkerCells, add_at};
 use super::labels::TokenOrigin;
 use crate::core::Reason;
 
-/// A worker's cells, and which of its upstreams is meant.
+/// A worker's cells, and the index of one of its upstreams.
 #[derive(Clone, Debug)]
 pub struct UpstreamMeter {
     cells: Arc<WorkerCells>,
@@ -25,7 +26,7 @@ impl UpstreamMeter {
         self.cells.of_upstream(self.upstream)
     }
 
-    /// The head of a response came after this time.
+    /// The head of a response arrived after this time.
     pub fn response(&self, ns: u64) {
         self.of().response.record(ns);
     }

@@ -109,14 +109,14 @@ impl LineBuffer {
         self.put("\n");
     }
 
-    /// Text of ours. Inlined, so that the compiler knows its length and stores it with a move or two
-    /// instead of a call: a line has forty of them, which made most of its cost.
+    /// Adds our own text. Inlined, so that the compiler knows its length and stores it with a move
+    /// or two instead of a call: a line has forty of them, which were most of its cost.
     #[inline(always)]
     fn put(&mut self, text: &'static str) {
         self.bytes.extend_from_slice(text.as_bytes());
     }
 
-    /// What needs no escape.
+    /// Adds bytes that need no escape.
     fn bytes(&mut self, text: &[u8]) {
         self.bytes.extend_from_slice(text);
     }
@@ -142,7 +142,7 @@ impl LineBuffer {
         self.bytes(itoa::Buffer::new().format(n).as_bytes());
     }
 
-    /// What JSON wants escaped, and what would show a reader something else than is there.
+    /// Escapes what JSON requires, and what would look different to a reader from what it is.
     fn escaped(&mut self, text: &str) {
         match needs_escape(text.as_bytes()) {
             true => self.escape_chars(text),
@@ -150,7 +150,8 @@ impl LineBuffer {
         }
     }
 
-    /// The same of visible ASCII. Not a `str`: to make one costs as much as all else about an id.
+    /// The same for visible ASCII. Not a `str`, because making one costs as much as everything else
+    /// about an id.
     fn escaped_ascii(&mut self, text: &[u8]) {
         match needs_escape(text) {
             true => self.escape_chars(&String::from_utf8_lossy(text)),
@@ -173,7 +174,7 @@ impl LineBuffer {
         }
     }
 
-    /// RFC 3339 with milliseconds, UTC. The date is worked out once a second.
+    /// RFC 3339 with milliseconds, UTC. The date is computed once a second.
     fn time(&mut self, unix_ms: u64) {
         let second = unix_ms / 1000;
         if self.second != second || self.date[0] == 0 {
@@ -192,9 +193,9 @@ impl LineBuffer {
     }
 }
 
-/// Whether any byte is no visible ASCII, or one that JSON escapes.
+/// Whether any byte is outside visible ASCII, or needs an escape in JSON.
 fn needs_escape(text: &[u8]) -> bool {
     let special = |b: &u8| !(b' '..=b'~').contains(b) | (*b == b'"') | (*b == b'\\');
-    // Not `any`: without an early end it is done on many bytes at once.
+    // Not `any`: without an early exit, many bytes can be checked at the same time.
     text.iter().fold(false, |any, b| any | special(b))
 }

@@ -1,4 +1,4 @@
-//! One number, and a histogram of them, that one thread writes and others read.
+//! One number, and a histogram, that one thread writes and others read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +10,7 @@ pub(in crate::telemetry) struct MetricCell(AtomicU64);
 #[derive(Debug)]
 pub(in crate::telemetry) struct Histogram<const CELLS: usize = 17> {
     pub(in crate::telemetry) bounds: &'static [u64],
-    /// The one behind the last bound is beyond all of them.
+    /// The bucket after the last bound counts everything above it.
     counts: [MetricCell; CELLS],
     sum: MetricCell,
 }
@@ -49,7 +49,7 @@ impl<const CELLS: usize> Histogram<CELLS> {
         self.sum.add(ns);
     }
 
-    /// Counts per bucket, the one beyond all bounds last.
+    /// Counts per bucket, the one above all bounds last.
     pub(in crate::telemetry) fn counts(&self) -> impl Iterator<Item = u64> {
         self.counts.iter().take(self.bounds.len() + 1).map(MetricCell::read)
     }

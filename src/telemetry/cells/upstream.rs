@@ -1,4 +1,4 @@
-//! What a worker records of one upstream. Imports `core`.
+//! What a worker records about one upstream. Imports `core`.
 
 use super::cell::{Histogram, MetricCell};
 use crate::core::Reason;
