@@ -1,10 +1,11 @@
 //! TLS on both sides, with certificates, keys and authorities that are read again from disk while
-//! connections live. rustls with aws-lc-rs. Imports clock, config, core and wording.
+//! connections are open. rustls with aws-lc-rs. Imports clock, config, core and wording.
 //!
-//! Every set of files is read once into memory, checked as a whole, and put in force as one
-//! value; on any fault the one in force stays. [`Watcher`] does that on the control thread. A listener's
-//! own certificate whose dates do not hold is served at a start, loudly: an outage of TLS is worse for
-//! clients that do not look at dates, and no better for those that do.
+//! Every set of files is read once into memory, checked as a whole, and put in force as one value.
+//! On any fault, the previous one stays in force. [`Watcher`] does that on the control thread. If
+//! the dates of a listener's own certificate are not valid at a start, keygate serves it and logs
+//! that prominently: an outage of TLS is worse for clients that do not check dates, and no better
+//! for those that do.
 
 mod client;
 mod concern;

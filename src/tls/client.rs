@@ -17,7 +17,7 @@ use super::watch::{Certificate, Reloadable};
 use crate::clock::Clock;
 use crate::config::{TlsClient, UpstreamProtocol};
 
-/// TLS towards one upstream, for all workers.
+/// TLS for connections to one upstream, for all workers.
 #[derive(Debug)]
 pub struct ClientTls {
     files: TlsClient,
@@ -26,7 +26,7 @@ pub struct ClientTls {
     clock: Clock,
     provider: Arc<CryptoProvider>,
     in_force: ArcSwap<ClientTlsInForce>,
-    /// One reload at a time.
+    /// Ensures one reload at a time.
     reloading: Mutex<()>,
 }
 
@@ -41,8 +41,8 @@ struct ClientTlsInForce {
 // === impl ClientTls ===
 
 impl ClientTls {
-    /// `host` is what is connected to; the certificate is checked against it unless `config` names
-    /// another.
+    /// `host` is the host to connect to. The certificate is checked against it unless `config`
+    /// names another.
     pub fn load(
         config: &TlsClient,
         host: &str,
@@ -68,18 +68,18 @@ impl ClientTls {
         })
     }
 
-    /// For the next handshake.
+    /// The configuration for the next handshake.
     pub fn current(&self) -> Arc<ClientConfig> {
         self.in_force.load().config.clone()
     }
 
-    /// What is sent as SNI and looked for in the certificate.
+    /// The name that is sent as SNI and expected in the certificate.
     pub fn server_name(&self) -> ServerName<'static> {
         self.server_name.clone()
     }
 
-    /// After the handshake: an upstream that speaks HTTP/2 must have said so. One that was asked
-    /// for HTTP/1.1 need not answer.
+    /// After the handshake: an upstream that speaks HTTP/2 must have confirmed it. One that was
+    /// asked for HTTP/1.1 need not answer.
     pub fn check_protocol(&self, connection: &ClientConnection) -> Result<(), TlsError> {
         match (self.protocol, connection.alpn_protocol()) {
             (UpstreamProtocol::Http1, _) | (UpstreamProtocol::Http2, Some(b"h2")) => Ok(()),

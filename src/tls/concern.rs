@@ -1,5 +1,6 @@
-//! What is allowed in certificate and key files, but seldom meant: they are taken, and `check` and
-//! the log say what clients will make of them. Of the room it imports dates.
+//! Properties of certificate and key files that are allowed, but seldom intended. The files are
+//! accepted, and `check` and the log say how clients will react. From its room, this module imports
+//! only dates.
 
 use std::borrow::Cow;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +13,7 @@ use super::dates::{Validity, rfc3339};
 use crate::core::Now;
 use crate::wording::shell::quoted_path;
 
-/// One of them.
+/// One such property.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsConcern {
     pub path: PathBuf,
@@ -20,9 +21,9 @@ pub struct TlsConcern {
     pub hint: Cow<'static, str>,
 }
 
-/// Of the certificates behind the first one: their order (RFC 5246 section 7.4.2 wants each to have
-/// issued the one before; RFC 8446 section 4.4.2 only asks for it, and some clients do not sort), and
-/// their dates.
+/// Concerns about the certificates after the first one: their dates and their order. RFC 5246
+/// section 7.4.2 requires each to have issued the one before. RFC 8446 section 4.4.2 only
+/// recommends it, and some clients do not sort.
 pub(super) fn of_chain(
     path: &Path,
     chain: &[CertificateDer<'_>],
@@ -32,7 +33,7 @@ pub(super) fn of_chain(
     let mut add = |message, hint: &'static str| {
         concerns.push(TlsConcern { path: path.to_owned(), message, hint: hint.into() });
     };
-    // A certificate that cannot be read keeps its place: people count all of them.
+    // A certificate that cannot be read keeps its place, because people count all of them.
     let parsed: Vec<Option<X509Certificate<'_>>> =
         chain.iter().map(|one| Some(X509Certificate::from_der(one).ok()?.1)).collect();
     let count = chain.len();
@@ -71,7 +72,7 @@ pub(super) fn of_chain(
     }
 }
 
-/// Of authorities that were left out because of their dates.
+/// Concerns about authorities that were left out because of their dates.
 pub(super) fn of_authority(
     path: &Path,
     at: usize,
@@ -87,8 +88,8 @@ pub(super) fn of_authority(
     }
 }
 
-/// Of a key that more people can read than the process and its group. In a volume of Kubernetes
-/// there are no others, and its files have the mode 0644 unless somebody says otherwise.
+/// Concerns about a key that more people can read than the process and its group. In a volume of
+/// Kubernetes there are no others, and its files have the mode 0644 unless configured otherwise.
 pub(super) fn of_key(path: &Path, concerns: &mut Vec<TlsConcern>) {
     const OTHERS_READ: u32 = 0o004;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());

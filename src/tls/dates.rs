@@ -1,4 +1,4 @@
-//! From when to when certificates are valid, and how that is said.
+//! The dates between which certificates are valid, and how messages describe them.
 
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
@@ -9,7 +9,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::error::TlsError;
 use crate::core::Now;
 
-/// From when to when a certificate is valid, in Unix time.
+/// When a certificate is valid, in Unix time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Validity {
     pub(super) not_before: i64,
@@ -43,7 +43,7 @@ impl Validity {
         Ok(())
     }
 
-    /// Seconds until it has expired; negative once it has.
+    /// Seconds until it expires. Negative once it has.
     pub(super) fn remaining(self, now: Now) -> i64 {
         self.not_after.saturating_sub(unix(now))
     }
@@ -57,7 +57,7 @@ fn unix(now: Now) -> i64 {
     i64::try_from(now.unix_secs()).unwrap_or(i64::MAX)
 }
 
-/// Before 1970 and after 9999 there is nothing to tell apart.
+/// Dates before 1970 and after 9999 need no distinction.
 pub(super) fn rfc3339(unix: i64) -> String {
     const LAST: u64 = 253_402_300_799;
     let seconds = u64::try_from(unix).unwrap_or(0).min(LAST);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::wording::shell::quoted_path;
 
-/// Why files were not put in force. The operator is at fault; no message has bytes of a file.
+/// Why files were not put in force. The operator is at fault. No message contains bytes of a file.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error(
@@ -95,8 +95,8 @@ pub enum TlsError {
 // === impl TlsError ===
 
 impl TlsError {
-    /// The file to blame, where there is one. Of a chain and a key that do not fit, the chain where
-    /// its order is wrong, else the key.
+    /// The file to blame, if there is one. If a chain and a key do not match, that is the chain if
+    /// its order is wrong, otherwise the key.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::BadCertificate(path)
@@ -117,13 +117,13 @@ impl TlsError {
         }
     }
 
-    /// A fault that no file is to blame for.
+    /// A fault that is not caused by a file.
     pub(super) fn setup(error: impl std::fmt::Display) -> Self {
         Self::Setup(error.to_string())
     }
 }
 
-/// The path with something behind it, as a shell takes it.
+/// The path with an ending, quoted for a shell.
 fn beside(path: &Path, ending: &str) -> String {
     let mut path = path.as_os_str().to_owned();
     path.push(ending);

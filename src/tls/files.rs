@@ -19,10 +19,11 @@ use crate::config::{CertificateFiles, open_regular};
 use crate::core::Now;
 
 const MAX_FILE: u64 = 1 << 20;
-/// Readings until two agree, so that files in the middle of being replaced are not half new.
+/// How many times to read until two readings agree, so that files in the middle of being replaced
+/// are not a mix of old and new.
 const READINGS: usize = 3;
 
-/// The content of several files at one time. Wiped on drop: some of them are keys.
+/// The content of several files at one moment. Wiped on drop, because some of them are keys.
 pub(super) struct Bundle(Vec<(PathBuf, Zeroizing<Vec<u8>>)>);
 
 /// SHA-256 over files and their lengths.
@@ -41,14 +42,14 @@ pub(super) struct Identity {
 #[derive(Debug)]
 pub(super) struct Authorities {
     pub(super) store: RootCertStore,
-    /// What of the file is left out.
+    /// Parts of the file that are left out.
     pub(super) concerns: Vec<TlsConcern>,
 }
 
 // === impl Bundle ===
 
 impl Bundle {
-    /// Reads all files; once more when they changed while they were read.
+    /// Reads all files, and again if they changed meanwhile.
     pub(super) fn read<'a>(
         paths: impl IntoIterator<Item = &'a Path> + Clone,
     ) -> Result<Self, TlsError> {
@@ -78,7 +79,7 @@ impl Bundle {
         Fingerprint::from(context)
     }
 
-    /// Of one file alone. `None`: it is not part of the bundle.
+    /// The fingerprint of one file. `None`: it is not part of the bundle.
     pub(super) fn fingerprint_of(&self, path: &Path) -> Option<Fingerprint> {
         let bytes = self.bytes(path).ok()?;
         let mut context = digest::Context::new(&digest::SHA256);
@@ -86,7 +87,7 @@ impl Bundle {
         Some(Fingerprint::from(context))
     }
 
-    /// The certificate chain and key of `files`. The caller looks at the dates.
+    /// The certificate chain and key of `files`. The caller checks the dates.
     pub(super) fn identity(
         &self,
         files: &CertificateFiles,
@@ -103,14 +104,14 @@ impl Bundle {
                 self.mismatch(files, &rest, provider)
             }
             Error::InvalidCertificate(_) => TlsError::BadCertificate(files.chain.clone()),
-            // Its text is not ours to show: it is about key bytes.
+            // Its text must not be shown: it is about key bytes.
             _ => TlsError::BadKey(files.key.clone()),
         })?;
         Ok(Identity { certified, path: files.chain.clone(), validity })
     }
 
-    /// The authorities in `path`, all of them usable. What is verified by one of them is not asked
-    /// for its dates again, so one whose dates do not hold is left out; if none is left, that is an
+    /// The authorities in `path`, all of them usable. Verification does not check the dates of an
+    /// authority again, so one whose dates are not valid is left out. If none is left, that is an
     /// error.
     pub(super) fn roots(&self, path: &Path, now: Now) -> Result<Authorities, TlsError> {
         let mut all = Authorities { store: RootCertStore::empty(), concerns: Vec::new() };
@@ -130,7 +131,8 @@ impl Bundle {
         if all.store.is_empty() { left_out.map(|()| all) } else { Ok(all) }
     }
 
-    /// What is allowed in the certificate chain and key of `files`, but seldom meant.
+    /// Properties of the certificate chain and key of `files` that are allowed, but seldom
+    /// intended.
     pub(super) fn concerns(&self, files: &CertificateFiles, now: Now) -> Vec<TlsConcern> {
         let mut concerns = Vec::new();
         if let Ok(chain) = self.certificates(&files.chain) {
@@ -140,7 +142,7 @@ impl Bundle {
         concerns
     }
 
-    /// Why the first certificate is not that of the key: another one of the chain may be.
+    /// Why the first certificate does not match the key: another one of the chain may.
     fn mismatch(
         &self,
         files: &CertificateFiles,
@@ -193,7 +195,7 @@ impl Bundle {
     }
 }
 
-/// Opens once; a file that grows meanwhile is refused, not cut.
+/// Opens the file once. A file that grows meanwhile is refused, not truncated.
 fn read_bounded(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     let fault = |source| TlsError::Read { path: path.to_owned(), source };
     let file = open_regular(path).map_err(fault)?;
@@ -201,7 +203,7 @@ fn read_bounded(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     if length > MAX_FILE {
         return Err(TlsError::TooLarge(path.to_owned()));
     }
-    // Room for all of it at once: a buffer that grows leaves copies of a key behind.
+    // Space for all of it: a growing buffer leaves copies of a key behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(length as usize + 1));
     file.take(length + 1).read_to_end(&mut bytes).map_err(fault)?;
     if bytes.len() as u64 > length {

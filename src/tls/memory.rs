@@ -1,5 +1,5 @@
-//! The listener's side of TLS with a certificate that this process has made, or that another one handed
-//! it: no file holds it.
+//! The listener's side of TLS with a certificate that this process has made, or that another
+//! process passed to it: no file holds it.
 
 use std::sync::Arc;
 
@@ -12,7 +12,8 @@ use super::dates::Validity;
 use super::error::TlsError;
 use super::provider::provider;
 
-/// TLS of one listener whose certificate lives in memory. Before the first [`Self::put`] there is none.
+/// TLS of one listener whose certificate is in memory. Before the first [`Self::put`] there is
+/// none.
 #[derive(Debug)]
 pub struct MemoryServerTls {
     provider: Arc<CryptoProvider>,
@@ -33,10 +34,11 @@ impl MemoryServerTls {
         Self { provider: provider(), in_force: ArcSwapOption::empty() }
     }
 
-    /// Puts a certificate in force for handshakes from now on. Connections keep what they began with.
+    /// Puts a certificate in force for future handshakes. Existing connections keep theirs.
     ///
     /// # Errors
-    /// The key is not that of the first certificate of the chain; what was in force stays.
+    /// The key does not match the first certificate of the chain. The previous certificate stays in
+    /// force.
     pub fn put(
         &self,
         chain: Vec<CertificateDer<'static>>,
@@ -44,7 +46,7 @@ impl MemoryServerTls {
     ) -> Result<(), TlsError> {
         let validity = chain.first().and_then(Validity::of);
         let validity = validity.ok_or_else(|| TlsError::setup("there is no certificate"))?;
-        // No session is resumed: a new connection shows the certificate of now.
+        // No session is resumed: a new connection always shows the current certificate.
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(rustls::ALL_VERSIONS)
             .map_err(TlsError::setup)?
@@ -59,7 +61,7 @@ impl MemoryServerTls {
         Ok(())
     }
 
-    /// For the next handshake; `None`: nothing was put in force yet.
+    /// The configuration for the next handshake. `None`: nothing was put in force yet.
     pub fn current(&self) -> Option<Arc<ServerConfig>> {
         self.in_force.load().as_ref().map(|in_force| Arc::clone(&in_force.config))
     }

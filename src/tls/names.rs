@@ -8,21 +8,22 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// Certificates by the DNS names in their subjectAltName. Of several that fit, the first one
-/// configured with which the client can do anything is taken: an RSA and an ECDSA certificate for
-/// the same name can stand side by side.
+/// Certificates by the DNS names in their subjectAltName. If several match, the first configured
+/// one that the client can use is taken: there can be an RSA and an ECDSA certificate for the same
+/// name.
 #[derive(Debug)]
 pub(super) struct ByName {
     all: Vec<Arc<CertifiedKey>>,
     exact: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
-    /// By what follows `*.`; a wildcard matches exactly one label.
+    /// By the part after `*.`. A wildcard matches exactly one label.
     wildcard: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
 }
 
 // === impl ByName ===
 
 impl ByName {
-    /// The first certificate is for clients that ask for no name, or for one that none has.
+    /// The first certificate is for clients that ask for no name, or for a name that no certificate
+    /// has.
     pub(super) fn new(certificates: impl IntoIterator<Item = CertifiedKey>) -> Self {
         let mut by_name = Self { all: Vec::new(), exact: HashMap::new(), wildcard: HashMap::new() };
         for certificate in certificates {
@@ -51,7 +52,7 @@ impl ByName {
         });
         let groups = || named.into_iter().flatten().chain([&self.all]);
         let usable = |c: &&Arc<CertifiedKey>| c.key.choose_scheme(schemes).is_some();
-        // The handshake tells a client that can verify none of them.
+        // If a client can verify none of them, the handshake reports that.
         groups()
             .find_map(|group| group.iter().find(usable))
             .or_else(|| groups().find_map(|group| group.first()))
@@ -65,7 +66,7 @@ impl ResolvesServerCert for ByName {
     }
 }
 
-/// Lower-case. Subject common names are not looked at: no client does so any more.
+/// In lower case. Subject common names are ignored, as all clients do by now.
 fn dns_names(certificate: &CertifiedKey) -> Vec<String> {
     let Some(Ok((_, parsed))) = certificate.cert.first().map(|c| X509Certificate::from_der(c))
     else {

@@ -1,26 +1,26 @@
-//! What a file is that holds no PEM of the kind that was asked for. Imports the errors of its room.
+//! What a file contains that has no PEM of the requested kind. Imports the errors of its room.
 //!
-//! No message has bytes of the file: some of these files are keys.
+//! No message contains bytes of the file: some of these files are keys.
 
 use std::path::Path;
 
 use super::error::TlsError;
 
-/// What the configuration named the file for.
+/// The purpose for which the configuration named the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PemKind {
     Certificate,
     Key,
 }
 
-/// Refuses what readers of PEM would misread: behind a byte order mark they pass over the first block
-/// without a word, so that a chain would begin with its issuer.
+/// Refuses what readers of PEM would misread: after a byte order mark they silently skip the first
+/// block, so that a chain would begin with its issuer.
 pub(super) fn check_encoding(path: &Path, bytes: &[u8], wanted: PemKind) -> Result<(), TlsError> {
     const MARKS: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"];
     if MARKS.iter().any(|mark| bytes.starts_with(mark)) {
         return Err(TlsError::ByteOrderMark(path.to_owned()));
     }
-    // DER of a certificate or key is one SEQUENCE, longer than 127 bytes but for Ed25519 keys.
+    // DER of a certificate or key is one SEQUENCE, longer than 127 bytes except for Ed25519 keys.
     if bytes.starts_with(b"\x30") && !contains(bytes, b"-----BEGIN") {
         let tool = match wanted {
             PemKind::Certificate => "x509",
@@ -31,7 +31,7 @@ pub(super) fn check_encoding(path: &Path, bytes: &[u8], wanted: PemKind) -> Resu
     Ok(())
 }
 
-/// PKCS#8 says it in its label, the older forms in a field (RFC 1421 section 4.6.1.1).
+/// PKCS#8 shows it in the label, the older forms in a field (RFC 1421 section 4.6.1.1).
 pub(super) fn is_encrypted(bytes: &[u8]) -> bool {
     contains(bytes, b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || contains(bytes, b"4,ENCRYPTED")
 }

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::config::{ClientAuth, TlsServer};
 use crate::core::Now;
 
-/// TLS of one listener. One value for all workers: a session that one of them opened can be
+/// TLS of one listener. All workers share one value, so that a session opened on one of them can be
 /// resumed on any other.
 #[derive(Debug)]
 pub struct ServerTls {
@@ -27,7 +27,7 @@ pub struct ServerTls {
     clock: Clock,
     provider: Arc<CryptoProvider>,
     in_force: ArcSwap<ServerTlsInForce>,
-    /// One reload at a time.
+    /// Ensures one reload at a time.
     reloading: Mutex<()>,
 }
 
@@ -40,27 +40,28 @@ struct ServerTlsInForce {
     concerns: Vec<TlsConcern>,
 }
 
-/// What a certificate is measured by whose dates do not hold.
+/// What to compare a certificate with whose dates are not valid.
 #[derive(Clone, Copy)]
 enum Before<'a> {
-    /// Nothing: at a start it is served, and the watcher says so at once.
+    /// Nothing: at a start it is served, and the watcher reports it immediately.
     Start,
-    /// It takes the place of one of these only where that one is no better.
+    /// It replaces one of these only if that one is no better.
     InForce(&'a ServerTlsInForce),
 }
 
-/// Session tickets, valid for at most twelve hours; their keys are replaced every six.
+/// Session tickets, valid for at most twelve hours. Their keys are replaced every six.
 #[derive(Clone, Debug)]
 struct Tickets {
     ticketer: Arc<dyn ProducesTickets>,
-    /// The authorities under which clients were verified whose sessions are in these tickets.
+    /// The authorities that verified the clients whose sessions are in these tickets.
     authority: Option<Fingerprint>,
 }
 
 // === impl ServerTls ===
 
 impl ServerTls {
-    /// For a start. A certificate whose dates do not hold is taken: [`Certificate::is_valid`] tells.
+    /// For a start. Accepts a certificate whose dates are not valid: [`Certificate::is_valid`]
+    /// shows that.
     pub fn load(config: &TlsServer, clock: Clock) -> Result<Self, TlsError> {
         let provider = provider();
         let bundle = Bundle::read(paths(config))?;
@@ -74,7 +75,7 @@ impl ServerTls {
         })
     }
 
-    /// For the next handshake. Connections keep what they began with.
+    /// The configuration for the next handshake. Existing connections keep theirs.
     pub fn current(&self) -> Arc<ServerConfig> {
         self.in_force.load().config.clone()
     }
@@ -147,7 +148,7 @@ impl ServerTlsInForce {
             false => vec![b"http/1.1".to_vec()],
         };
         // Tickets only: nothing per client is kept here, and workers share no lock. 0-RTT data is
-        // off, as it is in rustls by default: a replayed request would be admitted twice.
+        // off, which is the default of rustls: a replayed request would be admitted twice.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = tickets.ticketer.clone();
         config.max_early_data_size = 0;
@@ -164,8 +165,9 @@ impl ServerTlsInForce {
 // === impl Before ===
 
 impl<'a> Before<'a> {
-    /// Whether certificate `index` of the listener must be valid now. One that is valid never gives
-    /// way to one that is not; one that has run out must not keep its neighbours from being renewed.
+    /// Whether certificate `index` of the listener must be valid now. A valid certificate is never
+    /// replaced by an invalid one, but an expired one must not prevent its neighbours from being
+    /// renewed.
     fn is_strict(self, index: usize, now: Now) -> bool {
         match self {
             Self::Start => false,
@@ -213,9 +215,9 @@ fn paths(files: &TlsServer) -> impl Iterator<Item = &Path> + Clone {
 // === impl Tickets ===
 
 impl Tickets {
-    /// The same tickets after a change of certificates; new ones after a change of authorities:
-    /// rustls verifies no certificate again when a session is resumed, so a client of the old
-    /// authority would be let in for hours.
+    /// The same tickets after a change of certificates, new ones after a change of authorities.
+    /// rustls does not verify a certificate again when a session is resumed, so a client of the old
+    /// authority would be accepted for hours.
     fn following(
         old: Option<&Self>,
         authority: Option<&Path>,

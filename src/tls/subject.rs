@@ -9,14 +9,14 @@ use super::dates::Validity;
 use crate::core::Now;
 use crate::core::certificate::subject_of;
 
-/// Everything that is not printable ASCII, and `%` itself, so that it can be undone.
+/// Everything that is not printable ASCII, and `%` itself, so that the encoding can be reversed.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 
-/// Longest subject that is sent on; a cut one could be somebody else's.
+/// Longest subject that is forwarded: a truncated one could be somebody else's.
 const MAX_SUBJECT: usize = 4096;
 
-/// Why a client's certificate cannot speak for it although the handshake ended well. The
-/// connection has to be closed.
+/// Why a client's certificate cannot identify it although the handshake succeeded. The connection
+/// has to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientCertificateError {
     #[error("the client's certificate has expired since its session began")]
@@ -25,15 +25,15 @@ pub enum ClientCertificateError {
     Unreadable,
 }
 
-/// The subject of the certificate that the handshake verified; `None` when the client has none, or
-/// one without any name.
+/// The subject of the certificate that the handshake verified. `None` if the client has no
+/// certificate, or one without any name.
 ///
 /// As in RFC 2253 (`CN=alice,OU=billing,O=Example`), percent-encoded outside printable ASCII. A
-/// certificate without a subject, as SPIFFE has them, is named by its first alternative name
-/// (`URI:spiffe://…`), which no subject can look like.
+/// certificate without a subject, such as those of SPIFFE, is named by its first alternative name
+/// (`URI:spiffe://…`), which cannot be confused with a subject.
 ///
-/// A resumed session brings its certificate along without another look at it, so its dates are
-/// looked at here.
+/// A resumed session includes its certificate without verifying it again, so its dates are checked
+/// here.
 pub fn client_subject(
     connection: &ServerConnection,
     now: Now,
@@ -49,7 +49,7 @@ pub fn client_subject(
         X509Certificate::from_der(certificate).map_err(|_| ClientCertificateError::Unreadable)?;
     let Some(name) = subject_of(&parsed) else { return Ok(None) };
     let mut encoded = utf8_percent_encode(&name, ESCAPED).to_string();
-    // A space at the end of a field value is lost on the way.
+    // A space at the end of a field value gets lost on the way.
     if encoded.ends_with(' ') {
         encoded.truncate(encoded.len() - 1);
         encoded.push_str("%20");

@@ -1,4 +1,5 @@
-//! Reads certificate files again every few seconds, off the workers, and says loudly how it went.
+//! Reads certificate files again every few seconds, off the workers, and logs the result
+//! prominently.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,15 +19,16 @@ const REPEAT_SECS: u64 = 3600;
 /// Warn when less than this is left, or a fifth of the lifetime where that is less.
 const SOON_SECS: i64 = 7 * 24 * 3600;
 
-/// Something made of files that can be read again. [`super::ServerTls`] and [`super::ClientTls`].
+/// Something made from files that can be read again: [`super::ServerTls`] and [`super::ClientTls`].
 pub trait Reloadable: std::fmt::Debug + Send + Sync {
-    /// Reads the files; false when they are those in force. On an error these stay in force.
+    /// Reads the files. False if they are those in force. On an error, the previous ones stay in
+    /// force.
     fn reload(&self) -> Result<bool, TlsError>;
 
     /// The certificates in force.
     fn certificates(&self) -> Vec<Certificate>;
 
-    /// What of the files in force is allowed, but seldom meant.
+    /// Properties of the files in force that are allowed, but seldom intended.
     fn concerns(&self) -> Vec<TlsConcern>;
 }
 
@@ -38,7 +40,7 @@ pub struct Certificate {
     pub(super) validity: Validity,
 }
 
-/// How one look at the files of one target went.
+/// The result of one look at the files of one target.
 #[derive(Debug)]
 pub struct Event {
     pub outcome: TlsReloadOutcome,
@@ -48,13 +50,13 @@ pub struct Event {
 
 #[derive(Debug)]
 pub enum TlsReloadOutcome {
-    /// What was in force stays so. Logged already.
+    /// What was in force stays in force. Already logged.
     Failed(TlsError),
     Reloaded,
     Unchanged,
 }
 
-/// Looks after all TLS of the process.
+/// Watches all TLS files of the process.
 #[derive(Debug)]
 pub struct Watcher {
     targets: Vec<WatchedTls>,
@@ -64,11 +66,11 @@ pub struct Watcher {
 #[derive(Debug)]
 struct WatchedTls {
     tls: Arc<dyn Reloadable>,
-    /// The last fault that was told, and when.
+    /// The last fault that was logged, and when.
     fault: Option<(String, u64)>,
-    /// When it was last told that a certificate runs out.
+    /// When it was last logged that a certificate is about to expire.
     expiry_told: Option<u64>,
-    /// The concerns that were told.
+    /// The concerns that were logged.
     concerns: Vec<TlsConcern>,
 }
 
@@ -81,10 +83,10 @@ impl Watcher {
     }
 
     /// Looks every `period` until the other end of `stop` is dropped. Anything sent there (a
-    /// SIGHUP) is a reason to look at once. Blocks: give it a thread of its own.
+    /// SIGHUP) causes an immediate look. Blocks, so give it a thread of its own.
     ///
-    /// A poll, not inotify: the answer comes from the content, so that no way of replacing a file
-    /// can be missed, and a few small reads every few seconds are nothing.
+    /// This is a poll instead of inotify: it compares the content, so it cannot miss any way of
+    /// replacing a file, and a few small reads every few seconds cost almost nothing.
     pub fn run(mut self, period: Duration, stop: &Receiver<()>, mut on_event: impl FnMut(Event)) {
         loop {
             self.look(&mut on_event);
@@ -147,7 +149,7 @@ impl WatchedTls {
         }
     }
 
-    /// Each once, for as long as it lasts.
+    /// Logs each once, for as long as it lasts.
     fn tell_concerns(&mut self) {
         let concerns = self.tls.concerns();
         for TlsConcern { path, message, hint } in &concerns {
@@ -206,12 +208,12 @@ impl Certificate {
         self.validity.not_before
     }
 
-    /// Whether its dates hold.
+    /// Whether its dates are valid.
     pub fn is_valid(&self, now: Now) -> bool {
         self.validity.includes(now)
     }
 
-    /// What is wrong with its dates, in words. `None`: they hold.
+    /// What is wrong with its dates, in words. `None`: they are valid.
     pub fn fault(&self, now: Now) -> Option<String> {
         self.validity.check(Path::new(&self.name), now).err().map(|error| error.to_string())
     }
