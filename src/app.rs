@@ -1,5 +1,5 @@
 //! Composition root: configuration → running sidecar → its end. Nothing else knows how the parts
-//! meet.
+//! are connected.
 
 mod address_lock;
 mod assertion;
@@ -59,17 +59,17 @@ use crate::telemetry::log::{LogTerms, OperatorLog};
 use crate::telemetry::{AccessLog, AccessLogs, Metrics, Readiness};
 use crate::tls::Reloadable;
 
-/// From the end of the drain to the end of the process, however slowly a disk or the reader of the
-/// logs answers.
+/// From the end of the drain to the end of the process, however slow a disk or the reader of the
+/// logs is.
 const LAST: Duration = Duration::from_secs(5);
 
-/// What a start may take before somebody ends it: a table from a server that does not answer may be
-/// waited for without end.
+/// How long a start may take before it is ended: it may wait without limit for a table from a
+/// server that does not answer.
 const NO_LIMIT: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// Loads the configuration, starts, serves until the end. The whole of `keygate serve`.
+/// Loads the configuration, starts, and serves until the end: all of `keygate serve`.
 pub fn serve(file: &Path) -> Exit {
-    // First of all: it changes the environment, and there is no second thread yet.
+    // This must be first: it changes the environment, and there is no second thread yet.
     let inherited = Inherited::from_parent();
     let mut signals = match Signals::catch() {
         Ok(signals) => signals,
@@ -83,7 +83,7 @@ pub fn serve(file: &Path) -> Exit {
     match signals.unless_told(BlockingStage::Start, NO_LIMIT, move || start(&file, inherited?)) {
         Ok(Some(Ok(running))) => {
             signals.serve(&running, &Notifier::from_environment());
-            // What is left may wait for a disk, or for a reader of the logs that reads no more.
+            // The rest may wait for a disk, or for a reader of the logs that no longer reads.
             let _ = signals.unless_told(BlockingStage::Stop, LAST, move || running.stop());
             Exit::Ok
         }
@@ -92,13 +92,13 @@ pub fn serve(file: &Path) -> Exit {
             let _ = signals.unless_told(BlockingStage::LastWords, LAST, move || failed.say());
             exit
         }
-        // Told to end before there was anything to drain.
+        // The process was told to end before there was anything to drain.
         Ok(None) => Exit::Ok,
         Err(error) => StartError::Thread(error).exit(),
     }
 }
 
-/// A start by the configuration in `file`, with the log of the process.
+/// Starts with the configuration in `file`, and with the log of the process.
 fn start(file: &Path, inherited: Inherited) -> Result<Running, StartError> {
     let prepared = prepare(file, &Clock::system())?;
     let config = &prepared.config;
@@ -124,10 +124,10 @@ fn build(
     mut inherited: Inherited,
 ) -> Result<Running, StartError> {
     let PreparedStart { mut config, file, clock, listener_tls, upstream_tls, store_tls } = prepared;
-    // What the file says: `config` is fitted to this machine and taken apart below, and a reload
-    // compares with the whole.
+    // The contents of the file: `config` is fitted to this machine and taken apart below, and a
+    // reload compares with the whole.
     let mut running = config.clone();
-    // What a reload replaces is wiped then, and not kept here for comparison.
+    // What a reload replaces must be wiped then, and not be kept here for comparison.
     running.settings.assertion = None;
     running.settings.credential = None;
     running.settings.upstreams.clear();
@@ -172,7 +172,7 @@ fn build(
         clients: sockets.iter().all(Option::is_some),
         doors: doors.into_iter().filter(|(_, socket)| socket.is_some()).map(|d| d.0).collect(),
     };
-    // Before anything listens: from then on the kernel may send clients here.
+    // Before anything listens, because from then on the kernel may send clients here.
     let address_locks = lock_addresses(&listeners, &config.table)?;
     let (listening, addresses) = bind_all(&listeners, sockets, listener_tls, &metrics)?;
     let admin_listener = match admin_socket {

@@ -55,7 +55,7 @@ impl Clock {
         }
     }
 
-    /// The whole reading for a monotonic one that was taken before. Reads no clock.
+    /// The complete reading for an earlier monotonic one. Reads no clock.
     pub fn at(&self, mono_ns: u64) -> Now {
         let unix_ms = match &*self.0 {
             TimeSource::Manual { unix_ms, .. } => unix_ms.load(Ordering::Relaxed),
@@ -66,7 +66,7 @@ impl Clock {
         Now { unix_ms, mono_ns }
     }
 
-    /// Takes the wall clock's present offset from the monotonic clock. Called about once a second.
+    /// Sets the wall clock's present offset from the monotonic clock. Called about once a second.
     pub fn resync(&self) {
         if let TimeSource::System { origin, unix_offset_ms } = &*self.0 {
             let offset = wall_ms().saturating_sub(origin.elapsed().as_millis() as u64);
@@ -74,7 +74,7 @@ impl Clock {
         }
     }
 
-    /// Moves a manual clock; a system clock ignores it.
+    /// Moves a manual clock. A system clock ignores it.
     pub fn advance(&self, by: Duration) {
         if let TimeSource::Manual { unix_ms, mono_ns } = &*self.0 {
             unix_ms.fetch_add(by.as_millis() as u64, Ordering::Relaxed);
@@ -83,7 +83,7 @@ impl Clock {
     }
 }
 
-/// CLOCK_MONOTONIC in microseconds: what other programs on this machine compare with their own
+/// CLOCK_MONOTONIC in microseconds, which other programs on this machine can compare with their own
 /// reading.
 pub fn monotonic_us() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
@@ -93,7 +93,7 @@ pub fn monotonic_us() -> u64 {
 fn wall_ms() -> u64 {
     #[expect(clippy::disallowed_methods, reason = "clock.rs is the exception")]
     let wall = SystemTime::now();
-    // A clock before 1970 reads as 1970: every not-before then refuses, which is the safe side.
+    // A clock before 1970 reads as 1970: then every not-before refuses, which is the safe side.
     wall.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 

@@ -5,26 +5,26 @@ use std::process::{ExitCode, Termination};
 /// How a program ended. docs/exit-codes.md says when each is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// An output could not be made, or an address not bound.
+    /// An output could not be created, or an address not bound.
     CannotCreate,
     /// The configuration is wrong.
     Config,
     /// An input was read and refused: a table, a patch, a registry, an import.
     Data,
-    /// A fault of the program itself.
+    /// A fault in the program itself.
     Internal,
     /// An input file is missing or cannot be read.
     NoInput,
     /// A database was written by a newer program.
     NewerSchema,
     Ok,
-    /// Something that passes: a lock is held, a network is down. Trying again is right.
+    /// A temporary problem: a lock is held, a network is down. Trying again is right.
     TryAgain,
     /// A publication would undo what somebody else has published.
     Undone,
     /// Wrong arguments.
     Usage,
-    /// Callers would be refused who are served today.
+    /// Callers who are served today would be refused.
     WouldBreak,
 }
 
@@ -61,13 +61,13 @@ impl Exit {
         }
     }
 
-    /// The exit with this code; one that is not in the table is a fault of the program.
+    /// The exit with this code. A code that is not in the table is a fault of the program.
     pub fn from_code(code: u8) -> Self {
         Self::ALL.into_iter().find(|exit| exit.code() == code).unwrap_or(Self::Internal)
     }
 
-    /// Shows what clap has to say (help and version to stdout, errors to stderr) and gives the
-    /// code: clap's own 2 becomes 64. `shown` makes of a message what may be shown of it.
+    /// Prints clap's message (help and version to stdout, errors to stderr) and returns the code:
+    /// clap's own 2 becomes 64. `shown` reduces a message to what may be shown.
     pub fn of_clap(error: &clap::Error, shown: impl FnOnce(&str) -> String) -> Self {
         if error.use_stderr() {
             let text = error.render().to_string();

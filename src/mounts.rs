@@ -1,9 +1,9 @@
-//! Which files are mount points themselves: a file that was mounted alone (`docker -v FILE:FILE`, a
+//! Which files are themselves mount points: files that were mounted alone (`docker -v FILE:FILE`, a
 //! Kubernetes `subPath`). Imports nothing of the crate.
 //!
-//! Such a mount is bound to the file as it was (mount_namespaces(7)): a new file that is renamed
-//! into its place outside is never seen inside. So a table there never changes, and a revocation
-//! that is published by rename, as `keygatectl` does, never arrives.
+//! Such a mount is bound to the original file (mount_namespaces(7)): a new file that is renamed to
+//! its place outside is never visible inside. So a table there never changes, and a revocation that
+//! is published by rename, as `keygatectl` does, never arrives.
 
 use std::ffi::OsString;
 use std::fs;
@@ -37,8 +37,8 @@ impl Mounts {
         Self { points: text.split(|byte| *byte == b'\n').filter_map(point).collect() }
     }
 
-    /// The files at `path` that are mount points: the file itself, wherever symbolic links lead, or
-    /// the tables and patches in it where `path` is a directory.
+    /// The files at `path` that are mount points: the file itself, after following symbolic links,
+    /// or the tables and patches in it if `path` is a directory.
     pub fn files_at(&self, path: &Path) -> Vec<PathBuf> {
         let Ok(path) = fs::canonicalize(path) else { return Vec::new() };
         if !path.is_dir() {
@@ -57,8 +57,8 @@ impl Mounts {
     }
 }
 
-/// What the kernel says of the path itself, from Linux 5.8 on: a line of mountinfo may be about a
-/// mount that another one hides. `None`: it does not say.
+/// What the kernel says about the path itself, from Linux 5.8 on: a line of mountinfo may describe
+/// a mount that another one hides. `None`: the kernel does not say.
 fn is_root_of_mount(path: &Path) -> Option<bool> {
     let stat = statx(CWD, path, AtFlags::empty(), StatxFlags::empty()).ok()?;
     let knows = stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);

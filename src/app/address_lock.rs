@@ -1,5 +1,5 @@
-//! `listen.reuse_port`: the kernel lets every process of the same user share the address, without an
-//! error. So a file beside the state file says whose it is.
+//! `listen.reuse_port`: the kernel lets every process of the same user share the address, without
+//! an error. So a file next to the state file records whose address it is.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
-/// Held for as long as the process listens; the kernel lets go of it with the process.
+/// Held for as long as the process listens. The kernel releases it together with the process.
 #[derive(Debug)]
 pub(super) struct AddressLock {
     _file: File,
@@ -28,7 +28,7 @@ pub enum AddressLockError {
     Other { address: SocketAddr, theirs: String, ours: String },
 }
 
-/// Tries and pauses while another process writes its name: five seconds.
+/// How often and how long to wait while another process writes its name: five seconds in all.
 const TRIES: u32 = 500;
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -38,7 +38,7 @@ const MAX_AUDIENCE: u64 = 128;
 // === impl AddressLock ===
 
 impl AddressLock {
-    /// Takes part in `address` for `audience`, if nobody serves it for another one.
+    /// Joins the users of `address` for `audience`, unless somebody serves it for another one.
     pub(super) fn take(
         state_file: &Path,
         address: SocketAddr,
@@ -57,11 +57,11 @@ impl AddressLock {
             .open(&path)
             .map_err(failed)?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            // Nobody else is here: what the file says is of the past.
+            // Nobody else is here: the content of the file is obsolete.
             file.set_len(0).and_then(|()| file.write_all(audience.as_bytes())).map_err(failed)?;
         }
         shared(&file).map_err(failed)?;
-        // On the way from one lock to the other somebody else may have been first.
+        // Between the two locks, somebody else may have been first.
         let mut theirs = String::new();
         let mut reader = File::open(&path).map_err(failed)?.take(MAX_AUDIENCE);
         reader.read_to_string(&mut theirs).map_err(failed)?;

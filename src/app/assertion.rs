@@ -18,25 +18,25 @@ pub(super) struct AssertionKeys {
 
 #[derive(Debug, Default)]
 struct KnownKeys {
-    /// Of the settings that were read last. Those in force may be older, should the rest of the
-    /// reload have failed.
+    /// The keys of the settings that were read last. Those in force may be older, if the rest of
+    /// the reload failed.
     newest: Vec<PublicTokenKey>,
-    /// What was in force at one of the last reloads, each key once.
+    /// Keys that were in force at one of the last reloads, each once.
     signed: Vec<SignedKey>,
 }
 
 #[derive(Debug)]
 struct SignedKey {
     key: PublicTokenKey,
-    /// On the process's clock: whoever verifies takes none of its tokens any more, unless the key
-    /// is still in force.
+    /// On the process's clock: after this, verifiers accept none of its tokens any more, unless the
+    /// key is still in force.
     until_ns: u64,
 }
 
-/// Verifiers' clocks differ, and so do their leeways.
+/// Verifiers' clocks differ, and so does their leeway.
 const LEEWAY_SECS: u64 = 60;
 
-/// Former keys that are kept, at most: each change of the file within their time makes one.
+/// The most former keys that are kept: each change of the file within their time adds one.
 const MOST_FORMER: usize = 8;
 
 // === impl AssertionKeys ===
@@ -48,16 +48,15 @@ impl AssertionKeys {
         Arc::new(keys)
     }
 
-    /// The reload thread has read these settings, and is about to put them in force unless
-    /// something else of the reload fails. Whoever verifies finds a new key here before the first
-    /// token of it.
+    /// The reload thread has read these settings, and is about to put them in force unless another
+    /// part of the reload fails. So verifiers find a new key here before its first token.
     pub(super) fn take(&self, settings: &Settings) {
         let now = self.clock.now().mono_ns;
         let in_force = Arc::clone(&self.store.load().settings);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.signed.retain(|signed| signed.until_ns > now);
-        // The store knows what has signed: settings that failed after they were read have not. The
-        // thread that calls this also swaps the store, so nothing comes into force in between.
+        // The store knows which settings have signed: those that failed after they were read have
+        // not. The thread that calls this also swaps the store, so nothing takes effect in between.
         if let Some(assertion) = &in_force.assertion {
             let until_ns = now.saturating_add((assertion.life + LEEWAY_SECS) * 1_000_000_000);
             for key in assertion.public_keys() {
@@ -87,7 +86,7 @@ impl AssertionKeys {
 // === impl KnownKeys ===
 
 impl KnownKeys {
-    /// A shorter life, set by a reload, does not shorten the life of the tokens before it.
+    /// If a reload sets a shorter life, earlier tokens still have theirs.
     fn signed_until(&mut self, key: PublicTokenKey, until_ns: u64) {
         match self.signed.iter_mut().find(|signed| signed.key == key) {
             Some(signed) => signed.until_ns = signed.until_ns.max(until_ns),
@@ -95,7 +94,8 @@ impl KnownKeys {
         }
     }
 
-    /// Keeps all of `in_force` and of the newest, and of others those whose tokens live longest.
+    /// Keeps all keys of `in_force` and the newest settings, and of the others those whose tokens
+    /// live longest.
     fn forget_the_oldest(&mut self, in_force: &[PublicTokenKey]) {
         let Self { newest, signed } = self;
         signed.sort_by_key(|signed| std::cmp::Reverse(signed.until_ns));

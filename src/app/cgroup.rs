@@ -1,17 +1,18 @@
-//! The memory limit that the machinery around the process has set: cgroup v2's `memory.max`, or v1's
+//! The memory limit that the environment of the process has set: cgroup v2's `memory.max`, or v1's
 //! `memory.limit_in_bytes`.
 
 use std::fs;
 use std::path::Path;
 
-/// What the process and all beside it in its cgroup may use, in bytes; the smallest limit on the way
-/// up counts. `None`: no limit that can be seen.
+/// How much the process and everything else in its cgroup may use, in bytes. The smallest limit on
+/// the way up counts. `None`: no limit is visible.
 pub(super) fn memory_limit() -> Option<u64> {
     let membership = fs::read_to_string("/proc/self/cgroup").ok()?;
     smallest(&membership, Path::new("/sys/fs/cgroup"))
 }
 
-/// `membership`: the text of `/proc/self/cgroup` (cgroups(7)); `root`: where the hierarchies are mounted.
+/// `membership`: the text of `/proc/self/cgroup` (cgroups(7)). `root`: where the hierarchies are
+/// mounted.
 fn smallest(membership: &str, root: &Path) -> Option<u64> {
     let found = membership.lines().filter_map(|line| {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
@@ -23,7 +24,7 @@ fn smallest(membership: &str, root: &Path) -> Option<u64> {
             _ => return None,
         };
         let path = Path::new(path.trim_start_matches('/'));
-        // A container sees its own cgroup at the root, and the path may be that of the host.
+        // A container sees its own cgroup at the root, but the path may be that of the host.
         path.ancestors().filter_map(|above| limit_in(&mount.join(above).join(file))).min()
     });
     found.min()
@@ -31,7 +32,7 @@ fn smallest(membership: &str, root: &Path) -> Option<u64> {
 
 fn limit_in(file: &Path) -> Option<u64> {
     let bytes = fs::read_to_string(file).ok()?.trim().parse().ok()?;
-    // v1 says "none" as the largest number of whole pages.
+    // v1 represents "none" as the largest number of whole pages.
     (bytes < NO_LIMIT).then_some(bytes)
 }
 

@@ -12,7 +12,7 @@ use crate::proxy::SharedLimitsError;
 use crate::reload::{self, LoadFailure};
 use crate::telemetry::log::LogError;
 
-/// Why the sidecar did not start. One message, with the remedy; each kind has its exit code.
+/// Why the sidecar did not start. One message with the remedy. Each kind has its exit code.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("{0}")]
@@ -52,7 +52,8 @@ impl StartError {
             Self::AdminToken(_) | Self::Config(_) | Self::Inherited(_) | Self::Log(_) => {
                 Exit::Config
             }
-            // `keygatectl table verify` tells refusals apart; a start says only that the data is bad.
+            // `keygatectl table verify` distinguishes refusals. A start only says that the data is
+            // bad.
             Self::Keys(reload::FirstLoadError::Keys {
                 failure: LoadFailure::Refused(_), ..
             }) => Exit::Data,
@@ -61,10 +62,10 @@ impl StartError {
         }
     }
 
-    /// On standard error, as there may be no log yet.
+    /// On standard error, because there may be no log yet.
     pub(super) fn say(&self) {
         use std::io::Write as _;
-        // Nothing can be done about a standard error that is closed.
+        // Nothing can be done if standard error is closed.
         let _ = writeln!(io::stderr(), "error: {self}");
     }
 }

@@ -1,4 +1,5 @@
-//! What other parts call back for while the sidecar runs: a new configuration, the certificates in force.
+//! Callbacks for other parts while the sidecar runs: a new configuration, the certificates in
+//! force.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use crate::reload::{Hooks, Reconfigured, Time, Unusable};
 use crate::telemetry::Metrics;
 use crate::tls::Reloadable;
 
-/// What `/status` says of the certificates in force at the time it is asked.
+/// What `/status` shows about the certificates that are in force when it is asked.
 pub(super) fn certificate_status(
     targets: &[Arc<dyn Reloadable>],
     clock: &Clock,
@@ -22,7 +23,7 @@ pub(super) fn certificate_status(
     let (targets, clock) = (targets.to_vec(), clock.clone());
     Box::new(move || {
         let now = clock.now();
-        // Before 1970 there is nothing to tell apart.
+        // Dates before 1970 need no distinction.
         let time = |unix| Time::of_secs(u64::try_from(unix).unwrap_or(0));
         let all = targets.iter().flat_map(|target| target.certificates());
         all.map(|certificate| CertificateStatus {
@@ -41,7 +42,7 @@ pub(super) fn route_slots(metrics: &Metrics, settings: &Settings) -> Box<[u32]> 
 }
 
 /// What the reload thread does when the configuration file changes. `running` is what this process
-/// was started with; what differs from it outside the settings needs a restart.
+/// was started with: differences from it outside the settings need a restart.
 pub(super) fn hooks(
     file: PathBuf,
     running: Config,
@@ -59,7 +60,7 @@ pub(super) fn hooks(
             Ok(next) => next,
             Err(error) => return Err(Unusable { error: error.to_string(), files: host.files() }),
         };
-        // A route to a service that this process has no connections to would be 502.
+        // A route to a service that this process has no connections to would answer 502.
         if let Err(name) = next.settings.fit_upstreams(&running.upstreams) {
             let error = format!(
                 "a route goes to an upstream that was added since the start: {name}\n\
@@ -100,7 +101,7 @@ pub(super) fn hooks(
     }
 }
 
-/// What `/status` says of shared limits.
+/// What `/status` shows about shared limits.
 pub(super) fn shared_limits_status(limits: &SharedLimits) -> SharedLimitsStatus {
     let StoreStanding { up, why, replicas, share } = limits.standing();
     SharedLimitsStatus { up, why, replicas, share }

@@ -1,5 +1,5 @@
 //! Listening sockets that a parent has opened and passes on, so that they outlive this process:
-//! sd_listen_fds(3) of systemd, or any parent that speaks it.
+//! sd_listen_fds(3) of systemd, or any parent that implements it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,23 +11,24 @@ use crate::admin::AdminDoor;
 use crate::config::Bind;
 use crate::proxy::BoundSocket;
 
-/// Name of a descriptor that is the admin listener's, whatever its address.
+/// Name of a descriptor that is for the admin listener, whatever its address.
 const ADMIN: &str = "admin";
 
 /// The same for the listener of `admin.public_address`.
 const PUBLIC: &str = "admin-public";
 
-/// Name of descriptors that are the listeners', in the order of the configuration, whatever their
-/// addresses.
+/// Name of descriptors that are for the listeners, in the order of the configuration, whatever
+/// their addresses.
 const LISTEN: &str = "listen";
 
 /// The first descriptor that sd_listen_fds(3) passes.
 const FIRST: usize = 3;
 
-/// More descriptors than any parent passes. The list of them is made before anybody looks at one.
+/// More descriptors than any parent passes. The list of them is built before any of them is
+/// examined.
 const MOST: u16 = u16::MAX;
 
-/// What was passed and is not yet taken.
+/// Sockets that were passed and not yet taken.
 #[derive(Debug, Default)]
 pub(super) struct Inherited {
     descriptors: Vec<Descriptor>,
@@ -40,8 +41,8 @@ struct Descriptor {
     socket: BoundSocket,
 }
 
-/// Why what was passed cannot be used. Nothing is served then: clients would wait at a socket that
-/// nobody looks at.
+/// Why the passed sockets cannot be used. Then nothing is served: clients would wait at a socket
+/// that nobody reads.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritedError {
     #[error(
@@ -76,15 +77,15 @@ pub enum InheritedError {
 // === impl Inherited ===
 
 impl Inherited {
-    /// What the parent has passed to this very process. Takes the variables out of the environment, so
-    /// it is to be called before there is a second thread.
+    /// What the parent has passed to this process. Removes the variables from the environment, so
+    /// it must be called before there is a second thread.
     pub(super) fn from_parent() -> Result<Self, InheritedError> {
         #[expect(clippy::disallowed_methods, reason = "no configuration: sd_listen_fds(3)")]
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
         let variable =
             |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-        // `ListenFd` takes what it cannot read for nothing.
+        // `ListenFd` ignores what it cannot read.
         check(variable("LISTEN_FDS"), variable("LISTEN_PID"), std::process::id())?;
         let mut passed = ListenFd::from_env();
         let mut descriptors = Vec::new();
@@ -99,7 +100,7 @@ impl Inherited {
         Ok(Self { descriptors })
     }
 
-    /// The socket of each listener, in their order; `None`: it is to be bound here.
+    /// The socket of each listener, in order. `None`: it has to be bound here.
     pub(super) fn listeners(&mut self, binds: &[&Bind]) -> Vec<Option<BoundSocket>> {
         let mut sockets: Vec<_> = binds.iter().map(|bind| self.bound_to(bind)).collect();
         for socket in sockets.iter_mut().filter(|socket| socket.is_none()) {
@@ -108,8 +109,8 @@ impl Inherited {
         sockets
     }
 
-    /// The socket of the admin listener, or of the one for probes and metrics alone; `None`: it is to
-    /// be bound here.
+    /// The socket of the admin listener, or of the listener for probes and metrics. `None`: it has
+    /// to be bound here.
     pub(super) fn admin(
         &mut self,
         door: AdminDoor,
@@ -133,7 +134,7 @@ impl Inherited {
         }
     }
 
-    /// Once everybody has taken what is theirs.
+    /// Call this once all sockets were taken.
     pub(super) fn finish(self) -> Result<(), InheritedError> {
         match self.descriptors.into_iter().next() {
             None => Ok(()),
@@ -146,7 +147,7 @@ impl Inherited {
 
     fn bound_to(&mut self, bind: &Bind) -> Option<BoundSocket> {
         let at = self.descriptors.iter().position(|descriptor| {
-            // A name that says whose it is says more than the address.
+            // A name that identifies the owner is more informative than the address.
             ![ADMIN, LISTEN, PUBLIC].contains(&descriptor.name.as_str())
                 && is_bound(&descriptor.socket, bind)
         });
@@ -159,14 +160,14 @@ impl Inherited {
     }
 }
 
-/// Whether the variables of sd_listen_fds(3) can be read, where they are for process `own`. An empty
-/// one counts as absent.
+/// Whether the variables of sd_listen_fds(3) are valid, if they are meant for process `own`. An
+/// empty one counts as absent.
 fn check(count: Option<String>, process: Option<String>, own: u32) -> Result<(), InheritedError> {
     let Some(count) = count.filter(|count| !count.is_empty()) else { return Ok(()) };
     if let Some(value) = process.filter(|process| !process.is_empty()) {
         match number::<u32>(&value) {
             None => return Err(InheritedError::BadProcess { value }),
-            // Another process's: not ours to judge.
+            // They belong to another process, and are not ours to judge.
             Some(process) if process != own => return Ok(()),
             Some(_) => {}
         }
@@ -177,7 +178,7 @@ fn check(count: Option<String>, process: Option<String>, own: u32) -> Result<(),
     }
 }
 
-/// Of digits alone: a sign is none.
+/// Digits only: a sign is not allowed.
 fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
@@ -195,8 +196,8 @@ fn socket(passed: &mut ListenFd, at: usize) -> Option<BoundSocket> {
     listens.is_ok_and(|listens| listens).then_some(socket)
 }
 
-/// Whether `socket` is what `bind` asks for. A socket of `[::]` that takes IPv4 as well (what
-/// `ListenStream=8080` of systemd makes) is every address's.
+/// Whether `socket` is what `bind` asks for. A socket of `[::]` that also accepts IPv4 (which
+/// `ListenStream=8080` of systemd makes) matches every address.
 fn is_bound(socket: &BoundSocket, bind: &Bind) -> bool {
     match (socket, bind) {
         (BoundSocket::Tcp(listener), Bind::Tcp(wanted)) => {

@@ -11,14 +11,14 @@ use crate::proxy::{self, Bound, BoundSocket};
 use crate::telemetry::Metrics;
 use crate::tls::ServerTls;
 
-/// Where other processes of this user may listen as well, they must be of the same audience.
+/// If other processes of this user may also listen, they must have the same audience.
 pub(super) fn lock_addresses(
     listeners: &[config::Listener],
     table: &config::TableConfig,
 ) -> Result<Vec<AddressLock>, StartError> {
     let mut locks = Vec::new();
     for listener in listeners.iter().filter(|listener| listener.sharing == Sharing::SameUser) {
-        // Port 0 is a port of our own. The configuration was refused if there is no state file.
+        // Port 0 is a port of our own. Without a state file, the configuration was refused.
         if let (Bind::Tcp(address), Some(state_file)) = (&listener.bind, &table.state_file)
             && address.port() != 0
         {
@@ -28,7 +28,7 @@ pub(super) fn lock_addresses(
     Ok(locks)
 }
 
-/// Each listener takes its certificates and its socket; without one it is bound.
+/// Gives each listener its certificates and its inherited socket, or binds one.
 pub(super) fn bind_all(
     listeners: &[config::Listener],
     sockets: Vec<Option<BoundSocket>>,
@@ -63,7 +63,7 @@ pub(super) fn bind_admin(
     families: config::Families,
     sharing: Sharing,
 ) -> Result<TcpListener, StartError> {
-    /// As std does.
+    /// The same value as in std.
     const BACKLOG: i32 = 128;
     let bound = proxy::bind_tcp(bind, families, sharing);
     let listening = bound.and_then(|socket| {

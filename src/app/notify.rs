@@ -1,12 +1,12 @@
-//! Tells the service manager how far the process is: sd_notify(3). Nothing waits for it: a manager
-//! that does not read loses the messages.
+//! Informs the service manager about the state of the process: sd_notify(3). Nothing waits for it:
+//! a manager that does not read loses the messages.
 
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use crate::clock;
 
-/// The socket of the manager; without one, nothing is sent.
+/// The socket of the manager. Without one, nothing is sent.
 #[derive(Debug, Default)]
 pub(super) struct Notifier(Option<Manager>);
 
@@ -32,23 +32,24 @@ impl Notifier {
         }
     }
 
-    /// Whether there is somebody to tell.
+    /// Whether there is a manager to notify.
     pub(super) fn is_heard(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Requests are served. False: it could not be said now.
+    /// Requests are served. False: the message could not be sent now.
     pub(super) fn ready(&self, status: &str) -> bool {
         self.tell(&format!("READY=1\nSTATUS={}", line(status)))
     }
 
-    /// SIGHUP was heard. The time tells the manager that this answers its signal and no earlier one.
+    /// SIGHUP was received. The time shows the manager that this answers its signal and not an
+    /// earlier one.
     pub(super) fn reloading(&self) -> bool {
         let now = clock::monotonic_us();
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now}\nSTATUS=reloading"))
     }
 
-    /// The end has begun.
+    /// The shutdown has begun.
     pub(super) fn stopping(&self) -> bool {
         self.tell("STOPPING=1\nSTATUS=draining")
     }
@@ -71,7 +72,7 @@ impl Notifier {
 // === impl Manager ===
 
 impl Manager {
-    /// A path, or with `@` before it a name in the abstract namespace.
+    /// A path or, with `@` before it, a name in the abstract namespace.
     fn at(name: &str) -> std::io::Result<Self> {
         let address = match name.strip_prefix('@') {
             Some(name) => SocketAddr::from_abstract_name(name)?,

@@ -1,7 +1,7 @@
-//! The first half of a start, which `check` goes through as well: configuration, certificates, keys and
-//! authorities, all read and put together; then a rehearsal of what a start does to the machine.
+//! The first half of a start, which `check` uses as well: it reads configuration, certificates,
+//! keys and authorities and combines them. Then it rehearses what a start does to the machine.
 //!
-//! There is no second way to load any of it: what `check` passes, `serve` takes.
+//! There is no other way to load any of this: what `check` passes, `serve` accepts.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,21 +20,21 @@ use crate::reload::read_issuer_keys;
 use crate::tls::{Certificate, ClientTls, Reloadable as _, ServerTls, TlsError};
 use crate::wording::shell::quoted_path;
 
-/// A configuration with all that its files hold, fit to be started.
+/// A configuration with the contents of all its files, ready to be started.
 #[derive(Debug)]
 pub struct PreparedStart {
     pub config: Config,
     pub(super) file: PathBuf,
     pub(super) clock: Clock,
-    /// By listener.
+    /// One for each listener.
     pub(super) listener_tls: Vec<Option<Arc<ServerTls>>>,
-    /// Of `[upstream]`, then of each of `[upstreams.NAME]`.
+    /// For `[upstream]`, then for each of `[upstreams.NAME]`.
     pub(super) upstream_tls: Vec<Option<Arc<ClientTls>>>,
-    /// Of the store of shared limits.
+    /// For the store of shared limits.
     pub(super) store_tls: Option<Arc<ClientTls>>,
 }
 
-/// Reads `file` and everything that it names but the table. Every fault is reported at once.
+/// Reads `file` and everything that it names except the table. All faults are reported together.
 pub fn prepare(file: &Path, clock: &Clock) -> Result<PreparedStart, config::ConfigError> {
     let config = Config::load(file)?;
     let mut faults = Vec::new();
@@ -50,7 +50,7 @@ pub fn prepare(file: &Path, clock: &Clock) -> Result<PreparedStart, config::Conf
         upstream_tls.push(kept(client_tls(upstream, clock), &config, &key, &mut faults));
     }
     let store_tls = config.shared.as_ref().and_then(|shared| shared.tls.as_ref()).map(|tls| {
-        // Each connection names the server that it goes to.
+        // Each connection names the server that it connects to.
         ClientTls::load(tls, "localhost", UpstreamProtocol::Http1, clock.clone())
     });
     let store_tls = kept(store_tls, &config, "shared.ca", &mut faults);
@@ -98,7 +98,8 @@ fn kept<T>(
 // === impl PreparedStart ===
 
 impl PreparedStart {
-    /// What is taken of certificates, keys and authorities although it is seldom meant.
+    /// Properties of certificates, keys and authorities that are accepted although they are seldom
+    /// intended.
     pub fn concerns(&self) -> Vec<Finding> {
         let now = self.clock.now();
         let all = self.listener_tls.iter().flatten().flat_map(|tls| tls.certificates());
@@ -130,8 +131,8 @@ impl PreparedStart {
         findings
     }
 
-    /// Whether the memory budget has room for the table and the connections that are allowed.
-    /// `table_bytes`: of table and patch in memory; 0 without a look at them.
+    /// Whether the memory budget has room for the table and the allowed connections. `table_bytes`:
+    /// the size of table and patch in memory, or 0 if they were not read.
     pub fn memory_concern(&self, table_bytes: u64) -> Option<Finding> {
         let limits = &self.config.caps;
         let limit = super::cgroup::memory_limit();
@@ -147,7 +148,7 @@ impl PreparedStart {
         })
     }
 
-    /// Whether everybody on this machine learns from `usage.file` which key comes from where.
+    /// Whether everybody on this machine can learn from `usage.file` which key is used from where.
     pub fn usage_concern(&self) -> Option<Finding> {
         let path = self.config.usage.file.as_ref()?;
         let mode = open_mode(path)?;
@@ -159,8 +160,9 @@ impl PreparedStart {
         })
     }
 
-    /// Tries what a start does to the machine, and leaves it as it was: addresses that can be bound,
-    /// files and directories that can be written. Meant for the user and the machine that will serve.
+    /// Tries what a start does to the machine, and leaves it as it was: addresses that can be
+    /// bound, files and directories that can be written. Run it as the user and on the machine that
+    /// will serve.
     pub fn rehearse(&self) -> Result<(), config::ConfigError> {
         let config = &self.config;
         let mut faults = Vec::new();
@@ -229,7 +231,7 @@ impl PreparedStart {
     }
 }
 
-/// `None`: something listens there already, which may well be the sidecar that is to be replaced.
+/// `None`: something listens there already, possibly the sidecar that will be replaced.
 fn bind_fault(
     config: &Config,
     keys: &[&str],
@@ -241,7 +243,7 @@ fn bind_fault(
     (!in_use).then(|| config.places.fault(keys, message))
 }
 
-/// What helps against an address that cannot be bound.
+/// What helps if an address cannot be bound.
 pub(super) fn bind_hint(bind: &Bind, error: &io::Error) -> String {
     let port = match bind {
         Bind::Tcp(address) => address.port(),
@@ -287,7 +289,7 @@ fn unwritable(
     Some(config.places.fault(&[key], message))
 }
 
-/// A new file is put in the place of `path` by rename: its directory is what must be writable.
+/// A new file replaces `path` by rename, so its directory has to be writable.
 fn file_can_be_replaced(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
@@ -307,7 +309,7 @@ fn file_can_be_appended(path: &Path) -> io::Result<()> {
 fn socket_can_be_made(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::FileTypeExt as _;
     match std::fs::symlink_metadata(path) {
-        // A live socket may be that of the sidecar that is to be replaced.
+        // A live socket may belong to the sidecar that will be replaced.
         Ok(meta) if !meta.file_type().is_socket() => Err(io::ErrorKind::AlreadyExists.into()),
         _ => directory_can_be_written(path),
     }
@@ -324,7 +326,7 @@ fn directory_can_be_written(path: &Path) -> io::Result<()> {
     may(directory, Access::WRITE_OK | Access::EXEC_OK)
 }
 
-/// Asks for the effective user, who will write, not for the real one.
+/// Checks the effective user, who will write, not the real one.
 fn may(path: &Path, access: Access) -> io::Result<()> {
     use rustix::fs::{AtFlags, CWD, accessat};
     Ok(accessat(CWD, path, access, AtFlags::EACCESS)?)

@@ -9,13 +9,13 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::proxy::LimitStore;
 
-/// So much is lost at most when the process is killed.
+/// The most that is lost when the process is killed.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Two million buckets. More was not written by keygate.
+/// Two million buckets. keygate never wrote more.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// Keeps what was used of quotas in a file.
+/// Keeps the used part of quotas in a file.
 pub(super) struct QuotaFile {
     path: PathBuf,
     limits: Arc<LimitStore>,
@@ -28,7 +28,7 @@ pub(super) struct QuotaFile {
 // === impl QuotaFile ===
 
 impl QuotaFile {
-    /// Reads the file. One that is damaged is put aside: it must not keep the service down.
+    /// Reads the file. A damaged file is moved aside: it must not keep the service down.
     pub(super) fn open(path: PathBuf, limits: &Arc<LimitStore>, clock: &Clock) -> Self {
         let file = Self {
             path,
@@ -65,7 +65,7 @@ impl QuotaFile {
         }
     }
 
-    /// Until it is told to stop, and then once more.
+    /// Runs until it is stopped, and then writes once more.
     pub(super) fn run(&mut self, stop: &Receiver<()>) {
         loop {
             let told = stop.recv_timeout(EVERY);
@@ -108,7 +108,7 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// By rename: whoever reads it sees all of one state.
+/// By rename, so that a reader always sees one complete state.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut new = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;

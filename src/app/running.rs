@@ -20,7 +20,7 @@ use crate::telemetry::{AccessLogs, Readiness};
 /// A running sidecar.
 #[derive(Debug)]
 pub struct Running {
-    /// Where each listener is bound, in the order of the configuration; `None`: a Unix socket.
+    /// Where each listener is bound, in the order of the configuration. `None`: a Unix socket.
     pub addresses: Vec<Option<SocketAddr>>,
     pub admin: SocketAddr,
     /// The second admin listener, where one is configured.
@@ -34,7 +34,7 @@ pub struct Running {
     pub(super) deadline: Duration,
     pub(super) clock: Clock,
     pub(super) limits: Arc<LimitStore>,
-    /// `None`: limits hold per sidecar.
+    /// `None`: limits apply per sidecar.
     pub(super) shared_limits: Option<Arc<SharedLimits>>,
     pub(super) shared_limits_thread: Option<SharedLimitsThread>,
     pub(super) watchers: Watchers,
@@ -42,23 +42,23 @@ pub struct Running {
     /// `None`: uses of keys are not counted.
     pub(super) meter: Option<Meter>,
     pub(super) status: StatusCell,
-    /// Whether the sockets of clients, all of them, and of the admin listener outlive the process.
+    /// Whether all sockets for clients, and that of the admin listener, outlive the process.
     pub(super) outlived: Outlived,
     pub(super) _address_locks: Vec<AddressLock>,
-    /// Dropped last, when nobody logs any more.
+    /// Dropped last, when nothing logs any more.
     pub(super) log: Option<Arc<OperatorLog>>,
 }
 
-/// Which sockets outlive the process: a successor takes new connections at once, so nothing is
-/// gained by accepting any longer.
+/// Which sockets outlive the process: a successor takes new connections immediately, so continuing
+/// to accept gains nothing.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Outlived {
-    /// All of them.
+    /// All sockets for clients.
     pub(super) clients: bool,
     pub(super) doors: Vec<AdminDoor>,
 }
 
-/// A phase is never left backwards.
+/// Phases only move forward.
 pub(super) fn advance(phase: &watch::Sender<Phase>, to: Phase) {
     phase.send_if_modified(|now| {
         let forward = *now < to;
@@ -90,7 +90,8 @@ impl Running {
         self.addresses.iter().flatten().next().copied()
     }
 
-    /// Begins to leave, as SIGTERM does: un-ready now, and after the delay no new connections.
+    /// Begins to leave, as SIGTERM does: un-ready immediately, and no new connections after the
+    /// delay.
     pub fn leave(&self) {
         advance(&self.phase, Phase::Leaving);
     }
@@ -106,16 +107,16 @@ impl Running {
         let _ = phase.wait_for(|p| *p >= Phase::Leaving).await;
     }
 
-    /// From un-ready to the end: delay, drain, cut. `hurry` ends it at once.
+    /// From un-ready to the end: delay, drain, cut. `hurry` ends it immediately.
     pub async fn drain(&self, hurry: impl Future<Output = ()>) {
         self.leave();
         self.readiness.drain();
-        // What is in force here is written down by the successor from now on.
+        // From now on the successor writes down what is in force here.
         self.reloader.leave();
         for door in &self.outlived.doors {
             self.admin_handle.leave(*door);
         }
-        // Load balancers see an address that is still served: there is nothing to notice.
+        // Load balancers still see a served address: there is nothing for them to notice.
         let delay = if self.outlived.clients { Duration::ZERO } else { self.delay };
         tracing::info!(
             delay_ms = delay.as_millis() as u64,
@@ -141,20 +142,20 @@ impl Running {
         advance(&self.phase, Phase::Cutting);
     }
 
-    /// Ends what is left once the workers have.
+    /// Ends everything that is left after the workers have ended.
     pub fn stop(self) {
         advance(&self.phase, Phase::Cutting);
         for worker in self.workers {
-            // A panic of a worker was reported by the panic hook.
+            // The panic hook has reported a panic of a worker.
             let _ = worker.join();
         }
-        // The state file first: nothing else that may take its time is of use to the next start.
+        // The state file first: nothing else that may take time helps the next start.
         self.reloader.stop();
-        // No request is charged any more: what was taken in advance is for other sidecars.
+        // No request is charged any more: tokens taken in advance are for other sidecars.
         if let Some(thread) = self.shared_limits_thread {
             thread.stop();
         }
-        // Before what may hang at a disk or a server: nobody writes a line any more.
+        // Before anything that may hang at a disk or a server: nobody writes lines any more.
         if let Some(access) = self.access {
             access.stop();
         }
@@ -167,7 +168,7 @@ impl Running {
         drop(self.log);
     }
 
-    /// Housekeeping off the workers; called about once a minute.
+    /// Housekeeping off the workers. Called about once a minute.
     pub(super) fn upkeep(&self) {
         self.limits.sweep(self.clock.now());
         if let Some(limits) = &self.shared_limits {
@@ -175,24 +176,23 @@ impl Running {
         }
     }
 
-    /// SIGHUP: everything that comes from a file is looked at again, and logs that were rotated away
-    /// are opened anew.
-    /// Returns when configuration, table and patch were looked at.
+    /// SIGHUP: reads everything again that is in a file, and opens logs again that were rotated.
+    /// Returns when configuration, table and patch were checked.
     pub(super) async fn reload(&self) {
         let looked = self.reloader.trigger();
         self.watchers.look_now();
         self.reopen_logs();
-        // Where the thread is gone, the process is about to end.
+        // If the thread has gone, the process is about to end.
         let _ = looked.await;
     }
 
-    /// Whether there is nothing to wait for before clients are sent here: a table is in force. The
-    /// health of the upstream is its own matter, and a predecessor's as well.
+    /// Whether clients can be sent here now: a table is in force. The health of the upstream is a
+    /// separate matter, which a predecessor shares.
     pub(super) fn serves(&self) -> bool {
         self.status.load().table.is_some()
     }
 
-    /// One line for the service manager.
+    /// A status line for the service manager.
     pub(super) fn summary(&self) -> String {
         let status = self.status.load();
         let mut line = match (&status.table, &status.patch) {
@@ -209,7 +209,7 @@ impl Running {
         line
     }
 
-    /// SIGUSR1: logs that were rotated away are opened anew. Standard error stays what it is.
+    /// SIGUSR1: opens logs again that were rotated. Standard error stays as it is.
     pub(super) fn reopen_logs(&self) {
         if let Some(access) = &self.access {
             access.reopen();

@@ -1,4 +1,4 @@
-//! What the operating system says to the process.
+//! Signals from the operating system to the process.
 //!
 //! | signal | effect |
 //! | --- | --- |
@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::Running;
 use super::notify::Notifier;
 
-/// Signals that were caught and not yet looked at are kept, one of each kind.
+/// Keeps signals that were caught and not yet handled, one of each kind.
 #[derive(Debug)]
 pub(super) struct Signals {
     runtime: tokio::runtime::Runtime,
@@ -34,19 +34,19 @@ struct CaughtSignals {
     _usr2: Signal,
 }
 
-/// Whatever asks for the end.
+/// All signals that ask the process to end.
 #[derive(Debug)]
 struct EndSignals {
     term: Signal,
     int: Signal,
-    /// nginx's word for a graceful end, and by default a core dump with every secret in it.
+    /// nginx uses it for a graceful end. By default it dumps core, with every secret in it.
     quit: Signal,
 }
 
-/// What may take longer than anybody waits.
+/// Work that may take longer than anybody waits.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum BlockingStage {
-    /// Why a start has failed.
+    /// Logging why a start has failed.
     LastWords,
     Start,
     Stop,
@@ -67,8 +67,8 @@ impl BlockingStage {
 // === impl Signals ===
 
 impl Signals {
-    /// From now on no signal of the list ends the process by itself: also as process 1 of a
-    /// container, where the kernel drops what is not caught.
+    /// From now on, no signal of the list ends the process on its own. This also matters for
+    /// process 1 of a container, for which the kernel drops signals that are not caught.
     pub(super) fn catch() -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let streams = {
@@ -88,9 +88,9 @@ impl Signals {
         Ok(Self { runtime, streams })
     }
 
-    /// Does `work` on a thread of its own, which nobody waits for once the process has to end,
-    /// or after `limit`: then `None`. What may block for ever, such as a write to a pipe that nobody
-    /// reads, is done so.
+    /// Does `work` on a separate thread. If the process has to end, or after `limit`, nobody waits
+    /// for it: then `None`. Used for anything that may block for ever, such as a write to a pipe
+    /// that nobody reads.
     pub(super) fn unless_told<T: Send + 'static>(
         &mut self,
         stage: BlockingStage,
@@ -99,7 +99,7 @@ impl Signals {
     ) -> io::Result<Option<T>> {
         let (done, outcome) = oneshot::channel();
         std::thread::Builder::new().name(stage.thread().to_owned()).spawn(move || {
-            // Nobody listens any more where the process was told to end.
+            // Nobody listens any more if the process was told to end.
             let _ = done.send(work());
         })?;
         Ok(self.runtime.block_on(async {
@@ -111,7 +111,7 @@ impl Signals {
         }))
     }
 
-    /// Serves signals until the process has drained, and tells the service manager.
+    /// Handles signals until the process has drained, and informs the service manager.
     pub(super) fn serve(&mut self, running: &Running, manager: &Notifier) {
         let CaughtSignals { end, hup, usr1, .. } = &mut self.streams;
         self.runtime.block_on(async {
@@ -143,20 +143,20 @@ impl Signals {
     }
 }
 
-/// Reloads, between the two words that Type=notify-reload of systemd waits for.
+/// Reloads, between the two messages that Type=notify-reload of systemd waits for.
 async fn reload(running: &Running, manager: &Notifier) {
     let serves = running.serves() && !running.is_leaving();
     if serves {
         manager.reloading();
     }
     running.reload().await;
-    // After STOPPING=1 nothing is begun any more.
+    // After STOPPING=1, nothing new begins.
     if serves && !running.is_leaving() {
         manager.ready(&running.summary());
     }
 }
 
-/// Tells the manager when requests can be served, and later what by. Never ends.
+/// Informs the manager when requests can be served, and later what serves them. Never ends.
 async fn tell(running: &Running, manager: &Notifier) {
     if !manager.is_heard() {
         return std::future::pending().await;

@@ -1,4 +1,4 @@
-//! Counting which key is used: the book, and the threads beside it.
+//! Counting which key is used: the book, and the threads that process it.
 
 use std::io;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::snapshot::Store;
 use crate::telemetry::Metrics;
 use crate::wording::shell::quoted_path;
 
-/// Where uses of keys are counted; `None`: they are not. The cells of the keys in force are there
-/// already.
+/// Where uses of keys are counted. `None`: they are not. It already has the cells of the keys in
+/// force.
 pub(super) fn use_book(
     usage: &UsageConfig,
     audience: &str,
@@ -42,7 +42,7 @@ pub(super) fn use_book(
     Ok(Some(Arc::new(UseBook::new(Arc::clone(store), clock.clone(), identity))))
 }
 
-/// Who counts and reports: as configured, else the host's name.
+/// The name that counts are reported under: as configured, otherwise the host's name.
 pub(super) fn instance_name(usage: &UsageConfig) -> String {
     match &usage.instance {
         Some(instance) => instance.to_string(),
@@ -50,7 +50,7 @@ pub(super) fn instance_name(usage: &UsageConfig) -> String {
     }
 }
 
-/// Starts what settles, writes and posts.
+/// Starts the threads that settle, write and post.
 pub(super) fn start_meter(
     book: Option<&Arc<UseBook>>,
     usage: UsageConfig,

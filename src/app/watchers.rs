@@ -1,5 +1,5 @@
-//! Threads beside the workers that look after something: certificates, the upstream's health, ways
-//! around the gate.
+//! Threads other than the workers that watch something: certificates, the upstream's health, ways
+//! to bypass the gate.
 
 use std::io;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub(super) struct Watchers {
     threads: Vec<(Sender<()>, JoinHandle<()>)>,
 }
 
-/// Certificate files are small; a look at them every few seconds is nothing.
+/// Certificate files are small. Reading them every few seconds costs almost nothing.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
 
 const EXPOSURE_EVERY: Duration = Duration::from_secs(60);
@@ -67,8 +67,8 @@ impl Watchers {
         })
     }
 
-    /// Readiness follows the health of `[upstream]`, where a check is configured. That of
-    /// `[upstreams.NAME]` is shown alone: without one of them the other routes still work.
+    /// Readiness follows the health of `[upstream]`, if a check is configured. The health of
+    /// `[upstreams.NAME]` is only shown: without one of them, the other routes still work.
     pub(super) fn health(
         &mut self,
         shared: &Arc<Shared>,
@@ -131,8 +131,8 @@ impl Watchers {
         })
     }
 
-    /// Looks whether clients can reach a service around the gate: now and every minute. `upstream`:
-    /// one of `[upstreams.NAME]`.
+    /// Checks whether clients can bypass the gate to reach a service: now and every minute.
+    /// `upstream`: one of `[upstreams.NAME]`.
     pub(super) fn exposure(
         &mut self,
         upstream: Option<Box<str>>,
@@ -166,7 +166,7 @@ impl Watchers {
         self.start("issuers", move |stop| parts.supervise(stop))
     }
 
-    /// Keeps what was used of quotas in a file.
+    /// Keeps the used part of quotas in a file.
     pub(super) fn quotas(&mut self, mut file: QuotaFile) -> io::Result<()> {
         self.start("quota-file", move |stop| file.run(stop))
     }
@@ -185,10 +185,10 @@ impl Watchers {
         Ok(())
     }
 
-    /// Every watcher looks at once (SIGHUP).
+    /// Makes every watcher check immediately (SIGHUP).
     pub(super) fn look_now(&self) {
         for (wake, _) in &self.threads {
-            // A watcher that has ended has said why.
+            // A watcher that has ended has logged why.
             let _ = wake.send(());
         }
     }
@@ -196,13 +196,13 @@ impl Watchers {
     pub(super) fn stop(self) {
         for (stop, thread) in self.threads {
             drop(stop);
-            // A panic of that thread was reported by the panic hook.
+            // The panic hook has reported a panic of that thread.
             let _ = thread.join();
         }
     }
 }
 
-/// Once per change.
+/// Logs once per change.
 fn tell_exposure(upstream: Option<&str>, before: &Exposure, now: &Exposure) {
     match (before.state, now.state, now.message()) {
         (_, _, Some(message)) => tracing::warn!(upstream, "{message}\nhint: {}", now.hint()),

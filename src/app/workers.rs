@@ -1,4 +1,4 @@
-//! What the workers need of the machine: threads, cores, file descriptors, random bytes.
+//! What the workers need from the machine: threads, cores, file descriptors, random bytes.
 
 use std::io;
 use std::thread::JoinHandle;
@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use crate::config::Config;
 use crate::proxy::{self, Seed};
 
-/// `core`: the one to keep the worker on, if any.
+/// `core`: the core to keep the worker on, if any.
 pub(super) fn start_worker(seed: Seed, core: Option<usize>) -> io::Result<JoinHandle<()>> {
     let index = seed.index;
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -29,10 +29,11 @@ fn pin_to(core: usize) {
 }
 
 /// Raises the limit of file descriptors to what the configured connections need, or lowers the cap
-/// on connections to what the limit allows: past it clients are turned away, not left hanging.
+/// on connections to what the limit allows: beyond it, clients are turned away instead of left
+/// hanging.
 pub(super) fn fit_descriptors(config: &mut Config) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    /// Files and sockets of no client's.
+    /// Files and sockets that belong to no client.
     const OURS: u64 = 128;
     let ours = OURS + (config.workers.count * crate::proxy::PIPE_DESCRIPTORS) as u64;
     let limit = getrlimit(Resource::Nofile);
