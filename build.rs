@@ -1,5 +1,5 @@
-//! Which commit `--version` names. A build without git, or from an archive, names none and is none the
-//! worse. Runs again when a commit, a checkout or this file changes something, not with every build.
+//! The commit that `--version` names. A build without git, or from an archive, names none, which
+//! does no harm. Runs again when a commit, a checkout or this file changes, not with every build.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +13,7 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed={COMMIT}");
     let commit = variable(COMMIT).or_else(head).unwrap_or_default();
-    // It goes into `--version` and JSON as it is.
+    // It is used unchanged in `--version` and JSON.
     let is_commit =
         (7..=64).contains(&commit.len()) && commit.bytes().all(|b| b.is_ascii_hexdigit());
     let commit = if is_commit { commit.get(..12).unwrap_or(&commit) } else { "" };
@@ -23,7 +23,7 @@ fn main() {
     println!("cargo::rustc-env={COMMIT}={commit}");
 }
 
-/// The commit of this folder's own repository; one around it says nothing of us.
+/// The commit of this folder's own repository. A repository around it says nothing about us.
 fn head() -> Option<String> {
     let top = git(&["rev-parse", "--show-toplevel"])?;
     let here = variable("CARGO_MANIFEST_DIR")?;
@@ -31,8 +31,8 @@ fn head() -> Option<String> {
         return None;
     }
     let commit = git(&["rev-parse", "HEAD"])?;
-    // The log of HEAD grows with every commit and checkout. A file that is not there would make each
-    // build run this again.
+    // The log of HEAD grows with every commit and checkout. If a file is missing, each build would
+    // run this again.
     let log = git(&["rev-parse", "--git-path", "logs/HEAD"])?;
     if Path::new(&log).exists() {
         println!("cargo::rerun-if-changed={log}");

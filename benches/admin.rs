@@ -1,9 +1,9 @@
-//! From a change in the management service's database to the refusal at real sidecars, on one host:
-//! one sidecar reads the files of a directory, another one waits for them by long poll. `make
-//! bench-admin`; the programs have to be beside this one.
+//! From a change in the management service's database to the refusal at real sidecars, on one host.
+//! One sidecar reads the files of a directory, another one waits for them by long poll.
+//! `make bench-admin`; the programs have to be in the same directory as this one.
 //!
-//! Environment: `RATE` changes a second (100), every second one of them a revocation that is measured,
-//! for `SECONDS` (20), over `KEYS` keys (10,000).
+//! Environment: `RATE` changes a second (100), every second one of them a revocation that is
+//! measured, for `SECONDS` (20), over `KEYS` keys (10,000).
 
 #![expect(clippy::disallowed_methods, reason = "a bench is its own clock and has no configuration")]
 
@@ -35,7 +35,7 @@ type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 const TOKEN: &str = "a-token-of-the-fleet-1";
 
-/// A running sidecar; ends with the value.
+/// A running sidecar. It ends with the value.
 struct Sidecar {
     child: Child,
     address: String,
@@ -168,7 +168,7 @@ async fn bench() -> Result<(), Failed> {
     )
     .await?;
 
-    // Keys to revoke, known to both sidecars before the first is.
+    // Keys to revoke, known to both sidecars before the first is revoked.
     let wanted = rate * seconds / 2;
     let mut living = Vec::new();
     let mut last = 0;
@@ -321,7 +321,7 @@ async fn sidecar(
         let said = said.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                // Nobody listens any more once it listens.
+                // Nobody reads the output any more once it listens.
                 let _ = said.send(line);
             }
         });
@@ -329,7 +329,7 @@ async fn sidecar(
     drop(said);
     let mut before = Vec::new();
     loop {
-        // What it fetches is served by this thread.
+        // This thread serves what it fetches.
         let line = tokio::time::timeout(Duration::from_secs(20), heard.recv()).await;
         let Ok(Some(line)) = line else {
             return Err(format!("the sidecar does not listen:\n{}", before.join("\n")).into());
@@ -344,7 +344,7 @@ async fn sidecar(
     }
 }
 
-/// Asks again and again until the key is refused; how long after `began` that was.
+/// Asks repeatedly until the key is refused. Returns how long after `began` that was.
 async fn refused(address: &str, secret: &str, began: Instant) -> Result<Duration, Failed> {
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;

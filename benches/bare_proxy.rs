@@ -1,4 +1,4 @@
-//! The floor that `make bench` holds keygate against: a reverse proxy of the same hyper, tokio and
+//! The floor that `make bench` compares keygate with: a reverse proxy of the same hyper, tokio and
 //! allocator that looks up `X-Api-Key`, removes it, sets `X-Org-Id` and forwards, and does nothing
 //! else. No time-outs, no log, no metrics, no path check: never put it on a network. Imports
 //! nothing of this crate.
@@ -63,7 +63,7 @@ struct Proxy {
     idle: RefCell<Vec<SendRequest<Incoming>>>,
 }
 
-/// A response body that gives its connection back when it has ended.
+/// A response body that returns its connection when it has ended.
 struct Returning {
     body: Incoming,
     lent: Option<(Rc<Proxy>, SendRequest<Incoming>)>,
@@ -103,7 +103,7 @@ async fn main() -> Result<(), Failure> {
             }
         });
     }
-    // Ends by itself, so that an instrumented build writes its profile.
+    // Ends normally, so that an instrumented build writes its profile.
     let mut end = signal(SignalKind::terminate())?;
     let Some(address) = &args.http1 else {
         end.recv().await;

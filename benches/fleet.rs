@@ -1,11 +1,11 @@
 //! Ten thousand simulated sidecars behind three real distributors and the management service's own
-//! publishing, on one host, in clear: from a revocation to the last sidecar, and what is left of that
-//! while a distributor dies, the origin is away, and all start at once. `make bench-fleet`; the
-//! programs have to be beside this one.
+//! publishing, on one host, without TLS. Measures the time from a revocation to the last sidecar,
+//! and how that changes while a distributor dies, the origin is away, and all start together.
+//! `make bench-fleet`; the programs have to be in the same directory as this one.
 //!
 //! Environment: `SIDECARS` (10,000) in processes of at most 5,000, behind `DISTRIBUTORS` (3), which
 //! share an address; `NEWS` (20) revocations, an `OUTAGE` of 60 seconds, `KEYS` (200) in the table.
-//! Ends by itself within 15 minutes.
+//! Ends within 15 minutes in any case.
 
 #![expect(clippy::disallowed_methods, reason = "a bench is its own clock and has no configuration")]
 
@@ -26,22 +26,22 @@ use self::house::{BenchDistributor, BenchHouse};
 
 pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
 
-/// One sidecar of so many is a sample.
+/// One of this many sidecars is a sample.
 const SAMPLE: usize = 10;
 
-/// Most sidecars of a client process: each has two connections.
+/// The most sidecars of a client process: each has two connections.
 const OF_A_PROCESS: usize = 5_000;
 
-/// For all sidecars to have what was published.
+/// How long it may take until all sidecars have what was published.
 const SOON: Duration = Duration::from_secs(60);
 
-/// For the whole run.
+/// The limit for the whole run.
 const END: Duration = Duration::from_secs(15 * 60);
 
 fn main() -> Result<(), Failed> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|word| word == "clients") {
-        // The sidecars of a cluster do not take their distributors' processor.
+        // In a cluster, sidecars do not use their distributors' processor.
         let _ = rustix::process::setpriority_process(None, 10);
         return clients::run(arguments.get(1..).unwrap_or_default());
     }
@@ -194,7 +194,7 @@ async fn begin(
     Ok(clients)
 }
 
-/// Waits until all sidecars have a serial. How long after `from_us` each sample had it.
+/// Waits until all sidecars have a serial. Returns how long after `from_us` each sample had it.
 async fn have(
     clients: &mut Vec<ClientProcess>,
     serial: u64,
@@ -203,7 +203,7 @@ async fn have(
     for client in clients.iter_mut() {
         client.ask(serial)?;
     }
-    // They wait while this thread does; the distributors and the origin are elsewhere.
+    // They wait while this thread waits. The distributors and the origin run elsewhere.
     let mut taken = std::mem::take(clients);
     let (taken, told) = tokio::task::spawn_blocking(move || {
         let told: Result<Vec<_>, Failed> = taken.iter_mut().map(ClientProcess::told).collect();

@@ -1,8 +1,8 @@
 //! The least that a program between two sockets can cost: `bench-forwarder LISTEN REFUSE UPSTREAM`.
-//! It moves bytes between each client and an upstream connection of that client's own and reads
-//! nothing in them; on `REFUSE` it answers whatever comes with a 401. No HTTP, no keys, no time-outs,
-//! no log: the floor below every proxy of `make bench`, for never more than that. One thread, epoll.
-//! Imports nothing of this crate.
+//! It moves bytes between each client and an upstream connection of that client's own, without
+//! reading them. On `REFUSE` it answers everything with a 401. No HTTP, no keys, no time-outs, no
+//! log: it is the floor below every proxy of `make bench`, and must never be used for anything
+//! else. One thread, epoll. Imports nothing of this crate.
 
 use std::error::Error;
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -15,25 +15,26 @@ type Failure = Box<dyn Error + Send + Sync>;
 
 const REFUSAL: &[u8] = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
 
-/// Read at once; what the other end does not take waits in a buffer, and nothing more is read.
+/// The size of one read. What the other end does not take waits in a buffer, and nothing more is
+/// read.
 const READ: usize = 128 * 1024;
 
 const ACCEPT: usize = 0;
 const ACCEPT_REFUSED: usize = 1;
 
-/// One end of a pair. Its peer has the number with the last bit changed.
+/// One end of a pair. Its peer has the same number with the last bit changed.
 struct End {
     stream: TcpStream,
-    /// To be written here.
+    /// Bytes to be written here.
     waiting: Vec<u8>,
 }
 
 struct Forwarder {
     poll: Poll,
     upstream: SocketAddr,
-    /// By number; pairs stand side by side from 2 on.
+    /// By number. Pairs are next to each other from 2 on.
     ends: Vec<Option<End>>,
-    /// Numbers of pairs that have ended: the even ones.
+    /// Numbers of pairs that have ended (the even ones).
     free: Vec<usize>,
     buffer: Vec<u8>,
 }
@@ -81,7 +82,7 @@ fn main() -> Result<(), Failure> {
 impl Forwarder {
     fn accept(&mut self, listener: &TcpListener) -> io::Result<()> {
         while let Some(client) = accepted(listener)? {
-            // Loopback: connected at once.
+            // On loopback it connects immediately.
             let upstream = std::net::TcpStream::connect(self.upstream)?;
             upstream.set_nodelay(true)?;
             upstream.set_nonblocking(true)?;
@@ -115,8 +116,8 @@ impl Forwarder {
         self.ends.get_mut(number)?.as_mut()
     }
 
-    /// Until nothing is left to be read (a read that fills less than the buffer says so), or the peer
-    /// takes no more. An error ends both.
+    /// Moves bytes until nothing is left to read (a read that fills less than the buffer shows
+    /// that), or the peer takes no more. An error ends both.
     fn move_bytes(&mut self, number: usize) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let moved = self.move_by(number, &mut buffer);
@@ -152,7 +153,7 @@ impl Forwarder {
         }
     }
 
-    /// Writes what waits, and goes on reading at both ends when nothing does.
+    /// Writes what waits. If nothing waits afterwards, continues reading at both ends.
     fn flush(&mut self, number: usize) -> io::Result<()> {
         let Some(end) = self.at(number) else { return Ok(()) };
         let waiting = std::mem::take(&mut end.waiting);
@@ -162,7 +163,7 @@ impl Forwarder {
         if !bytes.is_empty() {
             return Ok(());
         }
-        // Says again what can be read already.
+        // Reports again what can already be read.
         self.interest(number, Interest::READABLE)?;
         self.interest(number ^ 1, Interest::READABLE)
     }

@@ -1,6 +1,6 @@
-//! Runs one step so many times: `bench-instructions STEP TIMES`; without arguments lists the steps.
-//! Two runs under callgrind with different TIMES give the instructions of one, start-up excluded
-//! (`make bench-instructions`).
+//! Runs one step a given number of times: `bench-instructions STEP TIMES`. Without arguments, lists
+//! the steps. Two runs under callgrind with different TIMES yield the instructions of one step,
+//! excluding start-up (`make bench-instructions`).
 
 #[path = "steps/list.rs"]
 mod list;

@@ -1,8 +1,8 @@
-//! Limits of a million keys, charged in random order: nanoseconds a check, admitted and refused, and
-//! bytes a bucket. The clock moves on with every check.
+//! Limits of a million keys, charged in random order: nanoseconds per check, admitted and refused,
+//! and bytes per bucket. The clock advances with every check.
 //!
 //! `cargo bench --bench limits -- [KEYS]`. Every case runs in a process of its own, so that its
-//! memory is its own.
+//! memory can be measured separately.
 
 #![allow(
     clippy::disallowed_methods,
@@ -24,7 +24,7 @@ const CHECKS: u32 = 4_000_000;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Policies of a key, and whether its org has one beside them.
+/// Number of policies of a key, and whether its org has one as well.
 const CASES: [(&str, usize, usize); 5] = [
     ("per-key alone", 0, 0),
     ("two of the key", 2, 0),
@@ -33,14 +33,14 @@ const CASES: [(&str, usize, usize); 5] = [
     ("two of the key, one of the org", 2, 1),
 ];
 
-/// Of which every check is admitted, at least as long as [`STEP`] apart, but for the one key of the
-/// hot walk, whose checks are a whole interval apart.
+/// Every check of it is admitted, if checks are at least [`STEP`] apart. The exception is the one
+/// key of the hot walk, whose checks are a whole interval apart.
 const ROOMY: &str = "1000000/d";
 
-/// Of which every check but a key's first is refused.
+/// Every check of it is refused except a key's first.
 const NARROW: &str = "1/d";
 
-/// Nanoseconds of the clock from one check to the next: a million per second.
+/// Nanoseconds that the clock advances per check: a million checks per second.
 const STEP: u64 = 1_000;
 
 /// Nanoseconds in which one request of [`ROOMY`] is available again.
@@ -87,7 +87,7 @@ fn child((name, of_key, of_org): (&str, usize, usize), keys: u32) {
     let ids: Vec<KeyId> =
         (0..keys).map(|n| KeyId::parse(&format!("key_{n:012}")).unwrap()).collect();
     let orgs: Vec<String> = (0..10_000).map(|n| format!("org-{n}")).collect();
-    // A walk without order, the same in every run (xorshift).
+    // A walk in random order, the same in every run (xorshift).
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
         state ^= state << 13;

@@ -1,5 +1,5 @@
-//! Key tables and patches for the benches, by the library's own writer, signed with a key that
-//! everybody knows. Prints the signer in the form that `trusted_signers` takes.
+//! Key tables and patches for the benches, made by the library's own writer and signed with a
+//! publicly known key. Prints the signer in the form that `trusted_signers` takes.
 
 use std::error::Error;
 use std::fs::File;

@@ -1,7 +1,7 @@
-//! Requests at a fixed rate, whatever the server does: the schedule never waits for an answer, and
+//! Requests at a fixed rate, whatever the server does. The schedule never waits for an answer, and
 //! latency counts from the moment at which a request was due, so that a stall shows in every
-//! request that it delayed. One thread with one kept-alive connection per `--connections`.
-//! Imports nothing of this crate.
+//! request that it delayed. One thread with one kept-alive connection per `--connections`. Imports
+//! nothing of this crate.
 //!
 //! Prints one JSON object; `--samples FILE` keeps every request as `due_ns latency_ns status`.
 
@@ -52,7 +52,7 @@ struct Sample {
     due: Duration,
     /// From when it was due to the last byte of the answer.
     latency: Duration,
-    /// From when it was really sent.
+    /// From when it was actually sent.
     service: Duration,
     status: u16,
 }
@@ -73,7 +73,7 @@ fn main() -> Result<(), Failure> {
             stop.store(true, Ordering::Relaxed);
         });
     }
-    // Threads need a moment to be born and to connect before the first request is due.
+    // Threads need a moment to start and to connect before the first request is due.
     let start = Instant::now() + Duration::from_millis(100);
     let started_unix = SystemTime::now().duration_since(UNIX_EPOCH)? + Duration::from_millis(100);
     let threads: Vec<_> = (0..args.connections)
@@ -155,8 +155,8 @@ fn run(args: &Args, heads: &[Vec<u8>], n: u64, start: Instant, stop: &AtomicBool
         let head = &heads[request as usize % heads.len()];
         let mut status = exchange(connection.as_mut(), head, &mut buffer);
         if !matches!(status, Ok((_, true))) {
-            // What a client library does with a connection that the server closed: once more on
-            // a new one. The time lost stays in the latency.
+            // Like a client library when the server has closed a connection: once more on a new
+            // one. The lost time stays in the latency.
             let retry = status.is_err();
             connection = connect(&args.address).ok();
             outcome.reconnects += 1;

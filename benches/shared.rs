@@ -1,10 +1,11 @@
-//! `make bench-shared`: three real sidecars and one real redis-server hold a limit together. For
-//! limits of 10, 100 and 1,000 a second, callers at half to three times of it, evenly spread or each
-//! of four connections at one sidecar: what is admitted beside what one bucket would have admitted of
-//! the same requests, what was refused although it was due, and questions to the store per request.
+//! `make bench-shared`: three real sidecars and one real redis-server share a limit. For limits of
+//! 10, 100 and 1,000 a second, callers at half to three times the limit, evenly spread or with each
+//! of four connections at one sidecar. Shows what is admitted compared with what one bucket would
+//! have admitted of the same requests, what was refused although it was due, and questions to the
+//! store per request.
 //!
-//! SECONDS=n: of each row (8). LIMITS=10/s,100/s: these alone. A caller waits on its connection for an answer, so a machine that is
-//! too slow shows less load, not another result.
+//! SECONDS=n: per row (8). LIMITS=10/s,100/s: only these. A caller waits on its connection for an
+//! answer, so a machine that is too slow shows less load, not another result.
 
 #![expect(clippy::disallowed_methods, reason = "a bench is its own clock and has no configuration")]
 
@@ -31,12 +32,12 @@ mod redis;
 
 const SECRET: &str = "bench_shared_0123456789abcdefghij";
 const SIDECARS: usize = 3;
-/// Callers beside each other; connections of the sticky caller.
+/// Number of parallel callers, and of connections of the sticky caller.
 const THREADS: usize = 16;
 const CONNECTIONS: usize = 4;
 const LOADS: [f64; 5] = [0.5, 0.9, 1.0, 1.5, 3.0];
 
-/// A program of ours. It ends with the value.
+/// One of our programs. It ends with the value.
 struct Running(Child);
 
 /// One sidecar.
@@ -50,7 +51,7 @@ struct Sidecar {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Spread {
     Even,
-    /// Each connection is placed anew a few times in a row.
+    /// Each connection is assigned to a sidecar again several times per row.
     Sticky,
 }
 
@@ -103,7 +104,7 @@ fn row(programs: &Path, text: &str, load: f64, spread: Spread, lasts: Duration) 
     let asked = questions(&sidecars)?.0 - before.0;
     let fallbacks = questions(&sidecars)?.1 - before.1;
     sent.sort_by_key(|one| one.at_ns);
-    // What one bucket says of the same requests.
+    // The verdict of one bucket on the same requests.
     let bucket = AtomicU64::new(0);
     let due = sent.iter().filter(|one| limit.charge(1, &bucket, one.at_ns + 1).is_ok()).count();
     let admitted = sent.iter().filter(|one| one.admitted).count();
@@ -146,7 +147,8 @@ fn call(
         let at = match spread {
             Spread::Even => random.below(to.len()),
             Spread::Sticky => {
-                // The placement of a connection in a part of the time, the same for all threads.
+                // The sidecar of a connection during one part of the time, the same for all
+                // threads.
                 let part = (began.elapsed().as_millis() / 2_000) as u64;
                 let connection = random.below(CONNECTIONS) as u64;
                 Random(part * 31 + connection * 1_000_003 + 77).mixed().below(to.len())
@@ -255,7 +257,7 @@ fn sidecars(
     let started = (0..SIDECARS)
         .map(|number| sidecar(programs, folder, number))
         .collect::<Result<Vec<_>>>()?;
-    // Each knows of the others when it has counted them.
+    // Each sidecar knows about the others once it has counted them.
     for sidecar in &started {
         let until = Instant::now() + Duration::from_secs(20);
         while number(sidecar.admin, "keygate_shared_limits_up ")? != 1 {
@@ -299,7 +301,7 @@ fn sidecar(programs: &Path, folder: &Path, number: usize) -> Result<Sidecar> {
     }
 }
 
-/// Questions to the store, and requests that a sidecar's share has decided.
+/// Questions to the store, and requests that were decided by a sidecar's share.
 fn questions(sidecars: &[Sidecar]) -> Result<(i64, i64)> {
     let (mut asked, mut own) = (0, 0);
     for sidecar in sidecars {
@@ -309,7 +311,7 @@ fn questions(sidecars: &[Sidecar]) -> Result<(i64, i64)> {
     Ok((asked, own))
 }
 
-/// The sum of the series that begin so.
+/// The sum of the series whose names begin with this.
 fn number(admin: SocketAddr, metric: &str) -> Result<i64> {
     let mut stream = connect(admin)?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")?;
@@ -320,7 +322,7 @@ fn number(admin: SocketAddr, metric: &str) -> Result<i64> {
     Ok(values.sum::<f64>() as i64)
 }
 
-/// Beside this program: `target/release`.
+/// The directory of this program: `target/release`.
 fn programs() -> Result<PathBuf> {
     let this = std::env::current_exe()?;
     Ok(this.parent().and_then(Path::parent).context("a folder of programs")?.to_owned())
@@ -342,7 +344,7 @@ impl Random {
         Self(self.next())
     }
 
-    /// From 0 up to 1.
+    /// From 0 (included) to 1 (excluded).
     fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }

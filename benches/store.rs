@@ -1,9 +1,9 @@
-//! The management service at full size: import, start, memory, pages and searches, changes, usage, size of
-//! the program, and the list in a browser, each beside its goal, on a file and on PostgreSQL. `make
-//! bench-admin`; the programs have to be beside this one.
+//! The management service at full size: import, start, memory, pages and searches, changes, usage,
+//! size of the program, and the list in a browser, each compared with its goal, on a file and on
+//! PostgreSQL. `make bench-admin`; the programs have to be in the same directory as this one.
 //!
-//! Environment: `KEYS` in the database (1,000,000), seven tenths of them of one org; `CHANGES` by 64
-//! callers (64,000); `USED`, keys in a report of use (100,000); `ONLY`, `sqlite` or `postgres`.
+//! Environment: `KEYS` in the database (1,000,000), seven tenths of them of one org; `CHANGES` by
+//! 64 callers (64,000); `USED`, keys in a report of use (100,000); `ONLY`, `sqlite` or `postgres`.
 
 #![expect(clippy::disallowed_methods, reason = "a bench is its own clock and has no configuration")]
 
@@ -39,7 +39,7 @@ type Failed = Box<dyn std::error::Error + Send + Sync>;
 const TOKEN: &str = "a-token-of-the-fleet-1";
 const CALLERS: u64 = 64;
 
-/// Of the key that asks.
+/// The secret of the key that calls.
 const SECRET: &str = "a-secret-of-the-caller-0123456789abcdef";
 
 fn main() -> Result<(), Failed> {
@@ -58,7 +58,7 @@ fn main() -> Result<(), Failed> {
         return Ok(());
     }
     println!("PostgreSQL, on this host and flushed:");
-    // With the flush of the disk that a real one has.
+    // Flushes to disk, as a real server does.
     let server = postgres::TestServer::start(postgres::TestDisk::Flushed);
     let database = Some(server.url(&server.database()));
     Measured { database, least_changes: 2000.0, ..on_file }.measure()
@@ -69,9 +69,9 @@ struct Measured {
     keys: u64,
     changes: u64,
     used: u64,
-    /// On a server; `None`: a file.
+    /// The database on a server. `None`: a file.
     database: Option<String>,
-    /// Changes a second.
+    /// The least number of changes a second.
     least_changes: f64,
 }
 
@@ -120,7 +120,7 @@ fn programs() -> Result<PathBuf, Failed> {
 
 fn row(what: &str, value: f64, unit: &str, goal: Option<f64>) {
     let goal = match goal {
-        // Changes a second are better the more they are.
+        // For changes a second, more is better.
         Some(goal) if unit == "/s" => (format!("≥ {goal} {unit}"), value >= goal),
         Some(goal) => (format!("≤ {goal} {unit}"), value <= goal),
         None => (String::new(), true),
@@ -130,7 +130,7 @@ fn row(what: &str, value: f64, unit: &str, goal: Option<f64>) {
     println!("{what:42} {shown:>8} {unit:<4} {}{missed}", goal.0);
 }
 
-/// A directory with a registry of `keys` keys, and the database made.
+/// A directory with a registry of `keys` keys and a newly created database.
 fn prepare(place: &Place<'_>, keys: u64, database: Option<&str>) -> Result<(), Failed> {
     let root = place.root;
     place.run(&["signer", "new", "--out", "signer.pem", "--public-out", "signer.pub"])?;
@@ -154,7 +154,7 @@ fn prepare(place: &Place<'_>, keys: u64, database: Option<&str>) -> Result<(), F
             n => (format!("secret {n}"), "\"read\""),
         };
         let digest = show_digest(&Digest::of(secret.as_bytes()));
-        // Names as people give them: a few words, many alike.
+        // Names as people choose them: a few words, many similar.
         let name = format!("{} {} {n}", WORDS[n as usize % 7], WORDS[n as usize % 11]);
         writeln!(
             file,
@@ -190,7 +190,7 @@ fn caller(service: &Service) -> Result<Client, Failed> {
     Client::new(&service.address, &[&format!("x-api-key: {SECRET}")])
 }
 
-/// A list in order and in the middle, and searches for parts of names and ids.
+/// A list in order and from the middle, and searches for parts of names and ids.
 fn pages(service: &Service, keys: u64) -> Result<(), Failed> {
     let mut client = caller(service)?;
     let mut times = Vec::new();
@@ -222,7 +222,7 @@ fn pages(service: &Service, keys: u64) -> Result<(), Failed> {
     Ok(())
 }
 
-/// In Chromium, where it is.
+/// The list in Chromium, if that is installed.
 fn painted(place: &Place<'_>, service: &Service) -> Result<(), Failed> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/store/paint.js");
     let modules = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/node/node_modules");
@@ -244,7 +244,7 @@ fn painted(place: &Place<'_>, service: &Service) -> Result<(), Failed> {
     Ok(())
 }
 
-/// A minute's record of `used` keys, each from a network of its own, and that of the next minute.
+/// A minute's record of `used` keys, each from its own network, and that of the next minute.
 fn usage(service: &Service, used: u64) -> Result<(), Failed> {
     let mut client = Client::new(&service.address, &[&format!("authorization: Bearer {TOKEN}")])?;
     let minute = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() / 60;
@@ -285,7 +285,7 @@ fn usage(service: &Service, used: u64) -> Result<(), Failed> {
     Ok(())
 }
 
-/// New keys by 64 callers at once, at the API.
+/// Creates keys by 64 parallel callers through the API.
 fn change(service: &Service, changes: u64, least: f64) -> Result<(), Failed> {
     let began = Instant::now();
     let callers: Vec<_> = (0..CALLERS)

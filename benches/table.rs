@@ -1,7 +1,7 @@
 //! Tables from a thousand to ten million keys: built, written, read, verified, looked up in.
 //!
 //! `make bench-table`, or `cargo bench --bench table -- [KEYS…] [--json FILE]`. Every size runs in
-//! a process of its own, so that its peak of memory is its own.
+//! a process of its own, so that its peak of memory can be measured separately.
 
 #![allow(
     clippy::disallowed_methods,
@@ -112,7 +112,7 @@ fn number(row: &Value, name: &str) -> f64 {
     row[name].as_f64().unwrap_or(f64::NAN)
 }
 
-/// One step in a process of its own; it prints one line of JSON.
+/// Runs one step in a process of its own, which prints one line of JSON.
 fn run(step: &str, keys: u32, path: &Path) -> Value {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--child", step, &keys.to_string()])
@@ -158,7 +158,7 @@ fn load(keys: u32, path: &Path) -> Value {
     let before = status("VmRSS");
     let (cold, table) = timed_load(path, Cache::Cold);
     let rss = status("VmRSS").saturating_sub(before) * 1024;
-    // Before other loads and the digests of the look-ups take memory of their own.
+    // Read before other loads and the digests of the look-ups use memory.
     let peak = status("VmHWM");
     drop(table);
     let warm = (0..3).map(|_| timed_load(path, Cache::Warm).0).min().unwrap();
@@ -210,17 +210,17 @@ fn read(path: &Path) -> Buffer {
     Buffer::read(&mut file, bytes, bytes).unwrap()
 }
 
-/// Nanoseconds of one look-up: every key once, in random order.
+/// Nanoseconds of one look-up. Every key is looked up once, in random order.
 struct Lookups {
-    /// One after the other, as a loop over requests would.
+    /// One after the other, as a loop over requests would do it.
     throughput: f64,
-    /// Each waits for the answer before, so that the processor cannot look up several at once.
+    /// Each waits for the previous answer, so that the processor cannot do several at a time.
     latency: f64,
 }
 
 fn lookups(set: &KeySet, numbers: std::ops::Range<u32>, expect: Expect) -> Lookups {
     let mut digests: Vec<Digest> = numbers.map(|n| Digest::of(&n.to_le_bytes())).collect();
-    // Digests are random already; what matters is that their order is not the table's.
+    // Digests are random already. What matters is that their order differs from the table's.
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     for at in (1..digests.len()).rev() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -298,7 +298,7 @@ fn patch(path: &Path) -> Value {
     })
 }
 
-/// A thousand orgs, some dozens of grants, no names: the name is not part of the figure.
+/// A thousand orgs, some dozens of grants, no names: names do not affect the figure.
 fn spec(n: u32) -> KeySpec {
     let words = ["read", "send", "manage", "events"].map(|w| Permission::parse(w).unwrap());
     let permissions = words.into_iter().enumerate().filter(|(i, _)| n >> i & 1 == 1);
@@ -347,7 +347,7 @@ fn public_key() -> PublicKey {
     PublicKey::from_raw(signer().public_key().as_ref().try_into().unwrap()).unwrap()
 }
 
-/// Nanoseconds that this thread has run: what others do on the machine must not count.
+/// Nanoseconds that this thread has run: other activity on the machine must not count.
 fn cpu_ns() -> u64 {
     let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     text.split_ascii_whitespace().next().unwrap().parse().unwrap()
@@ -360,7 +360,7 @@ fn status(name: &str) -> u64 {
     line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Temporary files beside the output.
+/// Temporary files next to the output.
 struct Disk<'p>(&'p Path);
 
 impl Spool for Disk<'_> {

@@ -1,6 +1,6 @@
-//! The service behind every contender of `make bench`: as little work per request as HTTP/1.1
-//! allows, so that the contender and not its upstream is measured. Reads a request's body to its
-//! end before it answers. Imports nothing of this crate.
+//! The service behind every contender of `make bench`: it does as little work per request as
+//! HTTP/1.1 allows, so that the contender and not its upstream is measured. Reads a request's body
+//! to its end before it answers. Imports nothing of this crate.
 //!
 //! `/1k`, `/64k` and `/10m` answer with that many bytes and their length, `/chunked/1k` and
 //! `/chunked/64k` in chunks of at most 4 KiB, `/echo` with the request head as it arrived,
@@ -69,7 +69,7 @@ fn answer(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// As a service writes that does not know the length when it begins.
+/// Like a service that does not know the length when it begins to write.
 fn answer_in_chunks(body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::from(
         b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n",
@@ -108,7 +108,7 @@ async fn converse(
         left -= buffered;
         buffer.drain(..length + buffered);
         while left > 0 {
-            // A body that did not come with its head is alone in the buffer.
+            // A body that did not arrive with its head is alone in the buffer.
             let got = stream.read_buf(&mut buffer).await?;
             if got == 0 {
                 return Ok(());
@@ -167,7 +167,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Failure> {
         Some("/10m") => Path::Mib10,
         _ => Path::Other,
     };
-    // HAProxy and nginx in their HTTP/1.0 default close; both are told not to.
+    // With HTTP/1.0, HAProxy and nginx close by default. Both are told not to.
     let mut head = Head { path, body: Framing::Length(0), close: request.version == Some(0) };
     for field in request.headers.iter() {
         if field.name.eq_ignore_ascii_case("content-length") {

@@ -1,8 +1,8 @@
-//! Pods that one core admits: reviews over TLS to the real `keygatectl webhook`, which is held to one
-//! core. `make bench-webhook`; the program has to be beside this one.
+//! Pods that one core admits: reviews over TLS to the real `keygatectl webhook`, which is confined
+//! to one core. `make bench-webhook`; the program has to be in the same directory as this one.
 //!
 //! Environment: `RATE` reviews a second at a fixed rate (500), for `SECONDS` (10), on `CONNECTIONS`
-//! (16). First as many as go, then at the rate; latency counts from when a review was due.
+//! (16). First as many as possible, then at the rate. Latency counts from when a review was due.
 
 #![expect(clippy::disallowed_methods, reason = "a bench is its own clock and has no configuration")]
 
@@ -24,7 +24,7 @@ type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 const NAME: &str = "hook.keygate.svc";
 
-/// The running program; ends with the value.
+/// The running program. It ends with the value.
 struct Hook {
     child: Child,
     address: SocketAddr,
@@ -112,7 +112,7 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// What each connection has measured.
+/// The measurements of each connection.
 fn run(
     connections: u64,
     work: impl Fn(u64) -> Result<Vec<Duration>, Failed> + Sync,
@@ -128,7 +128,7 @@ fn run(
     })
 }
 
-/// The program on the first core.
+/// Starts the program on the first core.
 fn start(folder: &Path) -> Result<Hook, Failed> {
     let own = std::env::current_exe()?;
     let programs: PathBuf = own.parent().and_then(Path::parent).ok_or("no directory")?.to_owned();
@@ -167,7 +167,7 @@ fn cpu_seconds(process: u32) -> Result<f64, Failed> {
     let text = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
     let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split(' ').collect();
     let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
-    // Fields 14 and 15 of proc(5), of which two are before the name's end; 100 ticks a second.
+    // Fields 14 and 15 of proc(5). Two fields precede the end of the name. 100 ticks a second.
     Ok((ticks(12) + ticks(13)) / 100.0)
 }
 
@@ -216,8 +216,8 @@ impl ApiServer {
     }
 }
 
-/// A pod as Deployments of some size make them: two containers with probes, thirty variables, volumes,
-/// and the `managedFields` that API servers send along.
+/// A pod as larger Deployments make them: two containers with probes, thirty variables, volumes,
+/// and the `managedFields` that API servers include.
 fn request() -> Vec<u8> {
     let variable =
         |n: usize| json!({"name": format!("SETTING_{n}"), "value": "a value of some length"});

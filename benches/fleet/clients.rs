@@ -1,4 +1,4 @@
-//! Processes of simulated sidecars, and what they tell: one line for each question.
+//! Processes of simulated sidecars, and their answers: one line for each question.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -14,7 +14,7 @@ use keygate::telemetry::Metrics;
 
 use super::{Failed, SAMPLE, SOON};
 
-/// A process of sidecars; ends with the value.
+/// A process with sidecars. It ends with the value.
 pub(crate) struct ClientProcess {
     child: Child,
     to: ChildStdin,
@@ -23,7 +23,7 @@ pub(crate) struct ClientProcess {
 
 /// Whether sidecars have a serial.
 pub(crate) struct ClientsTold {
-    /// That many do not.
+    /// How many sidecars do not.
     pub(crate) late: usize,
     /// When each sample had it, in microseconds of CLOCK_MONOTONIC.
     pub(crate) since_us: Vec<u64>,
@@ -49,7 +49,7 @@ impl ClientProcess {
         Ok(Self { child, to, from })
     }
 
-    /// Asks for a serial; [`Self::told`] has the answer.
+    /// Asks for a serial. [`Self::told`] returns the answer.
     pub(crate) fn ask(&mut self, serial: u64) -> Result<(), Failed> {
         writeln!(self.to, "wait {serial}")?;
         Ok(self.to.flush()?)

@@ -1,4 +1,4 @@
-//! What publishes, and the distributors before it.
+//! The publisher, and the distributors in front of it.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
@@ -27,7 +27,7 @@ use super::origin::ArtefactOrigin;
 
 const TOKEN: &str = "a-token-of-the-fleet-1";
 
-/// When a distributor first said that it has a patch, by its name and the serial.
+/// When a distributor first reported a patch, by its name and the serial.
 type HeardBook = Arc<Mutex<HashMap<(Box<str>, u64), u64>>>;
 
 pub(crate) struct BenchHouse {
@@ -43,11 +43,11 @@ pub(crate) struct BenchHouse {
 /// A revocation.
 pub(crate) struct Revoked {
     pub(crate) serial: u64,
-    /// When it was called for, in microseconds of CLOCK_MONOTONIC.
+    /// When it was requested, in microseconds of CLOCK_MONOTONIC.
     pub(crate) called_us: u64,
 }
 
-/// A running distributor; ends with the value.
+/// A running distributor. It ends with the value.
 pub(crate) struct BenchDistributor {
     child: Child,
     pub(crate) address: String,
@@ -63,7 +63,7 @@ fn programs() -> Result<PathBuf, Failed> {
 // === impl BenchHouse ===
 
 impl BenchHouse {
-    /// With so many keys, of which so many are to be revoked.
+    /// With this many keys, of which this many will be revoked.
     pub(crate) async fn new(keys: u64, to_revoke: u64) -> Result<Self, Failed> {
         let directory = tempfile::tempdir()?;
         let root = directory.path();
@@ -135,7 +135,7 @@ impl BenchHouse {
         Ok(Revoked { serial: changed.serial, called_us })
     }
 
-    /// At this address, or at one of the system's choice.
+    /// At this address, or at one that the system chooses.
     pub(crate) async fn distributor(
         &self,
         n: usize,
@@ -182,8 +182,8 @@ impl BenchDistributor {
         &self.instance
     }
 
-    /// The sum of a metric over its series; of the patch alone, where they are by artefact and not a
-    /// count.
+    /// The sum of a metric over its series. If they are by artefact and not a count: of the patch
+    /// alone.
     pub(crate) async fn metric(&self, name: &str) -> Result<f64, Failed> {
         let mut stream = TcpStream::connect(&self.probes).await?;
         let request = "GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
@@ -203,7 +203,7 @@ impl BenchDistributor {
         self.status("VmRSS:")
     }
 
-    /// The most that it had.
+    /// The most memory that it used.
     pub(crate) fn peak(&self) -> u64 {
         self.status("VmHWM:")
     }
@@ -219,7 +219,7 @@ impl BenchDistributor {
     pub(crate) fn cpu(&self) -> Duration {
         let page = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
         let page = page.unwrap_or_default();
-        // Behind the name, which may hold blanks: utime and stime are the 12th and 13th.
+        // After the name, which may contain blanks: utime and stime are the 12th and 13th.
         let rest = page.rsplit(") ").next().unwrap_or_default();
         let ticks: u64 =
             rest.split(' ').skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();

@@ -1,5 +1,5 @@
-//! The steps of a request, each as something that can be repeated: for criterion (`steps.rs`) and
-//! for instruction counts (`instructions.rs`). Inputs are those of a small API: 20 route rules, a
+//! The steps of a request, each in a form that can be repeated: for criterion (`steps.rs`) and for
+//! instruction counts (`instructions.rs`). Inputs are those of a small API: 20 route rules, a
 //! request of 12 fields, a key with two permissions and a limit.
 
 use std::collections::{BTreeMap, HashMap};
@@ -37,7 +37,7 @@ use keygate::token::sign::template::ClaimsTemplate;
 
 pub(crate) type Failure = Box<dyn std::error::Error>;
 
-/// One step. Each call does it once.
+/// One step. Each call executes it once.
 pub(crate) struct Step {
     pub(crate) name: &'static str,
     pub(crate) run: Box<dyn FnMut()>,
@@ -74,7 +74,7 @@ permissions = ["read"]
 "#;
 const NOW: Now = Now { unix_ms: 1_790_000_000_000, mono_ns: 1_000_000_000 };
 
-/// No file is read: the configuration names none that must be there.
+/// No file is read: the configuration names none that must exist.
 struct NoFiles;
 
 impl Host for NoFiles {
@@ -87,7 +87,7 @@ impl Host for NoFiles {
     }
 }
 
-/// Keys in a hash map: what `decide` costs without the table's own look-up.
+/// Keys in a hash map: the cost of `decide` without the table's own look-up.
 struct MapKeys {
     /// Without a random seed: instruction counts must not differ between two runs.
     keys: HashMap<[u8; 32], KeyId, BuildHasherDefault<DefaultHasher>>,
@@ -201,7 +201,7 @@ const TOKEN_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
                          MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n\
                          -----END PRIVATE KEY-----\n";
 
-/// What an assertion costs, and the token of an upstream credential.
+/// The cost of an assertion, and of the token of an upstream credential.
 fn minted(
     steps: &mut Vec<Step>,
     settings: &'static Settings,
@@ -285,7 +285,7 @@ fn routes(steps: &mut Vec<Step>, settings: &'static Settings) {
     }
 }
 
-/// What a browser-like client sends.
+/// The fields that a browser-like client sends.
 fn request_fields() -> Result<HeaderMap, Failure> {
     let fields = [
         ("host", "api.example.com"),
@@ -372,7 +372,7 @@ fn decisions(steps: &mut Vec<Step>, settings: &'static Settings, keys: &'static 
     }
 }
 
-/// As a worker does with a user token that it has verified before.
+/// What a worker does with a user token that it has verified before.
 fn cached_token(steps: &mut Vec<Step>, keys: &'static MapKeys) -> Result<(), Failure> {
     let settings = settings_with(TOKENS)?;
     let said = VerifiedToken {
@@ -480,7 +480,8 @@ fn refusals(steps: &mut Vec<Step>, settings: &'static Settings) -> Result<(), Fa
 }
 
 fn metrics(steps: &mut Vec<Step>) {
-    // Not through `Metrics`: making one calibrates a clock, which takes ever other instructions.
+    // Not through `Metrics`: creating one calibrates a clock, which takes a varying number of
+    // instructions.
     let cells = Arc::<WorkerCells>::default();
     let upstream = UpstreamMeter::new(Arc::clone(&cells), 0);
     let route = 1;

@@ -1,4 +1,4 @@
-//! A client of one kept connection: what a request costs is the service's, not a library's.
+//! A client with one kept-alive connection: the measured cost is the service's, not a library's.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -76,7 +76,7 @@ impl Client {
 // === impl Answer ===
 
 impl Answer {
-    /// An error unless it is this one.
+    /// Returns an error unless the status is this one.
     pub(super) fn must_be(self, status: u16) -> Result<Self, Failed> {
         match self.status == status {
             true => Ok(self),

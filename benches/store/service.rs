@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Failed;
 use super::client::Client;
 
-/// A running service; ends with the value.
+/// A running service. It ends with the value.
 pub(super) struct Service {
     child: Child,
     pub(super) address: String,
@@ -23,7 +23,7 @@ pub(super) struct Place<'p> {
 }
 
 impl Place<'_> {
-    /// A command that ends, how long it took, and what it has said.
+    /// Runs a command that ends. Returns how long it took, and its output.
     pub(super) fn run(&self, arguments: &[&str]) -> Result<(Duration, String), Failed> {
         let began = Instant::now();
         let mut command = Command::new(self.programs.join("keygatectl"));
@@ -81,7 +81,7 @@ impl Service {
         Ok(value.parse()?)
     }
 
-    /// Until everything is published.
+    /// Waits until everything is published.
     pub(super) fn published(&self) -> Result<(), Failed> {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(300) {
