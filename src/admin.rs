@@ -1,11 +1,11 @@
 //! The admin listener: metrics, probes, status and drain, on a thread and a runtime of its own, so
-//! that a heavy scrape is not felt by requests. Imports `clock`, `config`, `core`, `exposure`,
+//! that a heavy scrape does not slow down requests. Imports `clock`, `config`, `core`, `exposure`,
 //! `meter`, `observe`, `reload`, `serving`, `snapshot`, `telemetry`.
 //!
-//! No endpoint gives out a secret. `pages` says of each who reaches it: probes, metrics and public
-//! keys everybody, and probes of the service that the configuration names; `/status`, `/usage` and
-//! `/observe` this host or who has the token, `/drain` this host alone. A second listener has what is
-//! for everybody and nothing else.
+//! No endpoint reveals a secret. `pages` states who reaches each one. Everybody reaches probes,
+//! metrics, public keys and the probes of the service that the configuration names. This host, or
+//! whoever has the token, reaches `/status`, `/usage` and `/observe`. Only this host reaches
+//! `/drain`. A second listener has only what is for everybody.
 
 mod access;
 mod body;
@@ -46,55 +46,55 @@ const HEADER: Duration = Duration::from_secs(5);
 /// Longest life of a connection.
 const LIFE: Duration = Duration::from_secs(300);
 
-/// Connections of one listener.
+/// The most connections of one listener.
 const CONNECTIONS: usize = 48;
 
-/// Of these, connections of one address.
+/// Of these, the most connections from one address.
 const OF_ONE_ADDRESS: usize = 16;
 
-/// Everything that the pages show or set off.
+/// Everything that the pages show or trigger.
 pub struct AdminState {
     pub metrics: Metrics,
     pub readiness: Readiness,
     pub status: StatusCell,
-    /// Whose user tokens are taken.
+    /// The issuers of user tokens.
     pub issuers: IssuerBoard,
-    /// Whether clients can reach the service around keygate.
+    /// Whether clients can bypass keygate to reach the service.
     pub exposure: ExposureCell,
     /// `None`: uses of keys are not counted.
     pub uses: Option<Arc<UseBook>>,
-    /// Who would be refused.
+    /// What observing has seen.
     pub observe: ObserveDesk,
-    /// Those in force when it is called.
+    /// The certificates that are in force when it is called.
     pub certificates: Box<dyn Fn() -> Vec<CertificateStatus> + Send + Sync>,
-    /// How the store of shared limits stands when it is called; `None`: limits hold per sidecar.
+    /// The state of the store of shared limits when it is called. `None`: limits apply per sidecar.
     pub shared_limits: Box<dyn Fn() -> Option<SharedLimitsStatus> + Send + Sync>,
-    /// The JSON Web Key Set of the assertion when it is called; `None`: there is no assertion.
+    /// The JSON Web Key Set of the assertion when it is called. `None`: there is no assertion.
     pub public_keys: Box<dyn Fn() -> Option<String> + Send + Sync>,
     pub clock: Clock,
-    /// Told how many lines the operator log lost; `None`: another one writes it.
+    /// Counts lines that the operator log lost. `None`: another process writes the log.
     pub log: Option<Arc<OperatorLog>>,
-    /// Begins to drain, as SIGTERM does. Called from the admin thread; must not wait.
+    /// Begins to drain, as SIGTERM does. Called from the admin thread, so it must not block.
     pub drain: Box<dyn Fn() + Send + Sync>,
     pub access: AdminAccess,
     /// Probes of the service.
     pub probes: Arc<ProbePassages>,
 }
 
-/// What `/status` says of limits that are counted in a store.
+/// What `/status` shows about limits that are counted in a store.
 #[derive(Clone, Debug, Serialize)]
 pub struct SharedLimitsStatus {
     pub up: bool,
     /// Why the store is away.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<Box<str>>,
-    /// Sidecars that share the limits, as counted last.
+    /// Number of sidecars that share the limits, as last counted.
     pub replicas: u32,
-    /// The part of each limit that this one admits while the store is away.
+    /// The part of each limit that this sidecar admits while the store is away.
     pub share: f64,
 }
 
-/// What `/status` says of a certificate that is served or shown to the upstream.
+/// What `/status` shows about a certificate that keygate serves, or presents to the upstream.
 #[derive(Clone, Debug, Serialize)]
 pub struct CertificateStatus {
     /// The configured file of its chain.
@@ -109,7 +109,7 @@ pub struct CertificateStatus {
 #[derive(Debug)]
 pub struct Admin {
     pub address: SocketAddr,
-    /// Of the listener for probes and metrics alone.
+    /// Address of the listener for probes and metrics.
     pub public_address: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     leave: watch::Sender<Vec<AdminDoor>>,
@@ -119,21 +119,21 @@ pub struct Admin {
 // === impl Admin ===
 
 impl Admin {
-    /// Takes no more connections there: the socket is a successor's from now on.
+    /// Accepts no more connections there: from now on the socket belongs to a successor.
     pub fn leave(&self, door: AdminDoor) {
         self.leave.send_modify(|doors| doors.push(door));
     }
 
-    /// Ends the listener. Last of all: probes are to see the drain.
+    /// Ends the listener. Call this last, because probes have to see the drain.
     pub fn stop(self) {
         self.stop.send_replace(true);
-        // A panic of that thread was reported by the panic hook; nothing is left to do.
+        // The panic hook has reported a panic of that thread. Nothing is left to do.
         let _ = self.thread.join();
     }
 }
 
-/// Serves until [`Admin::stop`]; `public` has probes and metrics alone. The thread also keeps the clock
-/// in step with the wall, the metrics small between scrapes, and the token up to date.
+/// Serves until [`Admin::stop`]. `public` has only probes and metrics. The thread also keeps the
+/// clock in step with the wall clock, the metrics small between scrapes, and the token up to date.
 pub fn serve(
     listener: TcpListener,
     public: Option<TcpListener>,
@@ -170,13 +170,13 @@ pub fn serve(
     Ok(Admin { address, public_address, stop, leave, thread })
 }
 
-/// One bound address and who is connected to it.
+/// One bound address and its clients.
 struct AdminListener {
     listener: tokio::net::TcpListener,
     door: AdminDoor,
     on_loopback: bool,
     places: ConnectionPlaces,
-    /// For the one page that is made at a time, whichever listener it is for.
+    /// Lets one page be made at a time, whichever listener it is for.
     turns: Arc<Semaphore>,
 }
 
@@ -193,7 +193,7 @@ async fn run(
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            // The runtime ends with this, and the listeners' tasks with it.
+            // The runtime ends with this, and so do the listeners' tasks.
             _ = stopped.changed() => return,
             _ = tick.tick() => upkeep(&state),
         }
@@ -203,7 +203,7 @@ async fn run(
 // === impl AdminListener ===
 
 impl AdminListener {
-    /// Until its door is another process's: then it closes the socket.
+    /// Runs until its door belongs to another process, and then closes the socket.
     async fn run(self, state: Arc<AdminState>, mut left: watch::Receiver<Vec<AdminDoor>>) {
         let mut failing = false;
         loop {
@@ -229,7 +229,8 @@ impl AdminListener {
                         tracing::warn!(%error, "accepting an admin connection failed");
                     }
                     failing = true;
-                    // Out of descriptors: trying again at once would only burn the core.
+                    // There are no descriptors left: trying again immediately would only burn the
+                    // core.
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
             }
@@ -266,23 +267,24 @@ async fn serve_connection(
         .max_headers(64)
         .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
-        // What a probe's connection ends with is its own affair.
+        // How a probe's connection ends does not matter here.
         _ = tokio::time::timeout(LIFE, connection) => {}
         _ = give_way => {}
     }
 }
 
-/// Makes a page when it is its turn. Whoever came meanwhile with a probe is answered before the next
-/// page is made: however many pages clients ask for at once, a probe waits for two or three.
+/// Makes a page when it is its turn. Probes that have arrived meanwhile are answered before the
+/// next page is made. So however many pages clients request together, a probe waits for two or
+/// three.
 async fn in_turn<T>(turns: &Semaphore, page: impl FnOnce() -> T) -> T {
     let _turn = turns.acquire().await;
     let page = page();
-    // With the turn still in hand.
+    // Still holding the turn.
     tokio::task::yield_now().await;
     page
 }
 
-/// Once a second.
+/// Runs once a second.
 fn upkeep(state: &AdminState) {
     state.clock.resync();
     if let Some(token) = &state.access.token {

@@ -1,9 +1,10 @@
-//! Can clients reach the service around the gate? For a service on this machine, its sockets say so.
-//! Imports config.
+//! Can clients bypass the gate to reach the service? For a service on this machine, its sockets
+//! show that. Imports config.
 //!
-//! A gate protects a service only if nobody can reach it another way, and a service that listens on
-//! every address of the machine (the default of many frameworks) can be reached without a key. It
-//! looks at the sockets of the network namespace that keygate runs in: of a pod, all containers'.
+//! A gate protects a service only if nobody can reach it another way. A service that listens on
+//! every address of the machine (the default of many frameworks) can be reached without a key. The
+//! check reads the sockets of the network namespace that keygate runs in: in a pod, those of all
+//! containers.
 
 mod own;
 mod ports;
@@ -18,12 +19,12 @@ use serde::Serialize;
 use self::ports::ServicePort;
 use crate::config::{Bind, Config, UpstreamAddress, UpstreamConfig};
 
-/// What a look found.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Exposure {
     pub state: ExposureState,
-    /// Sockets and files by which the service can be reached: `0.0.0.0:9000`, `/run/app.sock (mode
-    /// 0777)`.
+    /// Sockets and files through which the service can be reached: `0.0.0.0:9000`,
+    /// `/run/app.sock (mode 0777)`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sockets: Vec<String>,
     /// An address of this machine for each such socket, where a connection was accepted.
@@ -37,18 +38,18 @@ pub struct Exposure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExposureState {
-    /// No socket of the service can be reached from beyond this machine, or by other users.
+    /// No socket of the service can be reached from another machine, or by other users.
     Closed,
     Exposed,
     /// The service is on another machine, or the system did not say.
     Unknown,
 }
 
-/// The latest [`Exposure`]. Clones are one and the same.
+/// The latest [`Exposure`]. All clones are the same.
 #[derive(Clone, Debug)]
 pub struct ExposureCell(Arc<ArcSwap<Exposure>>);
 
-/// Where to look.
+/// What to check.
 #[derive(Debug)]
 pub struct ExposureCheck {
     target: WatchedUpstream,
@@ -58,7 +59,7 @@ pub struct ExposureCheck {
 enum WatchedUpstream {
     /// `upstream.exposure_check = false`.
     Off,
-    /// Its addresses are for a resolver to say, and nothing here asks one.
+    /// Only a resolver knows its addresses, and nothing here asks one.
     Named(Box<str>),
     Port(ServicePort),
     SocketFile(PathBuf),
@@ -67,7 +68,7 @@ enum WatchedUpstream {
 // === impl ExposureCheck ===
 
 impl ExposureCheck {
-    /// `upstream`: one of `config`.
+    /// `upstream`: one of those in `config`.
     pub fn of(config: &Config, upstream: &UpstreamConfig) -> Self {
         let target = match &upstream.address {
             _ if !upstream.exposure_check => WatchedUpstream::Off,
@@ -89,12 +90,12 @@ impl ExposureCheck {
         Self { target }
     }
 
-    /// Whether a later look can find something else.
+    /// Whether a later check can have another result.
     pub fn is_needed(&self) -> bool {
         matches!(self.target, WatchedUpstream::Port(_) | WatchedUpstream::SocketFile(_))
     }
 
-    /// Reads `/proc` and connects to addresses of this machine: blocks, at most about a second.
+    /// Reads `/proc` and connects to addresses of this machine. Blocks for at most about a second.
     pub fn look(&self) -> Exposure {
         match &self.target {
             WatchedUpstream::Off => Exposure::unknown("upstream.exposure_check is off"),
@@ -122,7 +123,7 @@ impl Exposure {
         Self { state: ExposureState::Unknown, why: Some(why.to_owned()), ..Self::closed() }
     }
 
-    /// One line for a person, where the service is exposed.
+    /// One line for a person, if the service is exposed.
     pub fn message(&self) -> Option<String> {
         if self.state != ExposureState::Exposed {
             return None;
@@ -153,12 +154,12 @@ impl Exposure {
         }
     }
 
-    /// Whether both are the same news. Addresses of a machine come and go by themselves.
+    /// Whether both have the same result. Addresses of a machine change without any action.
     pub fn says_the_same(&self, other: &Self) -> bool {
         self.state == other.state && self.sockets == other.sockets
     }
 
-    /// As the metric says it.
+    /// The value of the metric.
     pub fn gauge(&self) -> i8 {
         match self.state {
             ExposureState::Closed => 0,

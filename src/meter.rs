@@ -1,5 +1,5 @@
-//! Counts which key is used: cells beside the records, refusals and networks beside them, all of it
-//! carried over swaps, and shown as a usage record. Imports `clock`, `config`, `core`, `remote`,
+//! Counts which key is used: a cell next to each record, plus refusals and networks. Carries all of
+//! it over swaps, and shows it as a usage record. Imports `clock`, `config`, `core`, `remote`,
 //! `snapshot`, `table`, `telemetry`, `usage`.
 //!
 //! ```text

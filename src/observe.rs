@@ -1,5 +1,5 @@
-//! What observing has seen: rows of who would be refused and why, kept by the sidecar, and the report
-//! that is made of them. Imports `core` and `wording`.
+//! What observing has seen: the sidecar keeps rows of who would be refused and why, and the report
+//! is made from them. Imports `core` and `wording`.
 //!
 //! ```text
 //! a worker → ObserveBook → /observe, as lines
@@ -17,25 +17,25 @@ pub use self::report::{
     UnknownReportVersion,
 };
 
-/// Words of rows that are no reasons of a decision, beside `field:NAME`.
+/// Words of rows that are not reasons of a decision, in addition to `field:NAME`.
 pub const REASONS_OF_CHANGES: [&str; 5] =
     ["admitted", "forwarding", "override", "underscore", "upgrade"];
 
-/// Something of a request's head that does not reach the service as the client sent it.
+/// A part of a request's head that does not reach the service as the client sent it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HeadNotice {
-    /// A field that says who the client is, from nobody in `trusted_proxies`: removed.
+    /// A field that says who the client is, from a peer outside `trusted_proxies`: removed.
     Forwarding,
-    /// A field that names target or method once more: removed where it is enforced.
+    /// A field that names the target or method again: removed where it is enforced.
     Override,
-    /// A field that keygate alone may set, by its name in the configuration: removed.
+    /// A field that only keygate may set, by its name in the configuration: removed.
     Owned(Box<str>),
-    /// The request id, by the name of its field, from nobody in `trusted_proxies`: replaced.
+    /// The request id, by the name of its field, from a peer outside `trusted_proxies`: replaced.
     RequestId(Box<str>),
     /// A field with `_` in its name: removed where it is enforced.
     Underscore,
-    /// An upgrade that the rule does not allow: dropped where it is enforced, and unless it is to
-    /// `websocket` everywhere.
+    /// An upgrade that the rule does not allow: dropped where it is enforced. Unless it is to
+    /// `websocket`, dropped everywhere.
     Upgrade,
 }
 

@@ -1,6 +1,6 @@
 //! The record of which key was used when and how often: its lines, and how records of many sidecars
-//! become one. What `/usage`, `usage.file` and `usage.post_url` write is read here again.
-//! Pure; imports core only.
+//! are merged into one. Reads what `/usage`, `usage.file` and `usage.post_url` write. Pure; imports
+//! core only.
 
 pub mod merge;
 pub mod record;

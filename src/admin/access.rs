@@ -1,5 +1,5 @@
-//! Who may ask the admin listener for what: by the listener it came to, by its address, by the `Host`
-//! that it names and by its bearer token. Imports `config`.
+//! Who may request what from the admin listener: decided by the listener that was used, by the
+//! address, by the `Host` that the request names and by its bearer token. Imports `config`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -33,12 +33,12 @@ pub(super) struct AdminCaller {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EndpointReach {
     /// Everybody who reaches either listener: probes, metrics, public keys. Metrics that name keys
-    /// and orgs are for the operator all the same.
+    /// and orgs are still for the operator only.
     Public,
-    /// This host, or who has the token; on `admin.address` only. For what names keys, files,
-    /// networks of callers.
+    /// This host, or whoever has the token; on `admin.address` only. For pages that name keys,
+    /// files or networks of callers.
     Operator,
-    /// This host, and no browser on it; on `admin.address` only. For what changes something.
+    /// This host, but no browser on it; on `admin.address` only. For actions that change something.
     ThisHost,
 }
 
@@ -49,13 +49,14 @@ pub(super) enum DeniedAccess {
     NoSuchPage,
     /// HTTP/1.1 without exactly one `Host` (RFC 9112 section 3.2).
     NotOneHost,
-    /// A `Host` that is not of this listener, on loopback: DNS rebinding looks like that.
+    /// A `Host` that does not belong to this listener, on loopback: this is what DNS rebinding
+    /// looks like.
     Misdirected,
-    /// Beyond this host, and there is no token that could be shown.
+    /// The caller is on another host, and no token is configured.
     NoTokenConfigured,
-    /// Beyond this host, without the token.
+    /// The caller is on another host and sent no token.
     NoTokenShown,
-    /// Another token is shown, here or beyond.
+    /// The caller sent a wrong token, from this host or another one.
     WrongToken,
     NotThisHost,
     Browser,
@@ -69,16 +70,16 @@ pub struct AdminAccess {
     pub token: Option<AdminToken>,
 }
 
-/// The bearer token of `admin.token_file`: its SHA-256, so that the secret is in memory while it is
-/// read and no longer.
+/// The bearer token of `admin.token_file`: its SHA-256, so that the secret is in memory only while
+/// it is read.
 pub struct AdminToken {
     path: PathBuf,
     digest: ArcSwap<[u8; 32]>,
-    /// The file could not be used the last time; what it held before stays in force.
+    /// The file was unusable the last time. Its previous content stays in force.
     failing: AtomicBool,
 }
 
-/// Why `admin.token_file` cannot be used. Says nothing of what is in it.
+/// Why `admin.token_file` cannot be used. Reveals nothing of its content.
 #[derive(Debug, thiserror::Error)]
 #[error("the admin token cannot be read from {path}: {why}")]
 pub struct AdminTokenError {
@@ -97,8 +98,9 @@ impl AdminCaller {
 // === impl AdminAccess ===
 
 impl AdminAccess {
-    /// Before the endpoint is known: a listener on loopback hears only those who know that it is
-    /// there. A page in a browser reaches it too, under a name of its own that resolves to 127.0.0.1.
+    /// Checked before the endpoint is known: a listener on loopback answers only callers that know
+    /// its name. A page in a browser can also reach it, under a name of its own that resolves to
+    /// 127.0.0.1.
     pub(super) fn hears<B>(
         &self,
         caller: AdminCaller,
@@ -147,7 +149,8 @@ impl AdminAccess {
         let here = caller.is_of_this_host();
         let shown = request.headers().contains_key(header::AUTHORIZATION);
         match &self.token {
-            // A token that is shown is judged, on this host too: who tries it wants to know.
+            // A token that is sent is always judged, on this host too: a caller that tries one
+            // wants to know.
             Some(token) if shown => match bearer(request.headers()) {
                 Some(presented) if token.is(presented) => Ok(()),
                 _ => Err(DeniedAccess::WrongToken),
@@ -159,8 +162,8 @@ impl AdminAccess {
         }
     }
 
-    /// Every name in the request is an IP literal, `localhost` or one of `admin.hosts`. Browsers always
-    /// send one; a probe by hand in HTTP/1.0 may have none.
+    /// Every name in the request is an IP literal, `localhost` or one of `admin.hosts`. Browsers
+    /// always send a name. A manual probe in HTTP/1.0 may have none.
     fn is_named_by<B>(&self, request: &Request<B>) -> bool {
         let fields = request.headers().get_all(header::HOST).iter();
         let mut named = fields.map(|value| value.to_str().ok());
@@ -177,7 +180,7 @@ impl AdminAccess {
     }
 }
 
-/// Without its port, and without the brackets of IPv6.
+/// The host without its port, and without the brackets of IPv6.
 fn host_of(authority: &str) -> Option<&str> {
     if let Some(rest) = authority.strip_prefix('[') {
         let (literal, port) = rest.split_once(']')?;
@@ -186,13 +189,13 @@ fn host_of(authority: &str) -> Option<&str> {
     }
     let at = authority.find(':').unwrap_or(authority.len());
     let (name, port) = authority.split_at(at);
-    // `2130706433` and `127.1` are addresses to a resolver, but no literals.
+    // A resolver treats `2130706433` and `127.1` as addresses, but they are not literals.
     let numeric = name.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     let literal = !numeric || name.parse::<Ipv4Addr>().is_ok();
     (literal && !name.is_empty() && is_port(port)).then_some(name)
 }
 
-/// Nothing, or `:` and a port.
+/// Empty, or `:` and a port.
 fn is_port(text: &str) -> bool {
     text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok())
 }
@@ -201,7 +204,7 @@ fn is_of_browser(headers: &HeaderMap) -> bool {
     headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site")
 }
 
-/// RFC 6750 section 2.1; `None`: none, another scheme, or more than one.
+/// RFC 6750 section 2.1. `None`: there is none, it has another scheme, or there is more than one.
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
     let value = fields.next()?.as_bytes();
@@ -220,7 +223,7 @@ impl AdminToken {
         Ok(Self { path: path.to_owned(), digest, failing: AtomicBool::new(false) })
     }
 
-    /// Takes what the file holds now. One that cannot be used changes nothing and is said once.
+    /// Reads the current content of the file. An unusable file changes nothing and is logged once.
     pub(super) fn refresh(&self) {
         match read(&self.path) {
             Ok(digest) => {
@@ -238,7 +241,7 @@ impl AdminToken {
         }
     }
 
-    /// In a time that depends on neither of the two.
+    /// Compares in a time that depends on neither of the two.
     fn is(&self, presented: &[u8]) -> bool {
         let digest = self.digest.load();
         constant_time::verify_slices_are_equal(&sha256(presented), &digest[..]).is_ok()

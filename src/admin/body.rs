@@ -1,4 +1,4 @@
-//! What the admin listener answers with: a page, or the usage record as it is read.
+//! The body of the admin listener's answers: a page, or the usage record while it is being read.
 //! Imports `meter`.
 
 use std::convert::Infallible;
@@ -13,21 +13,21 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use crate::meter::UsePages;
 
-/// What the admin listener answers with.
+/// The body of an answer of the admin listener.
 pub(super) enum AdminBody {
     Page(Full<Bytes>),
     Usage(UsageBody),
-    /// The last page was handed on.
+    /// The last page was sent.
     End,
 }
 
-/// A usage record. Each of its pages waits for its turn among all that are made, on all connections:
-/// a probe waits for two or three, however many clients read.
+/// A usage record. Each of its pages waits for its turn among all pages on all connections: a probe
+/// waits for two or three, however many clients read.
 pub(super) struct UsageBody {
     /// Adds the next page to a buffer. False: it was the last one.
     next_page: Box<NextPage>,
     turns: Arc<Semaphore>,
-    /// The turn for the next page, once somebody has asked for it; nobody closes the semaphore.
+    /// The turn for the next page, once it was requested. Nobody closes the semaphore.
     turn: Option<Pin<Box<TurnComes>>>,
 }
 
@@ -50,7 +50,7 @@ impl UsageBody {
         Self { next_page, turns, turn: None }
     }
 
-    /// The next page that says something, or the last one.
+    /// The next page that is not empty, or the last one.
     fn poll_page(&mut self, context: &mut Context<'_>) -> Poll<(Vec<u8>, PageOrder)> {
         loop {
             let turns = &self.turns;
@@ -58,7 +58,8 @@ impl UsageBody {
                 let turn = Arc::clone(turns).acquire_owned();
                 Box::pin(async {
                     let turn = turn.await;
-                    // With the turn in hand: whoever waits for the thread comes before the page.
+                    // Still holding the turn: whoever waits for the thread is served before the
+                    // page.
                     tokio::task::yield_now().await;
                     turn
                 })

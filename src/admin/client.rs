@@ -6,7 +6,7 @@ use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Between two looks whether it is still there.
+/// Between two checks whether it is still there.
 const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +22,8 @@ pub enum DrainError {
     StillThere(Duration),
 }
 
-/// Asks the sidecar whose admin listener is bound to `bind` to drain. Returns as soon as it began.
+/// Asks the sidecar whose admin listener is bound to `bind` to drain. Returns as soon as it has
+/// begun.
 pub fn request_drain(bind: SocketAddr) -> Result<(), DrainError> {
     let address = reached_at(bind);
     let head = exchange(address).map_err(|source| DrainError::Io { address, source })?;
@@ -33,10 +34,10 @@ pub fn request_drain(bind: SocketAddr) -> Result<(), DrainError> {
     }
 }
 
-/// Returns when the sidecar's admin listener is gone: it ends last.
+/// Returns when the sidecar's admin listener has gone, which ends last.
 ///
 /// # Errors
-/// It is there after `longest`.
+/// It is still there after `longest`.
 pub fn await_end(bind: SocketAddr, longest: Duration) -> Result<(), DrainError> {
     let address = reached_at(bind);
     let mut left = longest;
@@ -47,7 +48,7 @@ pub fn await_end(bind: SocketAddr, longest: Duration) -> Result<(), DrainError> 
     Ok(())
 }
 
-/// Bound to all addresses: reached over loopback, which is the only peer that may drain.
+/// If it is bound to all addresses, uses loopback, which is the only peer that may drain.
 fn reached_at(bind: SocketAddr) -> SocketAddr {
     let mut address = bind;
     match bind.ip() {

@@ -1,4 +1,5 @@
-//! What `/observe` and `/status` say of observing. Imports `core`, `observe`, `reload`, `snapshot`.
+//! What `/observe` and `/status` show about observing. Imports `core`, `observe`, `reload`,
+//! `snapshot`.
 
 use std::sync::Arc;
 
@@ -10,12 +11,12 @@ use crate::observe::{ObserveBook, ObserveHead, ObservedRows};
 use crate::reload::Time;
 use crate::snapshot::Store;
 
-/// Where the pages find it.
+/// What the pages need to show it.
 #[derive(Debug)]
 pub struct ObserveDesk {
     pub book: Arc<ObserveBook>,
     pub store: Arc<Store>,
-    /// Who reports.
+    /// The name that this sidecar reports under.
     pub instance: String,
     pub started: Now,
 }
@@ -26,7 +27,7 @@ pub(super) struct ObserveStatus {
     /// Whether requests are observed at this time.
     observing: bool,
     until: Option<Time>,
-    /// Of callers; after `until` all.
+    /// The share of callers. After `until` it is all.
     enforced: String,
     /// `forward` or `strip`.
     credentials: &'static str,
@@ -88,7 +89,7 @@ impl ObserveDesk {
     }
 }
 
-/// As the configuration has it.
+/// The word that the configuration uses.
 const fn word_of(passage: CredentialPassage) -> &'static str {
     match passage {
         CredentialPassage::Forward => "forward",
@@ -97,7 +98,7 @@ const fn word_of(passage: CredentialPassage) -> &'static str {
 }
 
 fn write_line(out: &mut Vec<u8>, value: &impl Serialize) {
-    // Writing to memory cannot fail, and neither can these shapes.
+    // Writing to memory cannot fail, and neither can serialising these types.
     if serde_json::to_writer(&mut *out, value).is_ok() {
         out.push(b'\n');
     }

@@ -1,4 +1,4 @@
-//! What each admin path answers.
+//! The answer of each admin path.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::reload::{IssuerStatus, StatusReport, Time};
 use crate::telemetry::UseSeries;
 use crate::telemetry::readiness::PendingPart;
 
-/// The part of readiness that is the upstream's health check, where one is configured.
+/// The readiness part for the upstream's health check, if one is configured.
 const UPSTREAM: &str = "upstream";
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -42,9 +42,9 @@ struct StatusPage<'s> {
     pending: Vec<PendingPart>,
     certificates: Vec<CertificateStatus>,
     issuers: Vec<IssuerStatus>,
-    /// Whether clients can reach the service around keygate.
+    /// Whether clients can bypass keygate to reach the service.
     upstream_exposure: &'s Exposure,
-    /// `null`: limits hold per sidecar.
+    /// `null`: limits apply per sidecar.
     shared_limits: Option<SharedLimitsStatus>,
     /// `null`: everything is enforced.
     observe: Option<ObserveStatus>,
@@ -61,21 +61,21 @@ struct AdminEndpoint {
     answer: AdminAnswer,
 }
 
-/// When a page is made. One thread makes them all.
+/// When a page is made. One thread makes all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AnswerTurn {
-    /// A probe: cheap, and nobody may hold it up.
+    /// A probe: cheap, and nothing may delay it.
     AtOnce,
-    /// One at a time on all connections, with a look at the others behind each.
+    /// One at a time on all connections. After each, the others get a turn.
     Waits,
 }
 
-/// What a page is made of.
+/// What produces a page.
 enum AdminAnswer {
     Page(fn(&AdminState) -> Response<Full<Bytes>>),
-    /// More of it for the operator.
+    /// The operator gets more of it.
     Metrics,
-    /// Of the query, and as long as it takes: each part of it has its own turn.
+    /// Depends on the query, and takes as long as it takes: each part has its own turn.
     Stream(fn(&AdminState, &str, &Arc<Semaphore>) -> Response<AdminBody>),
 }
 
@@ -168,7 +168,7 @@ pub(super) fn turn_of<B>(request: &Request<B>) -> AnswerTurn {
     endpoint.map_or(AnswerTurn::AtOnce, |endpoint| endpoint.turn)
 }
 
-/// The answer to a probe of the service; `None`: the request is for something else.
+/// The answer to a probe of the service. `None`: the request is for something else.
 pub(super) async fn passed_probe<B>(
     state: &AdminState,
     caller: AdminCaller,
@@ -186,7 +186,7 @@ pub(super) async fn passed_probe<B>(
     Some(answer.map(AdminBody::Page))
 }
 
-/// `turns`: for what is made while the answer is sent.
+/// `turns`: for the parts that are made while the answer is sent.
 pub(super) fn answer<B>(
     state: &AdminState,
     caller: AdminCaller,
@@ -223,7 +223,8 @@ fn page_or_stream<B>(
         AdminAnswer::Page(answer) => Err(answer(state)),
         AdminAnswer::Metrics => {
             let operator = state.access.admits(caller, EndpointReach::Operator, request);
-            // Whoever shows a token wants what it is for, and is told that it is not the one.
+            // A caller that sends a token wants what it is for, and learns that it is the wrong
+            // one.
             if operator == Err(DeniedAccess::WrongToken) {
                 return Err(refuse(DeniedAccess::WrongToken));
             }
@@ -280,7 +281,7 @@ fn index(_: &AdminState) -> Response<Full<Bytes>> {
     page(StatusCode::OK, TEXT, text)
 }
 
-/// Public keys: whoever verifies an assertion asks for them.
+/// Public keys, for those who verify an assertion.
 fn public_keys(state: &AdminState) -> Response<Full<Bytes>> {
     match (state.public_keys)() {
         Some(set) => page(StatusCode::OK, KEY_SET, set),
@@ -355,7 +356,7 @@ fn status(state: &AdminState) -> Response<Full<Bytes>> {
     }
 }
 
-/// Who would be refused, as far as it was observed.
+/// Who would be refused, as observed so far.
 fn observe(state: &AdminState) -> Response<Full<Bytes>> {
     let mut response = page(StatusCode::OK, TEXT, state.observe.lines(state.clock.now()));
     response.headers_mut().insert(header::CONTENT_TYPE, LINES);
@@ -377,7 +378,8 @@ fn usage(state: &AdminState, query: &str, turns: &Arc<Semaphore>) -> Response<Ad
         let text = "the query may be since=MINUTE, in whole minutes since 1970-01-01T00:00:00Z\n";
         return refuse(StatusCode::BAD_REQUEST, text.to_owned());
     };
-    // Seconds or milliseconds, or another clock: an empty record would say that nothing was used.
+    // The value is in seconds or milliseconds, or from another clock: an empty record would say
+    // that nothing was used.
     let now = book.now();
     if since > now {
         let text = format!("since is in the future, and counts minutes: now is {now}\n");
@@ -389,7 +391,7 @@ fn usage(state: &AdminState, query: &str, turns: &Arc<Semaphore>) -> Response<Ad
     response
 }
 
-/// A preStop hook calls it from the same host.
+/// A preStop hook on the same host calls it.
 fn drain(state: &AdminState) -> Response<Full<Bytes>> {
     state.readiness.drain();
     (state.drain)();
@@ -406,7 +408,7 @@ impl AllowedMethod {
         }
     }
 
-    /// What a refusal says, and its `Allow`.
+    /// The text of a refusal, and its `Allow`.
     fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Read => ("use GET\n", "GET, HEAD"),

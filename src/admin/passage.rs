@@ -1,6 +1,6 @@
-//! Probes of the service for a platform that cannot reach it: each configured path stands for one
-//! question to one address of this host. The answer says whether the service is well and nothing else
-//! of it. Imports `config`.
+//! Probes of the service for a platform that cannot reach it. Each configured path stands for one
+//! question to one address on this host. The answer shows whether the service is healthy and
+//! nothing else about it. Imports `config`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,13 +15,14 @@ use tokio::task::JoinSet;
 
 use crate::config::{PassedProbe, ProbedTarget};
 
-/// Probes under way at the same time: strangers may ask too, and the service is not theirs to load.
+/// The most probes under way at the same time: strangers can probe too, and must not be able to
+/// load the service.
 const AT_ONCE: usize = 16;
 
-/// Longest answer of a health service: a field of one number, and room for what it may add.
+/// Longest answer of a health service: a field with one number, and space for additions.
 const GRPC_ANSWER: usize = 4096;
 
-/// What services that tell probes from clients look for.
+/// Services that distinguish probes from clients look for this.
 const AGENT: &str = "kube-probe/keygate";
 
 /// `SERVING` of `grpc.health.v1.HealthCheckResponse`.
@@ -104,7 +105,7 @@ async fn http(
     }
     let mut own = HeaderMap::new();
     own.extend(fields.iter().cloned().map(|(name, value)| (Some(name), value)));
-    // As the kubelet: a probe's own fields replace those.
+    // Like the kubelet: a probe's own fields replace those.
     for name in own.keys() {
         headers.remove(name);
     }
@@ -138,7 +139,7 @@ async fn grpc(address: SocketAddr, service: &str) -> Result<(), ProbeFailure> {
         if answer.status() != StatusCode::OK {
             return Err(ProbeFailure::Status(answer.status().as_u16()));
         }
-        // An answer without a body has the outcome in its head.
+        // An answer without a body has the result in its head.
         let at_once = grpc_status(answer.headers());
         let body = Limited::new(answer.into_body(), GRPC_ANSWER).collect().await;
         let Ok(body) = body else {
@@ -187,7 +188,7 @@ fn varint(mut number: usize, to: &mut Vec<u8>) {
     to.push(number as u8);
 }
 
-/// Field 1 of a framed `grpc.health.v1.HealthCheckResponse`; `None`: it is none.
+/// Field 1 of a framed `grpc.health.v1.HealthCheckResponse`. `None`: it is not such a response.
 fn health_status(mut framed: Bytes) -> Option<u64> {
     if framed.len() < 5 || framed.get_u8() != 0 {
         return None;

@@ -1,18 +1,18 @@
-//! The addresses of this machine, as `/proc/self/net` lists them: getifaddrs(3) asks over netlink,
-//! which a hardened unit forbids (`RestrictAddressFamilies`).
+//! The addresses of this machine, as `/proc/self/net` lists them. getifaddrs(3) would ask over
+//! netlink, which a hardened unit forbids (`RestrictAddressFamilies`).
 
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// An address, and the interface that a link-local one needs to be connected to (0: none).
+/// An address, and the interface that is needed to connect to a link-local one (0: none).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OwnAddress {
     pub(super) ip: IpAddr,
     pub(super) scope: u32,
 }
 
-/// Those beyond loopback. Fails where `/proc` is not mounted.
+/// All addresses except loopback. Fails where `/proc` is not mounted.
 pub(super) fn addresses() -> io::Result<Vec<OwnAddress>> {
     let mut found = ipv4(&fs::read_to_string("/proc/self/net/fib_trie")?);
     match fs::read_to_string("/proc/self/net/if_inet6") {
@@ -25,7 +25,7 @@ pub(super) fn addresses() -> io::Result<Vec<OwnAddress>> {
     Ok(found)
 }
 
-/// The tries of all routing tables: a leaf `|-- ADDRESS`, and below it what it is.
+/// The tries of all routing tables: a leaf `|-- ADDRESS`, followed by its type.
 fn ipv4(trie: &str) -> Vec<OwnAddress> {
     let mut found: Vec<OwnAddress> = Vec::new();
     let mut leaf: Option<Ipv4Addr> = None;

@@ -1,4 +1,4 @@
-//! Listening sockets of the service's port, and whether they answer beyond loopback.
+//! Listening sockets on the service's port, and whether they answer to other machines.
 
 use std::fs::File;
 use std::io::{self, BufReader};
@@ -9,19 +9,19 @@ use super::Exposure;
 use super::own::{self, OwnAddress};
 use crate::config::Families;
 
-/// A connection to this machine is accepted at once, or the queue of the socket is full.
+/// A connection to this machine is accepted immediately, unless the socket's queue is full.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// After as many addresses without an answer, one look is enough.
+/// After this many addresses without an answer, the check stops trying.
 const SILENT: usize = 3;
 
-/// A port that the service has, beside those that keygate has.
+/// A port of the service, and keygate's own sockets on it.
 #[derive(Debug)]
 pub(super) struct ServicePort {
     port: u16,
-    /// Where keygate connects.
+    /// The address that keygate connects to.
     address: IpAddr,
-    /// Sockets of keygate with the same port: reaching them is no way around it.
+    /// Sockets of keygate with the same port: reaching them does not bypass it.
     ours: Vec<OwnSocket>,
 }
 
@@ -31,18 +31,18 @@ struct OwnSocket {
     families: Families,
 }
 
-/// Whether somebody is reached there.
+/// Whether a connection succeeded there.
 enum ConnectAttempt {
     Accepted,
     Refused,
-    /// No answer in time, or the attempt failed here.
+    /// No answer in time, or the attempt failed locally.
     Unclear,
 }
 
 // === impl ServicePort ===
 
 impl ServicePort {
-    /// `None`: `host` is a name whose addresses are not known here.
+    /// `None`: `host` is a name whose addresses are unknown here.
     pub(super) fn new(
         host: &str,
         port: u16,
@@ -134,8 +134,9 @@ impl OwnSocket {
     }
 }
 
-/// Whether the kernel may hand a connection to `address` to a socket that is bound to `socket`.
-/// `[::]` takes IPv4 too unless it is `IPV6_V6ONLY`, which `/proc` does not tell: a connect does.
+/// Whether the kernel may give a connection to `address` to a socket that is bound to `socket`.
+/// `[::]` also accepts IPv4 unless it is `IPV6_V6ONLY`, which `/proc` does not show but a
+/// connection does.
 fn is_served(socket: IpAddr, address: IpAddr) -> bool {
     match socket {
         ip if !ip.is_unspecified() => ip == address,
@@ -144,7 +145,7 @@ fn is_served(socket: IpAddr, address: IpAddr) -> bool {
     }
 }
 
-/// Closes the connection at once: the service sees a client that asks for nothing.
+/// Closes the connection immediately: the service sees a client that asks for nothing.
 fn connect(at: SocketAddr) -> ConnectAttempt {
     match TcpStream::connect_timeout(&at, PATIENCE) {
         Ok(_) => ConnectAttempt::Accepted,
@@ -163,7 +164,7 @@ fn unreadable(error: &io::Error) -> Exposure {
     Exposure::unknown(&format!("/proc/self/net cannot be read: {error}"))
 }
 
-/// The addresses that sockets of this network namespace listen on with `port`, each once.
+/// The addresses that sockets of this network namespace listen on with `port`, without repetition.
 fn listening(port: u16) -> io::Result<Vec<IpAddr>> {
     let mut found = Vec::new();
     collect(BufReader::new(File::open("/proc/self/net/tcp")?), port, &mut found)?;
@@ -176,8 +177,8 @@ fn listening(port: u16) -> io::Result<Vec<IpAddr>> {
     Ok(found)
 }
 
-/// proc_pid_net(5): number, local address, remote address, state, … Line by line: a busy machine has
-/// hundreds of thousands.
+/// proc_pid_net(5): number, local address, remote address, state, … Read line by line, because a
+/// busy machine has hundreds of thousands.
 fn collect(lines: impl io::BufRead, port: u16, found: &mut Vec<IpAddr>) -> io::Result<()> {
     for line in lines.lines() {
         if let Some(at) = listener(&line?)
@@ -190,7 +191,7 @@ fn collect(lines: impl io::BufRead, port: u16, found: &mut Vec<IpAddr>) -> io::R
     Ok(())
 }
 
-/// `None`: no socket that listens.
+/// `None`: it is not a listening socket.
 fn listener(line: &str) -> Option<SocketAddr> {
     let mut words = line.split_ascii_whitespace();
     let (address, port) = words.nth(1)?.split_once(':')?;
@@ -199,7 +200,7 @@ fn listener(line: &str) -> Option<SocketAddr> {
         return None;
     }
     let port = u16::from_str_radix(port, 16).ok()?;
-    // Words of 32 bits in the byte order of the machine.
+    // 32-bit words in the byte order of the machine.
     let word = |at: usize| {
         let digits = address.get(at * 8..(at + 1) * 8)?;
         Some(u32::from_str_radix(digits, 16).ok()?.to_ne_bytes())

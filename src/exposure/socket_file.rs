@@ -1,8 +1,8 @@
-//! A Unix socket: may users beside the service's and keygate's connect to it, or put another one in
-//! its place? unix(7): connecting takes write permission for the file and search permission for the
-//! directories above it. path_resolution(7): every symbolic link on the way leads through directories
-//! of its own, and whoever may write to one of them decides where the path ends. The owner of a
-//! directory may write to it whenever they like.
+//! A Unix socket: may users other than the service's and keygate's connect to it, or replace it?
+//! unix(7): connecting requires write permission for the file and search permission for the
+//! directories above it. path_resolution(7): every symbolic link on the way leads through other
+//! directories, and whoever may write to one of them decides where the path ends. The owner of a
+//! directory can always get write permission.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
@@ -17,10 +17,10 @@ use super::Exposure;
 
 const WRITE: u32 = 0o2;
 const SEARCH: u32 = 0o1;
-/// Only the owner of a file, or of the directory, takes it away.
+/// Only the owner of a file, or of the directory, can remove it.
 const STICKY: u32 = 0o1000;
 
-/// Links on one way, as the kernel counts them: ELOOP.
+/// The most links on one path, as the kernel counts them: ELOOP.
 const MAX_LINKS: usize = 40;
 
 /// Somebody who is neither the service nor keygate nor root.
@@ -31,20 +31,20 @@ enum Stranger {
     User(u32),
 }
 
-/// One step of the way: an entry of a directory.
+/// One step of the path: an entry of a directory.
 #[derive(Debug)]
 struct PathStep {
     directory: PathBuf,
     meta: Metadata,
-    /// `None`: it is missing there.
+    /// `None`: it does not exist there.
     entry: Option<Metadata>,
 }
 
-/// The way to a socket, link by link.
+/// The path to a socket, link by link.
 #[derive(Debug, Default)]
 struct PathWalk {
     steps: Vec<PathStep>,
-    /// What it leads to, with its path behind all links.
+    /// What the path leads to, with its path after all links were resolved.
     end: Option<FoundFile>,
 }
 
@@ -97,8 +97,8 @@ fn faults(path: &Path) -> io::Result<Vec<String>> {
 // === impl PathWalk ===
 
 impl PathWalk {
-    /// Goes from the root down as the kernel does. Ends where something is missing: what is below
-    /// it does not exist either.
+    /// Walks from the root down as the kernel does. Stops where something is missing: nothing below
+    /// it exists either.
     fn to(path: &Path) -> io::Result<Self> {
         let path = std::path::absolute(path)?;
         let mut targets: VecDeque<OsString> =
@@ -151,7 +151,8 @@ impl PathWalk {
 // === impl Insiders ===
 
 impl Insiders {
-    /// The service is who owns the socket; as long as that is missing, who owns its directory.
+    /// The service is the owner of the socket or, while that does not exist, the owner of its
+    /// directory.
     fn of(walk: &PathWalk) -> Self {
         let (own, group) = (geteuid().as_raw(), getegid().as_raw());
         let mut users = BTreeSet::from([0, own]);
@@ -160,7 +161,7 @@ impl Insiders {
         let last = walk.end.as_ref().map(|found| &found.meta);
         if let Some(meta) = last.or(walk.steps.last().map(|step| &step.meta)) {
             users.insert(meta.uid());
-            // A user's own group has the number of the user, or is written down.
+            // A user's own group has the number of the user, or is listed.
             groups.insert(meta.uid());
             groups.extend(primary_group(meta.uid()));
         }
@@ -190,7 +191,7 @@ impl Insiders {
 // === impl Stranger ===
 
 impl Stranger {
-    /// Whether who may write to a directory may put something else in the place of `entry`.
+    /// Whether a stranger who may write to a directory may replace `entry`.
     fn may_replace(
         self,
         entry: Option<&Metadata>,
@@ -201,12 +202,12 @@ impl Stranger {
         match entry {
             None => true,
             Some(_) if is_free || self == Self::User(directory.uid()) => true,
-            // In a sticky directory, who owns the entry.
+            // In a sticky directory, the owner of the entry can.
             Some(entry) => !insiders.users.contains(&entry.uid()),
         }
     }
 
-    /// Whether it gets into this directory, and so through all above it.
+    /// Whether the stranger can enter this directory, and so all directories above it.
     fn reaches(self, directory: &Path) -> io::Result<bool> {
         for above in directory.ancestors() {
             let meta = fs::metadata(above)?;
@@ -216,7 +217,7 @@ impl Stranger {
                 Self::Group(group) => {
                     bits & SEARCH != 0 || meta.gid() == group && bits & (SEARCH << 3) != 0
                 }
-                // They change the mode of what is theirs.
+                // Owners can change the mode of what they own.
                 Self::User(user) => bits & SEARCH != 0 || meta.uid() == user,
             };
             if !is_open {
@@ -227,7 +228,7 @@ impl Stranger {
     }
 }
 
-/// The group of a user by `/etc/passwd`.
+/// The group of a user according to `/etc/passwd`.
 fn primary_group(user: u32) -> Option<u32> {
     let text = fs::read_to_string("/etc/passwd").ok()?;
     text.lines().find_map(|line| {
@@ -237,8 +238,8 @@ fn primary_group(user: u32) -> Option<u32> {
     })
 }
 
-/// The number that the kernel shows for users and groups from outside of a user namespace: nobody in
-/// here has it, unless all numbers are mapped (user_namespaces(7)).
+/// The number that the kernel shows for users and groups from outside of a user namespace: nobody
+/// inside has it, unless all numbers are mapped (user_namespaces(7)).
 fn unmapped() -> Option<u32> {
     let map = fs::read_to_string("/proc/self/uid_map").ok()?;
     let is_whole = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);

@@ -1,10 +1,9 @@
-//! What all cells say together, and how what was counted in a key set that is no longer in force
-//! gets into the one that is. Imports `clock`, `config`, `core`, `snapshot`, `table`, `telemetry`,
-//! `usage`.
+//! The sum of all cells, and how counts move from a key set that is no longer in force to the one
+//! that is. Imports `clock`, `config`, `core`, `snapshot`, `table`, `telemetry`, `usage`.
 //!
-//! A key is looked for by its digest and must have the same id: a secret that was given to another
-//! key brings no counts along. Under the lock every use is in exactly one place, so that no
-//! reader counts one twice or misses one.
+//! A key is found by its digest and must have the same id: if a secret was given to another key,
+//! its counts do not follow. Under the lock every use is in exactly one place, so that no reader
+//! counts one twice or misses one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -20,22 +19,22 @@ use crate::telemetry::UseSeries;
 use crate::usage::UsageHead;
 use crate::usage::record::{RecordPart, VERSION};
 
-/// Records that one step of a walk looks at. A swap waits for so long.
+/// Records that one step of a walk looks at. A swap waits for that long.
 const STEP: usize = 2_048;
 
-/// Keys that are in no table any more whose uses are still known.
+/// The most keys that are in no table any more but whose uses are still known.
 pub(super) const MOST_FORMER: usize = 65_536;
 
-/// Records that are settled under one hold of the lock.
+/// Records that are settled while holding the lock once.
 const CHUNK: usize = 8_192;
 
-/// Of this process.
+/// The identity of this process.
 #[derive(Clone, Debug)]
 pub struct BookIdentity {
     pub instance: String,
-    /// 16 hexadecimal digits, drawn at the start.
+    /// 16 hexadecimal digits, chosen at random at the start.
     pub boot: String,
-    /// As configured; the table's own counts where there is one.
+    /// As configured. Once there is a table, its audience is used instead.
     pub audience: String,
 }
 
@@ -50,34 +49,34 @@ pub struct UseBook {
     traces: KeyTraces,
     /// As of the last walk.
     series: Mutex<UseSeries>,
-    /// Who settles, to be woken.
+    /// The thread that settles, so that it can be woken.
     settler: OnceLock<Thread>,
 }
 
 #[derive(Debug, Default)]
 struct UseLedger {
-    /// No longer in force; a request or a reader may still hold it.
+    /// No longer in force, but a request or a reader may still hold it.
     retired: Vec<Arc<KeySet>>,
-    /// Nobody counts in it any more. What it holds is on its way to where it belongs.
+    /// Nobody counts in it any more. Its contents are being moved to where they belong.
     draining: Vec<UseBlock>,
     /// Uses of secrets that no key has any more, by key.
     former: HashMap<KeyId, KeyUse>,
-    /// Keys that had to leave `former`.
+    /// Number of keys that had to leave `former`.
     dropped: u64,
     /// Uses of the keys that were dropped.
     forgotten: u64,
 }
 
-/// A key as a walk comes by one of its secrets.
+/// A key as a walk finds it by one of its secrets.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WalkedKey<'w> {
     pub(super) id: KeyId,
     pub(super) org: &'w str,
-    /// Under this secret.
+    /// Uses under this secret.
     pub(super) here: KeyUse,
-    /// Under all that it has or had.
+    /// Uses under all secrets that it has or had.
     pub(super) total: KeyUse,
-    /// Whether it had secrets that no table has any more.
+    /// Whether it had secrets that are in no table any more.
     pub(super) has_former: bool,
 }
 
@@ -98,8 +97,8 @@ impl UseBook {
         }
     }
 
-    /// `old` is about to be replaced. To be called before the swap: so a reader sees it as long as
-    /// it holds a count.
+    /// `old` is about to be replaced. Call this before the swap, so that a reader sees it as long
+    /// as it holds a count.
     pub fn retire(&self, old: Arc<KeySet>) {
         self.lock().retired.push(old);
         if let Some(settler) = self.settler.get() {
@@ -109,20 +108,20 @@ impl UseBook {
 
     /// Wakes this thread when there is something to settle.
     pub(super) fn settled_by(&self, thread: Thread) {
-        // A second settler would only find nothing to do.
+        // A second settler would find nothing to do.
         let _ = self.settler.set(thread);
     }
 
-    /// Brings over what was counted in key sets that nobody holds any more. False: some are still
-    /// held. For one thread.
+    /// Moves the counts of key sets that nobody holds any more. False: some are still held. Only
+    /// one thread may call this.
     pub fn settle(&self) -> bool {
         let Some(current) = self.store.load().keys.clone() else {
-            // Nothing is in force, so there is no place to bring it to.
+            // Nothing is in force, so there is nowhere to move it.
             return self.lock().retired.is_empty();
         };
         let targets: Vec<_> = current.use_blocks().collect();
         let released = self.lock().release(&targets);
-        // Dropping a table takes milliseconds, which nobody is to wait for.
+        // Dropping a table takes milliseconds, for which nobody should wait.
         drop(released);
         while let Some(block) = self.next_draining() {
             let mut start = 0;
@@ -145,7 +144,7 @@ impl UseBook {
         self.lock().draining.first().cloned()
     }
 
-    /// The head of a record of what was used in or since the minute `since`.
+    /// The head of a record of everything used in or since the minute `since`.
     pub fn head(&self, since: u32) -> UsageHead {
         let keys = self.store.load().keys.clone();
         let serial = |keys: &Arc<KeySet>| keys.serial().max(keys.patch_serial().unwrap_or(0));
@@ -176,7 +175,7 @@ impl UseBook {
         *self.series.lock().unwrap_or_else(PoisonError::into_inner) = series;
     }
 
-    /// What a reload of the configuration changes.
+    /// The part that a reload of the configuration can change.
     pub(super) fn reports(&self) -> UseReports {
         self.store.load().settings.use_reports.clone()
     }
@@ -194,8 +193,8 @@ impl UseBook {
         &self.traces
     }
 
-    /// One step of a walk over every key that was ever used, in the order of digests, from `from`
-    /// on. Returns where the next one begins.
+    /// One step of a walk over every key that was ever used, in the order of digests, starting at
+    /// `from`. Returns where the next step begins.
     pub(super) fn walk(
         &self,
         from: Option<Digest>,
@@ -203,7 +202,7 @@ impl UseBook {
     ) -> Option<Digest> {
         let (ledger, blocks) = self.read();
         let start = |block: &UseBlock| from.map_or(0, |digest| block.below(&digest));
-        // The largest block says how far the step goes, the others follow.
+        // The largest block determines the length of the step, and the others follow.
         let largest = blocks.iter().max_by_key(|block| block.len());
         let until = largest.and_then(|b| b.key(start(b) + STEP)).map(|key| key.digest);
         let mut used: Vec<UsedKey<'_>> = Vec::new();
@@ -252,7 +251,7 @@ impl UseBook {
         ledger.former.values().fold(ledger.forgotten, |sum, used| sum.saturating_add(used.admitted))
     }
 
-    /// What counts at this moment, and the lock under which it stays that way.
+    /// What counts at this moment, and the lock that keeps it that way.
     fn read(&self) -> (MutexGuard<'_, UseLedger>, Vec<UseBlock>) {
         let ledger = self.lock();
         let mut blocks: Vec<UseBlock> = Vec::new();
@@ -276,13 +275,13 @@ impl UseBook {
 // === impl UseLedger ===
 
 impl UseLedger {
-    /// Takes out the key sets that nobody else holds. What only they had counts as drained from now
-    /// on.
+    /// Takes out the key sets that nobody else holds. Counts that only they had are drained from
+    /// now on.
     fn release(&mut self, targets: &[UseBlock]) -> Vec<Arc<KeySet>> {
         let mut released = Vec::new();
         let mut at = 0;
         while let Some(keys) = self.retired.get_mut(at) {
-            // It synchronizes with the threads that let go: all that they counted is seen.
+            // This synchronizes with the threads that dropped it: all their counts are visible.
             match Arc::get_mut(keys) {
                 Some(_) => released.push(self.retired.swap_remove(at)),
                 None => at += 1,
@@ -312,7 +311,7 @@ impl UseLedger {
         let known = self.former.entry(id).or_default();
         *known = known.and(used);
         if self.former.len() > MOST_FORMER {
-            // The longest unused quarter leaves.
+            // The longest unused quarter has to leave.
             let mut minutes: Vec<u32> = self.former.values().map(|used| used.last).collect();
             let (_, oldest_kept, _) = minutes.select_nth_unstable(MOST_FORMER / 4);
             let (oldest_kept, before) = (*oldest_kept, self.former.len());

@@ -1,8 +1,9 @@
-//! `usage.file`: every minute the keys that were used since the last time are added to a file of
-//! usage records, which is rotated. Imports `usage`.
+//! `usage.file`: every minute, the keys that were used since the last time are appended to a file
+//! of usage records, which is rotated. Imports `usage`.
 //!
-//! What could not be written is written the next time: the record then begins where the last whole
-//! one ended. A file begins with everything, so that each can be read without the ones before it.
+//! What could not be written is written the next time: the record then begins where the last
+//! complete one ended. A file begins with everything, so that it can be read without the files
+//! before it.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -21,14 +22,14 @@ const LENGTH: u64 = 64 << 20;
 /// Older files that are kept, as `NAME.1` to `NAME.4`.
 const KEPT: u32 = 4;
 
-/// The bits of a mode that are for anybody; a group may be meant to read it.
+/// The bits of a mode that apply to everybody. A group may be intended to read the file.
 const OTHERS: u32 = 0o007;
 
-/// Of a head, with room to spare: enough to see whether a file is one of ours.
+/// Size of a head, with space to spare: enough to recognise one of our files.
 const HEAD: u64 = 4096;
 
-/// Tries and pauses while another process writes, which takes it milliseconds: a second. Less than
-/// the last record has at the end of the process.
+/// How often and how long to wait while another process writes, which takes milliseconds: a second
+/// in all. That is less than the time for the last record when the process ends.
 const TRIES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -40,17 +41,19 @@ pub struct UsageFileError {
     source: io::Error,
 }
 
-/// The file as it was left.
+/// The state in which the file was left.
 #[derive(Debug)]
 pub(super) struct UsageFile {
     path: PathBuf,
-    /// Device and inode of the file that was written to: another one begins anew.
+    /// Device and inode of the file that was written to: in another file, the record starts from
+    /// the beginning.
     known: Option<FileId>,
-    /// How long it was then: a shorter one begins anew too (inodes are used again).
+    /// Its length at that time: in a shorter file, the record also starts from the beginning
+    /// (inodes are reused).
     left: u64,
     /// Bytes of the record that the file begins with.
     first: u64,
-    /// Where the next record begins; `None`: with everything.
+    /// Where the next record begins. `None`: with everything.
     since: Option<u32>,
 }
 
@@ -78,7 +81,7 @@ impl UsageFile {
         let meta = file.metadata()?;
         let id = Some(FileId { device: meta.dev(), inode: meta.ino() });
         let length = whole_lines(&mut file)?;
-        // Somebody else's rotation, or our start.
+        // Somebody else has rotated the file, or we have just started.
         let anew = self.known != id || length < self.left;
         if length != meta.len() {
             file.set_len(length)?;
@@ -90,7 +93,7 @@ impl UsageFile {
             let mut page = Vec::new();
             let more = pages.next_page(&mut page);
             if let Err(error) = file.write_all(&page) {
-                // Half a record would say that the other half was not used.
+                // Half a record would claim that the other half was not used.
                 file.set_len(length)?;
                 return Err(error);
             }
@@ -130,7 +133,7 @@ impl UsageFile {
     }
 }
 
-/// While one process replaces another both write, and each record has to stay in one piece.
+/// While one process replaces another, both write, and each record has to stay in one piece.
 fn lock(file: &File) -> io::Result<()> {
     for _ in 0..TRIES {
         match file.try_lock() {
@@ -145,15 +148,15 @@ fn lock(file: &File) -> io::Result<()> {
     ))
 }
 
-/// Makes sure that the file can be written, without writing to it: an empty one is made where there
-/// is none.
+/// Ensures that the file can be written, without writing to it. If it does not exist, creates an
+/// empty one.
 pub fn open_usage_file(path: &Path) -> Result<(), UsageFileError> {
     let error = |source| UsageFileError { path: path.to_owned(), source };
     let mut file = open(path).map_err(error)?;
     whole_lines(&mut file).map(|_| ()).map_err(error)
 }
 
-/// Whether the file is one that records may be added to. Touches nothing.
+/// Whether records may be appended to the file. Changes nothing.
 pub fn check_usage_file(path: &Path) -> io::Result<()> {
     match std::fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -162,32 +165,34 @@ pub fn check_usage_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The mode of a file that is there already and that everybody on this machine may read. After
-/// [`open_usage_file`]: one that belongs to somebody else, so that keygate could not change it.
+/// The mode of an existing file that everybody on this machine can read. After [`open_usage_file`],
+/// that is a file of another user, which keygate could not change.
 pub fn open_mode(path: &Path) -> Option<u32> {
     const OTHERS_READ: u32 = 0o004;
     let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o7777;
     (mode & OTHERS_READ != 0).then_some(mode)
 }
 
-/// To read its beginning and to write at its end. Who reads it learns which key comes from where.
+/// Opens it to read its beginning and to write at its end. Its readers learn which key is used from
+/// where.
 fn open(path: &Path) -> io::Result<File> {
     match std::fs::metadata(path) {
-        // Opening a pipe would wait for its reader.
+        // Opening a pipe would wait for a reader.
         Ok(meta) if !meta.is_file() => return Err(no_regular_file()),
         Ok(_) | Err(_) => {}
     }
     let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
     let mode = file.metadata()?.permissions().mode();
     if mode & OTHERS != 0 {
-        // Made with `touch`, or by another program. What belongs to somebody else stays as it is.
+        // It was created with `touch`, or by another program. A file of another user stays as it
+        // is.
         file.set_permissions(Permissions::from_mode(mode & 0o7777 & !OTHERS)).ok();
     }
     Ok(file)
 }
 
-/// How far the file has records that may stay: a crash may have left half a line. An error for a
-/// file that holds something else.
+/// How much of the file consists of records that may stay: a crash may have left half a line. An
+/// error if the file holds something else.
 fn whole_lines(file: &mut File) -> io::Result<u64> {
     let length = file.metadata()?.len();
     let mut head = Vec::new();
@@ -216,14 +221,14 @@ fn whole_lines(file: &mut File) -> io::Result<u64> {
     Ok(0)
 }
 
-/// How far the file has records that can stay when the line that begins at `torn` goes. One whose
-/// head claims it whole cannot: it would say that what is missing was not used.
+/// How much of the file may stay if the line that begins at `torn` is removed. A record whose head
+/// claims that it is complete cannot stay: it would say that the missing keys were not used.
 fn before_torn(file: &mut File, torn: u64) -> io::Result<u64> {
     const BEGIN: &[u8] = b"\n{\"usage\":";
     let mut end = torn;
     let at = loop {
         let start = end.saturating_sub(4096);
-        // A beginning that the last block has cut is whole in this one.
+        // This includes all of a line's beginning that the last block has cut.
         let stop = torn.min(end + BEGIN.len() as u64);
         file.seek(SeekFrom::Start(start))?;
         let mut block = Vec::new();

@@ -1,8 +1,8 @@
-//! A usage record, page by page: the keys in the order of their digests, then those that have no
-//! record. Between two pages key sets may come and go. Imports core, `usage`.
+//! A usage record, page by page: the keys in the order of their digests, then those without a
+//! record. Between two pages, key sets may change. Imports core, `usage`.
 //!
-//! A record may end anywhere: a crash, a full disk, a connection that lived too long. So only the
-//! head that stands before the last lines says that the record is whole.
+//! A record may end anywhere: after a crash, on a full disk, on a connection that lived too long.
+//! So only the head before the last lines says that the record is complete.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -14,13 +14,14 @@ use crate::core::{Digest, KeyId, KeyUse};
 use crate::usage::record::RecordPart;
 use crate::usage::{UsageHead, UsageLine};
 
-/// Keys on a page of those without a record.
+/// The most keys on a page of those without a record.
 const KEYS: usize = 2048;
 
-/// Pages that are made at once in the hope that they are the whole record, which then has one head.
+/// Number of pages that are made together in the hope that they are the whole record, which then
+/// has one head.
 const AT_ONCE: usize = 4;
 
-/// Record of what was used or refused in or since one minute.
+/// A record of what was used or refused in or since one minute.
 #[derive(Debug)]
 pub struct UsePages {
     book: Arc<UseBook>,
@@ -29,7 +30,7 @@ pub struct UsePages {
     now: u32,
     stage: PageStage,
     heads: HeadStage,
-    /// Of the keys that the last stage would show once more.
+    /// The keys that the last stage would show again.
     shown: HashSet<KeyId>,
 }
 
@@ -44,13 +45,13 @@ struct PageKey {
 #[derive(Debug, PartialEq, Eq)]
 enum HeadStage {
     First,
-    /// The first one said that more comes.
+    /// The first head said that more follows.
     Last,
 }
 
 #[derive(Debug)]
 enum PageStage {
-    /// Records from this digest on; `None`: from the first.
+    /// Records from this digest on. `None`: from the first.
     Records(Option<Digest>),
     Rest(Vec<KeyId>),
     End,
@@ -59,21 +60,21 @@ enum PageStage {
 // === impl UsePages ===
 
 impl UsePages {
-    /// `since`: minutes since 1970; 0: everything.
+    /// `since`: minutes since 1970. 0: everything.
     pub fn new(book: &Arc<UseBook>, since: u32) -> Self {
         let (book, now) = (Arc::clone(book), book.now());
         let (stage, heads) = (PageStage::Records(None), HeadStage::First);
         Self { book, since, now, stage, heads, shown: HashSet::new() }
     }
 
-    /// The minute that a next record has to begin with, so that nothing is missing between the two.
-    /// The one before this record's: a worker reads the clock before it counts, and may count for a
-    /// minute that has just ended.
+    /// The minute that the next record has to begin with, so that nothing is missing between the
+    /// two. It is the minute before this record's: a worker reads the clock before it counts, and
+    /// may count for a minute that has just ended.
     pub fn next_since(&self) -> u32 {
         self.now.saturating_sub(1)
     }
 
-    /// Appends whole lines, heads included. False: that was the last page. A page may be empty.
+    /// Appends complete lines, heads included. False: that was the last page. A page may be empty.
     pub fn next_page(&mut self, out: &mut Vec<u8>) -> bool {
         let mut lines = Vec::new();
         let mut more = self.next_lines(&mut lines);
@@ -96,16 +97,16 @@ impl UsePages {
     /// A head of this record.
     pub(super) fn head(&self, part: RecordPart) -> Vec<u8> {
         let mut line = Vec::new();
-        // What is counted from now on may be missing.
+        // Anything counted from now on may be missing.
         write_line(&mut line, &UsageHead { now: self.now, part, ..self.book.head(self.since) });
         line
     }
 
-    /// Appends whole lines of keys. False: those were the last ones. There may be none.
+    /// Appends complete lines of keys. False: those were the last ones. There may be none.
     pub(super) fn next_lines(&mut self, out: &mut Vec<u8>) -> bool {
         match std::mem::replace(&mut self.stage, PageStage::End) {
             PageStage::Records(from) => {
-                // Written down once the book is free again.
+                // Written once the book is unlocked again.
                 let mut keys = Vec::new();
                 let next = self.book.walk(from, |key| {
                     keys.push(PageKey { id: key.id, used: key.total, has_former: key.has_former });
@@ -122,7 +123,7 @@ impl UsePages {
                 for id in ids.split_off(ids.len().saturating_sub(KEYS)) {
                     let trace = self.book.traces().get(id);
                     let used = trace.as_ref().map(|t| t.used).unwrap_or_default();
-                    // What the trace has seen may be among the former uses by now.
+                    // Uses that the trace has seen may be among the former uses by now.
                     write_key(out, id, used.max(self.book.former(id)), trace.as_ref());
                 }
                 if !ids.is_empty() {
@@ -146,7 +147,7 @@ impl UsePages {
         }
     }
 
-    /// Keys without a record that was used.
+    /// Keys that were used and have no record.
     fn rest(&self) -> Vec<KeyId> {
         let mut rest = self.book.traces().since(self.since);
         rest.extend(self.book.former_since(self.since));
@@ -173,7 +174,7 @@ fn write_key(out: &mut Vec<u8>, id: KeyId, used: KeyUse, trace: Option<&KeyTrace
 }
 
 fn write_line(out: &mut Vec<u8>, value: &impl serde::Serialize) {
-    // Writing to memory cannot fail, and neither can these shapes.
+    // Writing to memory cannot fail, and neither can serialising these types.
     if serde_json::to_writer(&mut *out, value).is_ok() {
         out.push(b'\n');
     }

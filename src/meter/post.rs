@@ -1,8 +1,8 @@
-//! `usage.post_url`: what changed is posted to a service that collects usage records.
-//! Imports `config` and `remote`.
+//! `usage.post_url`: changes are posted to a service that collects usage records. Imports `config`
+//! and `remote`.
 //!
-//! Counts are since the start, so a post that fails costs nothing but time: the next one begins
-//! where the last one that was taken ended.
+//! Counts are since the start, so a failed post costs only time: the next one begins where the last
+//! accepted one ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use crate::config::UrlOptions;
 use crate::remote::{self, RemoteFileError};
 use crate::usage::record::RecordPart;
 
-/// Bytes of one post, except that a line is never cut.
+/// Bytes of one post. A line is never split.
 const POST: usize = 256 << 10;
 
 /// For one post with its answer.
 const WHOLE: Duration =
     if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(10) };
 
-/// Why a post was not taken. Never says what was sent.
+/// Why a post was not accepted. Never shows what was sent.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PostError {
     #[error(transparent)]
@@ -37,14 +37,14 @@ pub(super) enum PostError {
 pub(super) struct UsagePoster {
     url: Box<str>,
     options: UrlOptions,
-    /// Where the next record begins: with the last one that was taken.
+    /// Where the next record begins: with the last one that was accepted.
     since: u32,
 }
 
 // === impl UsagePoster ===
 
 impl UsagePoster {
-    /// `options`: those of the table, for its authority and its credential.
+    /// `options`: those of the table, with its authority and its credential.
     pub(super) fn new(url: &str, options: &UrlOptions) -> Self {
         Self { url: url.into(), options: options.clone(), since: 0 }
     }
@@ -53,7 +53,7 @@ impl UsagePoster {
         &self.url
     }
 
-    /// Posts what changed since the last post that was taken, in as many posts as it takes.
+    /// Posts what has changed since the last accepted post, in as many posts as necessary.
     pub(super) fn post(&mut self, book: &Arc<UseBook>) -> Result<(), PostError> {
         let config = remote::agent(&self.url, &self.options)?
             // The credential is for this server alone.
@@ -67,7 +67,7 @@ impl UsagePoster {
             send(&agent, &self.url, authorization.as_ref(), &[head, lines].concat())
         };
         let head = pages.head(RecordPart::More);
-        // A head is much shorter than a post, so there is room for lines behind it.
+        // A head is much shorter than a post, so there is space for lines after it.
         let room = POST.saturating_sub(head.len());
         let (mut lines, mut more) = (Vec::new(), true);
         while more {
@@ -80,7 +80,7 @@ impl UsagePoster {
                 lines = rest;
             }
         }
-        // It says that nothing else was used, now that all the others are stored.
+        // This states that nothing else was used, now that all other posts are stored.
         send(&pages.head(RecordPart::Last), &lines)?;
         self.since = pages.next_since();
         Ok(())

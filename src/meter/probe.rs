@@ -1,7 +1,7 @@
-//! What one worker does for the count: one addition per admitted request, and a look at a small
-//! memory of its own whether the key was seen from this network before. Refusals are kept, and handed
-//! on a few times a second: what all workers share is locked then, and for a new network. Imports
-//! core only.
+//! What one worker does to count uses: one addition per admitted request, and a look-up in a small
+//! memory of its own whether the key was seen from this network before. It collects refusals and
+//! passes them on a few times a second: only then, and for a new network, does it lock what all
+//! workers share. Imports core only.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,18 +14,19 @@ use super::book::UseBook;
 use super::traces::KeyRefusal;
 use crate::core::{Admitted, ClientNetwork, KeyUse, KeyView, Now, Reason};
 
-/// Pairs of key and network that a worker remembers to have noted.
+/// The most pairs of key and network that a worker remembers.
 const SEEN: usize = 4096;
 
-/// New pairs that a worker notes per second. With more keys in use than [`SEEN`] most requests would
-/// take the map's lock otherwise.
+/// The most new pairs that a worker records per second. With more keys in use than [`SEEN`], most
+/// requests would otherwise take the map's lock.
 const PER_SECOND: u32 = 1000;
 
-/// Different refusals (by key, reason and network) that a worker keeps until it hands them on, the
-/// map's locks taken once for each: a flood of refusals of one key costs others nothing.
+/// The most different refusals (by key, reason and network) that a worker collects before it passes
+/// them on. It takes the map's locks once for each: a flood of refusals of one key costs others
+/// nothing.
 const KEPT: usize = 256;
 
-/// One worker's handle. Not for two threads.
+/// One worker's handle. Do not share it between threads.
 #[derive(Debug, Default)]
 pub struct UseProbe {
     /// `None`: uses are not counted.
@@ -39,7 +40,7 @@ pub struct UseProbe {
 #[derive(Clone, Copy, Debug)]
 struct KeptRefusals {
     times: u32,
-    /// At the last of them.
+    /// When last used.
     used: KeyUse,
 }
 
@@ -57,14 +58,14 @@ impl UseProbe {
         }
     }
 
-    /// A request was admitted. `client` is canonical. The snapshot that `admitted` is of must still
-    /// be held.
+    /// A request was admitted. `client` is canonical. The caller must still hold the snapshot that
+    /// `admitted` is from.
     pub fn admitted(&self, admitted: &Admitted<'_>, client: IpAddr, now: Now) {
         let Some(uses) = admitted.key().and_then(|key| key.uses) else { return };
         uses.count(now);
         let network = ClientNetwork::of(client);
-        // Digests are random already. Anew about once an hour, so that what is in use does not
-        // count as untouched.
+        // Digests are random already. The pair is recorded again about once an hour, so that a key
+        // in use does not count as untouched.
         let hour = now.unix_ms >> 22;
         let tag = admitted.digest_start()
             ^ (network.as_number() ^ hour << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -77,10 +78,10 @@ impl UseProbe {
         }
     }
 
-    /// A request named the key and was refused. Others see it after [`Self::hand_on`].
+    /// A request named the key and was refused. Others see this after [`Self::hand_on`].
     pub fn refused(&self, key: &KeyView<'_>, reason: Reason, client: IpAddr) {
         let Some(uses) = key.uses.filter(|_| self.book.is_some()) else { return };
-        // Who only knows a pair's id has used nothing.
+        // A caller that only knows a pair's id has not used the key.
         let proved = reason != Reason::WrongSecret;
         let network = proved.then(|| ClientNetwork::of(client));
         let refusal = KeyRefusal { id: key.id, reason, network };
@@ -96,11 +97,11 @@ impl UseProbe {
         }
     }
 
-    /// Hands on the refusals that were kept. A few times a second.
+    /// Passes on the collected refusals. Called a few times a second.
     pub fn hand_on(&self) {
         let Some(book) = &self.book else { return };
-        // They become visible now: by the minute in which they happened, a record that was made in
-        // between would have missed them, and the next one too.
+        // They become visible now. If they had the minute in which they happened, a record made in
+        // between would have missed them, and so would the next one.
         let now = book.clock().now();
         for (refusal, KeptRefusals { times, used }) in self.kept.borrow_mut().drain() {
             book.traces().refused(refusal, times, used, now);

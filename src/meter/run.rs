@@ -1,6 +1,6 @@
-//! The threads beside the count: one settles what retired key sets have counted and keeps the
-//! metrics per key, one writes `usage.file`, one posts. A disk or a server that hangs holds up only
-//! its own. Imports `clock`, `config`, `core`, `telemetry`.
+//! The threads that support the count: one settles what retired key sets have counted and keeps the
+//! metrics per key, one writes `usage.file`, one posts. A disk or a server that hangs delays only
+//! its own thread. Imports `clock`, `config`, `core`, `telemetry`.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,10 +18,10 @@ use crate::config::UrlOptions;
 use crate::telemetry::Metrics;
 use crate::telemetry::control::Attempt;
 
-/// Between two looks at whether the last reader of a retired key set is gone.
+/// Between two checks whether the last reader of a retired key set has gone.
 const RETIRED: Duration = Duration::from_millis(20);
 
-/// Between two looks when there is nothing to settle.
+/// Between two checks when there is nothing to settle.
 const IDLE: Duration = Duration::from_secs(1);
 
 const WRITE_EVERY: Duration = Duration::from_secs(60);
@@ -31,19 +31,19 @@ const SERIES_EVERY: Duration = Duration::from_secs(15);
 /// Walks take at most this part of a core.
 const WALK_SHARE: u32 = 200;
 
-/// At the end the last records have this long to be written and posted, together. What hangs is
-/// left behind.
+/// At the end, writing and posting the last records may take this long, together. Whatever hangs is
+/// abandoned.
 const LAST: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(2) };
 
-/// What the threads need beside the book.
+/// What the threads need in addition to the book.
 #[derive(Clone, Debug)]
 pub struct MeterParts {
     pub metrics: Metrics,
     /// Usage records are added to it.
     pub file: Option<PathBuf>,
-    /// Authority and credential of posts: those of the table.
+    /// Authority and credential for posts: those of the table.
     pub url_options: UrlOptions,
-    /// Called on each new thread first: lowers its priority.
+    /// Called first on each new thread. Lowers its priority.
     pub begin: fn(),
 }
 
@@ -52,11 +52,11 @@ pub struct MeterParts {
 pub struct Meter {
     stop: Arc<AtomicBool>,
     settler: Thread,
-    /// Of each thread that hands on a record now and then, and once more at its end: it is told by
-    /// its dropped sender.
+    /// For each thread that reports from time to time, and once more at its end, which dropping its
+    /// sender signals.
     reporters: Vec<Sender<()>>,
-    /// Disconnected once all reporters are gone. The settler holds nothing of it: the end waits for
-    /// the last records, not for a walk over millions of keys.
+    /// Disconnected once all reporters have gone. The settler holds no part of it: the end waits
+    /// for the last records, not for a walk over millions of keys.
     ended: Receiver<()>,
 }
 
@@ -91,8 +91,8 @@ impl Meter {
         Ok(Self { stop, settler: thread.thread().clone(), reporters, ended })
     }
 
-    /// Once nobody counts any more. Hands on the last records: they have what key sets that were
-    /// replaced have counted, settled or not. Waits for [`LAST`] in all.
+    /// Call this once nobody counts any more. Reports the last records, which include the counts of
+    /// replaced key sets, settled or not. Waits for [`LAST`] in all.
     pub fn stop(self) {
         self.stop.store(true, Ordering::Release);
         self.settler.unpark();
@@ -105,7 +105,7 @@ impl Meter {
 
 #[cfg(test)]
 impl Meter {
-    /// Whether all reporters end once they are told.
+    /// Whether all reporters end after they were asked to.
     pub(super) fn reporters_end(self) -> bool {
         drop(self.reporters);
         self.ended.recv_timeout(Duration::from_secs(30)) == Err(RecvTimeoutError::Disconnected)
@@ -200,7 +200,7 @@ fn post(book: &Arc<UseBook>, parts: MeterParts, end: Sender<()>) -> io::Result<S
     Ok(stop)
 }
 
-/// Until the other end of `stopped` is gone, and then once more.
+/// Runs until the other end of `stopped` has gone, and then once more.
 fn every(interval: Duration, stopped: &Receiver<()>, mut act: impl FnMut()) {
     while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(interval) {
         act();

@@ -1,9 +1,10 @@
-//! Requests per key and per org as metrics: a bounded number of series, none of which ever falls.
-//! Imports core, `table`, `telemetry`.
+//! Requests per key and per org as metrics: a bounded number of series that never decrease. Imports
+//! core, `table`, `telemetry`.
 //!
-//! A walk over all cells gives every count, so nothing is estimated. Once a minute free places go to
-//! the busiest without one. A series counts from then on, and all that no series counts is one
-//! series more: each only grows, so rates are right whenever a place changes hands.
+//! A walk over all cells yields every count, so nothing is estimated. Once a minute, free places go
+//! to the busiest keys and orgs without one. A series counts from then on, and one more series
+//! counts everything that the others do not. All of them only grow, so rates stay correct when a
+//! place changes hands.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -13,13 +14,13 @@ use super::book::UseBook;
 use crate::core::{Digest, KeyId, KeyUse};
 use crate::telemetry::UseSeries;
 
-/// A series that did not grow for so many minutes gives its place back.
+/// A series that has not grown for this many minutes loses its place.
 const IDLE: u32 = 24 * 60;
 
-/// Who was used within so many minutes may get a place.
+/// A key or org that was used within this many minutes may get a place.
 const BUSY: u32 = 2;
 
-/// Orgs that one walk adds up beside those with a series.
+/// The most orgs that one walk adds up in addition to those with a series.
 const MOST_ORGS: usize = 65_536;
 
 /// All series of one process.
@@ -27,7 +28,7 @@ const MOST_ORGS: usize = 65_536;
 pub(super) struct UseSeriesBook {
     keys: SeriesPlaces<KeyId>,
     orgs: SeriesPlaces<Box<str>>,
-    /// The minute in which places were last given.
+    /// The minute in which places were last assigned.
     given: u32,
 }
 
@@ -35,11 +36,11 @@ pub(super) struct UseSeriesBook {
 #[derive(Debug)]
 struct SeriesPlaces<N> {
     places: HashMap<N, SeriesPlace>,
-    /// All that was ever counted.
+    /// Everything that was ever counted.
     total: u64,
     /// What ended series had counted.
     ended: u64,
-    /// There may be series.
+    /// Whether there may be series.
     is_shown: bool,
 }
 
@@ -55,7 +56,7 @@ struct SeriesPlace {
 // === impl UseSeriesBook ===
 
 impl UseSeriesBook {
-    /// Reads every cell, and gives out at most so many places.
+    /// Reads every cell, and assigns at most this many places.
     pub(super) fn walk(&mut self, book: &UseBook, top_keys: usize, top_orgs: usize) {
         let now = book.now();
         let mut key_walk = SeriesWalk::new(&self.keys, top_keys, now);
@@ -134,7 +135,7 @@ impl<'s, N: Clone + Eq + Hash + Ord> SeriesWalk<'s, N> {
     fn add(&mut self, name: N, used: KeyUse) {
         self.total = self.total.saturating_add(used.admitted);
         if self.known.places.contains_key(&name) {
-            // A pair in rotation comes twice.
+            // A pair in rotation occurs twice.
             *self.counts.entry(name).or_default() += used.admitted;
         } else if used.last.saturating_add(BUSY) > self.now {
             self.busiest.push(Reverse((used.admitted, name)));
@@ -160,9 +161,9 @@ impl<N> Default for SeriesPlaces<N> {
 }
 
 impl<N: Clone + Eq + Hash + Ord> SeriesPlaces<N> {
-    /// `places`: so many there may be, if it is time to give them.
+    /// `places`: how many there may be, if it is time to assign them.
     fn settle(&mut self, seen: SeriesSeen<N>, now: u32, places: Option<usize>) {
-        // What keys that were forgotten had counted has been counted all the same.
+        // Counts of forgotten keys still count.
         self.total = self.total.max(seen.total);
         for (name, count) in seen.counts {
             let Some(place) = self.places.get_mut(&name) else { continue };
@@ -175,7 +176,7 @@ impl<N: Clone + Eq + Hash + Ord> SeriesPlaces<N> {
         self.is_shown = most > 0;
         let fewer = self.places.len().saturating_sub(most);
         if fewer > 0 {
-            // The configuration allows fewer: the quietest end.
+            // The configuration allows fewer, so the quietest end.
             let mut all: Vec<_> = self.places.iter().map(|(n, p)| (p.count, n.clone())).collect();
             all.sort();
             for (_, name) in all.into_iter().take(fewer) {
@@ -200,7 +201,7 @@ impl<N: Clone + Eq + Hash + Ord> SeriesPlaces<N> {
         }
     }
 
-    /// All that no series has counted.
+    /// Everything that no series has counted.
     fn other(&self) -> u64 {
         let running: u64 = self.places.values().map(|place| place.count).sum();
         self.total.saturating_sub(running).saturating_sub(self.ended)

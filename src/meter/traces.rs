@@ -1,5 +1,5 @@
 //! What cells do not hold: per key, why requests were refused and which networks it was used from.
-//! A bounded map; the longest untouched leave it. Imports core only.
+//! This is a bounded map, which the longest untouched keys leave. Imports core only.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -10,10 +10,10 @@ use smallvec::SmallVec;
 
 use crate::core::{ClientNetwork, KeyId, KeyUse, Now, Reason};
 
-/// Most keys of which this is known.
+/// The most keys with a trace.
 pub(super) const MOST_KEYS: usize = 65_536;
 
-/// A sweep leaves room for as many new ones as come until the next.
+/// A sweep makes space for the new keys until the next sweep.
 const AFTER_SWEEP: usize = MOST_KEYS / 4 * 3;
 
 /// Networks per key.
@@ -22,22 +22,22 @@ const NETWORKS: usize = 4;
 /// Shared by all workers.
 #[derive(Debug, Default)]
 pub(super) struct KeyTraces {
-    /// The quick hash: whose ids are in the table is not up to clients.
+    /// With the quick hash: clients cannot choose which ids are in the table.
     keys: DashMap<KeyId, KeyTrace, RandomState>,
-    /// As good as `keys.len()`, without a look at every shard.
+    /// Almost `keys.len()`, without visiting every shard.
     count: AtomicUsize,
     dropped: AtomicU64,
 }
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct KeyTrace {
-    /// Minutes since 1970 when the latest refusal or new network was noted here, which may be later
-    /// than when it happened.
+    /// The minute (since 1970) in which the latest refusal or new network was recorded here, which
+    /// may be later than when it happened.
     pub(super) touched: u32,
-    /// What the cell of the record said then.
+    /// The value of the record's cell at that time.
     pub(super) used: KeyUse,
     pub(super) refused: SmallVec<[(Reason, u32); 2]>,
-    /// The latest last; 0: none.
+    /// The latest last. 0: none.
     networks: [u64; NETWORKS],
 }
 
@@ -46,15 +46,15 @@ pub(super) struct KeyTrace {
 pub(super) struct KeyRefusal {
     pub(super) id: KeyId,
     pub(super) reason: Reason,
-    /// Where it came from, if the caller has proved possession of the key.
+    /// The network of the caller, if it has proved possession of the key.
     pub(super) network: Option<ClientNetwork>,
 }
 
 // === impl KeyTraces ===
 
 impl KeyTraces {
-    /// Notes so many refusals. `used`: what the key's cell said at the last of them. `now`: of
-    /// noting them.
+    /// Records this many refusals. `used`: the value of the key's cell at the last of them. `now`:
+    /// when they are recorded.
     pub(super) fn refused(&self, refusal: KeyRefusal, times: u32, used: KeyUse, now: Now) {
         self.touch(refusal.id, now, |trace| {
             trace.used = trace.used.max(used);
@@ -69,7 +69,7 @@ impl KeyTraces {
         });
     }
 
-    /// Notes where a key was used from.
+    /// Records where a key was used from.
     pub(super) fn used_from(&self, id: KeyId, network: ClientNetwork, now: Now) {
         self.touch(id, now, |trace| trace.came_from(network));
     }
@@ -84,7 +84,7 @@ impl KeyTraces {
             return change(&mut trace);
         }
         if self.count.load(Ordering::Relaxed) >= MOST_KEYS {
-            // Until the next sweep, within a second.
+            // There is no space until the next sweep, which follows within a second.
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -105,7 +105,7 @@ impl KeyTraces {
         touched.map(|trace| *trace.key()).collect()
     }
 
-    /// Makes room once the map is almost full. Off the path, about once a second.
+    /// Makes space once the map is almost full. Runs off the path, about once a second.
     pub(super) fn sweep(&self) {
         if self.count.load(Ordering::Relaxed) < MOST_KEYS / 8 * 7 {
             return;
@@ -117,7 +117,7 @@ impl KeyTraces {
         }
         let (_, newest, _) = touched.select_nth_unstable(leave - 1);
         let (newest, mut leave) = (*newest, leave);
-        // All that are older, and as many of that minute as it takes.
+        // All that are older, and as many of that minute as necessary.
         let mut of_minute = leave - touched.iter().filter(|at| **at < newest).count().min(leave);
         self.keys.retain(|_, trace| {
             let leaves = match trace.touched.cmp(&newest) {
@@ -135,7 +135,7 @@ impl KeyTraces {
         self.count.store(self.keys.len(), Ordering::Relaxed);
     }
 
-    /// How many times a key left, or what was to be noted of one found no room.
+    /// How many times a key left, or there was no space to record something about one.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
@@ -145,7 +145,7 @@ impl KeyTraces {
 
 impl KeyTrace {
     fn came_from(&mut self, network: ClientNetwork) {
-        // It becomes the last; what it stood at, or the oldest, gives way.
+        // It becomes the last. Its old place, or the oldest network, is given up.
         let at = self.networks.iter().position(|known| *known == network.as_number()).unwrap_or(0);
         if let Some(behind) = self.networks.get_mut(at..) {
             behind.rotate_left(1);

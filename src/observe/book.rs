@@ -9,17 +9,17 @@ use super::lines::{ObserveLine, RowKind};
 use crate::core::observe::UpstreamClass;
 use crate::core::{ClientNetwork, KeyId, Now, Reason};
 
-/// Most rows. The longest unseen one leaves: first of those that break nobody, then of those that
-/// keygate itself has refused, which any scanner can make.
+/// The most rows. The row that was unseen the longest leaves: first among those that break nobody,
+/// then among those that keygate itself has refused, which any scanner can cause.
 const MOST_ROWS: usize = 10_000;
 
-/// What all workers have seen. Takes part of a request only while it is observed.
+/// What all workers have seen. Used only while a request is observed.
 #[derive(Debug, Default)]
 pub struct ObserveBook {
     rows: Mutex<RowStore>,
     /// Requests that were compared with the service's answer.
     requests: AtomicU64,
-    /// When the first of them was compared, in milliseconds since 1970; 0: none yet.
+    /// When the first of them was compared, in milliseconds since 1970. 0: none was yet.
     first_ms: AtomicU64,
 }
 
@@ -28,9 +28,9 @@ pub struct ObserveBook {
 pub struct Sighting<'s> {
     pub kind: RowKind,
     pub reason: SightingReason<'s>,
-    /// The id of the rule; `none` where none matches.
+    /// The id of the rule. `none` where none matches.
     pub route: &'s str,
-    /// With [`Reason::WrongSecret`] the caller has only named it.
+    /// With [`Reason::WrongSecret`], the caller has only named it.
     pub key: Option<KeyId>,
     pub network: ClientNetwork,
     pub upstream: UpstreamClass,
@@ -41,7 +41,7 @@ pub struct Sighting<'s> {
 /// Why a request is worth a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SightingReason<'s> {
-    /// keygate admits the request, and the service does not.
+    /// keygate admits the request, but the service does not.
     Admitted,
     Notice(&'s HeadNotice),
     Verdict(Reason),
@@ -50,9 +50,9 @@ pub enum SightingReason<'s> {
 /// All rows at one time.
 #[derive(Debug)]
 pub struct ObservedRows {
-    /// Those first by which somebody would break.
+    /// Rows that would break somebody are first.
     pub lines: Vec<ObserveLine>,
-    /// How many have left.
+    /// Number of rows that have left.
     pub dropped: u64,
     /// As in [`super::ObserveHead::lost`].
     pub lost: BTreeMap<String, u64>,
@@ -61,13 +61,13 @@ pub struct ObservedRows {
 #[derive(Debug, Default)]
 struct RowStore {
     rows: HashMap<Arc<RowKey>, ObservedRow>,
-    /// By the turn in which they were last seen.
+    /// Ordered by when they were last seen.
     harmless: BTreeMap<u64, Arc<RowKey>>,
     refused: BTreeMap<u64, Arc<RowKey>>,
     breaking: BTreeMap<u64, Arc<RowKey>>,
     turn: u64,
     dropped: u64,
-    /// When a row by which somebody would break was last seen, of those that left.
+    /// When a row that would break somebody was last seen, for those that have left.
     lost: HashMap<RowReason, u64>,
 }
 
@@ -98,14 +98,14 @@ struct ObservedRow {
     first_ms: u64,
     last_ms: u64,
     upstream: [u64; UpstreamClass::ALL.len()],
-    /// Shared, so that a report copies rows fast.
+    /// Shared, so that a report copies rows quickly.
     request_id: Arc<str>,
 }
 
 // === impl ObserveBook ===
 
 impl ObserveBook {
-    /// One more request was compared.
+    /// Counts one more compared request.
     pub fn compared(&self, now: Now) {
         if self.requests.fetch_add(1, Ordering::Relaxed) == 0 {
             self.first_ms.store(now.unix_ms, Ordering::Relaxed);
@@ -117,7 +117,7 @@ impl ObserveBook {
         Some(self.first_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0)
     }
 
-    /// Requests that were compared.
+    /// Number of requests that were compared.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
@@ -126,7 +126,7 @@ impl ObserveBook {
         self.lock().note(sighting);
     }
 
-    /// Workers wait only while the rows are copied, not while they become text.
+    /// Workers wait only while the rows are copied, not while they are turned into text.
     pub fn rows(&self) -> ObservedRows {
         let (rows, dropped, lost) = {
             let store = self.lock();
@@ -140,7 +140,7 @@ impl ObserveBook {
     }
 
     fn lock(&self) -> MutexGuard<'_, RowStore> {
-        // A panic in between has lost a count at most.
+        // A panic in between has lost at most a count.
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -175,7 +175,7 @@ impl RowStore {
         if let Some(count) = row.upstream.get_mut(sighting.upstream as usize) {
             *count = count.saturating_add(1);
         }
-        // One that was served says more than one that was not.
+        // A served request is more informative than one that was not.
         if row.request_id.is_empty() || sighting.upstream.is_served() {
             row.request_id = sighting.request_id.into();
         }
@@ -207,10 +207,10 @@ impl RowStore {
     }
 }
 
-/// How much a report would miss a row.
+/// How important a row is to a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RowWeight {
-    /// Nobody breaks who is served today.
+    /// Nobody who is served today breaks.
     Harmless,
     /// Somebody breaks already, whatever is enforced.
     Refused,

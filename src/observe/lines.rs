@@ -1,4 +1,4 @@
-//! What `/observe` answers, line by line. Imports core only.
+//! The answer of `/observe`, line by line. Imports core only.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
@@ -20,21 +20,22 @@ pub struct ObserveHead {
     /// Unix seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<u64>,
-    /// Of callers, 0 to 1.
+    /// The share of callers, 0 to 1.
     pub enforced_share: f64,
-    /// Whether credentials for keygate reach the service: `forward` or `strip`; none: no `[observe]`.
+    /// Whether credentials for keygate reach the service: `forward` or `strip`. None: no
+    /// `[observe]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<String>,
-    /// When the first request was compared, in milliseconds since 1970; none: no request was.
+    /// When the first request was compared, in milliseconds since 1970. None: no request was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_ms: Option<u64>,
     /// Requests that were compared.
     pub requests: u64,
     pub rows: u64,
-    /// Rows that left for want of room.
+    /// Rows that left for lack of space.
     pub dropped: u64,
-    /// The reasons of those among them by which somebody would break, and when the last of each was
-    /// last seen, in milliseconds since 1970. `None`: the sidecar does not tell.
+    /// The reasons of those rows among them that would break somebody, with the time when each
+    /// reason was last seen, in milliseconds since 1970. `None`: the sidecar does not report this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<BTreeMap<String, u64>>,
 }
@@ -45,11 +46,11 @@ pub struct ObserveHead {
 pub enum RowKind {
     /// keygate would refuse it.
     Deny,
-    /// The head does not reach the service as the client sent it, or would not.
+    /// The head does not, or would not, reach the service as the client sent it.
     Changed,
-    /// keygate would admit it, and the service did not.
+    /// keygate would admit it, but the service did not.
     Admit,
-    /// keygate has refused it, or the service's answer: neither is ever let through.
+    /// keygate has refused the request or the service's answer: neither is ever let through.
     Refused,
 }
 
@@ -61,16 +62,16 @@ pub struct ObserveLine {
     pub route: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// Of callers without a key.
+    /// For callers without a key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<IpNet>,
     pub count: u64,
     pub first_ms: u64,
     pub last_ms: u64,
-    /// Requests by what the service answered.
+    /// Number of requests by the service's answer.
     pub upstream: BTreeMap<String, u64>,
     pub request_id: String,
-    /// Somebody who is served today would not be, or, of [`RowKind::Refused`], is not any more.
+    /// Somebody who is served today would not be. For [`RowKind::Refused`]: is no longer served.
     pub breaks: bool,
 }
 
@@ -83,7 +84,7 @@ impl ObserveHead {
 // === impl ObserveLine ===
 
 impl ObserveLine {
-    /// Who would break first, then the most frequent.
+    /// First those who would break, then the most frequent.
     pub fn by_weight(one: &Self, other: &Self) -> Ordering {
         let weight = |line: &Self| (Reverse(line.breaks), line.kind, Reverse(line.count));
         weight(one)

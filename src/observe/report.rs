@@ -14,7 +14,7 @@ use crate::core::observe::UpstreamClass;
 use crate::core::{ClientNetwork, Reason};
 use crate::wording::count::count;
 
-/// What was seen of all sources.
+/// What was seen in all sources.
 #[derive(Debug, Default)]
 pub struct ObserveReport {
     rows: BTreeMap<ReportKey, ObserveLine>,
@@ -27,12 +27,12 @@ pub struct ObserveReport {
     strips: Vec<String>,
     /// Sidecars, and since when each has compared requests, in milliseconds since 1970.
     since: Vec<(String, Option<u64>)>,
-    /// Sources before the one that is read.
+    /// Sources before the one that is being read.
     sources: Vec<ReportSource>,
     current: Option<ReportSource>,
 }
 
-/// What one source has told, to see what it has not.
+/// What one source has reported, to find out what it has not.
 #[derive(Debug, Default)]
 struct ReportSource {
     name: String,
@@ -41,36 +41,36 @@ struct ReportSource {
     announced: u64,
     rows: u64,
     has_head: bool,
-    /// Lines that should be rows or requests, and cannot be read.
+    /// Lines that should be rows or requests, but cannot be read.
     unread: u64,
-    /// When the report was made, or the last request was logged: the earliest of several reports, in
-    /// milliseconds since 1970.
+    /// When the report was made (the earliest time if there are several reports), or when the last
+    /// request was logged, in milliseconds since 1970.
     made_ms: Option<u64>,
     logged_ms: Option<u64>,
     /// When keygate last refused a request that it would let through while observing.
     refused_ms: Option<u64>,
-    /// What the sidecar does at the time of its report.
+    /// What the sidecar was doing when it made its report.
     coverage: SourceCoverage,
-    /// Reasons of rows that left by which somebody would break, and when each was last seen, in
+    /// Reasons of rows that left and would break somebody, and when each was last seen, in
     /// milliseconds since 1970.
     lost: BTreeMap<String, u64>,
-    /// Rows that left of which the sidecar does not say what they were.
+    /// Rows that left, if the sidecar does not say what they were.
     untold: u64,
 }
 
-/// Whose requests of a source may make a row.
+/// Whose requests may appear in a source's rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum SourceCoverage {
-    /// Of those who are not in the enforced share. Of an access log: it has its own doubts.
+    /// Callers outside the enforced share. For an access log: it has doubts of its own.
     #[default]
     Some,
-    /// Nobody's: all are enforced.
+    /// Nobody's: all callers are enforced.
     EnforcesAll,
     /// Nobody's: observing is off.
     ObservesNobody,
 }
 
-/// Why it is not known whether somebody would break.
+/// Why it is unknown whether somebody would break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SourceDoubt {
     #[error("announces {announced} rows and has {rows}: it was cut off")]
@@ -91,7 +91,7 @@ pub enum SourceDoubt {
     Lost,
 }
 
-/// Whether a report knows of all who would break.
+/// Whether a report knows everybody who would break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReportKnowledge {
     Complete,
@@ -99,36 +99,36 @@ pub enum ReportKnowledge {
     Partial,
 }
 
-/// What a line was.
+/// What a line turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReportLine {
-    /// Of `/observe` or of an access log.
+    /// A line of `/observe` or of an access log.
     Known,
-    /// Something else: a log may have lines of others, and a torn end.
+    /// Something else: a log may contain other lines, and end with a torn one.
     Other,
 }
 
-/// A report of another form than the ones that are known.
+/// A report in an unknown form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is a report of version {0}, and this program reads version 1")]
 pub struct UnknownReportVersion(u32);
 
-/// What is looked at, and what is known already.
+/// What to look at, and what is known already.
 #[derive(Clone, Debug, Default)]
 pub struct ReportView {
-    /// Rows that were last seen before are left out, in milliseconds since 1970.
+    /// Rows that were last seen before this time are left out, in milliseconds since 1970.
     pub since_ms: u64,
-    /// Reasons by which callers may break.
+    /// Reasons for which callers may break.
     pub accepted: Vec<String>,
 }
 
-/// For programs.
+/// The summary for programs.
 #[derive(Debug, Serialize)]
 pub struct ReportSummary<'r> {
     pub requests: u64,
-    /// Rows by which somebody would break whom nobody has accepted.
+    /// Rows that would break somebody and were not accepted.
     pub breaks: usize,
-    /// Whether these are all: `false` where a source does not know.
+    /// Whether these are all: `false` if a source does not know.
     pub complete: bool,
     pub dropped: u64,
     pub rows: Vec<&'r ObserveLine>,
@@ -142,7 +142,7 @@ struct ReportKey {
     caller: String,
 }
 
-/// A line of the access log, as far as it is of use here.
+/// The relevant fields of an access log line.
 #[derive(Deserialize)]
 struct LoggedRequest {
     time: String,
@@ -156,19 +156,19 @@ struct LoggedRequest {
     upstream_us: Option<u64>,
 }
 
-/// Rows that are shown, at most: the gravest come first.
+/// The most rows that are shown. The most serious ones are first.
 const SHOWN: usize = 200;
 
 // === impl ObserveReport ===
 
 impl ObserveReport {
-    /// The lines that follow are of this source.
+    /// The following lines belong to this source.
     pub fn begin(&mut self, name: &str) {
         let next = ReportSource { name: name.to_owned(), ..ReportSource::default() };
         self.sources.extend(self.current.replace(next));
     }
 
-    /// The first source by which it is not known whether somebody would break, and why. `now_ms`:
+    /// The first source that leaves it unknown whether somebody would break, and why. `now_ms`:
     /// milliseconds since 1970.
     pub fn doubt(&self, view: &ReportView, now_ms: u64) -> Option<(&str, SourceDoubt)> {
         let mut sources = self.sources.iter().chain(&self.current);
@@ -182,10 +182,10 @@ impl ObserveReport {
     /// Adds one line of a source.
     ///
     /// # Errors
-    /// It is the head of a report that is newer than this program.
+    /// It is the head of a report from a version newer than this program.
     pub fn add(&mut self, line: &[u8]) -> Result<ReportLine, UnknownReportVersion> {
         let Ok(value) = serde_json::from_slice::<Value>(line) else {
-            // A log may have lines of others; a report has none.
+            // A log may contain other lines, but a report does not.
             let source = self.source();
             if source.has_head && !line.trim_ascii().is_empty() {
                 source.unread += 1;
@@ -279,7 +279,7 @@ impl ObserveReport {
                 self.requests = self.requests.saturating_add(1);
                 return;
             }
-            // Enforced, or over before there was a verdict.
+            // It was enforced, or ended before there was a verdict.
             _ => return,
         };
         self.requests = self.requests.saturating_add(1);
@@ -313,7 +313,7 @@ impl ObserveReport {
             self.rows.insert(key, row);
             return;
         };
-        // One that was served says more than one that was not.
+        // A served request is more informative than one that was not.
         if (row.breaks, row.last_ms) > (known.breaks, known.last_ms) {
             known.request_id = row.request_id;
         }
@@ -327,12 +327,12 @@ impl ObserveReport {
         }
     }
 
-    /// Requests that were compared, by all sources.
+    /// Number of requests that all sources have compared.
     pub fn requests(&self) -> u64 {
         self.requests
     }
 
-    /// The rows in view, the gravest first.
+    /// The rows in view, the most serious first.
     pub fn summary(&self, view: &ReportView, knows: ReportKnowledge) -> ReportSummary<'_> {
         let in_view = self.rows.values().filter(|row| row.last_ms >= view.since_ms);
         let mut rows: Vec<&ObserveLine> = in_view.collect();
@@ -342,16 +342,15 @@ impl ObserveReport {
         ReportSummary { requests: self.requests, breaks, complete, dropped: self.dropped, rows }
     }
 
-    /// A sidecar that has not compared requests for all of the time that is looked at: its rows
-    /// began later, so that nothing is known of what went before. Access logs say for themselves
-    /// from when on they are.
+    /// A sidecar that has not compared requests during the whole time in view: its rows began
+    /// later, so what happened before is unknown. Access logs themselves show when they begin.
     pub fn began_late(&self, view: &ReportView) -> Option<&str> {
         let is_late = |since: Option<u64>| since.is_none_or(|ms| ms > view.since_ms);
         let late = self.since.iter().find(|(_, since)| view.since_ms > 0 && is_late(*since));
         late.map(|(instance, _)| instance.as_str())
     }
 
-    /// For people.
+    /// The text for people.
     pub fn text(&self, view: &ReportView, knows: ReportKnowledge) -> String {
         let summary = self.summary(view, knows);
         let mut text = format!("{} compared\n", count(self.requests, "request"));
@@ -378,7 +377,7 @@ impl ObserveReport {
             0 => "whether somebody would break is not known\n".to_owned(),
             rows => format!("{} would break somebody\n", count(rows as u64, "row")),
         });
-        // Not a key that the service lacks: it got none.
+        // This does not mean that the service lacks the key: it got none.
         if let Some(instance) = self.strips.first()
             && summary.rows.iter().any(|row| row.kind == RowKind::Admit)
         {
@@ -415,7 +414,7 @@ impl ReportSource {
             Self { lost, .. } if lost.iter().any(|(reason, at)| view.misses(reason, *at)) => {
                 Some(SourceDoubt::Lost)
             }
-            // A log ends with its last request, which may be a while ago.
+            // A log ends with its last request, which may have been a while ago.
             _ if view.since_ms > 0
                 && (is_old(self.made_ms, STALE_MS) || is_old(self.logged_ms, asked_ms)) =>
             {
@@ -426,11 +425,11 @@ impl ReportSource {
     }
 }
 
-/// A saved report that is older says nothing of the last hours.
+/// A saved report older than this says nothing about the last hours.
 const STALE_MS: u64 = 3_600_000;
 
-/// Whether keygate would let such a request through while observing. A word of another version
-/// counts: nothing says that it would not.
+/// Whether keygate would let such a request through while observing. An unknown word from another
+/// version counts, because it might.
 fn is_enforced(reason: &str) -> bool {
     !Reason::of_word(reason).is_some_and(Reason::is_refused_anyway)
 }
@@ -438,12 +437,12 @@ fn is_enforced(reason: &str) -> bool {
 // === impl ReportView ===
 
 impl ReportView {
-    /// Whether somebody would break by this row, and nobody has said that they may.
+    /// Whether this row would break somebody, and nobody has accepted that.
     fn counts(&self, row: &ObserveLine) -> bool {
         row.breaks && !self.accepted.contains(&row.reason)
     }
 
-    /// Whether a row that is gone would have counted. `last_ms`: milliseconds since 1970.
+    /// Whether a row that has left would have counted. `last_ms`: milliseconds since 1970.
     fn misses(&self, reason: &str, last_ms: u64) -> bool {
         last_ms >= self.since_ms && !self.accepted.iter().any(|accepted| accepted == reason)
     }
@@ -472,7 +471,7 @@ impl fmt::Display for ObserveLine {
     }
 }
 
-/// Beyond the year 9999 the form of times ends.
+/// The time format ends with the year 9999.
 const LAST_MS: u64 = 253_402_300_799_000;
 
 #[cfg(test)]

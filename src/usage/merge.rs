@@ -1,7 +1,8 @@
-//! Records of many sidecars and many moments as one. Imports core only.
+//! Merges records of many sidecars and many moments into one. Imports core only.
 //!
-//! Per (key, instance, boot) the larger count is the later one; over instances and boots counts are
-//! summed, and the latest `last` counts. So order, repeats and overlaps of records change nothing.
+//! Per (key, instance, boot), the larger count is the later one. Counts are summed over instances
+//! and boots, and the latest `last` counts. So order, repeats and overlaps of records change
+//! nothing.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -11,30 +12,30 @@ use ipnet::IpNet;
 use super::record::{RecordPart, UsageHead, UsageLine};
 use crate::core::KeyId;
 
-/// Minutes between two records of one process, or between the end of one process and the start of
-/// its successor, in which nothing is thought to be missing.
+/// The most minutes between two records of one process, or between the end of one process and the
+/// start of its successor, for which nothing is considered missing.
 const GAP: u32 = 60;
 
-/// The reason of a refusal that tells of a pair's public id only.
+/// The reason of a refusal where only a pair's public id was known.
 const WRONG_SECRET: &str = "wrong_secret";
 
-/// What is known of all keys.
+/// What is known about all keys.
 #[derive(Clone, Debug, Default)]
 pub struct UsageMerge {
     processes: Vec<ProcessRecord>,
     keys: HashMap<KeyId, KeyRecord>,
-    /// The first minute of what [`Self::refused_since`] answers for.
+    /// The first minute that [`Self::refused_since`] covers.
     asked: u32,
 }
 
-/// One process: an instance from one start on.
+/// One process: an instance since one of its starts.
 #[derive(Clone, Debug)]
 struct ProcessRecord {
     instance: String,
     boot: String,
     audience: String,
     started: u32,
-    /// Minutes of which everything is known, from and to, in no order.
+    /// Intervals of minutes that are completely known, in no order.
     covered: Vec<Covered>,
     dropped: u64,
 }
@@ -64,9 +65,9 @@ struct ProcessCounts {
 #[derive(Clone, Copy, Debug, Default)]
 struct RefusalCount {
     most: u64,
-    /// In the latest record that was made before the minute that is asked for.
+    /// From the latest record that was made before the requested minute.
     before: CountAt,
-    /// In the records that were made since; `None`: there is none.
+    /// From the records that were made since. `None`: there are none.
     since: Option<CountRange>,
 }
 
@@ -82,33 +83,33 @@ struct CountRange {
     most: u64,
 }
 
-/// What is known of one key, of all processes together.
+/// What is known about one key, over all processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MergedUse {
-    /// Minutes since 1970; 0: never admitted as far as the record goes.
+    /// Minutes since 1970. 0: never admitted, as far as the records show.
     pub last: u32,
     pub admitted: u64,
     pub refused: BTreeMap<Box<str>, u64>,
     pub nets: Vec<IpNet>,
 }
 
-/// From when to when the records of one instance say everything.
+/// The time for which the records of one instance are complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceSpan {
     pub instance: String,
     /// Minutes since 1970.
     pub from: u32,
     pub to: u32,
-    /// Whether it begins with its process, and not behind a hole in the records of it.
+    /// Whether it begins with its process, and not after a gap in the records.
     pub is_from_start: bool,
 }
 
-/// Instances of which somebody says how they began and ended.
+/// Instances that somebody has stated the beginning or end of.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct KnownInstances<'a> {
-    /// Those that replaced no other when they began.
+    /// Those that did not replace another one when they began.
     pub added: &'a [String],
-    /// Those that ended, and that no other replaced.
+    /// Those that ended without being replaced.
     pub gone: &'a [String],
 }
 
@@ -124,15 +125,15 @@ pub struct RecordPlace {
 // === impl UsageMerge ===
 
 impl UsageMerge {
-    /// Merges for who asks [what was refused since](Self::refused_since) this minute.
+    /// Merges for a caller that will ask [what was refused since](Self::refused_since) this minute.
     pub fn asked_since(minute: u32) -> Self {
         Self { asked: minute, ..Self::default() }
     }
 
-    /// The head of a record or of a part of it; the lines of its keys are [`Self::line`]s of the
-    /// same place.
+    /// Adds the head of a record, or of a part of it. The lines of its keys are [`Self::line`]s
+    /// with the same place.
     pub fn head(&mut self, head: &UsageHead) -> RecordPlace {
-        // A `since` beyond its own moment covers nothing.
+        // A `since` after its own time covers nothing.
         let covered = Covered { from: head.from().min(head.now), to: head.now };
         let known = |p: &ProcessRecord| p.instance == head.instance && p.boot == head.boot;
         let place = match self.processes.iter().position(known) {
@@ -152,7 +153,7 @@ impl UsageMerge {
         if let Some(process) = self.processes.get_mut(place) {
             match head.part {
                 RecordPart::Last => process.covered.push(covered),
-                // The others may never have come.
+                // The other parts may never have arrived.
                 RecordPart::More => process.seen(head.now),
             }
             process.dropped = process.dropped.max(head.dropped);
@@ -160,8 +161,8 @@ impl UsageMerge {
         RecordPlace { process: place as u32, now: head.now, part: head.part }
     }
 
-    /// The record whose head came last at this place was cut short: its lines count, but what it
-    /// does not say may have stood in the part that is missing.
+    /// The record whose head was the last at this place was cut short: its lines count, but the
+    /// keys it does not mention may have been in the missing part.
     pub fn cut(&mut self, place: RecordPlace) {
         let process = self.processes.get_mut(place.process as usize);
         let Some(process) = process.filter(|_| place.part.is_last()) else { return };
@@ -176,8 +177,9 @@ impl UsageMerge {
     }
 
     /// Requests with the key that were refused in or since the minute of [`Self::asked_since`], as
-    /// far as the records tell: where none was made before that minute, all that the process has
-    /// refused. Not those that only named the public id of a pair: whoever sent them has no secret.
+    /// far as the records show. If no record was made before that minute, everything that the
+    /// process has refused. Excludes requests that only named the public id of a pair: their
+    /// senders have no secret.
     pub fn refused_since(&self, id: KeyId) -> u64 {
         let counts = self.keys.get(&id).into_iter().flat_map(|key| &key.counts);
         let refused = counts.flat_map(|counts| &counts.refused);
@@ -237,17 +239,18 @@ impl UsageMerge {
         merged
     }
 
-    /// Every key of the records, with what is known of it.
+    /// Every key of the records, with what is known about it.
     pub fn keys(&self) -> impl Iterator<Item = (KeyId, MergedUse)> {
         self.keys.keys().map(|id| (*id, self.key(*id)))
     }
 
-    /// The instances whose records, without those of their predecessors, begin after `from`, or
-    /// without those of their successors end before `to`; empty: what was used between the two is
-    /// known.
+    /// The instances whose records, or those of their predecessors, begin after `from`, or whose
+    /// records, or those of their successors, end before `to`. Empty: everything used between the
+    /// two is known.
     ///
-    /// A process that began when another ended counts as its successor, whatever their names: pods
-    /// get new ones. One whose records begin behind a hole succeeds none: it ran before.
+    /// A process that began when another ended counts as its successor, whatever their names,
+    /// because pods get new ones. A process whose records begin after a gap succeeds none, because
+    /// it ran before.
     pub fn gaps(&self, from: u32, to: u32, known: KnownInstances<'_>) -> Vec<InstanceSpan> {
         let mut spans = self.spans();
         spans.sort_by_key(|span| (span.from, span.to));
@@ -268,7 +271,7 @@ impl UsageMerge {
                 .iter()
                 .position(|other| ends_before(*other) && of(*other, span))
                 .or_else(|| open.iter().position(|other| ends_before(*other)));
-            // It was added once, when its first process began.
+            // It was added only once, when its first process began.
             let is_added = span.is_from_start
                 && known.added.contains(&span.instance)
                 && !(0..at).any(|before| of(before, span));
@@ -290,7 +293,7 @@ impl UsageMerge {
                 short.push(span.clone());
             }
         }
-        // Whatever is said of the others: of today somebody has to know.
+        // Whatever is stated about the others, somebody has to know about today.
         let latest = spans.iter().max_by_key(|span| span.to);
         if let Some(latest) = latest.filter(|span| span.to.saturating_add(GAP) < to)
             && !short.contains(latest)
@@ -300,14 +303,14 @@ impl UsageMerge {
         short
     }
 
-    /// Per process, the last stretch of time of which everything is known.
+    /// Per process, the last interval that is completely known.
     pub fn spans(&self) -> Vec<InstanceSpan> {
         let span = |process: &ProcessRecord| {
             let mut covered = process.covered.clone();
             covered.sort_unstable();
             let mut run = *covered.first()?;
             for next in covered {
-                // A record from the start on says all, whatever was missing before.
+                // A record since the start is complete, whatever was missing before.
                 if next.from > run.to.saturating_add(1) && next.from > process.started {
                     run = next;
                 }
@@ -323,7 +326,7 @@ impl UsageMerge {
 // === impl ProcessRecord ===
 
 impl ProcessRecord {
-    /// The process counted in this minute; no more is known.
+    /// The process counted in this minute. Nothing more is known.
     fn seen(&mut self, minute: u32) {
         if self.covered.is_empty() {
             self.covered.push(Covered { from: minute, to: minute });
@@ -348,7 +351,7 @@ impl RefusalCount {
     fn since(&self) -> u64 {
         match self.since {
             None => 0,
-            // The process had forgotten the key, and counted anew.
+            // The process had forgotten the key, and counted from zero again.
             Some(since) if since.least < self.before.count => since.most,
             Some(since) => since.most - self.before.count,
         }

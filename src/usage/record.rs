@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::KeyId;
 
-/// The form of the record, in `usage` of its head.
+/// The version of the record's format, in `usage` of its head.
 pub const VERSION: u32 = 1;
 
 /// Whose record it is, and what it covers.
@@ -21,36 +21,36 @@ pub struct UsageHead {
     pub usage: u32,
     /// `usage.instance`, or the host's name.
     pub instance: String,
-    /// Random, drawn at each start: counts begin at 0 with it.
+    /// Random, chosen at each start: counts begin at 0 with it.
     pub boot: String,
-    /// Of the table.
+    /// The audience of the table.
     pub audience: String,
     /// When this process began to count.
     pub started: u32,
     /// When the record was made.
     pub now: u32,
-    /// The record has the keys that were used or refused in or since this minute; 0: all of them.
+    /// The record has the keys that were used or refused in or since this minute. 0: all keys.
     #[serde(default)]
     pub since: u32,
-    /// More of the record follows behind another head, the last of which says that it is all. So a
-    /// key that is in no part so far may be in one that never came.
+    /// More of the record follows after another head, the last of which says that it is complete.
+    /// So a key that is in no part so far may be in a part that never arrived.
     #[serde(default, skip_serializing_if = "RecordPart::is_last")]
     pub part: RecordPart,
-    /// Of the table or patch in force, whichever is higher.
+    /// The serial of the table or patch in force, whichever is higher.
     pub serial: Option<u64>,
-    /// Keys no longer in the table whose uses were forgotten for want of room.
+    /// Keys no longer in the table whose uses were forgotten for lack of space.
     pub dropped: u64,
-    /// How many times the refusals and networks of a key were forgotten, or not noted, for want of
-    /// room. Says nothing of uses.
+    /// How many times the refusals and networks of a key were forgotten, or not recorded, for lack
+    /// of space. Does not affect uses.
     #[serde(default)]
     pub dropped_traces: u64,
 }
 
-/// Which part of its record stands behind a head.
+/// Which part of its record follows a head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RecordPart {
-    /// With the parts before it the record is whole.
+    /// With the parts before it, the record is complete.
     #[default]
     Last,
     More,
@@ -61,11 +61,11 @@ pub enum RecordPart {
 pub struct UsageLine<'l> {
     #[serde(borrow)]
     pub key: Cow<'l, str>,
-    /// The minute of the last admitted request; 0: none was admitted.
+    /// The minute of the last admitted request. 0: none was admitted.
     pub last: u32,
     /// Requests that were admitted.
     pub admitted: u64,
-    /// Requests that were refused although they named the key, by reason. At least so many.
+    /// Requests that were refused although they named the key, by reason. This is a lower bound.
     #[serde(default, borrow, skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<Cow<'l, str>, u64>,
     /// Networks that the key was used from (/24, /48): at most four, the latest last.
@@ -80,7 +80,7 @@ pub enum UsageRecord<'l> {
     Key(KeyId, UsageLine<'l>),
 }
 
-/// A line that is none of a usage record. Says nothing of its content.
+/// A line that does not belong to a usage record. Shows nothing of its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UsageRecordError {
     #[error("is not a line of a usage record")]
@@ -122,7 +122,7 @@ impl RecordPart {
 // === impl UsageHead ===
 
 impl UsageHead {
-    /// The first minute of which the record says all.
+    /// The first minute from which the record is complete.
     pub fn from(&self) -> u32 {
         self.since.max(self.started)
     }

@@ -1,17 +1,17 @@
-//! By how much counts have risen over what was known of them. A process counts from its start on, so
-//! the larger of two counts is the later one: records that come twice, out of order or by two ways
-//! raise nothing. Imports core only.
+//! By how much counts have risen since they were last known. A process counts from its start, so
+//! the larger of two counts is the later one: records that are repeated, out of order or received
+//! in two ways add nothing. Imports core only.
 
 use std::collections::BTreeMap;
 
 use super::record::UsageLine;
 use crate::core::Reason;
 
-/// Highest count that is believed: what every JSON reader can hold exactly, and more than a process
-/// can count.
+/// Highest count that is believed: every JSON reader can represent it exactly, and no process can
+/// count further.
 pub const HIGHEST_COUNT: u64 = (1 << 53) - 1;
 
-/// The most that one process has told of one key.
+/// The highest counts that one process has reported for one key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ToldCounts {
     pub admitted: u64,
@@ -20,8 +20,8 @@ pub struct ToldCounts {
 }
 
 impl ToldCounts {
-    /// What a line says, up to [`HIGHEST_COUNT`]. Reasons that nobody knows are left out: a sidecar of
-    /// a later version may have them, and a forger any number of them.
+    /// The counts of a line, up to [`HIGHEST_COUNT`]. Unknown reasons are left out: a sidecar of a
+    /// later version may have them, and a forger any number of them.
     pub fn of(line: &UsageLine<'_>) -> Self {
         let known = line
             .refused
@@ -32,7 +32,7 @@ impl ToldCounts {
         Self { admitted: believed(&line.admitted), refused: refused.collect() }
     }
 
-    /// Takes later or older counts of the same process in, and says what they add.
+    /// Merges later or older counts of the same process, and returns the increase.
     pub fn raise(&mut self, told: &Self) -> Self {
         let mut rise =
             Self { admitted: told.admitted.saturating_sub(self.admitted), ..Self::default() };
