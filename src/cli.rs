@@ -1,5 +1,5 @@
-//! The command line of `keygate`: arguments → configuration → what was asked for → exit code.
-//! Imports everything that a command needs; nothing imports it but the binary.
+//! The command line of `keygate`: arguments → configuration → the requested command → exit code.
+//! Imports everything that a command needs. Only the binary imports it.
 
 mod observe_report;
 
@@ -165,13 +165,13 @@ struct VersionArgs {
     json: bool,
 }
 
-/// Why a command ended badly, with its code.
+/// Why a command failed, with its exit code.
 struct CommandFailure {
     exit: Exit,
     error: anyhow::Error,
 }
 
-/// A key is at most a few hundred bytes; what is longer is something else.
+/// A key is at most a few hundred bytes. Anything longer is something else.
 const MAX_KEY: u64 = 8 * 1024;
 
 /// The whole program.
@@ -187,21 +187,21 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         SidecarCommand::Drain(args) => run_drain(&args),
         SidecarCommand::Explain(args) => run_explain(&args),
         SidecarCommand::ObserveReport(args) => observe_report::run(&args),
-        // Says itself what went wrong.
+        // It reports its own errors.
         SidecarCommand::Serve(args) => Ok(app::serve(&args.config)),
         SidecarCommand::Version(args) => show(&version(args.form())),
     };
     match done {
         Ok(exit) => exit,
         Err(CommandFailure { exit, error }) => {
-            // Nothing can be done about a closed stderr.
+            // Nothing can be done if stderr is closed.
             let _ = writeln!(io::stderr(), "error: {}", shown(&format!("{error:#}"), &arguments));
             exit
         }
     }
 }
 
-/// As sidecars take it.
+/// In the form that sidecars accept.
 fn method(text: &str) -> Result<http::Method, String> {
     match text.bytes().any(|b| b.is_ascii_lowercase()) {
         true => Err("sidecars refuse a method with a small letter (405)".to_owned()),
@@ -240,7 +240,8 @@ fn run_check(args: &CheckArgs) -> Result<Exit, CommandFailure> {
     Ok(if args.strict && !report.findings.is_empty() { strict } else { Exit::Ok })
 }
 
-/// What a start would read, and, unless only the configuration is asked about, what it would do.
+/// Reads what a start would read and, unless only the configuration is to be checked, tries what it
+/// would do.
 fn prepared(args: &CheckArgs, clock: &Clock) -> Result<app::PreparedStart, config::ConfigError> {
     let prepared = app::prepare(&args.config.config, clock)?;
     if !args.config_only {
@@ -257,7 +258,7 @@ pub fn definition() -> clap::Command {
 fn run_completion(shell: clap_complete::Shell) -> Result<Exit, CommandFailure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut definition(), "keygate", &mut script);
-    // A script is not shown but read: nothing in it is escaped.
+    // A script is read, not shown: nothing in it is escaped.
     written(&script)
 }
 
@@ -267,7 +268,7 @@ fn run_drain(args: &DrainArgs) -> Result<Exit, CommandFailure> {
     let failed = |error: admin::DrainError| Exit::TryAgain.because(anyhow!(error.to_string()));
     admin::request_drain(bind).map_err(failed)?;
     if args.wait {
-        // What keygate itself allows, and a little for the last words.
+        // The longest time that keygate itself allows, and a little for the last log lines.
         let longest = config.drain.delay + config.drain.deadline + Duration::from_secs(5);
         admin::await_end(bind, longest).map_err(failed)?;
         return show("drained\n");
@@ -279,7 +280,7 @@ fn run_explain(args: &ExplainArgs) -> Result<Exit, CommandFailure> {
     let clock = Clock::system();
     let now = clock.now();
     let config = Config::load(&args.config.config)?;
-    // Whether the table is taken is judged by the clock; the decision, by --at.
+    // The clock decides whether the table is accepted. `--at` only affects the decision.
     let loaded = check::load(&config, args.table.instead(), &clock)?;
     let keys = loaded.keys.as_ref();
     let secret = match args.key_id.is_some() || args.no_key || args.foreign {
@@ -288,7 +289,7 @@ fn run_explain(args: &ExplainArgs) -> Result<Exit, CommandFailure> {
     };
     let at = args.at.unwrap_or(now);
     let tokens = &config.settings.tokens;
-    // As the proxy does: a key by its prefix, else a token by its form.
+    // As in the proxy: a key is recognised by its prefix, otherwise a token by its form.
     let is_token = args.source.as_deref().is_none_or(|source| source == "bearer")
         && !tokens.is_empty()
         && looks_like_token(&secret)
@@ -322,7 +323,7 @@ fn run_explain(args: &ExplainArgs) -> Result<Exit, CommandFailure> {
     show(&if args.json { json(&answer)? } else { answer.to_string() })
 }
 
-/// The key with this id. A pair in rotation has two secrets; the one that lives longer is meant.
+/// The key with this id. A pair in rotation has two secrets: this finds the one that lives longer.
 fn holder(keys: &table::KeySet, id: KeyId) -> Result<table::KeyEntry<'_>, CommandFailure> {
     let found = keys.find_id(id);
     found.max_by_key(|entry| entry.view.expires.unwrap_or(u64::MAX)).ok_or_else(|| {
@@ -351,7 +352,7 @@ fn secret_from_stdin() -> Result<Zeroizing<Vec<u8>>, CommandFailure> {
     Ok(secret)
 }
 
-/// How an answer is written.
+/// The output format of an answer.
 enum AnswerForm {
     Json,
     Text,
@@ -395,7 +396,7 @@ fn json(value: &impl serde::Serialize) -> Result<String, CommandFailure> {
     text.map(|t| t + "\n").map_err(|error| Exit::Internal.because(error.into()))
 }
 
-/// A closed pipe behind us is a normal end.
+/// A closed pipe at our output is a normal end.
 fn show(text: &str) -> Result<Exit, CommandFailure> {
     written(visible(text).as_bytes())
 }
@@ -431,7 +432,7 @@ impl From<config::ConfigError> for CommandFailure {
 
 impl From<check::LoadError> for CommandFailure {
     fn from(error: check::LoadError) -> Self {
-        // Its message names its cause already.
+        // Its message already names its cause.
         Self { exit: error.exit(), error: anyhow!(error.to_string()) }
     }
 }

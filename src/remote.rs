@@ -1,5 +1,5 @@
-//! Servers that keygate itself asks or posts to: who is trusted as one, and the credential for them
-//! (`[table.http]`). Imports `config`.
+//! Servers that keygate itself fetches from or posts to: which ones it trusts, and the credential
+//! for them (`[table.http]`). Imports `config`.
 
 mod resolver;
 
@@ -24,7 +24,7 @@ use crate::config::{UrlOptions, read_secret};
 
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// A file that says how to ask a server is of no use. Says nothing of what it holds.
+/// A file with settings for a server is unusable. Reveals nothing of its contents.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use the {purpose} in {}: {source}\nhint: {}", .path.display(), self.hint())]
 pub struct RemoteFileError {
@@ -33,17 +33,17 @@ pub struct RemoteFileError {
     source: io::Error,
 }
 
-/// What such a file is for.
+/// The purpose of such a file.
 #[derive(Clone, Copy, Debug)]
 enum RemoteFilePurpose {
-    /// `ca`: who is believed to be the server.
+    /// `ca`: the authorities that vouch for the server.
     Authorities,
     /// `bearer_file`, `basic_file`.
     Credential,
 }
 
-/// What all connections to such servers have in common; the caller adds time-outs and redirects, and
-/// makes an agent of it ([`open`]). An answer of any status is an answer.
+/// The common settings of all connections to such servers. The caller adds time-outs and redirects,
+/// and makes an agent of it ([`open`]). An answer with any status is a success.
 pub fn agent(
     url: &str,
     options: &UrlOptions,
@@ -59,7 +59,7 @@ pub fn agent(
         .tls_config(tls)
         .https_only(url.starts_with("https:"))
         .http_status_as_error(false)
-        // An environment variable must not decide where keys come from, nor who learns of their use.
+        // An environment variable must not decide where keys are from, nor who learns of their use.
         .proxy(None)
         .user_agent(concat!("keygate/", env!("CARGO_PKG_VERSION")))
         .timeout_connect(Some(CONNECT)))
@@ -70,7 +70,7 @@ pub fn open(config: Config) -> Agent {
     Agent::with_parts(config, DefaultConnector::new(), BoundedResolver)
 }
 
-/// The value of `Authorization`; `None`: no credential is configured. Read anew each time, since
+/// The value of `Authorization`. `None`: no credential is configured. Read again each time, because
 /// the file may be rotated. Never logged.
 pub fn authorization(options: &UrlOptions) -> Result<Option<HeaderValue>, RemoteFileError> {
     let (path, scheme) = match (&options.bearer_file, &options.basic_file) {

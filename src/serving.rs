@@ -1,5 +1,5 @@
-//! What listeners of HTTP/1.1 beside the proxy have in common: accepting until somebody says stop,
-//! places for connections, and a connection that ends with a whole answer. Imports nothing of the
+//! The common parts of HTTP/1.1 listeners other than the proxy: accepting until they are stopped,
+//! places for connections, and connections that end with a complete answer. Imports nothing of the
 //! crate.
 
 mod connections;
@@ -17,20 +17,20 @@ use tokio::sync::watch;
 
 pub use self::connections::{ConnectionPlace, ConnectionPlaces};
 
-/// After an accept that failed for want of descriptors or memory.
+/// Pause after an accept failed for lack of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What the head of a request may take.
+/// Limits for the head of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadBounds {
-    /// Until it is there: the first of a connection, or the next of an idle one.
+    /// Time until it is complete: the first head of a connection, or the next one after idling.
     pub time: Duration,
-    /// Bytes.
+    /// Length in bytes.
     pub length: usize,
 }
 
-/// Calls `accept`, which takes one connection and leaves it to a task, until `stop` says true or
-/// nobody is left to say so.
+/// Calls `accept`, which takes one connection and leaves it to a task, until `stop` is true or its
+/// sender is gone.
 pub async fn accept_until<F>(mut stop: watch::Receiver<bool>, mut accept: impl FnMut() -> F)
 where
     F: Future<Output = io::Result<()>>,
@@ -50,11 +50,11 @@ where
     }
 }
 
-/// Serves one connection until it ends, or until `stop` says true and the request under way is
+/// Serves one connection until it ends, or until `stop` is true and the current request was
 /// answered.
 ///
 /// # Errors
-/// How it ended, which most often concerns the client alone.
+/// How it ended, which usually concerns only the client.
 pub async fn serve_connection<T, S, B>(
     stream: T,
     service: S,
@@ -83,12 +83,12 @@ where
     }
 }
 
-/// Ends once `stop` says true, or nobody is left to say so.
+/// Ends once `stop` is true, or its sender is gone.
 pub async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Trying again at once is no use.
+/// Trying again immediately would not help.
 fn is_lasting(error: &io::Error) -> bool {
     !matches!(
         error.kind(),

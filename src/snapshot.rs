@@ -27,7 +27,7 @@ pub struct Snapshot {
 pub struct Store {
     current: ArcSwap<Snapshot>,
     issuers: ArcSwap<IssuerKeys>,
-    /// Counts swaps; workers wake on it to hold their streams against the new snapshot.
+    /// Counts swaps. Workers wake on it to check their streams against the new snapshot.
     swaps: watch::Sender<u64>,
 }
 
@@ -58,13 +58,13 @@ impl Store {
         self.issuers.load()
     }
 
-    /// Puts one issuer's keys in force. Streams whose token another key has signed end.
+    /// Puts one issuer's keys in force. Ends streams whose token was signed by a key that is gone.
     pub fn put_issuer(&self, held: &HeldKeys) {
         self.issuers.rcu(|before| before.with(held.clone()));
         self.swaps.send_modify(|n| *n += 1);
     }
 
-    /// Keys of an issuer have become too old, or young again: streams are to be looked at.
+    /// Keys of an issuer have become too old, or fresh again, so streams have to be checked.
     pub fn recheck_issuers(&self) {
         self.swaps.send_modify(|n| *n += 1);
     }

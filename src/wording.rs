@@ -1,5 +1,5 @@
-//! How both programs write for people: a number with its noun, words that a shell takes as they are,
-//! what is shown of an argument or of text of others. Pure. Imports core only.
+//! How both programs write for people: a number with its noun, words that can be pasted into a
+//! shell, and what is shown of arguments or foreign text. Pure. Imports core only.
 
 pub mod count;
 pub mod echo;

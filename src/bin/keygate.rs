@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-/// A request makes a few dozen small blocks that live for microseconds on one thread, which is what
-/// it is good at. docs/performance.md says what was compared.
+/// A request makes a few dozen small blocks that live for microseconds on one thread, and this
+/// allocator is good at that. docs/performance.md says what was compared.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! `keygate observe-report`: who would be refused, by the word of sidecars and of access logs.
+//! `keygate observe-report`: who would be refused, according to sidecars and access logs.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read};
@@ -21,7 +21,7 @@ use crate::observe::{
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Of a line. Ours are shorter by far.
+/// The longest line. Ours are far shorter.
 const MAX_LINE: u64 = 64 << 10;
 
 #[derive(Args)]
@@ -137,7 +137,7 @@ fn remedy(doubt: SourceDoubt) -> &'static str {
     }
 }
 
-/// Bound to all addresses: reached over loopback.
+/// If it is bound to all addresses: loopback.
 fn reachable(mut bind: SocketAddr) -> SocketAddr {
     match bind.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => bind.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -147,7 +147,7 @@ fn reachable(mut bind: SocketAddr) -> SocketAddr {
     bind
 }
 
-/// A URL, or an address with a port that is no file; else it is a file.
+/// A URL, or an address with a port unless a file has that name. Anything else is a file.
 fn url(source: &str) -> Option<String> {
     let is_address = || {
         let port = source.rsplit_once(':').map(|(_, port)| port.trim_end_matches('/'));

@@ -1,5 +1,6 @@
-//! Names of servers to addresses. ureq's own resolver makes a thread for every connection, and panics
-//! where the host has none to give; this one asks nobody about an address that is written as one.
+//! Resolves server names to addresses. ureq's own resolver makes a thread for every connection, and
+//! panics if the host cannot provide one. This resolver asks nobody if the host is already an
+//! address.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -11,7 +12,7 @@ use ureq::config::Config;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-/// Addresses of one name that are tried.
+/// The most addresses of one name that are tried.
 const MOST: usize = 8;
 
 /// Takes no longer than the caller's time-out, and needs no thread for an address.
@@ -46,11 +47,11 @@ fn address(host: &str) -> Option<IpAddr> {
     inner.unwrap_or(host).parse().ok()
 }
 
-/// The system's resolver cannot be told to give up, so it has a thread of its own.
+/// The system's resolver cannot be cancelled, so it has a thread of its own.
 fn ask(name: (String, u16), timeout: NextTimeout) -> Result<Vec<SocketAddr>, Error> {
     let (to, answer) = sync_channel(1);
     let look = move || {
-        // Nobody waits any more after the time-out.
+        // After the time-out, nobody waits any more.
         to.send(name.to_socket_addrs().map(Vec::from_iter)).ok();
     };
     std::thread::Builder::new().name("resolve".to_owned()).spawn(look)?;

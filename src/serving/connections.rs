@@ -1,5 +1,5 @@
-//! Who holds a connection to a listener. There is always a place for one more: the idlest gives way,
-//! so that nobody who keeps connections open can keep a probe out.
+//! Who holds a connection to a listener. There is always a place for one more: the idlest
+//! connection gives way, so that nobody can lock out a probe by keeping connections open.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// The connections of one listener. Clones are one and the same.
+/// The connections of one listener. All clones are the same.
 #[derive(Clone, Debug)]
 pub struct ConnectionPlaces(Arc<Mutex<HeldConnections>>);
 
@@ -15,9 +15,9 @@ pub struct ConnectionPlaces(Arc<Mutex<HeldConnections>>);
 struct HeldConnections {
     most: usize,
     of_one_address: usize,
-    /// By number of the connection.
+    /// By the number of the connection.
     places: HashMap<u64, ConnectionHolder>,
-    /// Numbers connections, and orders what they did.
+    /// Numbers connections, and orders their activity.
     next: u64,
 }
 
@@ -26,11 +26,11 @@ struct ConnectionHolder {
     address: IpAddr,
     /// When it last sent a request, or was accepted.
     busy: u64,
-    /// Dropped, it ends the connection.
+    /// Dropping it ends the connection.
     _end: oneshot::Sender<()>,
 }
 
-/// One connection's place; given back when dropped.
+/// One connection's place, returned on drop.
 #[derive(Debug)]
 pub struct ConnectionPlace {
     places: ConnectionPlaces,
@@ -40,16 +40,17 @@ pub struct ConnectionPlace {
 // === impl ConnectionPlaces ===
 
 impl ConnectionPlaces {
-    /// `most`: connections of the listener; `of_one_address`: how many of these may be of one
+    /// `most`: connections of the listener. `of_one_address`: how many of these may be from one
     /// address. At least one each.
     pub fn new(most: usize, of_one_address: usize) -> Self {
         let places = HashMap::new();
         Self(Arc::new(Mutex::new(HeldConnections { most, of_one_address, places, next: 0 })))
     }
 
-    /// A place for a connection from `address`, and what resolves when it has to give way.
+    /// A place for a connection from `address`, and a future that resolves when it has to give way.
     pub fn take(&self, address: IpAddr) -> (ConnectionPlace, oneshot::Receiver<()>) {
-        // One client must not count twice because it is reached over IPv4 and over a socket of both.
+        // A client must not count twice because it is reached over IPv4 and over a dual-stack
+        // socket.
         let address = address.to_canonical();
         let mut held = self.lock();
         if held.places.values().filter(|h| h.address == address).count() >= held.of_one_address {
@@ -65,7 +66,7 @@ impl ConnectionPlaces {
     }
 
     fn lock(&self) -> MutexGuard<'_, HeldConnections> {
-        // A number and a map are whole at every point where a thread could panic.
+        // The number and the map are consistent at every point where a thread could panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -78,7 +79,7 @@ impl HeldConnections {
         self.next
     }
 
-    /// Ends the idlest of those that `is_one` names.
+    /// Ends the idlest of those that `is_one` selects.
     fn give_way(&mut self, is_one: impl Fn(&ConnectionHolder) -> bool) {
         let those = self.places.iter().filter(|(_, holder)| is_one(holder));
         if let Some(number) = those.min_by_key(|(_, holder)| holder.busy).map(|(number, _)| *number)
@@ -91,7 +92,7 @@ impl HeldConnections {
 // === impl ConnectionPlace ===
 
 impl ConnectionPlace {
-    /// A request has arrived: this connection is now the last to give way.
+    /// A request has arrived, so this connection is now the last to give way.
     pub fn touch(&self) {
         let mut held = self.places.lock();
         let now = held.tick();

@@ -1,5 +1,5 @@
-//! The signing keys of issuers in force. Beside the snapshot, not in it: they change by themselves,
-//! and the threads that fetch them must not race with the one that swaps tables.
+//! The signing keys of issuers in force. They are not part of the snapshot: they change
+//! independently, and the threads that fetch them must not race with the one that swaps tables.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -10,10 +10,10 @@ use crate::core::{IssuersNow, Now, TokenFault, UserToken};
 use crate::token::verify::Issuers;
 use crate::token::{IssuerRules, JwkSet};
 
-/// What every issuer's source gave last.
+/// What every issuer's source last returned.
 #[derive(Clone, Debug, Default)]
 pub struct IssuerKeys {
-    /// Another one for every other set of keys.
+    /// Differs for every set of keys.
     pub generation: u64,
     held: Vec<HeldKeys>,
 }
@@ -22,31 +22,32 @@ pub struct IssuerKeys {
 #[derive(Clone, Debug)]
 pub struct HeldKeys {
     pub issuer: Arc<str>,
-    /// Keys from another source are not this one's.
+    /// Keys from another source are not valid for this one.
     pub source: JwksSource,
     pub keys: Arc<JwkSet>,
-    /// Unix seconds of the last time that the source had them. Whoever fetches them sets it.
+    /// Unix seconds of when the source last had them. The fetching thread sets it.
     pub had_at: Arc<AtomicU64>,
     pub wish: Arc<FetchWish>,
 }
 
-/// Rules and keys together: what a token is verified by.
+/// Rules and keys together: what is needed to verify a token.
 #[derive(Debug)]
 pub struct IssuersInForce<'s> {
     pub settings: &'s TokenSettings,
     pub keys: &'s IssuerKeys,
-    /// Decides whether keys are too old: not the thread that fetches them, which may be waiting.
+    /// Determines whether keys are too old. The thread that fetches them cannot, because it may be
+    /// waiting.
     pub now: Now,
 }
 
-/// A request has named a key that is not there: whoever fetches keys may look sooner. Nobody waits
-/// for it.
+/// A request has named a key that is missing, so the keys may be fetched sooner. Nobody waits for
+/// it.
 #[derive(Debug, Default)]
 pub struct FetchWish {
     made: AtomicBool,
     told: Mutex<WishState>,
     changed: Condvar,
-    /// Apart from `told`, which requests wait for: this is held while a copy is written.
+    /// Separate from `told`, which requests wait for, because this is held while a copy is written.
     tenure: Mutex<Tenure>,
 }
 
@@ -56,7 +57,7 @@ struct WishState {
     ended: bool,
 }
 
-/// Whether whoever fetches may still put anything in force.
+/// Whether the fetching thread may still put anything in force.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Tenure {
     #[default]
@@ -64,7 +65,7 @@ enum Tenure {
     Over,
 }
 
-/// What ended a wait for a wish.
+/// Why a wait for a wish ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WishEnd {
     /// Nobody needs the keys any more.
@@ -80,7 +81,7 @@ impl IssuerKeys {
         self.held.iter().find(|held| *held.issuer == *issuer)
     }
 
-    /// The keys from the source that is configured now.
+    /// The keys from the currently configured source.
     pub fn of(&self, issuer: &TokenIssuer) -> Option<&HeldKeys> {
         let held = self.find(&issuer.rules.issuer)?;
         held.source.has_keys_of(&issuer.jwks).then_some(held)
@@ -90,7 +91,7 @@ impl IssuerKeys {
     #[must_use]
     pub(super) fn with(&self, new: HeldKeys) -> Self {
         let same = |old: &HeldKeys| Arc::ptr_eq(&old.keys, &new.keys);
-        // What was verified with the same keys stays verified.
+        // Tokens that were verified with the same keys stay verified.
         let is_same = self.find(&new.issuer).is_some_and(same);
         let generation = self.generation + u64::from(!is_same);
         let mut held = self.held.clone();
@@ -99,7 +100,7 @@ impl IssuerKeys {
         Self { generation, held }
     }
 
-    /// The same without the issuers that are not in `settings`.
+    /// The same without the issuers that are missing in `settings`.
     #[must_use]
     pub(super) fn only(&self, settings: &TokenSettings) -> Self {
         let mut held = self.held.clone();
@@ -111,12 +112,12 @@ impl IssuerKeys {
 // === impl HeldKeys ===
 
 impl HeldKeys {
-    /// Since their source had them.
+    /// The time since their source had them.
     pub fn age(&self, now: Now) -> Duration {
         Duration::from_secs(now.unix_secs().saturating_sub(self.had_at.load(Ordering::Relaxed)))
     }
 
-    /// Whether they are too old to be used, by what is configured of their issuer.
+    /// Whether they are too old to be used, according to their issuer's configuration.
     pub fn is_stale(&self, issuer: &TokenIssuer, now: Now) -> bool {
         self.age(now) >= issuer.stale
     }
@@ -137,7 +138,7 @@ impl Issuers for IssuersInForce<'_> {
 }
 
 impl IssuersInForce<'_> {
-    /// Whether the key that has signed it is still one of its issuer's.
+    /// Whether the key that signed it still belongs to its issuer.
     pub fn trusts(&self, token: &UserToken) -> bool {
         self.keys(token.issuer()).is_some_and(|keys| keys.has(token.said().signed_by))
     }
@@ -162,22 +163,22 @@ impl IssuersNow for IssuersInForce<'_> {
 // === impl FetchWish ===
 
 impl FetchWish {
-    /// Cheap when it was wished already.
+    /// Cheap if a wish was already made.
     pub fn make(&self) {
         if !self.made.swap(true, Ordering::Relaxed) {
             self.tell(|state| state.wished = true);
         }
     }
 
-    /// Whoever waits has nothing to wait for any more. What [`Self::while_in_charge`] has begun is
-    /// done when this returns, and nothing more will be.
+    /// The waiting thread has nothing to wait for any more. When this returns, whatever
+    /// [`Self::while_in_charge`] has begun is complete, and nothing more will follow.
     pub fn end(&self) {
         self.tell(|state| state.ended = true);
         *self.tenure.lock().unwrap_or_else(PoisonError::into_inner) = Tenure::Over;
     }
 
-    /// Does what only one may do at a time: a fetch may take longer than the settings that asked for
-    /// it last, and its successor's keys and copy are newer. `None`: the end has come.
+    /// Does what only one thread may do at a time: a fetch may outlast the settings that requested
+    /// it, and its successor's keys and copy are newer. `None`: the end has come.
     pub fn while_in_charge<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
         let tenure = self.tenure.lock().unwrap_or_else(PoisonError::into_inner);
         (*tenure == Tenure::Current).then(act)
@@ -198,7 +199,7 @@ impl FetchWish {
         }
     }
 
-    /// From now on a request can wish again: what it wished for has been tried.
+    /// From now on a request can wish again: the last wish has been tried.
     pub fn tried(&self) {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).wished = false;
         self.made.store(false, Ordering::Relaxed);

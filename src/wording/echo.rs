@@ -1,5 +1,5 @@
-//! What of a command's arguments its messages may show again. An argument may be a secret that was
-//! pasted in the wrong place, and it may hold characters that change what the terminal shows.
+//! Which parts of a command's arguments its messages may repeat. An argument may be a secret that
+//! was pasted in the wrong place, and may hold characters that change what the terminal shows.
 //! Imports only its neighbours.
 
 use std::ffi::OsString;
@@ -10,14 +10,14 @@ use crate::core::KeyId;
 /// The shortest text that counts as a secret: keys have at least 16 characters.
 const SHORTEST: usize = 16;
 
-/// The shortest part of a path, a host name or a token that alone counts as random text.
+/// The shortest part of a path, a host name or a token that counts as random text on its own.
 const LONG_PART: usize = 20;
 
 /// Whether a text looks like a key, a token or a digest rather than like a name, a time or a path:
-/// long, of the characters of keys alone, letters and digits mixed.
+/// long, only characters that keys have, letters and digits mixed.
 ///
-/// Base64 contains `/`, and a JSON Web Token `.`; so do paths and host names. Such a text counts as
-/// a secret if one of its parts alone looks like one, or if it has the shape of Base64.
+/// Base64 contains `/`, and a JSON Web Token `.`, but so do paths and host names. Such a text
+/// counts as a secret if one of its parts alone looks like one, or if it has the shape of Base64.
 pub fn is_like_secret(text: &str) -> bool {
     if !text.contains(['/', '.']) {
         return is_random(text);
@@ -26,8 +26,8 @@ pub fn is_like_secret(text: &str) -> bool {
     parts.any(|part| part.len() >= LONG_PART && is_random(part)) || is_base64(text)
 }
 
-/// Base64 with `/` among its characters, but no path: paths begin with `/`, `~` or `.`, or seldom
-/// mix both cases with digits in a multiple of four characters.
+/// Base64 with `/` among its characters, but not a path. Paths begin with `/`, `~` or `.`, and
+/// otherwise seldom mix both cases with digits in a multiple of four characters.
 fn is_base64(text: &str) -> bool {
     let begins_path = text.starts_with(['/', '~', '.']);
     let has = |is: fn(&u8) -> bool| text.bytes().any(|b| is(&b));
@@ -37,8 +37,8 @@ fn is_base64(text: &str) -> bool {
     !begins_path && text.len().is_multiple_of(4) && is_mixed && is_random(&without_slashes)
 }
 
-/// Whether a text without separators looks random. Random letters change their case often, words
-/// do not. The id of a key is public.
+/// Whether a text without separators looks random. Random letters change their case often, words do
+/// not. The id of a key is public.
 fn is_random(text: &str) -> bool {
     let of_keys =
         |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'+' | b'=' | b'~');
@@ -53,8 +53,8 @@ fn is_random(text: &str) -> bool {
         && !text.starts_with("--")
 }
 
-/// `message` without the secrets among the arguments, and with what the terminal would not show as
-/// it is escaped.
+/// `message` without the secrets among the arguments, and with an escape for everything that the
+/// terminal would not show literally.
 pub fn told(message: &str, arguments: &[OsString]) -> String {
     let mut told = message.to_owned();
     for argument in arguments {

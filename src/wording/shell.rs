@@ -1,5 +1,5 @@
-//! Words as a shell takes them. A hint is there to be typed, and it holds names and paths of others:
-//! `$(…)` in the name of a client must not run. Imports only its neighbour.
+//! Words in the form that a shell needs. A hint is meant to be typed, and contains foreign names
+//! and paths: `$(…)` in the name of a client must not run. Imports only its neighbour.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::visible::is_deceptive;
 
-/// `text` as one word of `sh`, `bash` and `zsh`. What a terminal would not show as it is becomes an
-/// escape of `$'…'`, which `bash` and `zsh` read.
+/// `text` as one word of `sh`, `bash` and `zsh`. What a terminal would not show literally becomes
+/// an escape of `$'…'`, which `bash` and `zsh` read.
 pub fn quoted(text: &str) -> Cow<'_, str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
@@ -33,7 +33,7 @@ pub fn quoted(text: &str) -> Cow<'_, str> {
     Cow::Owned(word)
 }
 
-/// A path as one word; one that begins with `-` must not be read as an option.
+/// A path as one word. A path that begins with `-` must not be read as an option.
 pub fn quoted_path(path: &Path) -> String {
     let text = path.to_string_lossy();
     if text.starts_with('-') {

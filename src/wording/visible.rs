@@ -1,13 +1,14 @@
-//! Characters that show a reader something else than what is there: they turn the direction of the
-//! text around them, end a line, or are not seen (Trojan Source, CVE-2021-42574). Text of others is
-//! written to logs and terminals without them. Imports nothing of this crate.
+//! Characters that make a reader see something other than what is there: they change the direction
+//! of the text around them, end a line, or are invisible (Trojan Source, CVE-2021-42574). They are
+//! removed from foreign text before it is written to logs and terminals. Imports nothing of this
+//! crate.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-/// Whether a character is to be escaped wherever text of others is shown: controls, marks of direction,
-/// other invisible format characters, and the separators of lines and paragraphs.
+/// Whether to escape a character wherever foreign text is shown: controls, direction marks, other
+/// invisible format characters, and separators of lines and paragraphs.
 pub fn is_deceptive(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -16,7 +17,8 @@ pub fn is_deceptive(c: char) -> bool {
             0xad | 0x61c | 0x180e
             // Zero-width characters and marks of direction; separators, embeddings, overrides.
             | 0x200b..=0x200f | 0x2028..=0x202e
-            // Word joiner, invisible operators, isolates and what is deprecated beside them.
+            // Word joiner, invisible operators, isolates and the deprecated characters next to
+            // them.
             | 0x2060..=0x206f
             // Byte order mark, annotations.
             | 0xfeff | 0xfff9..=0xfffb
@@ -33,7 +35,7 @@ pub fn escape(c: char, out: &mut String) {
     }
 }
 
-/// Text of others for a line of a terminal. Tabs and line ends stay: what is ours has them.
+/// Foreign text for a terminal. Tabs and line ends stay, because our own text has them.
 pub fn visible(text: &str) -> Cow<'_, str> {
     let goes = |c: char| is_deceptive(c) && !matches!(c, '\n' | '\t');
     if !text.contains(goes) {
@@ -46,8 +48,8 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Text of others for a place within a line: line ends and tabs are escaped as well, so that it
-/// cannot look like another line of ours.
+/// Foreign text for a place within a line: line ends and tabs are escaped as well, so that it
+/// cannot look like another of our lines.
 pub fn one_line(text: &str) -> Cow<'_, str> {
     if !text.contains(is_deceptive) {
         return Cow::Borrowed(text);
@@ -59,8 +61,8 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Writes text with deceptive characters escaped. Each `write` has whole characters, as those of
-/// formatters and JSON writers have; bytes that are no text pass as they are.
+/// Writes text with deceptive characters escaped. Each `write` must have whole characters, as those
+/// of formatters and JSON writers do. Bytes that are not text pass unchanged.
 #[derive(Clone, Debug)]
 pub struct Visible<W>(pub W);
 
