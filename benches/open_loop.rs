@@ -3,7 +3,7 @@
 //! request that it delayed. One thread with one kept-alive connection per `--connections`. Imports
 //! nothing of this crate.
 //!
-//! Prints one JSON object; `--samples FILE` keeps every request as `due_ns latency_ns status`.
+//! Prints one JSON object. `--samples FILE` keeps every request as `due_ns latency_ns status`.
 
 #![expect(clippy::disallowed_methods, reason = "a load generator is its own clock")]
 

@@ -209,7 +209,7 @@ fn pages(service: &Service, keys: u64) -> Result<(), Failed> {
     for n in 0..500_u64 {
         let at = n * 7919 % keys;
         let q = match n % 4 {
-            // One key; the middle of an id; many keys; none.
+            // One key, the middle of an id, many keys, none.
             0 => format!("{} {at}", WORDS[at as usize % 11]).replace(' ', "%20"),
             1 => format!("{at:06}"),
             2 => WORDS[n as usize % 11].to_owned(),

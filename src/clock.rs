@@ -15,7 +15,7 @@ pub struct Clock(Arc<TimeSource>);
 enum TimeSource {
     /// Advanced by a test.
     Manual { unix_ms: AtomicU64, mono_ns: AtomicU64 },
-    /// One monotonic reading per call; wall time is that reading plus an offset that
+    /// One monotonic reading per call. Wall time is that reading plus an offset that
     /// [`Clock::resync`] corrects, so that a stepped clock is followed within a second.
     System { origin: Instant, unix_offset_ms: AtomicU64 },
 }

@@ -35,7 +35,7 @@ pub struct ConfigFault {
     /// From 1. 0: the file does not have the key, and the fault is in its default.
     #[serde(skip_serializing_if = "is_default")]
     pub line: usize,
-    /// From 1, in characters; 0 like the line.
+    /// From 1, in characters. 0 in the same case as the line.
     #[serde(skip_serializing_if = "is_default")]
     pub column: usize,
     /// `routes[2].access`. Empty if the file is not TOML at all.

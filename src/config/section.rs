@@ -17,7 +17,7 @@ use super::unknown::UnknownKey;
 /// One table of the file, or an absent one: then every key has its default.
 pub(crate) struct ConfigSection<'a> {
     reader: &'a ConfigReader<'a>,
-    /// `routes[2]`; empty at the root.
+    /// `routes[2]`. Empty at the root.
     path: String,
     /// `routes`.
     generic: String,

@@ -28,7 +28,7 @@ pub struct SharedConfig {
     pub user: Option<Box<str>>,
     /// Read again for each connection.
     pub password_file: Option<PathBuf>,
-    /// Number of the database; 0 in a cluster.
+    /// Number of the database. 0 in a cluster.
     pub database: u32,
     /// `None`: without TLS.
     pub tls: Option<TlsClient>,

@@ -50,7 +50,7 @@ pub struct LimitPolicies {
 pub struct Charge<'c> {
     pub caller: ChargedCaller<'c>,
     pub org: &'c str,
-    /// In requests; at least 1.
+    /// In requests. At least 1.
     pub cost: u32,
     pub limits: ChargedLimits<'c>,
 }

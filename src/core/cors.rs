@@ -7,7 +7,7 @@ use http::header::{self, HeaderName};
 
 use super::route::Pattern;
 
-/// All rules; the most specific path wins, as with routes.
+/// All rules. The most specific path wins, as with routes.
 #[derive(Clone, Debug, Default)]
 pub struct CorsRules {
     rules: Vec<CorsRule>,

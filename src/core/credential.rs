@@ -8,7 +8,7 @@ use http::HeaderName;
 pub enum CredentialSource {
     /// `Authorization: Basic`.
     Basic { form: BasicForm, prefixes: Prefixes },
-    /// `Authorization: Bearer`; the scheme is case-insensitive (RFC 9110 §11.1).
+    /// `Authorization: Bearer`. The scheme is case-insensitive (RFC 9110 §11.1).
     Bearer { prefixes: Prefixes },
     /// One cookie. The others are forwarded.
     Cookie { name: Box<str>, prefixes: Prefixes },
@@ -16,7 +16,7 @@ pub enum CredentialSource {
     Header { name: HeaderName, prefixes: Prefixes },
     /// A pair in two fields.
     Pair { id: HeaderName, secret: HeaderName },
-    /// A query parameter; its name is compared after percent-decoding.
+    /// A query parameter. Its name is compared after percent-decoding.
     Query { name: Box<str>, prefixes: Prefixes },
     /// An entry of `Sec-WebSocket-Protocol` that begins with `marker`. The rest of it is the key.
     Subprotocol { marker: Box<str> },

@@ -74,7 +74,7 @@ pub enum PairLookup<'k> {
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'r> {
     pub method: &'r Method,
-    /// Accepted by [`super::path::scan`]; without the query.
+    /// Accepted by [`super::path::scan`]. Without the query.
     pub path: &'r str,
     pub traits: Traits,
     pub presented: Presented<'r>,

@@ -1,4 +1,4 @@
-//! What a key may do. Many keys share one grant; a table interns them.
+//! What a key may do. Many keys share one grant, which a table stores once.
 
 use super::address::NetworkSet;
 use super::key::{Environment, KeyId, KeyKind, KeyStatus, OrgId, Permission};
@@ -33,7 +33,7 @@ pub struct PermissionSet {
     joined: Box<str>,
 }
 
-/// One key as a look-up returns it. Borrows from the table or the overlay; never outlives it.
+/// One key as a look-up returns it. Borrows from the table or the overlay, and never outlives it.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyView<'k> {
     pub id: KeyId,

@@ -126,7 +126,7 @@ impl FieldTable {
     }
 }
 
-/// Lower case; everything but letters and digits is `-`.
+/// Converts to lower case, and everything except letters and digits to `-`.
 const fn fold(byte: u8) -> u8 {
     match byte {
         b'a'..=b'z' | b'0'..=b'9' | b'-' => byte,

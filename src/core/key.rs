@@ -58,7 +58,7 @@ pub enum KeyKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KeyStatus {
     Active,
-    /// Refused for now; may become active again.
+    /// Refused for now. May become active again.
     Disabled,
     /// Refused permanently.
     Revoked,

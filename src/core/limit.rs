@@ -148,7 +148,7 @@ impl Limit {
         Self { burst: self.burst.min(other.burst), ..slow }
     }
 
-    /// Nanoseconds between two requests at the steady rate; at least 1.
+    /// Nanoseconds between two requests at the steady rate. At least 1.
     pub const fn interval_ns(self) -> u64 {
         let ns = self.window_ms as u64 * 1_000_000 / self.count as u64;
         if ns == 0 { 1 } else { ns }

@@ -17,7 +17,7 @@ use super::path::{self, Traits};
 pub struct Route {
     /// Position in the table, set by [`RouteTable::new`].
     pub index: usize,
-    /// Name in logs and metric labels; unique.
+    /// Name in logs and metric labels. Unique.
     pub id: Box<str>,
     pub pattern: Pattern,
     /// Empty: every method.

@@ -71,7 +71,7 @@ impl Canaries {
         }
     }
 
-    /// How many uses were not logged since the last line; `None`: this one is not logged either.
+    /// How many uses were not logged since the last line. `None`: this one is not logged either.
     fn due(&self, now_ns: u64) -> Option<u64> {
         if now_ns < self.quiet_until_ns.get() || self.noted.borrow().is_some() {
             self.unlogged.set(self.unlogged.get() + 1);

@@ -189,7 +189,7 @@ async fn drain(worker: &Rc<Worker>, grace: Duration) {
         _ = cut => {}
     }
     worker.connections.cut_all(CutReason::Drain);
-    // The tasks notice at their next poll; resets need no time.
+    // The tasks notice this at their next poll. Resets need no time.
     for _ in 0..50 {
         if worker.connections.count() == 0 {
             return;

@@ -47,7 +47,7 @@ struct TouchedSlots {
 struct StreamSlots {
     entries: Vec<StreamEntry>,
     free: Vec<usize>,
-    /// The settings that running requests were decided under, oldest first; usually one.
+    /// The settings that running requests were judged by, oldest first. Usually one.
     settings: Vec<(Arc<Settings>, usize)>,
 }
 
@@ -58,7 +58,7 @@ struct StreamEntry {
     /// The position of the settings that decided, and of the route in them.
     settings: usize,
     route: usize,
-    /// Monotonic nanoseconds; `u64::MAX`: none.
+    /// Monotonic nanoseconds. `u64::MAX`: none.
     deadline: u64,
     /// Since when bytes that were read for the client wait for it. [`NOT_OFFERED`], or [`OFFERED`]
     /// until the next sweep records the time.

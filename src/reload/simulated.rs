@@ -40,7 +40,7 @@ pub struct SimulatedSidecar {
 // === impl SimulatedKeys ===
 
 impl SimulatedKeys {
-    /// The highest serial of table and patch in force; 0: nothing is.
+    /// The highest serial of table and patch in force. 0: there is none.
     pub fn serial(&self) -> u64 {
         self.0.serial.load(Ordering::Acquire)
     }

@@ -99,7 +99,7 @@ pub struct SourceStatus {
 /// A file that was mounted alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MountedFileStatus {
-    /// The key of the configuration that names it; `config`: the configuration itself.
+    /// The key of the configuration that names it. `config`: the configuration itself.
     pub key: &'static str,
     /// The mount point, with symbolic links resolved.
     pub path: String,

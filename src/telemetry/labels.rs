@@ -90,7 +90,7 @@ pub enum Shortage {
     Address,
     /// There was a new connection while too much was in use.
     Connection,
-    /// Room had to be made.
+    /// Space had to be freed.
     Pressure,
     /// There was a new HTTP/2 stream while too much was in use.
     Stream,
@@ -141,7 +141,7 @@ pub(super) const CODES: [(u16, &str); 48] = [
     (502, "502"),
     (503, "503"),
     (504, "504"),
-    // Classes; no status is below 100.
+    // Classes. No status is below 100.
     (1, "1xx"),
     (2, "2xx"),
     (3, "3xx"),

@@ -26,9 +26,9 @@ struct LooseSegment<'p> {
 enum Splitting {
     /// At `/` as sent, then decoded.
     AsSent,
-    /// At `/` in what was decoded once.
+    /// At `/` in the text after decoding once.
     Decoded,
-    /// At `/` and `\` in what was decoded twice.
+    /// At `/` and `\` in the text after decoding twice.
     DecodedTwice,
 }
 

@@ -85,7 +85,7 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
     }
     activity.settle();
     let registered = worker.connections.register(Rc::clone(&activity));
-    // One system call more; only an outgoing PROXY header needs it.
+    // This is one more system call, which only an outgoing PROXY header needs.
     let local = if worker.shared.sends_proxy() { plain.local() } else { None };
     let address = ClientAddr { peer, local };
     let arrived = if about.needs_handshake() {
@@ -436,7 +436,7 @@ async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
     let mut closing = false;
     let end = poll_fn(|cx| {
         match activity.poll_cut(cx) {
-            // An idle connection gets GOAWAY; it then ends within a round trip.
+            // An idle connection gets GOAWAY, and then ends within a round trip.
             Poll::Ready(CutReason::Idle) if !closing => {
                 closing = true;
                 activity.cut.set(None);
@@ -462,7 +462,7 @@ async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
         unread.end();
     }
     match end {
-        // Dropping the connection drops its streams' channels; their tasks end.
+        // Dropping the connection drops its streams' channels, so their tasks end.
         ConnectionEnd::Cut(_) | ConnectionEnd::Done(Ok(())) | ConnectionEnd::Idle => {}
         ConnectionEnd::Done(Err(error)) => note_error(worker, client, &error),
     }

@@ -154,7 +154,7 @@ impl ChunkReader {
     /// piece, so that many small chunks cost no more hand-overs than a large one.
     ///
     /// # Errors
-    /// [`BadChunk`]; nothing more can be read then.
+    /// [`BadChunk`]. Nothing more can be read after it.
     pub(crate) fn read(&mut self, bytes: &mut [u8], begin: usize) -> Result<KeptBody, BadChunk> {
         let keeps_lines = self.form == ChunkForm::Chunks;
         let mut kept = begin..begin;
@@ -200,7 +200,7 @@ impl ChunkReader {
     /// complete, and then forgotten.
     ///
     /// # Errors
-    /// [`BadChunk`]; nothing more can be read then.
+    /// [`BadChunk`]. Nothing more can be read after it.
     pub(crate) fn skip(&mut self, bytes: &[u8]) -> Result<SkippedChunks, BadChunk> {
         let (mut at, before) = (0, self.trailers.len());
         while self.next_part(bytes, &mut at)?.is_some() {}

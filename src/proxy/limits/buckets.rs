@@ -35,7 +35,7 @@ impl Buckets {
         buckets
     }
 
-    /// The arrival time under this policy; zero if it was never charged.
+    /// The arrival time under this policy. Zero if it was never charged.
     #[inline]
     pub(super) fn arrival(&self, policy: PolicyId) -> u64 {
         for (known, arrival) in self.policies.iter().zip(self.arrivals) {

@@ -120,7 +120,7 @@ impl Budget {
         Self(bytes)
     }
 
-    /// In bytes; `None`: there is no budget.
+    /// In bytes. `None`: there is no budget.
     pub(crate) const fn bytes(self) -> Option<u64> {
         if self.0 == Self::NONE.0 { None } else { Some(self.0) }
     }

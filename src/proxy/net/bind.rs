@@ -41,7 +41,7 @@ pub fn bind(listener: &Listener) -> io::Result<Bound> {
 pub fn bind_tcp(address: SocketAddr, families: Families, sharing: Sharing) -> io::Result<Socket> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-    // A restart must not wait for old connections; another listener still conflicts.
+    // A restart must not wait for old connections. Another listener still conflicts.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     if families == Families::OnlyIpv6 {

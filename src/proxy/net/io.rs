@@ -52,7 +52,7 @@ pub(crate) struct Activity {
     /// HTTP/2 or a tunnel: bytes between requests are not the start of a head, and reads report the
     /// peer's end immediately.
     pub(crate) raw: Cell<bool>,
-    /// Why the connection is to end now; set from outside.
+    /// Why the connection has to end now. Set from outside.
     pub(crate) cut: Cell<Option<CutReason>>,
     waker: RefCell<Option<Waker>>,
     /// Notified when an upstream connection has gone. `None` on the client side.
@@ -412,7 +412,7 @@ impl Io {
         }
     }
 
-    /// Closes with a reset: the peer learns at once, and the kernel keeps nothing.
+    /// Closes with a reset: the peer learns it immediately, and the kernel keeps nothing.
     pub(crate) fn reset_on_drop(&self) {
         if let Plain::Tcp(tcp) = self.transport.plain() {
             // A socket that is gone already needs no reset.

@@ -53,7 +53,7 @@ const ROOM: usize = 256 * 1024;
 /// A pipe smaller than this costs more calls than it saves copies. This is what an unprivileged
 /// user gets after using up `fs.pipe-user-pages-soft`.
 const LEAST_ROOM: usize = 64 * 1024;
-/// Pipes of one worker that are in use at once.
+/// The most pipes of one worker that are in use at the same time.
 const MOST: usize = 16;
 /// The most descriptors that the pipes of one worker take.
 pub const PIPE_DESCRIPTORS: usize = 2 * MOST;

@@ -22,7 +22,7 @@ pub(crate) struct Client {
     pub(crate) activity: Rc<Activity>,
     /// The part of request bodies that is still unread. Over HTTP/2 only.
     pub(crate) unread: Option<Rc<Unread>>,
-    /// Set by a request that switched protocols; the connection task takes over from there.
+    /// Set by a request that switched protocols. The connection task takes over from there.
     pub(crate) upgraded: RefCell<Option<Box<Upgraded>>>,
     /// The head of the HTTP/1 request that hyper is reading.
     pub(crate) judged: RefCell<Option<JudgedHead>>,

@@ -1,10 +1,10 @@
-//! An answer's body as hyper takes it. Over HTTP/2 a client's windows decide how much of it stays
-//! here, and for how long: whatever does is counted, has its time, and ends with its request.
+//! An answer's body as hyper takes it. Over HTTP/2, a client's windows decide how much of it stays
+//! here, and for how long. Whatever stays is counted, has its time, and ends with its request.
 //!
-//! hyper asks for a piece, waits until the client's window has room for one byte, and hands the
-//! piece to h2. It lets go of the stream with the last piece, and then nobody could reset it any
-//! more. So each piece goes without its last byte, which follows by itself: hyper lets go when the
-//! window has room for that, and so for all before it.
+//! hyper asks for a piece, waits until the client's window has room for one byte, and passes the
+//! piece to h2. With the last piece it releases the stream, and then nobody could reset it any
+//! more. So each piece is passed on without its last byte, which follows separately: hyper releases
+//! the stream when the window has room for that byte, and so for everything before it.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -23,7 +23,7 @@ use crate::proxy::worker::Worker;
 #[derive(Debug)]
 pub(crate) struct CountedBody {
     body: ResponseBody,
-    /// `None`: HTTP/1, where one piece is written before the next is asked for, or nothing to take.
+    /// `None`: HTTP/1, where one piece is written before the next is requested, or nothing to take.
     awaited: Option<AwaitedBody>,
 }
 
@@ -43,9 +43,9 @@ struct AwaitedBody {
     worker: Rc<Worker>,
     unsent: Option<Arc<UnsentAnswers>>,
     which: StreamRef,
-    /// Of an answer that has no request in the registry: keygate's own.
+    /// For keygate's own answer, whose request is not in the registry.
     own: Option<Stream>,
-    /// The last byte of the piece before. Copied: it must not keep the memory of that piece.
+    /// The last byte of the previous piece. Copied, because it must not keep that piece's memory.
     last: Option<Bytes>,
 }
 
@@ -53,7 +53,7 @@ struct AwaitedBody {
 #[derive(Debug)]
 pub(crate) struct AnswerPiece {
     bytes: Bytes,
-    /// Whose time begins anew when some of it is taken.
+    /// The stream whose time starts again when the client takes some of it.
     awaited: Option<(Rc<Worker>, StreamRef)>,
 }
 
@@ -123,7 +123,7 @@ impl Body for CountedBody {
         !waits && self.body.is_end_stream()
     }
 
-    /// As it is before anything was asked for; hyper wants no other.
+    /// The size before anything was requested: hyper does not need any other.
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
@@ -132,7 +132,7 @@ impl Body for CountedBody {
 // === impl AwaitedBody ===
 
 impl AwaitedBody {
-    /// `None` as well if the request has to end: what waits is forwarded no more.
+    /// Also `None` if the request has to end: then the waiting byte is not forwarded.
     fn take_last(&mut self) -> Option<Bytes> {
         let last = self.last.take()?;
         self.worker.streams.end_of(self.which).is_none().then_some(last)

@@ -250,7 +250,7 @@ pub(crate) fn strip(
     }
 }
 
-/// Where credentials of ours were found; outlives the borrow of the head.
+/// Where credentials for keygate were found. Outlives the borrow of the head.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Carried {
     blank: bool,

@@ -45,7 +45,7 @@ pub(crate) enum ResponseBody {
 /// task drives both, and the request's place in the registry.
 #[derive(Debug)]
 pub(crate) struct Download {
-    /// Arrived with the head; handed on first.
+    /// Arrived with the head. Passed on first.
     pub(crate) first: Option<Bytes>,
     pub(crate) rest: RemainingBody,
     pub(crate) lease: Option<Lease>,
@@ -80,7 +80,7 @@ pub(crate) enum RemainingBody {
     /// [`Lease::poll_body`] reads it.
     Own(AnswerBody),
     Hyper(Incoming),
-    /// The whole body was read; its head does not give its length.
+    /// The whole body was read. Its head does not give its length.
     Trailers(Option<Box<HeaderMap>>),
 }
 

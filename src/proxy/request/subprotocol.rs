@@ -60,7 +60,7 @@ pub fn credential<'a>(
 // === impl Offer ===
 
 impl Offer {
-    /// Removes every entry that carries a key; the others keep their order.
+    /// Removes every entry that carries a key. The others keep their order.
     pub fn new<'a>(
         values: impl IntoIterator<Item = &'a HeaderValue>,
         markers: &[impl AsRef<str>],

@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 /// Longest header: 2 fixed bytes, 8 of length, 4 of mask.
 const MAX_HEADER: usize = 14;
-/// A control frame has at most 125 bytes of payload; 2 of them are the code.
+/// A control frame has at most 125 bytes of payload, 2 of which are the code.
 const MAX_REASON: usize = 123;
 const OPCODE_CLOSE: u8 = 0x8;
 

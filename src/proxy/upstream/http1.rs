@@ -36,7 +36,7 @@ pub(super) struct Http1 {
     /// completely, it stays here: such a connection serves no other request.
     sending: Option<Box<Sending>>,
     clock: Clock,
-    /// When it was last given back; 0: never.
+    /// When it was last given back. 0: never.
     pub(super) idle_at: u64,
     learnt: Learnt,
 }

@@ -137,7 +137,7 @@ impl Http2 {
         self.streams() < MOST_STREAMS
     }
 
-    /// Requests that hold this connection; the pool itself holds it once.
+    /// Requests that hold this connection. The pool itself also holds it once.
     pub(super) fn streams(&self) -> usize {
         Rc::strong_count(&self.shared).saturating_sub(1)
     }

@@ -23,7 +23,7 @@ use crate::proxy::worker::Worker;
 /// How the rest of an answer's body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AnswerFraming {
-    /// So many bytes.
+    /// The number of bytes still to come.
     Counted(u64),
     /// The length is unknown: each piece states its own (RFC 9112 section 7.1).
     Chunks,

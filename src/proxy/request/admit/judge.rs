@@ -20,7 +20,7 @@ use crate::telemetry::DecisionOutcome;
 
 #[expect(clippy::result_large_err, reason = "a refusal is moved once, and then is the answer")]
 impl<'s> Admission<'s> {
-    /// Looks up the key and decides; a rejection is recorded and answered here.
+    /// Looks up the key and decides. A rejection is recorded and answered here.
     #[inline]
     pub(super) fn judge(
         &self,

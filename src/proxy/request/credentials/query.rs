@@ -1,4 +1,4 @@
-//! A query parameter as a carrier; its name and value are compared after percent-decoding.
+//! A query parameter as a carrier. Its name and value are compared after percent-decoding.
 
 use std::borrow::Cow;
 

@@ -116,7 +116,7 @@ pub(super) fn strip_referer(fields: &mut Fields, name: &str, drop: impl Fn(&[u8]
     }
 }
 
-/// Address and query; `None`: not text.
+/// Address and query. `None`: it is not text.
 fn part_of(referer: &[u8]) -> Option<(&str, &str)> {
     let text = std::str::from_utf8(referer).ok()?;
     Some(text.split_once('?').unwrap_or((text, "")))
