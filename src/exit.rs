@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn every_code_is_documented_and_no_other() {
         let text = include_str!("../docs/exit-codes.md");
-        // Codes of refused tables follow; they are the table room's.
+        // Codes of refused tables follow. They belong to the table room.
         let (text, _) = text.split_once("\n## ").unwrap();
         let documented: Vec<u8> = text
             .lines()

@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn mountinfo_is_read_as_the_kernel_writes_it() {
-        // Of a container: overlay, a directory, single files with optional fields and none.
+        // From a container: overlay, a directory, single files with optional fields and without.
         let text = b"\
             22 1 0:21 / / rw,relatime master:1 - overlay overlay rw,lowerdir=/l\n\
             63 22 254:0 /srv/keys /etc/keygate/table rw - ext4 /dev/vda rw\n\
@@ -135,8 +135,8 @@ mod tests {
         }
     }
 
-    /// Nothing of this folder is a mount point, whatever mountinfo would say: the kernel knows better,
-    /// as it does of a line about a mount that another one hides.
+    /// Nothing in this folder is a mount point, whatever mountinfo says. The kernel knows better,
+    /// as it does for a line about a mount that another one hides.
     #[test]
     fn files_of_a_folder_are_no_mount_points() {
         let dir = tempfile::tempdir().unwrap();

@@ -171,7 +171,7 @@ mod tests {
         let slots: Vec<_> = (0..2000).map(|n| metrics.intern_route(&format!("r{n}"))).collect();
         assert_eq!(slots[1999], OTHER_ROUTE);
         assert!(slots.iter().all(|s| *s <= OTHER_ROUTE));
-        // A name that found a place keeps it although the table is full.
+        // A name that found a place keeps it even when the table is full.
         assert_eq!(metrics.intern_route("r5"), slots[5]);
     }
 }

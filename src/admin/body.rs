@@ -132,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    /// Ten readers of a hundred pages each, every second page empty, and a probe that comes last.
+    /// Ten readers of a hundred pages each, every second page empty, and a probe that arrives last.
     #[test]
     fn a_probe_waits_for_no_more_than_a_few_pages_of_usage() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -152,7 +152,7 @@ mod tests {
                 })
                 .collect();
             let made = Arc::clone(&made);
-            // A task, as a connection is.
+            // A task, like a connection.
             let probes = tokio::spawn(async move {
                 let mut most = 0;
                 for _ in 0..100 {
@@ -173,7 +173,7 @@ mod tests {
         assert!(most <= 3, "a probe waited for {most} pages");
     }
 
-    /// A reader that takes nothing must not keep the turn.
+    /// A reader that takes nothing must not hold the turn.
     #[test]
     fn the_turn_is_free_while_a_page_is_on_its_way() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

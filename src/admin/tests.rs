@@ -23,7 +23,7 @@ struct Running {
     drained: Arc<AtomicUsize>,
 }
 
-/// Of a gate that observes.
+/// For a gate that observes.
 fn desk() -> ObserveDesk {
     let text = format!(
         "{MINIMAL}\n[[credentials]]\nsource = \"bearer\"\n[[routes]]\nid = \"all\"\npath = \"/*\"\n\
@@ -143,7 +143,7 @@ fn metrics_and_status_are_served() {
     running.admin.stop();
 }
 
-/// Ten connections with a hundred pages each, and a probe that comes last.
+/// Ten connections with a hundred pages each, and a probe that arrives last.
 #[test]
 fn a_probe_waits_for_no_more_than_a_few_pages() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -222,7 +222,7 @@ fn drain_from_elsewhere_is_refused() {
         let answer = page_of(&state, from(peer), &request);
         assert_eq!(answer.status(), 403, "{peer}");
     }
-    // On this host, under a name that is not its own: a page in a browser, by DNS rebinding.
+    // From this host, under a name that is not its own: a page in a browser, through DNS rebinding.
     let rebound = http::Request::post("/drain").header("host", "evil.example").body(()).unwrap();
     assert_eq!(page_of(&state, from("127.0.0.1:1"), &rebound).status(), 421);
     assert!(!running.readiness.is_draining());
@@ -236,7 +236,7 @@ fn a_silent_client_is_dropped() {
     stream.set_read_timeout(Some(HEADER * 3)).unwrap();
     stream.write_all(b"GET /livez HTTP/1.1\r\n").unwrap();
     let mut answer = Vec::new();
-    // Ends by the listener's time-out, not by ours.
+    // The listener's time-out ends it, not ours.
     assert!(stream.read_to_end(&mut answer).is_ok());
     running.admin.stop();
 }
@@ -380,7 +380,7 @@ fn status_beyond_this_host_needs_the_token() {
         (&without, near, None, "localhost", 200),
         (&without, near, None, "evil.example", 421),
     ] {
-        // Here nothing is counted, and who may not ask does not learn that.
+        // Nothing is counted here, and a caller who may not ask does not learn that.
         for (path, found) in [("/status", 200), ("/usage", 404)] {
             let answer = page_of(state, from(peer), &request(path, token, host));
             let want = if want == 200 { found } else { want };
@@ -388,7 +388,7 @@ fn status_beyond_this_host_needs_the_token() {
             assert_eq!(answer.headers().contains_key("www-authenticate"), want == 401);
         }
     }
-    // Metrics ask for nothing, and judge a token that is shown and that they would need.
+    // Metrics need no token. A token that is shown is judged, because they would need it.
     let other = Some("0123456789abcdef-other");
     for (state, peer, token, want) in [
         (&with, far, None, 200),

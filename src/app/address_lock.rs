@@ -104,7 +104,7 @@ mod tests {
         drop(two);
         let billing = take("billing").unwrap();
         assert!(take("orders-api").is_err());
-        // Another address is another matter.
+        // Another address is independent.
         AddressLock::take(&state, "127.0.0.1:8081".parse().unwrap(), "orders-api").unwrap();
         drop(billing);
     }

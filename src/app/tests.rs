@@ -1,5 +1,6 @@
-//! A whole worker in one thread, over socket pairs: what no test from outside can show, because there it
-//! would hang on the machine's load. Nothing here waits for time: turns of the scheduler are counted.
+//! A whole worker in one thread, over socket pairs: what no test from outside can show, because
+//! there it would depend on the machine's load. Nothing here waits for time: turns of the scheduler
+//! are counted.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -41,8 +42,8 @@ const STAYS: &str = "wa_secret_that_stays";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
 
-/// Turns after which nothing moves any more, whatever the test has done. A turn looks at every socket
-/// and runs every task that was woken.
+/// After this many turns nothing moves any more, whatever the test has done. A turn checks every
+/// socket and runs every task that was woken.
 const TURNS: usize = 32;
 
 struct Bench {
@@ -52,7 +53,7 @@ struct Bench {
     _folder: tempfile::TempDir,
 }
 
-/// Keys of table `serial`: one that goes with table 2, one that stays.
+/// Keys of table `serial`: one that disappears with table 2, one that stays.
 fn keys(serial: u64) -> KeySet {
     let key =
         |n, secret: &str| KeySpec { digest: Digest::of(secret.as_bytes()), ..testkit::spec(n) };
@@ -80,7 +81,7 @@ async fn turns() {
     }
 }
 
-/// What is there to be read; whether the peer has closed or reset.
+/// The bytes that can be read, and whether the peer has closed or reset the connection.
 fn drained(stream: &UnixStream) -> (Vec<u8>, bool) {
     let mut all = Vec::new();
     let mut buffer = [0; 65536];
@@ -124,7 +125,7 @@ impl Bench {
         Self::run_with("", test);
     }
 
-    /// With more of a configuration.
+    /// The same with an addition to the configuration.
     fn run_with<F: Future<Output = ()>>(more: &str, test: impl FnOnce(Rc<Self>) -> F) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -144,7 +145,7 @@ impl Bench {
             };
             let service = Service::new(config, snapshot, 1_767_225_600);
             let bench = Rc::new(Self { service, upstream, socket, _folder: folder });
-            // Bounds a test that waits for what never comes.
+            // Limits a test that waits for something that never happens.
             let limit = std::time::Duration::from_secs(20);
             tokio::time::timeout(limit, test(bench)).await.expect("an end in time");
         });
@@ -163,7 +164,7 @@ impl Bench {
         sender
     }
 
-    /// The upstream's side of the next request that comes over a new connection, its head read.
+    /// The upstream's side of the next request that arrives over a new connection, its head read.
     async fn accept(&self) -> UnixStream {
         self.accept_head().await.0
     }
@@ -192,8 +193,8 @@ impl Bench {
     }
 }
 
-/// Panics where keygate says that it cannot reach the upstream: a fault in the middle of a request,
-/// without a door for it in the program.
+/// Panics where keygate logs that it cannot reach the upstream: a fault in the middle of a request
+/// that needs no hook in the program.
 struct Trap;
 
 impl tracing::Subscriber for Trap {
@@ -229,7 +230,7 @@ fn a_panic_ends_its_request_only() {
         let mut second = bench.accept().await;
         std::fs::remove_file(&bench.socket).unwrap();
         let trap = tracing::subscriber::set_default(Trap);
-        // Over HTTP/1 the request's connection is closed, over HTTP/2 its stream is reset.
+        // Over HTTP/1 the request's connection is closed. Over HTTP/2 its stream is reset.
         let mut broken = bench.connect();
         broken.write_all(&head("GET", "/x", STAYS)).await.unwrap();
         let mut seen = Vec::new();
@@ -238,7 +239,7 @@ fn a_panic_ends_its_request_only() {
         let error = h2.send_request(request("/x", STAYS)).await.unwrap_err();
         assert!(!error.is_closed(), "{error:?}");
         drop(trap);
-        // What ran beside them is answered.
+        // The requests that ran in parallel are answered.
         first.write_all(OK).await.unwrap();
         second.write_all(OK).await.unwrap();
         let mut answer = vec![0; 15];
@@ -247,7 +248,7 @@ fn a_panic_ends_its_request_only() {
         let answer = running.await.unwrap().unwrap();
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "ok");
-        // The worker, the connection of the reset stream and the upstream's places are well.
+        // The worker, the connection of the reset stream and the upstream's places still work.
         let unknown = h2.send_request(request("/x", "wa_nobody")).await.unwrap();
         assert_eq!(unknown.status(), 401);
         drop((first, second));
@@ -267,14 +268,15 @@ fn a_panic_ends_its_request_only() {
     });
 }
 
-/// The swap itself wakes what ends streams: no timer runs here, and the clock stands still. What was
-/// ready to be read at the moment of the swap, on either side, is not passed on.
+/// The swap itself wakes the code that ends streams: no timer runs here, and the clock stands
+/// still. Bytes that were ready to be read at the moment of the swap, on either side, are not
+/// passed on.
 #[test]
 fn a_swap_ends_its_streams_at_once() {
     Bench::run(async |bench| {
         bench.service.watch_snapshots();
         turns().await;
-        // Read by their clients: one whose key goes, one whose key stays.
+        // Read by their clients: one whose key is removed, one whose key stays.
         let goes = bench.connect();
         goes.writable().await.unwrap();
         goes.try_write(&head("GET", "/events", GOES)).unwrap();
@@ -297,7 +299,7 @@ fn a_swap_ends_its_streams_at_once() {
         upload.try_write(&head("POST", "/upload", GOES)).unwrap();
         let to_upload = bench.accept().await;
         upload.try_write(b"5\r\nfirst\r\n").unwrap();
-        // A stream whose client asks for no more of it.
+        // A stream whose client requests no more of it.
         let mut h2 = bench.connect_http2().await;
         let asked = tokio::task::spawn_local(h2.send_request(request("/flood", GOES)));
         let from_h2 = bench.accept().await;
@@ -326,7 +328,7 @@ fn a_swap_ends_its_streams_at_once() {
         let error = held.into_body().collect().await.unwrap_err();
         assert!(!error.is_closed(), "the stream is reset, not its connection: {error:?}");
         bench.shows("keygate_streams_ended_total{reason=\"revoked\"} 4");
-        // What is on its way to the one that does not read ends with a reset, or not at all.
+        // What is on its way to the client that does not read ends with a reset, or not at all.
         let (flood, over) = drained(&lazy);
         assert!(over && !flood.ends_with(b"0\r\n\r\n"));
         // The other key notices nothing.
@@ -337,7 +339,7 @@ fn a_swap_ends_its_streams_at_once() {
     });
 }
 
-/// `until` needs no reload, no thread and no new connection, and what runs goes on.
+/// `until` needs no reload, no thread and no new connection, and running requests continue.
 #[test]
 fn observing_ends_by_itself_in_the_middle_of_traffic() {
     const CLOSES: &[u8] =
@@ -375,7 +377,7 @@ fn observing_ends_by_itself_in_the_middle_of_traffic() {
         let (answer, _) = drained(&client);
         let text = String::from_utf8_lossy(&answer).into_owned();
         assert!(text.starts_with("HTTP/1.1 401") && text.contains("invalid_key"), "{text}");
-        // A good key is admitted, and reaches the service that checks it still.
+        // A good key is admitted, and reaches the service, which still checks it.
         client.write_all(&head("GET", "/a", STAYS)).await.unwrap();
         let (mut upstream, head) = bench.accept_head().await;
         assert!(
@@ -391,7 +393,7 @@ fn observing_ends_by_itself_in_the_middle_of_traffic() {
     });
 }
 
-/// A fault of keygate's own is nothing that a caller who is only observed may feel.
+/// A caller who is only observed must not notice a fault in keygate.
 #[test]
 fn what_cannot_be_signed_refuses_nobody_who_is_observed() {
     for passage in ["forward", "strip"] {

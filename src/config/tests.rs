@@ -21,7 +21,7 @@ use crate::core::route::Access;
 /// RFC 8032 §7.1, test 1.
 const KEY: &str = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
 
-/// A machine that has what a test gives it.
+/// A machine with the files and variables that a test gives it.
 #[derive(Default)]
 struct Machine {
     variables: HashMap<String, String>,
@@ -116,7 +116,7 @@ fn a_small_configuration_is_enough() {
         config.settings.fields.classify(b"X-Org-Id"),
         crate::core::headers::FieldClass::Identity
     );
-    // No state file: said, not refused.
+    // No state file: reported, not refused.
     assert_eq!(config.warnings.len(), 1);
     assert_eq!(config.warnings[0].key, "table.state_file");
 }
@@ -317,8 +317,8 @@ format = "text"
 success_every = 100
 "#;
 
-/// Every file that is read again is one whose mount is looked at; `table.path` and `table.patch` are URLs
-/// in the one, files in the other.
+/// Every file that is read again is one whose mount is checked. `table.path` and `table.patch` are
+/// URLs in one configuration and files in the other.
 #[test]
 fn watched_files_are_named_with_their_keys() {
     let keys = |text: &str| {
@@ -398,7 +398,7 @@ fn a_restart_is_asked_for_by_key() {
     );
 }
 
-/// One row per way to be wrong: what is put in for what, and the message that names it.
+/// One row per way to be wrong: what is replaced by what, and the message that names it.
 #[test]
 fn what_is_refused() {
     let cases = [
@@ -542,7 +542,7 @@ fn files_that_cannot_be_read() {
     assert!(error.to_string().starts_with("configuration /nowhere.toml cannot be read"));
 }
 
-/// Behind Google's front ends, connections have to outlive theirs; behind others nothing is known.
+/// Behind Google's front ends, connections have to outlive theirs. Behind others nothing is known.
 #[test]
 fn idle_behind_a_balancer() {
     let warned = |networks: &str, idle: &str| {

@@ -476,7 +476,7 @@ mod tests {
             let mut changed = secret.expose().to_vec();
             let at = at.index(changed.len());
             changed[at] = changed[at].wrapping_add(by);
-            // CRC-32 shows every change within 32 bits, as far as its symbols hold all of it.
+            // CRC-32 detects every change within 32 bits, as far as its symbols hold all of it.
             let whole = (form.alphabet.symbols().len() as u64).pow(form.checksum.into()) > 1 << 32;
             if form.checksum > 0 && whole {
                 prop_assert!(!form.conforms(&changed));

@@ -504,7 +504,7 @@ mod tests {
     }
 
     proptest! {
-        /// governor implements the same algorithm on its own; the verdicts must agree.
+        /// governor implements the same algorithm independently. The verdicts must agree.
         #[test]
         fn agrees_with_governor(
             count in 1u32..50,

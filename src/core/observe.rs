@@ -349,7 +349,7 @@ mod tests {
         }
     }
 
-    /// Doubt ends where anybody is enforced.
+    /// Doubt ends where any candidate is enforced.
     #[test]
     fn one_caller_in_the_share_is_enough() {
         let (inside, outside) = (key(HELD[0]), key(0));
@@ -375,7 +375,7 @@ mod tests {
         }
     }
 
-    /// Only then is a credential that is not certain looked up.
+    /// Only then is an uncertain credential looked up.
     #[test]
     fn a_share_between_none_and_all_depends_on_the_caller() {
         let now = |secs: u64| Now { unix_ms: secs * 1000, mono_ns: 0 };
@@ -421,6 +421,7 @@ mod tests {
         assert_eq!(held, HELD);
     }
 
-    /// Of `key_0` to `key_59` at 10 %. Another hash would move callers in the middle of a roll-out.
+    /// The members of `key_0` to `key_59` at 10 %. Another hash would move callers in the middle of
+    /// a roll-out.
     const HELD: [u32; 4] = [4, 23, 27, 48];
 }

@@ -287,7 +287,7 @@ mod tests {
 
     proptest! {
         /// However a server decodes an accepted strict path, once or not at all, and however it
-        /// merges and resolves, it ends at the same segments.
+        /// merges and resolves, it ends up with the same segments.
         #[test]
         fn accepted_paths_mean_one_thing(path in "/[a-c./%;2eEfF5cC\\\\]{0,24}") {
             let strict = Traits::default();

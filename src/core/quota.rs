@@ -225,7 +225,7 @@ mod tests {
             let month = QuotaPeriod::Month.span(now.unix_ms);
             assert_eq!(month.end_ms(), at(month_ends).unix_ms, "{text}");
         }
-        // Every day of two centuries is in the month that ends behind it.
+        // Every day of two centuries is in the month that ends after it.
         for day in 0..73_000_u64 {
             let span = QuotaPeriod::Month.span(day * DAY_MS);
             assert!(span.end_ms() > day * DAY_MS && span.end_ms() <= (day + 31) * DAY_MS, "{day}");
@@ -249,7 +249,7 @@ mod tests {
         let next = at("2026-12-01T00:00:00Z");
         assert!(!is_spent(state, next));
         assert_eq!(quota_step(limit, period, 2, state, next).unwrap().spent.remaining, 1);
-        // More than all of it takes all of it.
+        // A cost above the whole quota takes all of it.
         assert_eq!(quota_step(limit, period, 9, 0, next).unwrap().spent.remaining, 0);
     }
 
@@ -259,7 +259,7 @@ mod tests {
         let (today, yesterday) = (at("2026-11-30T00:00:01Z"), at("2026-11-29T23:59:59Z"));
         let state = quota_step(limit, period, 2, 0, today).unwrap().arrival;
         assert!(quota_step(limit, period, 1, state, yesterday).is_err());
-        // What was counted for another period, or by another kind of limit, says nothing here.
+        // A count for another period, or a state of another kind of limit, means nothing here.
         assert!(quota_step(limit, QuotaPeriod::Month, 1, state, today).is_ok());
         assert!(quota_step(limit, period, 1, 10_000_000_000, today).is_ok());
     }

@@ -61,7 +61,8 @@ fn named(found: &Exposure) -> Vec<&str> {
     found.sockets.iter().map(|s| s.split(" (").next().unwrap()).collect()
 }
 
-/// A directory like those below `/run`; `None` where others do not get into the system's one.
+/// A directory like those below `/run`. `None` if others cannot enter the system's temporary
+/// directory.
 fn open_dir() -> Option<tempfile::TempDir> {
     let dir = tempfile::tempdir().unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
@@ -84,9 +85,9 @@ fn a_socket_file_is_open_where_others_may_write() {
         (0o755, 0o660, &[]),
         (0o755, 0o666, &[path_text]),
         (0o755, 0o777, &[path_text]),
-        // Nobody else gets there.
+        // Nobody else can get there.
         (0o750, 0o777, &[]),
-        // Others put a socket of their own in its place.
+        // Others can replace the socket by their own.
         (0o777, 0o600, &[inner_text]),
         (0o1777, 0o600, &[]),
         (0o1777, 0o666, &[path_text]),
@@ -104,7 +105,7 @@ fn a_socket_file_is_open_where_others_may_write() {
     chmod(dir.path(), 0o777);
     assert_eq!(named(&socket_file::look(&path)), [dir.path().to_str().unwrap()]);
     chmod(dir.path(), 0o755);
-    // By a symbolic link, in a directory of its own.
+    // Through a symbolic link, in a separate directory.
     let links = dir.path().join("links");
     fs::create_dir(&links).unwrap();
     let link = links.join("app.sock");
@@ -124,7 +125,7 @@ fn a_socket_that_is_missing_can_be_made_by_others() {
     assert_eq!(named(&socket_file::look(&path)), [dir.path().to_str().unwrap()]);
 }
 
-/// Every link of a chain lies in a directory of its own, and what a directory on the way is.
+/// Every link of a chain is in a separate directory, and a directory on the way is a link too.
 #[test]
 fn a_chain_of_links_is_open_where_one_of_them_can_be_replaced() {
     let Some(dir) = open_dir() else { return };
@@ -135,7 +136,7 @@ fn a_chain_of_links_is_open_where_one_of_them_can_be_replaced() {
     });
     let _service = UnixListener::bind(real.join("app.sock")).unwrap();
     chmod(&real.join("app.sock"), 0o660);
-    // By an absolute path, by a relative one, and by a directory that is a link itself.
+    // Through an absolute path, a relative one, and a directory that is itself a link.
     symlink(real.join("app.sock"), middle.join("to-socket")).unwrap();
     symlink("../middle/to-socket", links.join("relative")).unwrap();
     symlink("../middle", links.join("directory")).unwrap();
@@ -151,7 +152,7 @@ fn a_chain_of_links_is_open_where_one_of_them_can_be_replaced() {
     assert_eq!(socket_file::look(&links.join("circle")).state, ExposureState::Unknown);
 }
 
-/// Needs the right to give files away: elsewhere it tests nothing.
+/// Needs the right to change the owner of files. Elsewhere it tests nothing.
 #[test]
 fn a_directory_of_a_third_user_or_group_is_open() {
     let Some(dir) = open_dir() else { return };
@@ -168,7 +169,7 @@ fn a_directory_of_a_third_user_or_group_is_open() {
     assert_eq!(look().sockets, [format!("{} (owner 54321)", inner.display())]);
     chmod(&inner, 0o1755);
     assert_eq!(look().state, ExposureState::Exposed, "whose own directory is sticky");
-    // The service's own directory, and one that no stranger gets to.
+    // The service's own directory, and one that no stranger can get to.
     chown(&path, user, None).unwrap();
     assert_eq!(look(), Exposure::closed());
     chown(&path, Some(0), None).unwrap();
@@ -188,7 +189,7 @@ fn a_directory_of_a_third_user_or_group_is_open() {
     assert_eq!(look().sockets, [format!("{} (mode 0660, group 54322)", path.display())]);
     chmod(&path, 0o640);
     assert_eq!(look(), Exposure::closed());
-    // A group of the service's user alone.
+    // A group that only the service's user is in.
     chmod(&path, 0o660);
     chown(&path, group, group).unwrap();
     assert_eq!(look(), Exposure::closed());

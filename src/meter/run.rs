@@ -217,7 +217,7 @@ mod tests {
         let (end, ended) = channel::<()>();
         let (reporter, told) = channel::<()>();
         let (free, freed) = channel::<()>();
-        // One that is told, and whose disk never answers.
+        // One that is stopped, and whose disk never answers.
         let hung = std::thread::spawn(move || {
             let told = told.recv().is_err();
             let _ = freed.recv();

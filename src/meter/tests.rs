@@ -46,7 +46,7 @@ impl Bench {
         Self { store, book, clock }
     }
 
-    /// As the reload thread does it.
+    /// As the reload thread does.
     fn swap(&self, keys: Arc<KeySet>) {
         let before = self.store.load();
         let (settings, old) = (Arc::clone(&before.settings), before.keys.clone());
@@ -59,7 +59,7 @@ impl Bench {
         count(&self.store, &self.clock, digest);
     }
 
-    /// What a reader of the record gets.
+    /// What a reader of the record sees.
     fn record(&self, since: u32) -> UsageMerge {
         let mut pages = UsePages::new(&self.book, since);
         let (mut merge, mut place, mut more) = (UsageMerge::default(), None, true);
@@ -91,7 +91,7 @@ fn set(serial: u64, specs: &[KeySpec]) -> KeySet {
     KeySet::new(Arc::new(table(serial, specs)), None, &[], None)
 }
 
-/// One admitted request, the guard held as a request holds it.
+/// One admitted request. The guard is held as a request holds it.
 fn count(store: &Store, clock: &Clock, digest: &Digest) -> bool {
     let snapshot = store.load();
     let view = snapshot.keys.as_ref().and_then(|keys| keys.single(digest));
@@ -109,8 +109,8 @@ fn a_million_keys_are_exact_over_a_hundred_swaps() {
     exact_over_swaps(1_000_000, 100);
 }
 
-/// Some of `keys` keys are away in every other table, no more than the book remembers; patches replace
-/// and remove some.
+/// Some of `keys` keys are missing in every other table, no more than the book remembers. Patches
+/// replace and remove some.
 fn exact_over_swaps(keys: u32, swaps: u64) {
     let all: Vec<KeySpec> = (0..keys).map(spec).collect();
     let stays = |n: usize| !n.is_multiple_of(7) || n / 7 >= MOST_FORMER;
@@ -192,7 +192,7 @@ fn exact_over_swaps(keys: u32, swaps: u64) {
     }
 }
 
-/// Every used key leaves a trace: what is true of the uses must not depend on room for those.
+/// Every used key leaves a trace. Correct uses must not depend on space for traces.
 #[test]
 fn forgotten_traces_are_no_forgotten_uses() {
     let bench = Bench::new(set(1, &[spec(1)]));
@@ -235,7 +235,7 @@ fn a_secret_that_another_key_has_now_brings_no_counts_along() {
     bench.count(&other.digest);
     bench.count(&other.digest);
     assert_eq!((bench.admitted(spec(1).id), bench.admitted(spec(2).id)), (1, 2));
-    // And when the first one comes back, its count goes on.
+    // And when the first one returns, its count continues.
     bench.swap(counted(set(3, &[spec(1)])));
     bench.book.settle();
     bench.count(&spec(1).digest);
@@ -303,8 +303,8 @@ fn a_record_since_a_minute_has_what_was_used_or_refused_since() {
     assert!(keys(begin + 6).is_empty());
 }
 
-/// A worker counts at the end of a minute, and others see it when a record of the next minute is
-/// made already. The record after that one has to have it.
+/// A worker counts at the end of a minute, and others see it when a record of the next minute
+/// already exists. The record after that one has to include it.
 #[test]
 fn nothing_that_is_counted_late_is_missing_from_the_records_of_changes() {
     for seconds_late in [0, 1, 30, 61, 600] {
@@ -325,7 +325,8 @@ fn nothing_that_is_counted_late_is_missing_from_the_records_of_changes() {
         let since = UsePages::new(&bench.book, 0).next_since();
         let missed = bench.record(0);
         assert_eq!(missed.keys().count(), 0, "nobody has seen anything yet");
-        // The request itself is counted within a minute, refusals are handed on whenever there is time.
+        // The request itself is counted within a minute. Refusals are passed on whenever there is
+        // time.
         view(3).uses.unwrap().count(judged);
         let network = ClientNetwork::of(client("192.0.2.1"));
         bench.book.traces().used_from(spec(4).id, network, judged);
@@ -363,8 +364,8 @@ fn what_a_refusal_has_seen_of_a_key_is_not_counted_twice() {
     assert_eq!(bench.admitted(spec(1).id), 5);
 }
 
-/// For two days other keys are busy every few hours, tables come and go, and the configuration
-/// allows more and fewer series.
+/// For two days, other keys are busy every few hours, tables are replaced, and the configuration
+/// allows more and then fewer series.
 #[test]
 fn no_series_falls_and_together_they_are_all_requests() {
     const KEYS: u32 = 60;
@@ -373,7 +374,7 @@ fn no_series_falls_and_together_they_are_all_requests() {
     let mut book = super::series::UseSeriesBook::default();
     let (mut random, mut sent, mut serial) = (7_u64, 0_u64, 1);
     let mut before: HashMap<String, u64> = HashMap::new();
-    // What every series has grown by, ended ones and the others together included.
+    // How much every series has grown, including ended ones and the combined series of the others.
     let (mut grown, mut ended, mut most) = (0, 0, 0);
     for minute in 0..48 * 60_u32 {
         let top = [5, 5, 8, 3][minute as usize / 700 % 4];
@@ -415,7 +416,7 @@ fn no_series_falls_and_together_they_are_all_requests() {
         bench.clock.advance(std::time::Duration::from_secs(60));
     }
     assert!(most == 8 && ended > 4, "{ended} series have ended, at most {most} ran");
-    // Whoever was idle for a day gives the place back.
+    // A key that was idle for a day loses its place.
     bench.clock.advance(std::time::Duration::from_secs(25 * 3600));
     book.walk(&bench.book, 8, 2);
     assert!(book.shown().keys.is_empty() && book.shown().orgs.is_empty());
@@ -426,7 +427,7 @@ fn no_series_falls_and_together_they_are_all_requests() {
     assert_eq!((book.shown().other_keys, book.shown().other_orgs), (None, None));
 }
 
-/// The last record is handed on, and whatever else still runs is not waited for.
+/// The last record is passed on. Nobody waits for anything else that still runs.
 #[test]
 fn a_walk_over_many_keys_does_not_hold_up_the_end() {
     static WALKS: std::sync::Mutex<()> = std::sync::Mutex::new(());

@@ -332,7 +332,8 @@ mod tests {
         assert_eq!(store.rows.len(), ordered);
     }
 
-    /// Who can fill the book with heads that keygate refuses must not hide anybody who would break.
+    /// A stranger who can fill the book with heads that keygate refuses must not hide callers who
+    /// would break.
     #[test]
     fn refused_rows_leave_before_those_who_would_break() {
         let book = ObserveBook::default();

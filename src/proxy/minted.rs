@@ -81,7 +81,7 @@ mod tests {
         let known = minted.snapshot.borrow().as_ptr();
         assert_eq!(known, Arc::as_ptr(&first));
         minted.follow(&first);
-        // Its memory would be free for the next one, were it not kept from being given away.
+        // Its memory would be free for the next one if it were not kept.
         drop(first);
         for _ in 0..100 {
             let next = snapshot();

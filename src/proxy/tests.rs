@@ -141,7 +141,7 @@ fn through(request: Request<()>, settings: &Settings) -> Result<Request<()>, Rea
     sent(request, settings).map(|mut request| read_back(request.begin().unwrap().bytes))
 }
 
-/// The request that these bytes are.
+/// The request that these bytes represent.
 fn read_back(bytes: &[u8]) -> Request<()> {
     let mut fields = [httparse::EMPTY_HEADER; 64];
     let mut head = httparse::Request::new(&mut fields);
@@ -313,13 +313,13 @@ fn a_passed_request_keeps_what_is_not_ours() {
     assert_eq!(sent.headers()["authorization"], "Bearer user-token");
     assert!(!sent.headers().contains_key("x-key-id"));
     assert_eq!(sent.headers()["x-anonymous"], "true");
-    // Ours never gets through, wanted or not.
+    // Our own never gets through, wanted or not.
     let ours = format!("/open/a?b=1&api_key={SECRET}");
     let sent = through(get(&ours, &[]), &settings()).unwrap();
     assert_eq!(sent.uri(), "/open/a?b=1");
 }
 
-/// Ours but written wrongly: refused, and never passed on as a stranger's (found by attack).
+/// For keygate but written wrongly: refused, and never passed on as a stranger's (found by attack).
 #[test]
 fn what_is_ours_does_not_pass_for_being_wrong() {
     use base64::Engine as _;
@@ -351,7 +351,7 @@ fn what_is_ours_does_not_pass_for_being_wrong() {
     let fields = [("authorization", &*encoded(&format!("{SECRET}:")))];
     let sent = through(get("/both/a", &fields), &self::settings());
     assert_eq!(sent.err(), Some(Reason::Malformed));
-    // On a public route nothing is judged, and nothing of ours travels on.
+    // On a public route nothing is judged, and no credential for keygate is forwarded.
     let open = get("/open/a", &[("authorization", &basic[0].1)]);
     assert!(!through(open, &settings).unwrap().headers().contains_key("authorization"));
     let hidden = "/both/a?x=1;api_key=wa_q";
@@ -398,7 +398,7 @@ fn both_shapes_of_a_request_say_the_same() {
     assert_eq!(ours, hypers);
 }
 
-/// What holds a client's bytes can be printed, and says none of them.
+/// A type that holds a client's bytes can be printed, and shows none of them.
 #[test]
 fn nothing_that_holds_a_clients_bytes_prints_them() {
     let settings = settings();
@@ -423,7 +423,7 @@ fn nothing_that_holds_a_clients_bytes_prints_them() {
     assert!(!shown.contains("118, 105, 115"), "{shown}");
 }
 
-/// [`OneKey`] with a memory of its uses.
+/// [`OneKey`] with a record of its uses.
 struct UsedKey(OneKey, crate::core::UseCell);
 
 impl KeyLookup for UsedKey {
@@ -460,7 +460,7 @@ impl KeyLookup for UsedKey {
     }
 }
 
-/// A stream that has been open for days is no less a use than a request of today.
+/// A stream that has been open for days is as much a use as a request of today.
 #[test]
 fn a_running_request_is_a_use_in_every_minute() {
     use super::streams::Streams;
@@ -485,7 +485,7 @@ fn a_running_request_is_a_use_in_every_minute() {
     };
     keys.1.count(at(minute));
     let streams = std::rc::Rc::new(Streams::default());
-    // More than are looked at in one go, so that the last one's turn comes later.
+    // More than are looked at in one go, so that the last one has its turn later.
     let waiting: Vec<_> = (0..5000).map(|_| streams.register(None, &settings, 0)).collect();
     let stream = streams.register(Some(admitted.ticket(client, &settings.policy)), &settings, 0);
     let last = |now: u64| {

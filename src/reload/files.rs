@@ -160,7 +160,7 @@ mod tests {
         names
     }
 
-    /// Whoever places a file does not close the one before: that waits for the disk.
+    /// Placing a file does not close the previous one, which would wait for the disk.
     #[test]
     fn what_was_replaced_is_open_until_it_is_forced() {
         use std::os::unix::fs::MetadataExt as _;

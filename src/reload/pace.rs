@@ -252,11 +252,11 @@ mod tests {
         for end in [New, Nothing, Known, New, Nothing] {
             assert_eq!(pace.after(end, Silent, QUICK, POLL), After(POLL), "{end:?}");
         }
-        // It held once, and then no more.
+        // It held once, and then never again.
         assert_eq!(pace.after(Nothing, Silent, LONG, POLL), AtOnce);
         assert_eq!(pace.after(Nothing, Silent, QUICK, POLL), After(POLL));
         assert_eq!(pace.after(New, Silent, QUICK, POLL), After(POLL));
-        // Nobody asked it to hold: it is slow.
+        // It was not asked to hold: it is slow.
         for end in [New, Nothing, Known] {
             assert_eq!(pace.after(end, NotAsked, LONG, POLL), After(POLL), "{end:?}");
         }
@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(back_off(Duration::ZERO, 1, None), MIN_PAUSE * 2);
         let hour = Duration::from_secs(3600);
         assert_eq!(back_off(hour, 5, None), hour, "never asks more often than when all is well");
-        // Whoever stands between a server and many others does not rest for as long.
+        // A client between a server and many others does not rest for as long.
         let mut pace = Pace::waiting().at_most(POLL * 3);
         for _ in 0..99 {
             pace.after(failed, Silent, QUICK, POLL);
@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(pace.after(away, NotAsked, QUICK, POLL), Within(MAX_AWAY), "and for ever");
         assert_eq!(pace.after(Nothing, Claimed, LONG, POLL), AtOnce);
         assert_eq!(pace.after(away, NotAsked, QUICK, POLL), Within(SECOND), "from the beginning");
-        // Who polls goes on polling.
+        // A poller continues to poll.
         let mut pace = Pace::polling();
         assert_eq!(pace.after(away, NotAsked, QUICK, SECOND * 3), After(SECOND * 3));
         for _ in 0..9 {
@@ -363,15 +363,15 @@ mod tests {
         assert!(shares.iter().any(|share| *share != shares[0]));
     }
 
-    /// Of 10,000 who lose their server in one moment, by a clock and a die of the test's: nobody is
-    /// away for more than 10 s after it is back, however long it was gone, and at no time do they
-    /// come in a herd.
+    /// Of 10,000 that lose their server at the same moment, by the test's clock and dice: none is
+    /// away for more than 10 s after it has returned, however long it was gone, and at no time do
+    /// they arrive as a herd.
     #[test]
     fn a_fleet_comes_back_soon_and_not_at_once() {
         const FLEET: usize = 10_000;
         let mut die = 1u64;
         let mut share = || {
-            // Knuth's MMIX generator: the same each run.
+            // Knuth's MMIX generator: the same in each run.
             die =
                 die.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (die >> 33) as f64 / f64::from(1u32 << 31)
@@ -393,11 +393,11 @@ mod tests {
             }
             let last = back.iter().max().unwrap();
             assert!(*last <= MAX_AWAY, "{last:?} after {outage:?}");
-            // The first pause is a second at most: a tenth of them in each tenth of it, and some of
-            // those who were early come again.
+            // The first pause is at most a second: a tenth of them in each tenth of it, and some of
+            // the early ones again.
             let herd = load.iter().max().unwrap();
             assert!(*herd < FLEET / 5, "{herd} within 100 ms, {outage:?}");
-            // From the fifth on it is 10 s: 5 s on average.
+            // From the fifth pause on it is 10 s: 5 s on average.
             let late = load.iter().skip(300).take(300).max().unwrap_or(&0);
             assert!(*late < FLEET / 25, "{late} within 100 ms, {outage:?}");
         }

@@ -327,7 +327,7 @@ mod tests {
         assert!(old.place(&ledger(3, 6)).is_some());
         assert_eq!(serials(&path), (5, 6));
         assert!(old.place(&ledger(3, 6)).is_none(), "nothing changed");
-        // Its own word may be taken back; that of the other only on purpose.
+        // It may lower its own serials, but those of the other process only on purpose.
         assert!(new.place(&ledger(5, 2)).is_none());
         new.begin_anew();
         assert!(new.place(&ledger(1, 1)).is_some());

@@ -20,7 +20,7 @@ use crate::table::testkit::{Signer, issue, sealed, spec, table_file};
 use crate::table::write::{PatchDraft, RemovalOf};
 use crate::table::{Bounds, Issue, Table};
 
-/// Long enough for a loaded machine; nothing waits for it when all is well.
+/// Long enough for a loaded machine. Nothing waits this long when all is well.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A folder with a configuration, a place for a table and one for a patch.
@@ -53,7 +53,7 @@ impl Folder {
     }
 
     /// Writes the configuration: table, patch and state in the folder, polled so seldom that only
-    /// the watch can be quick. `more` goes into `[table]`, and replaces what it names.
+    /// the watch can be fast. `more` goes into `[table]`, and replaces what it names.
     fn configure(&self, more: &str) {
         let defaults = [
             ("path", "\"t.kgt\"".to_owned()),
@@ -219,7 +219,7 @@ impl Drop for Running {
     }
 }
 
-/// A series that is not there yet is no number: equal to nothing.
+/// A series that does not exist yet is NaN, which equals nothing.
 fn metric(metrics: &Metrics, series: &str) -> f64 {
     let text = metrics.render();
     let line = text.lines().find_map(|l| l.strip_prefix(series)?.strip_prefix(' '));
@@ -244,7 +244,7 @@ fn opened(file: &[u8]) -> Table {
     Table::open(file.to_vec(), &Signer::new(1).trust(), &Bounds::default()).unwrap()
 }
 
-/// A patch over a table file that takes these keys out.
+/// A patch over a table file that removes these keys.
 fn revoking(serial: u64, base: &[u8], gone: &[u32]) -> Vec<u8> {
     let mut draft = PatchDraft::over(&opened(base));
     for n in gone {

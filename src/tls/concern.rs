@@ -160,7 +160,7 @@ mod tests {
         let expired = told(&[leaf.clone(), garbage.clone(), old]);
         assert_eq!(expired.len(), 1, "{expired:?}");
         assert!(expired[0].starts_with("certificate number 3 of 3, "), "{expired:?}");
-        // Who stands beside something that cannot be read has nobody to be compared with.
+        // A certificate next to one that cannot be read cannot be compared.
         assert!(told(&[leaf, garbage, root]).is_empty());
         assert!(told(&[other]).is_empty());
     }

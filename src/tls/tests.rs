@@ -101,8 +101,8 @@ fn tls12_client(ca: &Path) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-/// A handshake and one byte each way, so that a refusal in the last flight and the session
-/// tickets have arrived.
+/// A handshake and one byte each way, so that a refusal in the last flight and the session tickets
+/// have arrived.
 async fn connect(
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
@@ -203,7 +203,7 @@ async fn versions_and_protocols() {
             (Err(error), ..) => panic!("{error}"),
         }
     }
-    // An upstream that has never heard of ALPN.
+    // An upstream that does not know ALPN.
     let mut deaf = (*load_server(&files).current()).clone();
     deaf.alpn_protocols.clear();
     for (protocol, fine) in protocols.into_iter().zip([true, false]) {
@@ -295,7 +295,7 @@ async fn bad_files_keep_what_is_in_force() {
             assert!(!shown.contains(&line[..16]), "{name}: shows file bytes");
         }
         assert_eq!(served(&meet(&server, &client).await.unwrap()), before, "{name}");
-        // The same files do not do at a start either, but for what is wrong with dates alone.
+        // At a start the same files are not accepted either, except for faults in dates alone.
         let started = ServerTls::load(&files, Clock::system()).map(|tls| tls.certificates());
         match name {
             "expired" | "not yet" => {
@@ -343,7 +343,7 @@ async fn towards_the_upstream() {
 
     let wrong_authority = load_client(&files, "inner.example");
     assert!(meet(&server, &wrong_authority).await.is_err());
-    // The right one arrives while keygate runs.
+    // The right one is written while keygate runs.
     dir.write("ca.crt", &ca.pem);
     assert!(wrong_authority.reload().unwrap());
     assert!(!wrong_authority.reload().unwrap());
@@ -400,7 +400,7 @@ fn the_watcher_reports_and_goes_on() {
     assert_eq!(look(), [("failed", in_2100)]);
     dir.pair("server", &ca.issue(&params(&["a.example"], 2101)));
     assert_eq!(look(), [("reloaded", in_2101)]);
-    // What was refused for its date is taken when its time has come.
+    // A certificate that was refused for its date is accepted once its time has come.
     let mut later = params(&["a.example"], 2100);
     later.not_before = date_time_ymd(2027, 2, 1);
     dir.pair("server", &ca.issue(&later));
@@ -409,8 +409,8 @@ fn the_watcher_reports_and_goes_on() {
     assert_eq!(look(), [("reloaded", in_2100)]);
 }
 
-/// Started with a certificate that has expired: the first good one takes its place, and until then a
-/// neighbour can be renewed.
+/// Started with an expired certificate: the first good one replaces it, and until then a neighbour
+/// can be renewed.
 #[test]
 fn what_was_started_expired_gives_way() {
     let (ca, dir) = (Authority::new("ca"), Dir::new());
@@ -433,7 +433,7 @@ fn what_was_started_expired_gives_way() {
     assert!(matches!(server.reload(), Err(TlsError::Expired { .. })));
 }
 
-/// What keygate shows to the upstream is not served to anybody for want of another.
+/// The certificate that keygate presents to the upstream is never served for lack of another.
 #[test]
 fn our_client_certificate_is_strict_at_a_start() {
     let (ca, dir) = (Authority::new("ca"), Dir::new());
@@ -455,7 +455,7 @@ fn the_watcher_ends_when_told() {
         watcher.run(std::time::Duration::from_secs(600), &stopped, |_| looks += 1);
         looks
     });
-    // A message is a reason to look at once, not after ten minutes.
+    // A message causes an immediate look, not one after ten minutes.
     stop.send(()).unwrap();
     drop(stop);
     assert_eq!(looks.join().unwrap(), 2);

@@ -446,15 +446,15 @@ mod tests {
         let restarted = [("a", "1", 110, 3), ("a", "2", 220, 3)];
         let refused = [50, 110, 111, 220, 221].map(|from| refused_since(&restarted, from));
         assert_eq!(refused, [6, 6, 3, 3, 0]);
-        // One process, which goes on: what it had refused before is not of the time asked about.
+        // One process that continues: its earlier refusals are outside the requested time.
         let goes_on = [("a", "1", 110, 3), ("a", "1", 150, 3), ("a", "1", 220, 5)];
         let refused = [110, 111, 151, 220, 221].map(|from| refused_since(&goes_on, from));
         assert_eq!(refused, [5, 2, 2, 2, 0]);
-        // Two at once, of which one refused the key long ago and the other does now.
+        // Two in parallel: one refused the key long ago and the other does now.
         let two =
             [("a", "1", 110, 40), ("a", "1", 220, 40), ("b", "1", 110, 1), ("b", "1", 220, 2)];
         assert_eq!([110, 111].map(|from| refused_since(&two, from)), [42, 1]);
-        // Whoever has forgotten a key counts it anew, below what it had told.
+        // A process that has forgotten a key counts from zero again, below what it had reported.
         let forgot = [("a", "1", 110, 40), ("a", "1", 220, 2)];
         assert_eq!(refused_since(&forgot, 111), 2);
     }
@@ -498,7 +498,7 @@ mod tests {
             gaps.into_iter().map(|span| span.instance).collect::<Vec<_>>()
         };
         let day = 1440;
-        // One process, long enough, and one that is too young.
+        // One process that ran long enough, and one that is too young.
         assert!(young(&[head("a", "1", 0, 0, 100 * day)], 10 * day, 100 * day).is_empty());
         assert_eq!(young(&[head("a", "1", 20 * day, 0, 100 * day)], 10 * day, 100 * day), ["a"]);
         // A restart, and a pod that took over under another name.
@@ -511,7 +511,7 @@ mod tests {
             young(&[before.clone(), head("b", "2", 50 * day, 0, 100 * day)], day, 100 * day)
                 .is_empty()
         );
-        // One predecessor is not two.
+        // One predecessor does not count as two.
         let two = [
             before.clone(),
             head("b", "2", 50 * day, 0, 100 * day),
@@ -524,9 +524,9 @@ mod tests {
             head("new", "3", 50 * day, 0, 100 * day),
         ];
         assert!(young(&added, day, 100 * day).is_empty());
-        // A record that ends long ago says nothing of today.
+        // A record that ended long ago says nothing about today.
         assert_eq!(young(std::slice::from_ref(&before), day, 100 * day), ["a"]);
-        // Nor does one that ends while another goes on, unless somebody says that it is gone.
+        // Nor does one that ends while another continues, unless somebody states that it is gone.
         let other = head("b", "1", 0, 0, 100 * day);
         assert_eq!(young(&[before.clone(), other.clone()], day, 100 * day), ["a"]);
         assert!(young(&[before.clone(), other.clone()], 60 * day, 100 * day).is_empty());
@@ -535,16 +535,16 @@ mod tests {
         let back = head("gone", "2", 60 * day, 0, 90 * day);
         let both_ends = ["gone", "gone"];
         assert_eq!(young(&[gone, back, other.clone()], day, 100 * day), both_ends, "of a hole");
-        // What was added was added once.
+        // An added instance was added only once.
         let (first, again) =
             (head("new", "1", 20 * day, 0, 50 * day), head("new", "2", 80 * day, 0, 100 * day));
         let holed = head("new", "1", 20 * day, 80 * day, 100 * day);
         assert_eq!(young(&[first, again, other.clone()], day, 100 * day), ["new", "new"]);
         assert_eq!(young(&[holed, other.clone()], day, 100 * day), ["new"]);
-        // Who has a hole ran before, and is nobody's successor.
+        // A process with a gap ran before, and is not a successor.
         let holed = head("c", "1", 10 * day, 50 * day, 100 * day);
         assert_eq!(young(&[before.clone(), holed, other], day, 100 * day), ["c", "a"]);
-        // Pages with a hole in between: only what is behind it is known.
+        // Pages with a gap in between: only what follows it is known.
         let pages =
             [head("a", "1", 0, 0, 10), head("a", "1", 0, 10, 20), head("a", "1", 0, 40, 50)];
         assert_eq!(young(&pages, 0, 50), ["a"]);

@@ -164,7 +164,7 @@ mod tests {
         let text = serde_json::to_string(&line).unwrap();
         let id = KeyId::parse("key_a").unwrap();
         assert_eq!(UsageRecord::parse(text.as_bytes()), Ok(UsageRecord::Key(id, line)));
-        // What later versions add is passed over, and may be missing.
+        // Additions of later versions are skipped, and may be missing.
         let older = br#"{"usage":1,"instance":"a","boot":"1","audience":"o","started":1,"now":2,"serial":1,"dropped":0}"#;
         assert!(matches!(UsageRecord::parse(older), Ok(UsageRecord::Head(_))));
         let more = br#"{"key":"key_a","last":1,"admitted":2,"bytes":5}"#;

@@ -76,7 +76,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes how often and in which order: the rises add up to the largest counts.
+        /// However often lines are repeated and in whatever order: the increases add up to the
+        /// largest counts.
         #[test]
         fn rises_add_up_to_the_most(
             counts in prop::collection::vec((0..100_u64, 0..100_u64, 0..100_u64), 1..20),

@@ -65,7 +65,7 @@ impl Shown {
         Self { store, clock, keys }
     }
 
-    /// The settings are read, and whatever comes behind that fails.
+    /// The settings are read, and whatever follows fails.
     fn fail(&self, settings: &Settings) {
         self.keys.take(settings);
     }
@@ -115,7 +115,7 @@ fn many_failed_reloads_push_out_no_key_whose_tokens_live() {
     assert!(shown.has(&former) && shown.has(&old) && shown.has(&next));
 }
 
-/// Tokens of a key live as long as was configured when they were made.
+/// Tokens of a key live as long as the configuration said when they were made.
 #[test]
 fn the_longest_life_of_a_key_counts() {
     let (old, next) = (Signing::new(), Signing::new());
@@ -128,7 +128,7 @@ fn the_longest_life_of_a_key_counts() {
     assert!(shown.has(&old));
     shown.after(1);
     assert!(!shown.has(&old));
-    // The same when only a configuration that failed had the shorter life.
+    // The same if only a configuration that failed had the shorter life.
     let shown = Shown::starting_with(old.settings(300));
     shown.fail(&old.settings(5));
     shown.after(1000);

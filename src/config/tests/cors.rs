@@ -1,4 +1,4 @@
-//! What is refused of `[[cors]]`.
+//! What is refused in `[[cors]]`.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What docs/config.md and the samples say is what the reader does.
+//! The reader behaves as docs/config.md and the samples say.
 
 use std::path::Path;
 
@@ -37,7 +37,8 @@ fn every_key_is_documented_and_every_documented_key_exists() {
     }
 }
 
-/// Every configuration under config/ is one, with the signer's key beside it and nothing set.
+/// Every file under config/ is a valid configuration, with the signer's key next to it and no
+/// variable set.
 #[test]
 fn samples() {
     let signer = SignerKey::from_inline(KEY).unwrap().to_pem();
@@ -88,7 +89,7 @@ fn documented_defaults_are_the_defaults() {
         let text = match key.rsplit_once('.') {
             None => format!("{key} = {value}\n{SMALL}"),
             // Only with TLS, of another kind of source, in a list, inside a template, or of a table
-            // that is there as a whole.
+            // whose presence alone has a meaning.
             Some((
                 "admin.probes"
                 | "assertion"
@@ -113,7 +114,7 @@ fn documented_defaults_are_the_defaults() {
             }
         };
         let stated = parse(&text).unwrap_or_else(|e| panic!("{key}: {e}"));
-        // The section itself says something, and no key of it more than that.
+        // The section itself has a meaning, and no key of it adds to that.
         let baseline = match key.starts_with("observe.") {
             true => format!("{:?}", parse(&format!("{SMALL}[observe]\n")).unwrap()),
             false => baseline.clone(),

@@ -1,5 +1,5 @@
-//! What a message proposes: the place of a key that stands elsewhere, TOML to paste, commands, and no
-//! secret.
+//! What a message proposes: the place of a key that belongs elsewhere, TOML to paste, commands, and
+//! no secret.
 
 use super::*;
 
@@ -47,7 +47,7 @@ fn one_table_and_lists_of_tables() {
     assert!(named.iter().any(|fault| fault.contains(hint)), "{named:?}");
 }
 
-/// At the top of a file that lacks the section, each is taken.
+/// At the top of a file that lacks the section, each is accepted.
 #[test]
 fn toml_of_a_hint_can_be_pasted() {
     let sections = ["listen", "upstream", "credentials", "routes"];
@@ -101,7 +101,7 @@ fn secrets_are_named_by_their_file_if_it_is_there() {
     assert!(!read(&format!("{fixed}\nfield = \"x-api-key-2\""), "bare").contains("scheme"));
 }
 
-/// A public key is no shared secret.
+/// A public key is not a shared secret.
 #[test]
 fn no_algorithm_is_proposed_in_the_place_of_another_kind() {
     let read = |word: &str| {

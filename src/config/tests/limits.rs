@@ -1,9 +1,9 @@
-//! `[[policies]]`, and what routes say of them.
+//! `[[policies]]`, and what routes say about them.
 
 use super::*;
 use crate::core::{LimitPolicy, PolicyScope};
 
-/// One route with `route` in it, and `policies` behind it.
+/// One route with `route` in it, followed by `policies`.
 fn with(route: &str, policies: &str) -> String {
     SMALL.replacen("[[routes]]\n", &format!("[[routes]]\n{route}\n"), 1) + "\n" + policies + "\n"
 }
@@ -103,7 +103,7 @@ fn what_cannot_be_meant_is_refused_with_its_line() {
         assert!(found.iter().any(|f| f.contains(want)), "{name}: {found:#?}");
         assert_eq!(found.len(), 1, "{name}: one fault makes one message: {found:#?}");
     }
-    // Elsewhere a cost above the burst hurts nobody.
+    // Elsewhere a cost above the burst does no harm.
     let elsewhere = "[[policies]]\nname = \"a\"\nlimit = \"60/min burst 4\"\nclasses = [\"c\"]\n\
                      [[routes]]\npath = \"/classed\"\nclass = \"c\"\n";
     assert_eq!(faults(&with("cost = 5", elsewhere)), [""; 0]);

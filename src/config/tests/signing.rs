@@ -1,4 +1,4 @@
-//! What is taken and refused of `[assertion]` and `[upstream.credential]`.
+//! What is accepted and refused in `[assertion]` and `[upstream.credential]`.
 
 use super::*;
 use crate::token::sign::assertion::AssertionBinding;
@@ -51,7 +51,7 @@ fn faults(section: &str) -> Vec<String> {
     }
 }
 
-/// One fault, with its line, its place, its remedy and nothing of a secret.
+/// One fault, with its line, its place and its remedy, and nothing of a secret.
 fn one(section: &str, want: &str) {
     let found = faults(section);
     assert!(found.iter().any(|f| f.contains(want)), "{section}\nwanted {want}\n{found:#?}");
@@ -147,7 +147,7 @@ fn credentials() {
     };
     assert_eq!(value.as_str(), "Bearer hunter2");
     assert!(!format!("{config:?}").contains("hunter"));
-    // Allowed, but said.
+    // Allowed, but reported.
     for (file, want) in
         [("short", "shorter than the 32 bytes"), ("mounted", "the group of /etc/keygate/mounted")]
     {

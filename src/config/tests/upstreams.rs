@@ -1,4 +1,4 @@
-//! What is taken and refused of `[upstreams.NAME]` and `routes.upstream`.
+//! What is accepted and refused in `[upstreams.NAME]` and `routes.upstream`.
 
 use super::*;
 
@@ -46,7 +46,7 @@ fn a_named_upstream_takes_the_keys_of_upstream() {
     assert_eq!(route("/app/*").upstream, at);
     assert_eq!((route("/*").upstream, config.settings.upstream_name(0)), (0, None));
     assert!(config.warnings.iter().all(|w| w.key == "table.state_file"), "{:?}", config.warnings);
-    // A second reading of the same is the same, and another URL waits for a restart.
+    // A second reading of the same text has the same result, and another URL needs a restart.
     let again = read(&format!("{KEYS}{ROUTE}"));
     assert!(needs_restart(&again, &read(&format!("{KEYS}{ROUTE}"))).is_empty());
     let moved = read(&format!("{}{ROUTE}", KEYS.replace("r.sock", "s.sock")));
@@ -94,7 +94,7 @@ fn an_upstream_that_no_route_goes_to_is_told() {
     assert!(told[0].line > SMALL.lines().count());
 }
 
-/// Another order of names is another order of indices: the process goes by names.
+/// Another order of names is another order of indices, but the process uses the names.
 #[test]
 fn routes_follow_the_names_that_a_process_runs() {
     let running = read(&format!("[upstreams.zeta]\nurl = \"http://z\"\n{KEYS}{ROUTE}"));

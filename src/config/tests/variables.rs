@@ -20,13 +20,13 @@ fn a_file_goes_before_the_environment() {
     };
     let port = |text: &str| (format!("Tcp(0.0.0.0:{text})"), true);
     assert_eq!(address(&[("/vars/PORT", "1234\n")], "/vars"), port("1234"));
-    // Empty or missing: the environment's, and the file is watched until it comes.
+    // Empty or missing: the environment's value counts, and the file is watched until it appears.
     assert_eq!(address(&[("/vars/PORT", "\n")], "/vars"), port("8080"));
     assert_eq!(address(&[], "/vars"), port("8080"));
     assert_eq!(address(&[], ""), (port("8080").0, false));
 }
 
-/// A name is a name of a file there, and leads nowhere else.
+/// A name is the name of a file in the directory, and leads nowhere else.
 #[test]
 fn a_variable_leads_out_of_no_directory() {
     let mut machine = machine();

@@ -1,4 +1,4 @@
-//! Which policies a request is charged under.
+//! Which policies a request is charged to.
 
 use super::*;
 use crate::core::address::NetworkSet;
@@ -42,7 +42,7 @@ fn route(class: Option<&str>, cost: u32) -> Route {
     }
 }
 
-/// What is charged, as text: `*` before the limit of a key that has no other.
+/// What is charged, as text: `*` before the limit of a key that has no other limit.
 fn charged(
     policies: &LimitPolicies,
     key_limits: &[(&str, &str)],
@@ -170,11 +170,11 @@ fn the_table_states_and_the_configuration_has_defaults() {
 #[test]
 fn whether_a_key_has_one_limit_does_not_depend_on_the_route() {
     use PolicyScope::Key;
-    // On a route without the class only `per-key` is charged, and the key has two all the same.
+    // On a route without the class only `per-key` is charged, although the key has two limits.
     let policies = LimitPolicies::new([policy("search", Key, &["search"], Some("2/s"))]);
     let here = charged(&policies, &[("per-key", "9/s")], &[], &route(None, 1));
     assert_eq!(here, "key.per-key 9/s");
-    // A policy without a default charges only who states it.
+    // A policy without a default charges only those for whom a limit is stated.
     let policies = LimitPolicies::new([policy("search", Key, &["search"], None)]);
     assert_eq!(charged(&policies, &[("per-key", "9/s")], &[], &route(None, 1)), "*9/s");
 }

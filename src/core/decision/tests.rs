@@ -1,4 +1,5 @@
-//! What `[observe]` makes of verdicts: no spelling of a path opens what is enforced under another.
+//! How `[observe]` changes verdicts: no spelling of a path opens what is enforced under another
+//! one.
 
 use std::cell::Cell;
 
@@ -12,7 +13,7 @@ use crate::core::route::{Needs, Pattern};
 const OBSERVED: Conduct = Conduct::Observed;
 const ENFORCED: Conduct = Conduct::Enforced;
 
-/// Has no key, and counts who asks.
+/// Has no key, and counts look-ups.
 #[derive(Default)]
 struct NoKeys {
     looked_up: Cell<u32>,
@@ -87,7 +88,7 @@ const LAX: Traits = Traits {
     semicolon: true,
 };
 
-/// Rules that are observed, beside rules that are enforced.
+/// Rules that are observed, next to rules that are enforced.
 fn policy(share: &str) -> Policy {
     let rules = [
         (OBSERVED, route("/v1/{item}", &[], STRICT)),
@@ -115,7 +116,7 @@ fn policy(share: &str) -> Policy {
     }
 }
 
-/// The conduct of a request, as the reader of heads would put it to [`decide`].
+/// The conduct of a request, in the form in which the reader of heads passes it to [`decide`].
 fn conduct(
     policy: &Policy,
     keys: Option<&NoKeys>,
@@ -197,7 +198,7 @@ fn other_spellings_of_an_enforced_path_are_enforced() {
         "/lax/a/%252e%252e/b",
         "/lax/admi%25%2536E/a",
     ] {
-        // Either nobody can say where it leads, or an enforced rule is among the places.
+        // Either it is unknown where it leads, or an enforced rule is among the places.
         let want = if path == "/v1/%C5%BFx" { OBSERVED } else { ENFORCED };
         assert_eq!(of_stranger("GET", path), want, "{path}");
     }
@@ -234,7 +235,7 @@ impl Respelling {
         Self::Up,
     ];
 
-    /// At the sign number `place` of the path, or the next one where it can be.
+    /// At character number `place` of the path, or the next one where it is possible.
     fn of(self, path: &str, place: usize) -> String {
         let place = 1 + place % path.len().max(2).saturating_sub(1);
         let (before, rest) = path.split_at(place.min(path.len()));
@@ -268,8 +269,8 @@ impl Respelling {
 }
 
 proptest! {
-    /// Whatever is enforced under its normal spelling is under every other one, with a table and
-    /// without, whatever else a rule beside it allows.
+    /// Whatever is enforced under its normal spelling is enforced under every other one, with a
+    /// table and without, whatever a rule next to it allows.
     #[test]
     fn no_spelling_leads_out_of_an_enforced_rule(
         path in prop::sample::select(vec![
@@ -291,14 +292,14 @@ proptest! {
     }
 }
 
-/// By a share, too, the caller is looked up once: a digest is most of what a refusal costs.
+/// The share also needs only one look-up of the caller: a digest is most of the cost of a refusal.
 #[test]
 fn an_unknown_key_is_looked_up_once() {
     let policy = policy("50%");
     for (presented, path) in [
         (Presented::Single(b"wa_nobody"), "/v1/item"),
         (Presented::Pair { id: b"id", secret: b"wa_nobody" }, "/v1/item"),
-        // Not judged before its path, and counted all the same.
+        // Not judged before its path, but still counted.
         (Presented::Single(b"wa_nobody"), "/v1/a;b"),
     ] {
         let keys = NoKeys::default();
@@ -307,7 +308,7 @@ fn an_unknown_key_is_looked_up_once() {
     }
 }
 
-/// Who is in no share and in every one is not looked up at all.
+/// If the caller is in no share, or in every share, it is not looked up at all.
 #[test]
 fn what_nobody_has_read_is_in_every_share_but_none() {
     for (share, want) in [("0%", OBSERVED), ("0.01%", ENFORCED), ("100%", ENFORCED)] {

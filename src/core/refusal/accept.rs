@@ -107,7 +107,7 @@ mod tests {
             ("text/*", Some("text/html")),
             ("text/*;q=0.5, text/plain;q=0.6, */*;q=0.1", Some("text/plain")),
             ("text/html;q=0.4, application/*;q=0.5", Some("application/problem+json")),
-            // The most specific range counts, also where another is heavier.
+            // The most specific range counts, even if another one has more weight.
             ("*/*, application/problem+json;q=0", Some("text/html")),
             ("text/html;q=0.1, text/*;q=0.9", Some("text/plain")),
             ("TEXT/HTML ; Q=1.000 ; level=1", Some("text/html")),

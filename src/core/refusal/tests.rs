@@ -260,7 +260,7 @@ fn a_template_has_bodies_by_code() {
     let body = |reason: Reason| refusals.render(&reason.into(), &context).body;
     assert_eq!(&body(Reason::Missing)[..], b"sign in at /login (r-1)");
     assert_eq!(body(Reason::Expired), Reason::Expired.code(Disclosure::Detailed));
-    // A code that is not shown has no body of its own either.
+    // A code that is not shown does not have a body of its own either.
     let uniform = Refusals { disclosure: Disclosure::Uniform, ..refusals.clone() };
     let shown = |reason: Reason| uniform.render(&reason.into(), &context).body;
     assert_eq!(shown(Reason::Expired), shown(Reason::Unknown));
@@ -461,7 +461,7 @@ fn fields_of_several_policies_are_structured_fields() {
         ("search".to_owned(), vec![number("q", 2)]),
     ];
     assert_eq!(parsed(&sent(&fields, "ratelimit-policy")), all);
-    // Two have as little left: the one that takes longer.
+    // Two have equally little left: the one that takes longer is shown.
     assert_eq!(
         parsed(&sent(&fields, "ratelimit")),
         [("monthly".to_owned(), vec![number("r", 7), number("t", 2_000_000)])]

@@ -105,7 +105,7 @@ fn patterns() {
     assert!(Pattern::parse("/a%20b").is_ok());
 }
 
-/// What means a parameter elsewhere is not taken for a literal that nobody ever sends.
+/// The parameter syntax of other routers is not accepted as a literal that nobody ever sends.
 #[test]
 fn patterns_of_other_routers() {
     use PatternError::{Colon, Expression, Param, Star, Unsafe};
@@ -139,13 +139,13 @@ fn patterns_of_other_routers() {
         assert_eq!(Pattern::parse(text), Err(want), "{text}");
         assert!(!want.hint().is_empty());
     }
-    // These are literals to everybody, or say that they are.
+    // These are literals to every router, or state that they are.
     for text in ["/v1/things:cancel", "/a/%3Aid", "/Products('1')", "/$metadata", "/a+b", "/@me"] {
         assert!(Pattern::parse(text).is_ok(), "{text}");
     }
 }
 
-/// What is read in two ways goes through where both lead to one rule, and nowhere else.
+/// A path that can be read in two ways passes where both lead to one rule, and nowhere else.
 #[test]
 fn readings_that_agree() {
     let rules =
@@ -158,7 +158,7 @@ fn readings_that_agree() {
         (&["/v1/a-b", "/v1/{id}"], "/v1/a%2Dc", Some("/v1/{id}")),
         (&["/v1/a-b"], "/v1/a%2Db", None),
         (&["/v1/*"], "/v1/a%2Db/c", Some("/v1/*")),
-        // Other signs are read in two ways as well.
+        // Other characters can also be read in two ways.
         (&["/*", "/users/@me"], "/users/%40me", None),
         (&["/*", "/users/%40me"], "/users/%40me", Some("/users/%40me")),
         (&["/*", "/users/%40me"], "/users/@me", Some("/users/%40me")),
@@ -166,7 +166,7 @@ fn readings_that_agree() {
         (&["/caf%C3%A9", "/*"], "/caf%c3%a9", None),
         (&["/a%20b"], "/a%20b", Some("/a%20b")),
         (&["/{x}/c"], "/a%20b/c", Some("/{x}/c")),
-        // Slashes kept and merged.
+        // With slashes kept and with slashes merged.
         (&["/v1/*"], "/v1//a", Some("/v1/*")),
         (&["/v1/*"], "/v1/a//", Some("/v1/*")),
         (&["/v1/{id}"], "/v1//a", None),
@@ -188,12 +188,13 @@ fn readings_that_agree() {
         };
         assert_eq!(name, want, "{patterns:?} {path}: {found:?}");
     }
-    // A path without escapes and empty segments has one reading, and no rule is no error.
+    // A path without escapes and empty segments has one reading, and finding no rule is not an
+    // error.
     assert!(matches!(found(&rules(&["/a"]), "GET", "/b"), Ok(FoundRoute::Nothing)));
     assert!(matches!(found(&rules(&["/a"]), "GET", "/%20"), Ok(FoundRoute::Nothing)));
 }
 
-/// A server of another make: which escapes of a segment it decodes, and what it makes of `//`.
+/// Another kind of server: which escapes of a segment it decodes, and how it treats `//`.
 #[derive(Clone, Debug)]
 struct Server {
     decodes: Vec<u8>,
@@ -201,7 +202,7 @@ struct Server {
 }
 
 impl Server {
-    /// The segments that it routes on. Escapes that it leaves alone stay as they are.
+    /// The segments that it routes on. Escapes that it does not decode stay as they are.
     fn read(&self, path: &str) -> Vec<String> {
         let mut parts: Vec<&str> = path[1..].split('/').collect();
         // A trailing slash does not matter.
@@ -228,7 +229,7 @@ impl Server {
         parts.into_iter().map(decode).collect()
     }
 
-    /// The rule that it would take: the most specific of all that match.
+    /// The rule that it would use: the most specific of all that match.
     fn route<'t>(&self, table: &'t RouteTable, path: &str) -> Option<&'t Route> {
         let parts = self.read(path);
         let fits = |route: &&Route| {
@@ -249,7 +250,7 @@ impl Server {
 }
 
 proptest! {
-    /// However a server decodes and merges: where we find a rule, it finds the same.
+    /// However a server decodes and merges: where we find a rule, it finds the same one.
     #[test]
     fn every_reading_gives_the_rule_that_was_judged(
         patterns in prop::collection::hash_set("(/(a|a-|@|-|[.]a|\\{x\\})){1,3}(/[*])?", 1..6),

@@ -1,4 +1,4 @@
-//! What counts as a way around the gate, without sockets.
+//! What counts as a way to bypass the gate, without sockets.
 
 use super::*;
 
@@ -68,7 +68,7 @@ fn a_socket_beyond_loopback_that_answers_is_a_way_around() {
         assert_eq!(judged(&port, sockets, |_| ConnectAttempt::Accepted), Exposure::closed());
     }
     assert_eq!(judged(&port, &["0.0.0.0", "::"], |_| ConnectAttempt::Refused), Exposure::closed());
-    // The next address is tried, of the other family too.
+    // The next address is tried, including those of the other family.
     let only_v6 = |at: SocketAddr| {
         if at.is_ipv6() { ConnectAttempt::Accepted } else { ConnectAttempt::Refused }
     };
@@ -82,7 +82,7 @@ fn a_socket_beyond_loopback_that_answers_is_a_way_around() {
 fn sockets_of_keygate_are_no_way_around_it() {
     let gate = port(&[("10.0.0.5:9000", Families::Both), ("10.0.0.6:9001", Families::Both)]);
     assert_eq!(judged(&gate, &["10.0.0.5"], |_| ConnectAttempt::Accepted), Exposure::closed());
-    // The service has every address, and the gate its own one of them.
+    // The service has every address, and the gate has its own one of them.
     assert_eq!(
         judged(&gate, &["0.0.0.0"], |_| ConnectAttempt::Accepted).reached,
         ["10.0.0.6:9000"]
@@ -107,7 +107,8 @@ fn hosts_are_told_apart() {
     for host in ["app", "localhost.example", "10.0.0"] {
         assert!(new(host).is_none(), "{host}");
     }
-    // TEST-NET-1 of RFC 5737 is no address of a machine, but of some sandboxes: the third network is.
+    // TEST-NET-1 of RFC 5737 is not an address of a machine, except in some sandboxes. The third
+    // network is never one.
     let elsewhere = new("203.0.113.77").unwrap().look();
     assert_eq!(elsewhere.gauge(), -1);
 }

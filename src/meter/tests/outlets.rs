@@ -1,4 +1,4 @@
-//! Where counts go: the usage file, and a collector that they are posted to.
+//! Where counts go: the usage file, and a collector that receives posts.
 
 use super::*;
 
@@ -27,7 +27,7 @@ fn a_usage_file_has_every_count_whatever_happens_to_it() {
     assert_eq!(merged(), (1, 0, 2));
     let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
-    // A file that somebody has made beforehand is open to nobody else either.
+    // A file that somebody has created beforehand is not open to others either.
     for (before, after) in [(0o644, 0o640), (0o666, 0o660), (0o640, 0o640)] {
         let other = folder.path().join(format!("{before:o}"));
         std::fs::write(&other, "").unwrap();
@@ -42,19 +42,19 @@ fn a_usage_file_has_every_count_whatever_happens_to_it() {
     bench.count(&spec(2).digest);
     file.write(&bench.book).unwrap();
     assert_eq!(merged(), (1, 1, 4), "only what changed");
-    // Half a line, as a crash leaves it, is cut off.
+    // Half a line, as a crash leaves it, is removed.
     let torn = format!("{}{{\"key\":\"key_to", std::fs::read_to_string(&path).unwrap());
     std::fs::write(&path, torn).unwrap();
     minute();
     bench.count(&spec(2).digest);
     file.write(&bench.book).unwrap();
     assert_eq!((merged().0, merged().1), (1, 2));
-    // Moved away, it begins anew with everything.
+    // Once the file was moved away, a new one begins with everything.
     std::fs::rename(&path, folder.path().join("elsewhere")).unwrap();
     minute();
     file.write(&bench.book).unwrap();
     assert_eq!(merged(), (1, 2, 3));
-    // While it cannot be written nothing is lost.
+    // While it cannot be written, nothing is lost.
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
     bench.count(&spec(1).digest);
@@ -65,11 +65,11 @@ fn a_usage_file_has_every_count_whatever_happens_to_it() {
     std::fs::remove_dir(&path).unwrap();
     file.write(&bench.book).unwrap();
     assert_eq!((merged().0, merged().1), (2, 2));
-    // Another process has the lock: it is not written into.
+    // Another process has the lock: nothing is written.
     let held = std::fs::File::open(&path).unwrap();
     held.lock().unwrap();
     assert!(file.write(&bench.book).unwrap_err().to_string().contains("another process"));
-    // It is waited for while it writes its own record.
+    // It waits while the other process writes its own record.
     bench.count(&spec(2).digest);
     let (tried, trying) = std::sync::mpsc::channel();
     let other = std::thread::spawn(move || {
@@ -81,7 +81,7 @@ fn a_usage_file_has_every_count_whatever_happens_to_it() {
     file.write(&bench.book).unwrap();
     other.join().unwrap();
     assert_eq!((merged().0, merged().1), (2, 3));
-    // A file of somebody else's is left alone.
+    // A foreign file is left alone.
     for other in ["[key]\nid = 1\n", "{\"key\":\"key_1\"}\n", "{\"usage\":1}\n", "\n"] {
         std::fs::write(&path, other).unwrap();
         assert!(file.write(&bench.book).is_err(), "{other}");
@@ -90,7 +90,7 @@ fn a_usage_file_has_every_count_whatever_happens_to_it() {
     }
 }
 
-/// A collector that answers each post as it is told; what was posted.
+/// A collector that answers each post as instructed. Returns what was posted.
 fn collector(answers: Vec<&'static str>) -> (String, std::thread::JoinHandle<Vec<String>>) {
     use std::io::{Read as _, Write as _};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -114,7 +114,7 @@ fn collector(answers: Vec<&'static str>) -> (String, std::thread::JoinHandle<Vec
             }
             posts.push(String::from_utf8(got).unwrap());
             if answer.is_empty() {
-                // Says nothing until the other end has had enough.
+                // Does not answer until the other end has given up.
                 let _ = stream.read(&mut [0; 1]);
             } else {
                 let close = "connection: close\r\ncontent-length: 0\r\n\r\n";
@@ -191,7 +191,8 @@ fn a_long_record_is_posted_in_parts_that_stand_alone() {
     assert_eq!(heads, [true, false], "only the last part says that nothing else was used");
 }
 
-/// Where a record ends early, as a whole line or not, nothing says that the rest was not used.
+/// Wherever a record ends early, with a complete line or not, nothing claims that the rest was not
+/// used.
 #[test]
 fn what_is_left_of_a_record_claims_nothing() {
     let specs: Vec<KeySpec> = (0..20_000).map(spec).collect();
@@ -219,7 +220,7 @@ fn what_is_left_of_a_record_claims_nothing() {
     for cut in [1, 2, 10_000, 20_001] {
         assert_eq!(spans(&lines[..cut]), (cut - 1, now, now), "{cut}");
     }
-    // In a file: of a short record nothing stays, of a long one its whole lines do.
+    // In a file: nothing stays of a short record, and the complete lines of a long one stay.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("usage.ndjson");
     let short = {

@@ -111,7 +111,7 @@ fn a_source_that_does_not_know_is_in_doubt() {
         let doubt = report.doubt(&view, now_ms);
         assert_eq!(doubt, want.map(|doubt| ("other", doubt)), "{lines:?} {since_ms}");
     }
-    // What somebody has accepted may leave.
+    // Rows whose reason was accepted may leave.
     let report = read(&[&lost, ROW]);
     let view = |accepted: &str| ReportView { since_ms: 0, accepted: vec![accepted.to_owned()] };
     assert_eq!(report.doubt(&view("route"), now_ms), None);

@@ -144,7 +144,7 @@ mod tests {
             (&loopback, "http://me@127.0.0.1:9000/a", None),
             (&loopback, "http://me:pw@127.0.0.1:9000/a", None),
             (&loopback, "http://127.0.0.1:9000@evil.example/a", None),
-            // Cut down, these would lead elsewhere.
+            // If shortened, these would lead elsewhere.
             (&loopback, "http://127.0.0.1:9000//evil.example/", None),
             (&loopback, "http://127.0.0.1:9000/\\evil.example/", None),
             (&loopback, "http://127.0.0.1:9000/\t/evil.example/", None),

@@ -49,7 +49,8 @@ mod tests {
     use super::*;
     use crate::proxy::http1::request_read::{Parsed, parse};
 
-    /// Whichever lines are copied as they are, the head is the same as one that is written anew.
+    /// Whichever lines are copied unchanged, the head is the same as one that is written line by
+    /// line.
     #[test]
     fn lines_that_are_copied_are_those_that_would_be_written() {
         let head = "GET /a HTTP/1.1\r\nHost: a\r\nX-One: 1\r\nX-Two:2\r\nX-Three:  3 \r\n\

@@ -376,7 +376,7 @@ mod tests {
         let limit = limit("10/s");
         let mut bucket = LeasedBucket::default();
         let now = 10_000 * MS;
-        // Eight of ten are taken: four more are there in 200 ms, two at once.
+        // Eight of ten are taken. In 200 ms four more will be available: two immediately.
         bucket.refused(ahead(800), 0, now);
         assert_eq!(
             bucket.look(4, limit, at(now + MS)),
@@ -384,7 +384,7 @@ mod tests {
         );
         assert_eq!(bucket.look(2, limit, at(now + MS)), LeaseLook::Short(2));
         assert_eq!(bucket.look(4, limit, at(now + 200 * MS)), LeaseLook::Short(4));
-        // A wait that is shorter is fifty all the same.
+        // Even for a shorter wait it is fifty.
         bucket.refused(ahead(930), 0, now);
         assert_eq!(
             bucket.look(1, limit, at(now + 40 * MS)),
@@ -428,7 +428,7 @@ mod tests {
         bucket.owe(2);
         assert_eq!(bucket.tell(), (9, 1, 2));
         assert_eq!(bucket.tell(), (9, 1, 0), "told once");
-        // What an older answer says takes nothing back.
+        // An older answer takes nothing back.
         bucket.refused(StoreState::Counts { taken: 8, back: 1 }, 0, evening.mono_ns);
         let refused = LeaseLook::Refused(Duration::from_secs(3_600));
         assert_eq!(bucket.look(5, limit, evening), refused);

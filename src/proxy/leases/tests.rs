@@ -1,5 +1,5 @@
-//! Many sidecars in one process, each with the lease code and a connection of its own, against one
-//! real redis-server.
+//! Many sidecars in one process, each with the lease code and its own connection, against one real
+//! redis-server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,14 +35,14 @@ fn config(port: u16, lease: Duration) -> SharedConfig {
         database: 0,
         tls: None,
         lease,
-        // Nobody falls back on a busy machine.
+        // Long enough that nobody falls back on a busy machine.
         timeout: Duration::from_secs(30),
         fallback_share: 0.25,
         replicas: 0,
     }
 }
 
-/// Inside a [`LocalSet`].
+/// To be called inside a [`LocalSet`].
 fn member(number: usize, config: &SharedConfig, clock: &Clock, metrics: &Metrics) -> FleetMember {
     let settings = StoreSettings {
         config: config.clone(),
@@ -75,7 +75,7 @@ async fn admits(limits: &Arc<SharedLimits>, limit: Limit, clock: &Clock) -> bool
     }
 }
 
-/// What `count` sidecars admit of a limit in `rounds` of a request to each, one behind the other.
+/// What `count` sidecars admit of a limit in `rounds` of a request to each, one after the other.
 fn fleet(count: usize, limit: &str, rounds: usize) -> (u32, f64, u32) {
     let redis = RedisServer::start(&["--maxclients", "4000"]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -83,7 +83,7 @@ fn fleet(count: usize, limit: &str, rounds: usize) -> (u32, f64, u32) {
         let (clock, metrics) = (Clock::system(), Metrics::new(1));
         let config = config(redis.port(), Duration::from_millis(200));
         let mut members: Vec<FleetMember> = Vec::new();
-        // Not all at once: one thread has the work of all.
+        // Not all together: one thread does the work of all.
         while members.len() < count {
             let next = members.len()..count.min(members.len() + 50);
             members.extend(next.map(|n| member(n, &config, &clock, &metrics)));
@@ -113,7 +113,7 @@ fn two_thousand_sidecars_hold_one_limit() {
     let (admitted, took, counted) = fleet(2_000, "100/s burst 50", 2);
     let most = 50.0 + 100.0 * took + 1.0;
     assert!(f64::from(admitted) <= most, "{admitted} in {took:.2} s, at most {most:.0}");
-    // Each asked twice, so that demand was far above the limit, unless the machine is slow.
+    // Each was asked twice, so that demand was far above the limit, unless the machine is slow.
     let due = (50.0 + 100.0 * took).min(4_000.0);
     assert!(f64::from(admitted) >= 0.5 * due, "{admitted} in {took:.2} s of {due:.0}");
     assert!(counted > 1_000, "{counted} were counted by the last");
@@ -121,7 +121,7 @@ fn two_thousand_sidecars_hold_one_limit() {
 
 #[test]
 fn a_pool_of_many_sidecars_is_used_to_the_last_token() {
-    // Twenty sidecars and 200 tokens for a day: what some have in advance, the others get.
+    // Twenty sidecars and 200 tokens for a day: the others get what some have in advance.
     let (admitted, ..) = fleet(20, "200/d", 40);
     assert!((190..=201).contains(&admitted), "{admitted}");
 }

@@ -111,7 +111,7 @@ mod tests {
         for n in 0..12 {
             assert_eq!(buckets.arrival(id(n)), 100 + u64::from(n), "{n}");
         }
-        // Places of what is over are used again, and nothing else changes.
+        // Places of expired buckets are used again, and nothing else changes.
         buckets.set(id(50), 900, at(102));
         assert_eq!(buckets.arrival(id(0)), 0);
         assert_eq!(buckets.arrival(id(11)), 111);

@@ -45,7 +45,7 @@ fn charge<'c>(policies: impl IntoIterator<Item = &'c TestPolicy>, cost: u32) -> 
     Charge { caller: ChargedCaller::Key(key(1)), org: "acme", cost, limits }
 }
 
-/// Arrival times in a wider number, one policy after the other.
+/// Arrival times in a wider integer, one policy after the other.
 #[derive(Default)]
 struct Oracle(BTreeMap<PolicyName, u128>);
 
@@ -92,14 +92,14 @@ prop_compose! {
     }
 }
 
-/// At most the smallest burst: a larger cost counts as the burst, which no oracle knows.
+/// At most the smallest burst: a larger cost counts as the burst, which the oracles do not do.
 fn bounded(cost: u32, policies: &[TestPolicy]) -> u32 {
     policies.iter().map(|policy| policy.limit.burst()).min().unwrap().min(cost)
 }
 
 proptest! {
-    /// Verdict by verdict: what all oracles have room for is admitted, and nothing else; what is
-    /// refused is charged nowhere; the wait that is told is enough, and no more than enough.
+    /// Verdict by verdict: what all oracles have space for is admitted, and nothing else. A refused
+    /// request is charged nowhere. The reported wait is sufficient, and no longer than necessary.
     #[test]
     fn several_policies_agree_with_two_oracles(
         policies in policies(),
@@ -149,8 +149,9 @@ proptest! {
         }
     }
 
-    /// Two threads at once, under changing sets of policies and with a key that begins with one
-    /// limit: together they take exactly what was admitted, and nobody is refused who had room.
+    /// Two threads in parallel, under changing sets of policies and with a key that begins with one
+    /// limit: together they take exactly what was admitted, and no request is refused that had
+    /// space.
     #[test]
     fn two_threads_take_all_that_is_there_and_no_more(
         policies in policies(),
@@ -203,7 +204,7 @@ fn asks() -> impl Strategy<Value = Vec<(u32, u32)>> {
     prop::collection::vec((1u32..5, any::<u32>()), 0..8)
 }
 
-/// The policies of the mask's bits; the first one if it has none.
+/// The policies of the mask's bits. The first one if it has none.
 fn chosen(policies: &[TestPolicy], mask: u32) -> Vec<TestPolicy> {
     let among = |(at, policy): (usize, &TestPolicy)| (mask >> at & 1 == 1).then(|| policy.clone());
     let chosen: Vec<_> = policies.iter().enumerate().filter_map(among).collect();
@@ -236,11 +237,11 @@ fn a_second_limit_does_not_forget_what_the_first_has_spent_nor_the_way_back() {
         store.charge(&lone("5/min"), at(0)).unwrap();
     }
     let two = ["per-key", "search"].map(|name| policy(name, PolicyScope::Key, "5/min"));
-    // As after a reload that brought a second policy.
+    // As after a reload that added a second policy.
     let report = store.charge(&charge(&two, 1), at(0)).unwrap();
     assert_eq!(report.shown().next().unwrap().1.remaining, 1);
     assert_eq!((store.several.len(), store.lone.len()), (1, 0));
-    // And after one that took it away again.
+    // And after one that removed it again.
     store.charge(&lone("5/min"), at(0)).unwrap();
     assert!(store.charge(&lone("5/min"), at(0)).is_err());
     assert_eq!((store.several.len(), store.lone.len()), (1, 0));
@@ -298,7 +299,7 @@ fn orgs_that_only_tokens_name_stay_in_their_room() {
     store.charge(&of("last"), at(0)).unwrap();
     store.charge(&of("last"), at(0)).unwrap();
     assert!(store.charge(&of("last"), at(0)).is_err());
-    // The table learns of the org: what was spent stays spent, by keys as well.
+    // The table learns of the org: spent amounts stay spent, for keys as well.
     let named = |org_name| Charge { org: org_name, ..charge([&org], 1) };
     assert!(store.charge(&named("last"), at(0)).is_err());
     assert!(store.charge(&named("other"), at(0)).is_ok());
@@ -326,7 +327,7 @@ fn subjects_of_user_tokens_share_their_org_with_keys() {
     for _ in 0..2 {
         store.charge(&of(bob), at(0)).unwrap();
     }
-    // Five of the org's ten are left to a key. What that refuses leaves bob his third.
+    // A key can use five of the org's ten. A request that this refuses leaves bob his third.
     store.charge(&charge([&org], 5), at(0)).unwrap();
     for _ in 0..50 {
         assert_eq!(names(store.charge(&of(bob), at(0)).unwrap_err()), ["daily"]);
@@ -335,7 +336,7 @@ fn subjects_of_user_tokens_share_their_org_with_keys() {
     let alone = Charge { limits: alone, ..of(bob) };
     store.charge(&alone, at(0)).unwrap();
     assert_eq!(names(store.charge(&alone, at(0)).unwrap_err()), ["per-key"]);
-    // Of the store's maps only that of orgs has anything of them.
+    // Of the store's maps, only that of orgs has an entry.
     assert_eq!((store.several.len(), store.lone.len(), store.orgs.len()), (0, 0, 1));
 }
 
@@ -392,7 +393,7 @@ fn kept_charges() -> [Charge<'static>; 3] {
 
 #[test]
 fn quotas_and_long_debts_outlive_the_process() {
-    // 2026-11-29T23:00:00Z, and a process that has run for a while.
+    // 2026-11-29T23:00:00Z, in a process that has run for a while.
     let evening = Now { unix_ms: 1_795_993_200_000, mono_ns: 7_000_000_000 };
     let store = LimitStore::default();
     for charge in &kept_charges() {
@@ -402,7 +403,7 @@ fn quotas_and_long_debts_outlive_the_process() {
     }
     store.charge(&lone("600/min"), evening).unwrap();
     let bytes = store.keep(evening);
-    // Magic and checksum, and 32 bytes each: what is whole again in a second is not kept.
+    // Magic and checksum, and 32 bytes each. A limit that is whole again in a second is not kept.
     assert_eq!(bytes.len(), 12 + 3 * 32);
     let later = Now { unix_ms: evening.unix_ms + 60_000, mono_ns: 1_000 };
     let anew = LimitStore::default();
@@ -418,7 +419,7 @@ fn quotas_and_long_debts_outlive_the_process() {
     assert!(left(daily, later).is_err());
     let wait = left(debt, later).unwrap_err();
     assert!(wait.longest_wait() > Duration::from_secs(40_000), "{wait:?}");
-    // Midnight, by the wall clock: the day is over, the month is not.
+    // Midnight by the wall clock: the day is over, the month is not.
     let midnight = Now { unix_ms: evening.unix_ms + 3_600_000, mono_ns: 2_000 };
     assert_eq!(left(daily, midnight).unwrap(), [2]);
     assert_eq!(left(monthly, midnight).unwrap(), [1]);

@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn growth_is_booked_at_once_and_shows_who_has_too_much() {
-        // A quarter of it are 2 MiB.
+        // A quarter of it is 2 MiB.
         let account = Arc::new(Account::new(MemoryBudget::Bytes(8 << 20), None));
         let head = |bytes| InUse { head: bytes, ..InUse::default() };
         let (one, other) = (holding(&account, 1), holding(&account, 2));

@@ -152,12 +152,12 @@ mod tests {
             };
             connections.pressed.notify_one();
             assert!(is_pressed(), "the first look is due at once");
-            // As if time had not gone on since the last one.
+            // As if no time had passed since the last one.
             connections.settled.set(Some(Instant::now() + Duration::from_secs(3600)));
             connections.pressed.notify_one();
             assert!(!is_pressed(), "the second is not");
             connections.settled.set(Instant::now().checked_sub(PAUSE));
-            // What was asked for in between is not forgotten.
+            // A request for room in between is not forgotten.
             connections.pressed().await;
             assert!(!is_pressed());
         });

@@ -212,7 +212,7 @@ mod tests {
 
     /// Feeds `parts` one read at a time, then closes.
     async fn read(parts: &[&[u8]]) -> Result<(Option<String>, Vec<u8>), ProxyError> {
-        // A duplex that holds one part: the reader sees each part by itself.
+        // A duplex that holds one part: the reader sees each part separately.
         let longest = parts.iter().map(|p| p.len()).max().unwrap_or(1).max(1);
         let (mut near, mut far) = duplex(longest);
         let feed = async {
@@ -295,7 +295,7 @@ mod tests {
             let want = want.map(str::to_owned);
             let got = read(&[&whole]).await.unwrap_or_else(|e| panic!("{name}: {e}"));
             assert_eq!(got, (want.clone(), request.to_vec()), "{name}");
-            // However the network cuts it, the answer is the same.
+            // However the network splits it, the answer is the same.
             let single: Vec<&[u8]> = whole.chunks(1).collect();
             assert_eq!(read(&single).await.unwrap(), (want.clone(), request.to_vec()), "{name}");
             for at in [1, 5, 6, 12, 15, 16, 17, header.len() - 1, header.len()] {
@@ -403,7 +403,7 @@ mod tests {
             rest in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
             let bytes = [start, &rest].concat();
-            // Whatever is complete stays so, with the same answer, when more bytes follow.
+            // Whatever is complete stays complete, with the same answer, when more bytes follow.
             if let Ok(HeaderProgress::Complete { source, length }) = parse(&bytes) {
                 prop_assert!(length <= bytes.len());
                 let more = [&bytes[..], b"more"].concat();
@@ -414,7 +414,7 @@ mod tests {
                     _ => prop_assert!(false, "changed its mind"),
                 }
             }
-            // And what is refused is refused with more bytes as well.
+            // And whatever is refused is also refused with more bytes.
             if parse(&bytes).is_err() {
                 let more = [&bytes[..], b"more\r\n"].concat();
                 prop_assert!(parse(&more).is_err());

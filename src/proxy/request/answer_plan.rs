@@ -154,7 +154,7 @@ mod tests {
             let rejection = Rejection { reason, detail };
             said.extend(settings.refusals.render(&rejection, &context).headers);
         }
-        // What the configuration does not say now it may say with the next reload.
+        // What the configuration does not say now, it may say after the next reload.
         settings.refusals.rate_fields = RateFields { standard: false, x: false };
         clean_trailers(&mut said, &settings);
         assert!(said.is_empty(), "{said:?}");

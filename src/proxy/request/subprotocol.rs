@@ -248,13 +248,13 @@ mod tests {
         }
     }
 
-    /// A word that no marker begins or stands for: those are not forwarded.
+    /// A word that does not begin with a marker or equal one: those are not forwarded.
     fn subprotocol() -> impl Strategy<Value = String> {
         "[a-z]{1,8}".prop_filter("a marker", |word| !MARKERS.iter().any(|m| is_plain(word, m)))
     }
 
     proptest! {
-        /// Neither what the upstream is offered nor what the client is answered has the secret.
+        /// Neither the offer to the upstream nor the answer to the client contains the secret.
         #[test]
         fn the_credential_goes_nowhere(
             before in proptest::collection::vec(subprotocol(), 0..3),

@@ -1,4 +1,4 @@
-//! Heads that two readers could read differently, and every spelling of a name that is ours.
+//! Heads that two readers could read differently, and every spelling of a name of ours.
 
 use super::*;
 
@@ -83,8 +83,8 @@ fn owned_name() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    /// Whatever a client sends, on whichever route, and whichever way underscores are configured:
-    /// nothing it wrote into an owned field, and no credential of ours, reaches the upstream.
+    /// Whatever a client sends, on whichever route, and however underscores are configured: nothing
+    /// that it wrote into an owned field, and no credential for keygate, reaches the upstream.
     #[test]
     fn nothing_owned_gets_through(
         forged in prop::collection::vec(owned_name(), 0..4),

@@ -199,7 +199,7 @@ async fn cut_without_frames_or_words_is_abrupt() {
     }
 }
 
-/// After the cut not one byte more goes either way, even of what was read before it.
+/// After the cut, not one more byte goes either way, even of what was read before it.
 #[tokio::test]
 async fn nothing_passes_after_the_cut() {
     let (ended, ()) = with_tunnel(Framing::Opaque, LIMITS, 8, (b"", b""), async |mut ends| {
@@ -222,8 +222,8 @@ async fn nothing_passes_after_the_cut() {
     assert_eq!((ended.to_client, ended.to_upstream, ended.must_reset), (8, 0, true));
 }
 
-/// The upstream side stops at once although the client has never read a byte; the client is given
-/// up at the write deadline.
+/// The upstream side stops immediately although the client has never read a byte. The client is
+/// given up at the write deadline.
 #[tokio::test]
 async fn cut_does_not_wait_for_a_client_that_does_not_read() {
     let gone_at_once = Rc::new(Cell::new(false));
@@ -305,7 +305,7 @@ async fn a_half_closed_tunnel_has_its_own_bound() {
     assert_eq!(ended.end, TunnelEnd::Idle);
 }
 
-/// A server that closes while the client still sends is heard to its last byte.
+/// A server that closes while the client still sends is read to its last byte.
 #[tokio::test]
 async fn last_words_of_an_upstream_that_takes_no_more() {
     let (ended, ()) =

@@ -34,8 +34,8 @@ fn pool() -> Rc<UpstreamPool> {
     UpstreamPool::new(connector, upstream, timeouts, 1, resources)
 }
 
-/// A waiter may go between the moment its turn comes and the moment it runs: the slot must go to
-/// the next one, or back. Lost ones would add up until every request is refused.
+/// A waiter may leave between the moment its turn comes and the moment it runs. Its slot must go to
+/// the next one, or return. Lost slots would add up until every request is refused.
 #[tokio::test]
 async fn a_slot_handed_to_a_waiter_that_has_gone_is_not_lost() {
     let pool = pool();
@@ -52,7 +52,7 @@ async fn a_slot_handed_to_a_waiter_that_has_gone_is_not_lost() {
         drop(second);
     }
     assert_eq!(pool.active.get(), 0, "nobody waits: it goes back");
-    // The only waiter goes.
+    // The only waiter leaves.
     let first = pool.slot().await.unwrap();
     {
         let mut gone = Box::pin(pool.slot());
@@ -61,7 +61,7 @@ async fn a_slot_handed_to_a_waiter_that_has_gone_is_not_lost() {
         drop(gone);
     }
     assert_eq!(pool.active.get(), 0);
-    // Those that went before their turn are passed over, and do not fill the queue.
+    // Waiters that left before their turn are skipped, and do not fill the queue.
     let first = pool.slot().await.unwrap();
     for _ in 0..5 {
         let mut gone = Box::pin(pool.slot());

@@ -6,7 +6,7 @@ use super::*;
 fn what_arrives_at_the_end_does_not_put_the_end_off() {
     let clock = Clock::system();
     let (events, inbox) = channel();
-    // A disk that hangs, and a URL that goes on being fetched.
+    // A disk that hangs, and a URL whose fetch continues.
     let others = std::thread::spawn(move || {
         (0..20_000).all(|_| {
             std::thread::sleep(Duration::from_millis(1));

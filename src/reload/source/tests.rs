@@ -4,7 +4,7 @@ use std::fs;
 
 use super::*;
 
-/// Long after any file was made: nothing is fresh.
+/// Long after any file was created: nothing is fresh.
 const LATER: u64 = 9_000_000_000_000;
 
 fn source(path: &Path) -> PathSource {

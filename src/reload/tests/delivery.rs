@@ -16,7 +16,7 @@ fn renamed_and_written_in_place() {
     running.until_serial(2);
     fs::write(folder.at("t.kgt"), table(3)).unwrap();
     running.until_serial(3);
-    // Removed and made anew.
+    // Removed and created again.
     fs::remove_file(folder.at("t.kgt")).unwrap();
     running.until("missing", |r| r.failures("table", "missing") >= 1.0);
     assert_eq!(running.serial(), Some(3), "the last good one stays");
@@ -128,12 +128,12 @@ fn a_thousand_data_swaps() {
     symlink("..data/t.kgt", mount.join("t.kgt")).unwrap();
     folder.configure("path = \"mount/t.kgt\"\n");
     let running = folder.start();
-    // One by one: each is seen by itself, and quickly, for the poll comes in ten minutes.
+    // One by one: each is noticed separately, and quickly, because the poll is ten minutes away.
     for n in 2..=100 {
         swap(n);
         running.until_serial(n);
     }
-    // In a burst: what matters is that the last one is in force.
+    // In a burst: only the last one has to be in force.
     for n in 101..=1000 {
         swap(n);
     }
@@ -155,7 +155,7 @@ fn a_replaced_directory() {
         fs::rename(folder.at("next"), folder.at("keys")).unwrap();
         running.until_serial(n);
     }
-    // The new directory is watched as the first one was.
+    // The new directory is watched like the first one.
     folder.publish("keys/t.kgt", &table(9));
     running.until_serial(9);
 }
@@ -186,7 +186,7 @@ fn without_a_watch_the_poll_finds_it() {
     symlink("a/b/t.kgt", folder.at(".link")).unwrap();
     fs::rename(folder.at(".link"), folder.at("t.kgt")).unwrap();
     running.until_serial(2);
-    // Renaming a directory above the watched ones raises nothing in them.
+    // Renaming a directory above the watched ones causes no event in them.
     fs::create_dir_all(folder.at("c/b")).unwrap();
     folder.publish("c/b/t.kgt", &table(3));
     fs::rename(folder.at("a"), folder.at("old")).unwrap();
@@ -232,7 +232,7 @@ fn table_and_patch_in_either_order() {
         let running = folder.start();
         assert_eq!((running.serial(), running.patch()), (Some(1), Some(2)));
         assert!(!running.has(1) && running.has(2));
-        // The next table knows of the first patch; the next patch is over it.
+        // The next table includes the first patch. The next patch is over that table.
         let next = table_of(3, &[spec(2), spec(3)]);
         let over_next = revoking(4, &next, &[2]);
         if patch_first {
@@ -256,7 +256,7 @@ fn table_and_patch_in_either_order() {
     }
 }
 
-/// What is wrong with the table shows until a table is right again, whatever patches do.
+/// A fault in the table is shown until a table is right again, whatever patches do.
 #[test]
 fn a_fault_of_one_artefact_is_not_cured_by_the_other() {
     let folder = Folder::new();
@@ -334,7 +334,7 @@ fn a_large_table_loads_aside_and_patches_do_not_wait() {
     folder.publish("t.kgt", &base);
     let running = folder.start();
     assert_eq!(running.serial(), Some(1));
-    // By a publisher who does not know of the patch.
+    // By a publisher who does not know about the patch.
     let signer = Signer::new(1);
     let unknowing = Issue { includes_through: 1, ..now(4, &[&signer]) };
     folder.publish("t.kgt", &table_file(&specs, unknowing, &[&signer]));
@@ -343,7 +343,7 @@ fn a_large_table_loads_aside_and_patches_do_not_wait() {
     running.until_serial(4);
     assert!(!running.has(5), "the table does not know of the patch");
     running.until("counted", |r| r.metric("keygate_keys{state=\"active\"}") == 69_999.0);
-    // The status follows the metrics by a moment.
+    // The status follows the metrics with a short delay.
     running.until("shown", |r| {
         let status = r.cell.load();
         status.held_patches == 1 && status.keys.as_ref().is_some_and(|k| k.active == 69_999)
@@ -376,7 +376,7 @@ fn a_busy_neighbour_in_the_directory_delays_nothing() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut log = fs::File::create(folder.at("access.log")).unwrap();
-            // It ends by itself too, if the other thread has failed.
+            // It also ends if the other thread has failed.
             for _ in 0..200_000 {
                 if stop.load(std::sync::atomic::Ordering::Relaxed) {
                     break;
@@ -388,7 +388,7 @@ fn a_busy_neighbour_in_the_directory_delays_nothing() {
         for n in 2..=60 {
             let patch = revoking(n, &base, &[1]);
             folder.publish("p.kgp", &patch);
-            // Its patience is seconds; the poll would come in ten minutes.
+            // It waits for seconds. The poll would be ten minutes away.
             running.until_patch(n);
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);

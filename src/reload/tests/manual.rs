@@ -1,4 +1,4 @@
-//! docs/operations.md and deploy/prometheus against the code.
+//! Compares docs/operations.md and deploy/prometheus with the code.
 
 use super::*;
 use crate::telemetry::metrics::ALL;
@@ -34,7 +34,7 @@ fn every_alert_says_what_to_do_and_speaks_of_metrics_that_exist() {
         let rest = &ALERTS[at..];
         let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap();
         let name = rest[..end].trim_end_matches("_bucket");
-        // Each page is held against its program's metrics by a test of its own.
+        // A separate test compares each page with its program's metrics.
         let pages = [
             ("keygate_webhook_", METRICS),
             ("keygate_distributor_", include_str!("../../../docs/distributor.md")),

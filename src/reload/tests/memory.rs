@@ -15,7 +15,7 @@ fn a_restart_is_no_way_back() {
     folder.publish("t.kgt", &table(4));
     let error = folder.load().err().unwrap();
     assert!(error.to_string().contains("below 6"), "{error}");
-    // Or takes the patch away: what it revoked stays revoked.
+    // Or removes the patch: what it revoked stays revoked.
     folder.publish("t.kgt", &base);
     fs::remove_file(folder.at("p.kgp")).unwrap();
     let running = folder.start();
@@ -54,7 +54,7 @@ fn what_is_in_force_has_its_use_cells_from_the_moment_it_was_verified() {
     folder.publish("t.kgt", &base);
     folder.publish("p.kgp", &revoking(6, &base, &[1]));
     let cells = |keys: &KeySet| keys.use_blocks().map(|block| block.len()).collect::<Vec<_>>();
-    // No swap and no start of a thread in between: acceptance alone has nothing left to allocate.
+    // No swap and no thread start in between: acceptance alone has nothing left to allocate.
     let (loaded, ..) = folder.load().unwrap();
     assert_eq!(cells(&loaded.keys().unwrap()), [0, 3], "a removal has no cell");
     drop(loaded);
@@ -68,7 +68,7 @@ fn what_is_in_force_has_its_use_cells_from_the_moment_it_was_verified() {
     folder.publish("p.kgp", &adds);
     running.until_patch(7);
     assert_eq!(cells(&running.store.load().keys.clone().unwrap()), [1, 3]);
-    // From the state file, without the file that it came in.
+    // From the state file, without the file that it was published in.
     drop(running);
     fs::remove_file(folder.at("p.kgp")).unwrap();
     let (loaded, ..) = folder.load().unwrap();
@@ -79,7 +79,7 @@ fn what_is_in_force_has_its_use_cells_from_the_moment_it_was_verified() {
 fn nowhere_to_write_is_survived_and_shown() {
     let folder = Folder::new();
     folder.publish("t.kgt", &table(5));
-    // A file where a directory should be: not writable, even for root.
+    // A file instead of a directory: not writable, even for root.
     folder.configure("state_file = \"blocked/ledger\"\n");
     fs::write(folder.at("blocked"), "").unwrap();
     let running = folder.start();
@@ -87,7 +87,7 @@ fn nowhere_to_write_is_survived_and_shown() {
     assert_eq!(running.metric("keygate_state_persistent"), 0.0);
     let problem = running.cell.load().state.problem.clone().unwrap();
     assert!(problem.contains("cannot be"), "{problem}");
-    // Within the life of the process nothing is forgotten.
+    // During the life of the process nothing is forgotten.
     folder.publish("t.kgt", &table(4));
     running.until("refused", |r| r.failures("table", "rollback") == 1.0);
     // Once it can be written, it is, without another table.

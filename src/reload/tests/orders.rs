@@ -1,6 +1,6 @@
 //! Publishers, arrivals and restarts in random orders, over real files and the real thread. The
-//! exhaustive walk over the rules alone is in `table`; this one has the files, the state file and
-//! the watch in it as well.
+//! exhaustive walk over the rules alone is in `table`. This one also covers the files, the state
+//! file and the watch.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
@@ -9,15 +9,15 @@ use super::*;
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// Everything that was changed becomes a new table, not yet delivered.
+    /// All changes become a new table, which is not yet delivered.
     BuildTable,
     DeliverPatch,
     DeliverTable,
-    /// A copy of the last table but one is put back.
+    /// A copy of the table before the last is put back.
     PutBack,
     RemovePatch,
     Restart,
-    /// One more key is revoked, by a patch over the newest table; not yet delivered.
+    /// One more key is revoked, by a patch over the newest table, which is not yet delivered.
     Revoke,
 }
 
@@ -33,7 +33,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A publisher who knows of everything, and what of it has reached the folder.
+/// A publisher who knows about everything, and which parts of it have reached the folder.
 struct World {
     folder: Folder,
     running: Option<Running>,
@@ -51,7 +51,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let folder = Folder::new();
-        // Every key may go in this walk; the brakes are tested elsewhere.
+        // Every key may be removed in this walk. The brakes are tested elsewhere.
         folder.configure("shrink_brake = \"100%\"\n");
         let good: Vec<u32> = (1..=12).collect();
         let first = table_of(1, &good.iter().map(|n| spec(*n)).collect::<Vec<_>>());
@@ -96,8 +96,8 @@ impl World {
             }
             Step::Restart => {
                 self.running = None;
-                // An older table in the way keeps a restart from serving: that is right, and the
-                // walk goes on with the newest.
+                // An older table prevents a restart from serving. That is correct, and the walk
+                // continues with the newest.
                 if self.folder.load().is_err() {
                     let newest = self.tables.last().unwrap().clone();
                     self.folder.publish("t.kgt", &newest);
@@ -116,8 +116,8 @@ impl World {
         self.check(step);
     }
 
-    /// Until the thread has looked at what was published: it reads the configuration for the second
-    /// signal after it has looked for the first.
+    /// Waits until the thread has looked at what was published: it reads the configuration for the
+    /// second signal after it has looked for the first.
     fn settle(&self) {
         let read = |r: &Running| r.metric("keygate_config_reloads_total{result=\"succeeded\"}");
         let before = read(self.running());
@@ -126,7 +126,7 @@ impl World {
         self.running().until("looked", |r| read(r) >= before + 2.0);
     }
 
-    /// What was once refused stays refused, and nothing is open that was never good.
+    /// Whatever was once refused stays refused, and nothing opens that was never good.
     fn check(&mut self, step: Step) {
         let running = self.running.as_ref().unwrap();
         for n in &self.dead {

@@ -1,4 +1,4 @@
-//! How a start goes, and what is refused.
+//! How a start proceeds, and what is refused.
 
 use std::fs;
 
@@ -76,7 +76,7 @@ fn the_same_files_arriving_later_change_nothing() {
         running.until(reason, |r| {
             let status = r.cell.load();
             let last = status.last_reload.as_ref().and_then(|last| last.reason);
-            // Status is told behind the counter.
+            // The status is updated after the counter.
             r.failures("table", reason) >= 1.0 && last == Some(reason)
         });
         assert_eq!(running.serial(), Some(5), "{reason}");
@@ -89,7 +89,7 @@ fn the_same_files_arriving_later_change_nothing() {
         assert_eq!(running.failures("table", reason), 1.0, "counted once, not at every look");
     }
     assert_eq!(serial, 9.0);
-    // Acknowledged, the shrink is taken.
+    // If acknowledged, the shrink is accepted.
     folder.publish("t.kgt", &signed(Issue { acknowledge: vec![Acknowledge::Shrink], ..at(7) }));
     running.until_serial(7);
     assert_eq!(running.metric("keygate_table_last_reload_successful"), 1.0);
@@ -149,7 +149,7 @@ fn expiry_is_said_and_obeyed() {
         }
         assert_eq!(running.serial(), Some(1));
         drop(running);
-        // A restart is no outage, and no way around.
+        // A restart is neither an outage nor a way to bypass this.
         let again = folder.start();
         assert_eq!(again.serial(), Some(1));
         folder.publish("t.kgt", &table(2));
@@ -169,7 +169,7 @@ fn a_dropped_signer_takes_its_table_along() {
     running.until("out of force", |r| r.serial().is_none());
     running.until("not ready", |r| !r.readiness.is_ready());
     assert!(running.cell.load().table.is_none());
-    // The serials of the dropped signer do not bind the new one.
+    // The serials of the removed signer do not bind the new one.
     folder.publish("t.kgt", &table_file(&[spec(1)], now(2, &[&other]), &[&other]));
     running.until_serial(2);
     let info = |n: u8| format!("keygate_table_info{{signer=\"{}\"}}", Signer::new(n).key.id());
@@ -178,7 +178,7 @@ fn a_dropped_signer_takes_its_table_along() {
         text.contains(&format!("{} 0\n", info(1))) && text.contains(&format!("{} 1\n", info(2)))
     });
 
-    // Published before the signer is dropped: no moment without keys.
+    // Published before the signer is removed: there is no moment without keys.
     let (one, two) = (Signer::new(1), Signer::new(2));
     folder.configure(&format!("trusted_signers = [\"{}\", \"{}\"]\n", one.key, two.key));
     running
@@ -222,7 +222,7 @@ fn a_signers_file_may_come_after_the_configuration_that_names_it() {
         one.key
     ));
     running.until("missing", |r| misses(r, "new.pub") && misses(r, "signers/new.pub"));
-    // Beside the configuration, and in a folder that nothing else is watched in.
+    // Next to the configuration, and in a folder where nothing else is watched.
     folder.publish("new.pub", two.key.spki_pem().as_bytes());
     running.until("one", |r| !misses(r, "new.pub") && misses(r, "signers/new.pub"));
     assert_eq!(running.metric("keygate_config_last_reload_successful"), 0.0);

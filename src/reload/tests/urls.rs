@@ -17,10 +17,10 @@ struct Nginx {
 }
 
 impl Nginx {
-    /// `None`: it is not installed, and this is no CI run.
+    /// `None`: it is not installed, and this is not a CI run.
     fn start(root: &Path) -> Option<Self> {
-        // Between this and nginx's own bind another process could take the port; then nginx says
-        // so and the test fails.
+        // Between this and nginx's own bind, another process could take the port. Then nginx
+        // reports that and the test fails.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let conf = root.join("nginx.conf");
         let log = root.join("access.log");
@@ -79,7 +79,7 @@ impl Drop for Nginx {
     }
 }
 
-/// A folder whose table and patch come from `base`.
+/// A folder whose table and patch are at `base`.
 fn folder(base: &str, more: &str) -> Folder {
     let folder = Folder::new();
     let patch = match more.contains("patch = ") {
@@ -112,7 +112,7 @@ fn static_files_of_a_real_nginx() {
     // Nothing new: the server says so without sending it.
     running.until("not modified", |_| nginx.answers("/t.kgt", 304) >= 2);
     assert_eq!(nginx.answers("/t.kgt", 200), 1);
-    // A patch that was not there is no failure.
+    // A missing patch is not a failure.
     assert!(nginx.answers("/p.kgp", 404) >= 1);
     assert_eq!(running.failures("patch", "status"), 0.0);
     publish("p.kgp", &revoking(2, &base, &[1]));
@@ -121,14 +121,14 @@ fn static_files_of_a_real_nginx() {
     publish("t.kgt", &table_of(3, &[spec(2), spec(3)]));
     running.until_serial(3);
     assert_eq!(nginx.answers("/t.kgt", 200), 2);
-    // A damaged publication: refused, asked for again, and put right.
+    // A damaged publication: refused, requested again, and corrected.
     publish("t.kgt", &table(4)[..500]);
     running.until("refused", |r| r.failures("table", "truncated") >= 1.0);
     assert_eq!(running.serial(), Some(3));
     publish("t.kgt", &table_of(5, &[spec(2), spec(3)]));
     running.until_serial(5);
 
-    // The URL is down: what is in force stays, and so does a restart.
+    // The URL is down: what is in force stays in force, also over a restart.
     drop(nginx);
     running.until("down", |r| r.failures("table", "network") >= 1.0);
     assert_eq!(running.serial(), Some(5));
@@ -144,7 +144,7 @@ fn a_start_without_url_and_without_copy_says_try_again() {
     let folder = folder(&format!("http://{closed}"), "");
     let error = folder.load().err().unwrap();
     assert_eq!(error.exit(), 75, "{error}");
-    // A copy that somebody changed is no better than a table that somebody changed.
+    // A modified copy is no better than a modified table.
     let mut bytes = table(1);
     let last = bytes.len() - 5;
     bytes[last] ^= 1;
@@ -159,7 +159,7 @@ fn a_table_that_is_refused_does_not_replace_the_copy() {
     let folder = folder(&server.url(), "patch = \"\"\n");
     drop(folder.start());
     let copy = fs::read(folder.at("cache/table.kgt")).unwrap();
-    // Genuine, but older than what was taken.
+    // Genuine, but older than what was accepted.
     server.put("/t.kgt", &table(4));
     let error = folder.load().err().unwrap();
     assert!(error.to_string().contains("below 5"), "{error}");
@@ -171,7 +171,7 @@ fn a_table_that_is_refused_does_not_replace_the_copy() {
     assert_eq!(opened(&fs::read(folder.at("cache/table.kgt")).unwrap()).serial(), 6);
 }
 
-/// Two processes of one configuration, of which one replaces the other, share the copy.
+/// Two processes of one configuration, where one replaces the other, share the copy.
 #[test]
 fn a_copy_is_never_replaced_by_an_older_one() {
     let server = Server::versioned("/t.kgt", &table(5));
@@ -179,7 +179,7 @@ fn a_copy_is_never_replaced_by_an_older_one() {
     let running = folder.start();
     let copy = || fs::read(folder.at("cache/table.kgt")).unwrap();
     assert_eq!(opened(&copy()).serial(), 5);
-    // The other one was faster, and knows more.
+    // The other one was faster, and has a newer table.
     folder.publish("cache/table.kgt", &table(7));
     server.put("/t.kgt", &table(6));
     running.until_serial(6);
@@ -189,7 +189,7 @@ fn a_copy_is_never_replaced_by_an_older_one() {
     assert_eq!(opened(&copy()).serial(), 7);
     server.put("/t.kgt", &table(8));
     running.until("a newer copy", |_| opened(&copy()).serial() == 8);
-    // What nobody trusted has signed keeps no place.
+    // A file without a trusted signature does not keep its place.
     let mut forged = table(20);
     forged[40] ^= 1;
     folder.publish("cache/table.kgt", &forged);
@@ -198,7 +198,7 @@ fn a_copy_is_never_replaced_by_an_older_one() {
     assert_eq!(opened(&copy()).serial(), 9);
 }
 
-/// A folder whose table and patch come from a server that may hold answers back. Polling alone would
+/// A folder whose table and patch are on a server that may hold answers back. Polling alone would
 /// take ten minutes.
 fn waiting_folder(server: &Server) -> Folder {
     let folder = Folder::new();
@@ -231,19 +231,19 @@ fn a_server_that_waits_is_asked_again_at_once() {
     assert_eq!(waits.field("if-none-match"), Some("\"1\""));
     assert!(asked.iter().all(|r| r.field("keygate-instance") == Some("sidecar-1")), "{asked:?}");
     for n in 3..=40 {
-        // Whether it is held back by then or not.
+        // Whether or not it is held back by then.
         server.put("/p.kgp", &revoking(n, &base, &[1]));
         running.until_patch(n);
     }
     assert!(!running.has(1));
     server.put("/t.kgt", &table_of(41, &[spec(2)]));
     running.until_serial(41);
-    // A table brings the patch with it, and then both are waited for again.
+    // A table causes a look at the patch, and then keygate waits for both again.
     running.until("waiting", |_| server.waiting() == 2);
     assert_eq!(last_has(&server, "/t.kgt").as_deref(), Some("\"2\""));
 }
 
-/// It may keep it from the request: RFC 7240 section 3.
+/// It need not tell the client: RFC 7240 section 3.
 #[test]
 fn a_server_may_wait_and_not_say_so() {
     let base = table(1);
@@ -296,7 +296,7 @@ fn a_table_that_is_not_there_is_waited_for() {
     assert_eq!(last_has(&server, "/t.kgt").as_deref(), Some("\"1\""));
 }
 
-/// What a sidecar says that it has is in force, so that the server may count on it.
+/// What a sidecar says that it has is in force, so that the server can rely on it.
 #[test]
 fn what_was_refused_is_not_named_as_taken() {
     let base = table(5);
@@ -321,7 +321,7 @@ fn what_was_refused_is_not_named_as_taken() {
     assert_eq!(last_has(&server, "/t.kgt").as_deref(), Some("\"3\""));
 }
 
-/// How many requests come in two seconds, from the fifth one on.
+/// How many requests arrive in two seconds, from the fifth one on.
 fn asked_in_two_seconds(server: &Server, more: &str) -> usize {
     let folder = folder(&server.url(), more);
     let running = folder.start();
@@ -349,8 +349,8 @@ fn a_server_that_says_it_waits_and_does_not_is_not_asked_in_a_loop() {
     }
 }
 
-/// A server without validators sends the same again and again, and one that is broken in another
-/// way has something new whenever it is asked.
+/// A server without validators sends the same again and again, and one with another fault has
+/// something new at every request.
 #[test]
 fn no_server_is_asked_more_than_fifty_times_a_second() {
     let bytes = table(1);
@@ -442,7 +442,7 @@ fn bad_answers_are_told_apart() {
             let (length, part) = (bytes.len().to_string(), bytes[..half].to_vec());
             Box::new(move || Answer::new(200).field("content-length", &length).body(&part))
         }),
-        // Not asked for: nothing is known that could be unmodified.
+        // The request named no version that could be unmodified.
         ("status", Box::new(|| Answer::new(304))),
     ];
     for (reason, make) in cases {
@@ -471,7 +471,7 @@ fn a_failing_server_is_asked_less_and_less() {
     let asked = server.requests().len() - before;
     assert!(asked <= 3, "{asked} requests in five seconds; pauses are 2, 4, 8 s");
     assert_eq!(running.serial(), Some(1));
-    // Told to, it asks at once.
+    // When triggered, it asks immediately.
     down.store(false, std::sync::atomic::Ordering::Relaxed);
     running.trigger();
     running.until("right again", |r| r.metric("keygate_table_last_reload_successful") == 1.0);

@@ -1,5 +1,5 @@
-//! Each file that must be refused, offered to a running reload thread: its reason is in the metric's
-//! label, in `/status`, and what was in force stays.
+//! Each file that must be refused, offered to a running reload thread: its reason is in the
+//! metric's label and in `/status`, and what was in force stays in force.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ fn every_reason_is_counted_under_its_own_label() {
     let both = [1, 2].map(|n| format!("\"{}\"", Signer::new(n).key)).join(", ");
     let two = format!("trusted_signers = [{both}]\nrequired_signers = 2\n");
     let bound = "max_bytes = \"16KiB\"\nwait_for_table = true\n";
-    // What needs nothing in force is refused by one sidecar, one after the other.
+    // One sidecar refuses, one after the other, the files that need nothing in force.
     let folder = Folder::new();
     folder.configure(bound);
     let running = folder.start();
@@ -61,7 +61,7 @@ fn every_reason_is_counted_under_its_own_label() {
     }
     let all = Refusal::REASONS.iter().map(|(word, _)| (*word).to_owned());
     let missing: Vec<_> = all.filter(|word| !seen.contains(word)).collect();
-    // src/table/tests/accept.rs has it: nine publishers who do not know of one another.
-    // And no file is short of memory.
+    // `src/table/tests/accept.rs` has it: nine publishers who do not know about each other. And no
+    // file can be short of memory.
     assert_eq!(missing, ["hold_full", "memory"]);
 }

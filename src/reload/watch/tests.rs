@@ -68,7 +68,7 @@ fn other_peoples_files_are_told_apart() {
     fs::write(&path, "x").unwrap();
     let (_watch, stirs) = watch(vec![path.clone()]);
     settle(&stirs);
-    // A log that is written all the time.
+    // A log that is constantly written.
     let mut log = fs::File::create(dir.path().join("access.log")).unwrap();
     for _ in 0..10 {
         std::io::Write::write_all(&mut log, b"line\n").unwrap();
@@ -162,7 +162,7 @@ fn links_are_followed_to_where_the_file_lies() {
     let found: Vec<_> = way.directories.into_iter().map(|d| d.canonicalize().unwrap()).collect();
     assert_eq!(found, [root.join("a"), root.join("a/b"), root.join("store")]);
     assert_eq!(way.names, ["now", "t.kgt"].map(OsString::from).into());
-    // A loop ends.
+    // A loop terminates.
     symlink("x", root.join("y")).unwrap();
     symlink("y", root.join("x")).unwrap();
     assert!(!follow(root.join("x")).directories.is_empty());

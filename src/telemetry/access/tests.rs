@@ -155,7 +155,7 @@ fn a_slow_disk_loses_lines_and_says_how_many() {
         AccessLogs::with_sink(LogSink::Test(Box::new(Stuck(stuck))), LogFormat::Json, &metrics)
             .unwrap();
     let log = logs.worker();
-    // More than the queue can hold; each flush is one buffer. Nothing here may wait.
+    // More than the queue can hold. Each flush is one buffer. Nothing here may block.
     for _ in 0..QUEUE + 20 {
         log.write(&line("/"));
         log.flush();
@@ -165,7 +165,7 @@ fn a_slow_disk_loses_lines_and_says_how_many() {
         .lines()
         .find_map(|l| l.strip_prefix("keygate_log_lines_dropped_total{log=\"access\"} "))
         .unwrap();
-    // One buffer is in the writer's hand at most.
+    // The writer holds at most one buffer.
     assert!(matches!(shown.parse(), Ok(19..=20)), "{shown}");
     drop(free);
     logs.stop();
@@ -252,7 +252,7 @@ fn every_field_is_documented() {
     assert_eq!(documented, keys);
 }
 
-/// What a client chose cannot end a line or move a terminal's cursor.
+/// Text that a client chose cannot end a line or move a terminal's cursor.
 #[test]
 fn chosen_fields_are_escaped() {
     for format in [LogFormat::Json, LogFormat::Text] {

@@ -40,7 +40,7 @@ fn busy() -> Metrics {
     metrics
 }
 
-/// A revocation whose lag is recorded while somebody scrapes is counted all the same.
+/// A revocation lag that is recorded during a scrape is counted.
 #[test]
 fn no_scrape_loses_what_is_recorded_meanwhile() {
     const MANY: u64 = 200_000;
@@ -109,7 +109,7 @@ fn every_family_is_shown_from_the_start_and_nothing_else() {
         for (name, sets) in labels {
             let family = ALL.iter().find(|f| f.name == name).unwrap();
             for set in sets {
-                // Only a named upstream has a label for that.
+                // Only a named upstream has this label.
                 let of_default: Vec<_> =
                     family.labels.iter().filter(|label| **label != "upstream").copied().collect();
                 assert!(set == family.labels || set == of_default, "{name}: {set:?}");
@@ -186,7 +186,7 @@ fn the_manual_describes_every_family_and_label() {
             assert!(row.contains(&format!("`{label}`")), "{} has the label {label}", family.name);
         }
     }
-    // Those of the webhook are another process's (`webhook::metrics`).
+    // Those of the webhook belong to another process (`webhook::metrics`).
     let is_ours = |l: &&str| l.starts_with("| `") && !l.starts_with("| `keygate_webhook_");
     for line in manual.lines().filter(is_ours) {
         let name = line.split('`').nth(1).unwrap();

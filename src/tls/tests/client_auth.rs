@@ -1,4 +1,4 @@
-//! Certificates of clients: who gets in, under which name, and for how long.
+//! Certificates of clients: which ones are accepted, under which name, and for how long.
 
 use rcgen::{DistinguishedName, SanType};
 
@@ -100,7 +100,7 @@ async fn subjects_are_safe_in_a_header() {
         let pair = meet(&server, &load_client(&client, "a.example")).await.unwrap();
         assert_eq!(subject(&pair).as_deref(), want, "{name}");
     }
-    // Longer than any header should be: refused, never cut.
+    // Longer than any header should be: refused, never truncated.
     let client = TlsClient {
         certificate: Some(dir.pair("client", &ca.issue(&named(&"x".repeat(5000))))),
         ..client_files(&ca_file)
@@ -130,7 +130,7 @@ async fn sessions_resume_but_not_past_a_change_of_authorities() {
     assert_eq!(kind(&meet(&server, &client).await.unwrap()), HandshakeKind::Full);
     let resumed = meet(&server, &client).await.unwrap();
     assert_eq!(kind(&resumed), HandshakeKind::Resumed);
-    // The identity of the first handshake came along, and its dates are still looked at.
+    // The identity of the first handshake is included, and its dates are still checked.
     assert_eq!(subject(&resumed).as_deref(), Some(r"CN=alice,O=Example\, Inc."));
     let far_future = Clock::manual(4_200_000_000).now();
     assert_eq!(
@@ -138,7 +138,7 @@ async fn sessions_resume_but_not_past_a_change_of_authorities() {
         Err(ClientCertificateError::Expired)
     );
 
-    // Another certificate of ours is no reason to begin anew.
+    // Another certificate of ours is not a reason to start again.
     dir.pair("server", &ca.issue(&params(&["a.example"], 2101)));
     assert!(server.reload().unwrap());
     assert_eq!(kind(&meet(&server, &client).await.unwrap()), HandshakeKind::Resumed);

@@ -1,4 +1,4 @@
-//! Whatever our readers take, hyper's take too, and read the same.
+//! Whatever our readers accept, hyper's accept too, and read the same.
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -10,7 +10,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
     runtime.block_on(future)
 }
 
-/// Lines that belong into a head, and some that do not.
+/// Lines that belong in a head, and some that do not.
 const LINES: &[&str] = &[
     "Content-Length: 5\r\n",
     "content-length: 0\r\n",
@@ -117,7 +117,7 @@ proptest! {
     }
 }
 
-/// The properties above look at something.
+/// The properties above do test something.
 #[test]
 fn both_take_the_usual() {
     let answer =

@@ -1,4 +1,4 @@
-//! Where the data of a body ends, and what is behind it.
+//! Where the data of a body ends, and what follows it.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Heads that have one reading, and those that have none or two.
+//! Heads that can be read in exactly one way, and those that cannot be read, or in two ways.
 
 use super::*;
 use BodyLength::{Chunked, Counted, None as Bodiless, UntilClose};

@@ -96,7 +96,8 @@ fn trailers_are_fields() {
     assert_eq!(trailers["empty"], "");
 }
 
-/// What is kept of a body in [`ChunkForm::Chunks`] that comes in these pieces, and how much data that is.
+/// What [`ChunkForm::Chunks`] keeps of a body that arrives in these pieces, and how much data that
+/// is.
 fn kept_chunks(pieces: &[&[u8]]) -> Result<(Vec<u8>, u64), BadChunk> {
     let mut reader = ChunkReader::keeping(ChunkForm::Chunks);
     let mut all = Vec::new();
@@ -112,7 +113,7 @@ fn kept_chunks(pieces: &[&[u8]]) -> Result<(Vec<u8>, u64), BadChunk> {
     Ok((all, length))
 }
 
-/// Nothing is left of a chunk but size and data, and of a size nothing but its digits.
+/// Only size and data are left of a chunk, and only its digits of a size.
 #[test]
 fn chunks_are_kept_without_what_nobody_needs() {
     let cases: &[(&[u8], &[u8], u64)] = &[
@@ -139,7 +140,7 @@ fn chunks_are_kept_without_what_nobody_needs() {
     }
 }
 
-/// What the lines of `chunks` are, if each is a size as keygate writes it and the data is that long.
+/// The sizes in `chunks`, if each is written as keygate writes it and the data is that long.
 fn sizes(mut chunks: &[u8]) -> Option<Vec<u8>> {
     let mut data = Vec::new();
     while !chunks.is_empty() {
@@ -200,8 +201,8 @@ const PARTS: &[&str] = &[
 ];
 
 proptest! {
-    /// Whatever comes, in whatever pieces: chunks are kept exactly if the data would be, and say the
-    /// same in the plainest form.
+    /// Whatever arrives, in whatever pieces: chunks are kept exactly if the data would be, and mean
+    /// the same in the plainest form.
     #[test]
     fn both_forms_say_the_same(
         parts in prop::collection::vec(prop::sample::select(PARTS), 0..12),
@@ -237,7 +238,7 @@ proptest! {
         }
     }
 
-    /// What is written is read back, wherever the reads end.
+    /// What was written can be read back, wherever the reads end.
     #[test]
     fn written_and_read_again(
         pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 0..6),

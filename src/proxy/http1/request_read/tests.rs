@@ -1,4 +1,4 @@
-//! What is read without hyper, and what is left to it.
+//! What is read without hyper, and what is left to hyper.
 
 use super::{Parsed, parse};
 

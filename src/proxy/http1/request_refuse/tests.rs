@@ -1,4 +1,4 @@
-//! What hyper would refuse is found, and what it takes is left to it.
+//! What hyper would refuse is found, and what it accepts is left to it.
 
 use super::{HeadBounds, Judged, RefusedHead, judge, unfinished};
 use crate::core::Reason;

@@ -1,4 +1,4 @@
-//! The end is found wherever the bytes are cut, and where the reader of bodies finds it.
+//! The end is found wherever the bytes are split, and at the same place as by the reader of bodies.
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -7,7 +7,7 @@ use super::super::chunks::ChunkReader;
 use super::super::length::RequestBodyEnd;
 use super::RequestSpan;
 
-/// Bytes of the request in `all`, which comes in two pieces. `None`: its chunks are broken.
+/// Bytes of the request in `all`, which arrives in two pieces. `None`: its chunks are broken.
 fn length(head: usize, end: RequestBodyEnd, all: &[u8], cut: usize) -> Option<(usize, bool)> {
     let mut span = RequestSpan::new(head, end);
     let (first, second) = all.split_at(cut);
@@ -41,7 +41,7 @@ fn where_a_request_ends() {
     assert_eq!(length(0, RequestBodyEnd::Chunked, long.as_bytes(), 9), None);
 }
 
-/// The head counts for the place of the trailers too.
+/// The place of the trailers counts from the beginning of the head.
 #[test]
 fn which_bytes_are_trailers() {
     let mut span = RequestSpan::new(4, RequestBodyEnd::Chunked);

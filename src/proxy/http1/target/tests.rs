@@ -66,7 +66,7 @@ fn a_query_is_replaced_and_nothing_else() {
 }
 
 proptest! {
-    /// What both take they read the same, and what `Uri` does not take is known beforehand.
+    /// What both accept they read the same, and what `Uri` does not accept is known beforehand.
     #[test]
     fn a_uri_is_the_same(text in "(http://h)?[/?*h][a-c/?%\"<>{}|^`\\\\#:@!~é\u{7f} ]{0,12}") {
         let uri = text.parse::<Uri>();

@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn slots_of_keys() {
-        // As `redis-cli CLUSTER KEYSLOT` says.
+        // As reported by `redis-cli CLUSTER KEYSLOT`.
         for (key, slot) in [("123456789", 12_739), ("foo", 12_182), ("{foo}:bar", 12_182)] {
             assert_eq!(slot_of(key.as_bytes()), slot, "{key}");
         }

@@ -1,4 +1,4 @@
-//! Who is closed, by account and budget.
+//! Which connections are closed, by account and budget.
 
 use std::cell::Cell;
 
@@ -12,7 +12,7 @@ fn proxy(last: u8) -> ChargedTo {
     ChargedTo::Proxy(IpAddr::from([10, 0, 0, last]))
 }
 
-/// What is closed of connections given as holder and bytes, with nothing in other workers.
+/// What is closed among connections given as holder and bytes, with nothing in other workers.
 fn closed(held: u64, connections: &[(ChargedTo, u64)]) -> Vec<(usize, Shortage)> {
     let mut sums: Vec<(ChargedTo, u64)> = Vec::new();
     for (holder, bytes) in connections {
@@ -90,7 +90,7 @@ fn what_other_workers_hold_is_left_to_them() {
     let budget = Budget::from_bytes(1000);
     let (a, b) = (address(1), address(2));
     let mut own = vec![StrangerConnection { slot: 7, holder: b, bytes: 50 }];
-    // The other worker has the 200 of `a`, who comes first.
+    // The other worker has the 200 of `a`, which has to go first.
     assert_eq!(to_close(budget, 1200, &[(b, 50), (a, 200)], &mut own), []);
     assert_eq!(own.len(), 1);
 }
@@ -123,10 +123,10 @@ fn ten_thousand_addresses_cost_no_more_than_a_sort() {
     };
     assert_eq!(looked_at(300_000, 100_000, &sums), (0, 0), "nobody has too much");
     let most = u64::from(MANY) * 200;
-    // Much held by others, so that every address has to give up what it has.
+    // Others hold much, so that every address has to give up what it has.
     let (closed, looks) = looked_at(100_000, 250_000, &sums);
     assert!(closed == MANY as usize && looks < most, "{closed} closed after {looks} looks");
-    // One address has more than its share, and nobody is pressed.
+    // One address has more than its share, and there is no pressure.
     let mut one_over = sums.clone();
     one_over.push((address(1), 80_000));
     let (closed, looks) = looked_at(300_000, 180_000, &one_over);
@@ -136,7 +136,7 @@ fn ten_thousand_addresses_cost_no_more_than_a_sort() {
 #[test]
 fn room_that_an_address_leaves_counts() {
     let (a, b) = (address(1), address(2));
-    // 1100 held; without the surplus of `a` nobody else has to go.
+    // 1100 held: without the surplus of `a`, nobody else has to go.
     assert_eq!(closed(1100, &[(a, 200), (a, 200), (b, 240)]), [(0, Shortage::Address)]);
 }
 

@@ -1,4 +1,4 @@
-//! Bytes between sockets, and what a worker's pipes do when there are no more.
+//! Bytes between sockets, and what a worker does when all its pipes are in use.
 
 use std::future::poll_fn;
 
@@ -30,7 +30,7 @@ async fn take(io: &mut Io, pipe: &mut Pipe, most: usize) -> io::Result<usize> {
     poll_fn(|cx| io.poll_take(pipe, most, cx)).await
 }
 
-/// A body of many pipes, and not a byte of what comes behind it.
+/// A body of many pipes, and not a byte of what follows it.
 async fn moves(
     mut from: impl AsyncWriteExt + Unpin,
     mut source: Io,
@@ -95,7 +95,7 @@ async fn what_is_in_a_pipe_can_be_read_after_all() {
     assert_eq!((pipes.in_use.get(), pipes.spare.borrow().len()), (0, 1), "it is as good as new");
 }
 
-/// Who gets none copies; a pipe with something in it is nobody else's.
+/// A connection that gets none copies. A pipe with something in it belongs to nobody else.
 #[tokio::test(flavor = "current_thread")]
 async fn there_are_few() {
     let pipes = Rc::<Pipes>::default();
@@ -109,7 +109,7 @@ async fn there_are_few() {
     assert!(pipes.take().is_some_and(|p| p.held() == 0));
 }
 
-/// A system that cannot do it says so before anything is lost.
+/// A system without support reports that before anything is lost.
 #[tokio::test(flavor = "current_thread")]
 async fn a_refusal_is_remembered() {
     for (number, refuses) in [(22, true), (38, true), (1, true), (104, false), (9, false)] {

@@ -1,4 +1,4 @@
-//! What an upstream connection is worth after a body that did not go through.
+//! What an upstream connection is worth after a body that did not get through.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -25,8 +25,8 @@ fn sending(wire: &Rc<Wire>, length: u64) -> Sending {
     Sending::new(Upload::new(body, None, activity), &Rc::default())
 }
 
-/// However often it is asked: the last of a long body is lost in its pipe, and there is nothing left
-/// that could be written.
+/// However often it is polled: the last part of a long body is lost in its pipe, and nothing is
+/// left that could be written.
 #[tokio::test(flavor = "current_thread")]
 async fn one_that_was_stopped_is_never_through() {
     for length in [10, 70_000] {

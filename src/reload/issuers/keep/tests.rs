@@ -18,7 +18,7 @@ const ONE: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"one",
 const TWO: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"two",
     "x":"PUAXw-hDiVqStwqnTRt-vJyYLM8uxJaMwM1V8Sr0Zgw"}]}"#;
 
-/// Answers with what it is told to, at most some times, and counts.
+/// Answers as instructed, up to a number of times, and counts.
 struct Idp {
     address: std::net::SocketAddr,
     answer: Arc<Mutex<String>>,
@@ -217,7 +217,7 @@ fn a_file_that_is_no_copy_stays() {
     assert!(std::fs::read_to_string(&copy).unwrap().contains("11qYAYKxCrfVS"));
 }
 
-/// The issuer has answered, and trusts no key: that is no failure to be sat out.
+/// The issuer has answered, and trusts no key. This is not a failure to wait out.
 #[test]
 fn a_set_without_a_usable_key_is_taken_at_its_word() {
     let directory = tempfile::tempdir().unwrap();
@@ -246,7 +246,7 @@ fn a_set_without_a_usable_key_is_taken_at_its_word() {
     }
 }
 
-/// Nobody has told that they are old: the thread is somewhere in a fetch.
+/// Nobody has reported that they are too old: the thread is in the middle of a fetch.
 #[test]
 fn keys_are_too_old_by_the_clock_alone() {
     let idp = Idp::start(&ok(ONE, ""));
@@ -280,7 +280,8 @@ fn a_file_is_looked_at_again() {
     assert!(!issuers.find("https://idp.example/").unwrap().keys.has(print));
 }
 
-/// A wish is heard at once only if the last look is long ago; wishes meanwhile are one.
+/// A wish is fulfilled immediately only if the last look was long ago. Wishes made meanwhile count
+/// as one.
 #[test]
 fn wishes_do_not_flood_the_issuer() {
     let idp = Idp::start(&ok(ONE, ""));
@@ -302,7 +303,7 @@ fn wishes_do_not_flood_the_issuer() {
     thread.join().unwrap();
 }
 
-/// A fetch outlives the settings that asked for it. Meanwhile its successor's keys are in force.
+/// A fetch outlives the settings that requested it. Meanwhile its successor's keys are in force.
 #[test]
 fn what_an_ended_keeper_finds_is_dropped() {
     let directory = tempfile::tempdir().unwrap();
@@ -341,7 +342,7 @@ fn what_an_ended_keeper_finds_is_dropped() {
     assert!(shown[0].from.contains(&new.address.to_string()), "{shown:?}");
 }
 
-/// The same while the source is one: settings that want other algorithms know of other keys.
+/// The same with an unchanged source: settings that allow other algorithms know other keys.
 #[test]
 fn nothing_is_done_in_the_name_of_settings_that_were_replaced() {
     let idp = Idp::start(&ok(ONE, ""));
@@ -353,7 +354,7 @@ fn nothing_is_done_in_the_name_of_settings_that_were_replaced() {
     assert!(kept.keeper.parts.board.all(kept.clock.now()).is_empty());
 }
 
-/// Where the copy is kept says nothing of the keys.
+/// The place of the copy says nothing about the keys.
 #[test]
 fn another_place_for_the_copy_leaves_the_keys_in_force() {
     let directory = tempfile::tempdir().unwrap();

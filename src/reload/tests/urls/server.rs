@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-/// What a client asked.
+/// What a client requested.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
     pub(super) path: String,
     fields: Vec<(String, String)>,
 }
 
-/// What it is told.
+/// What the client gets.
 pub(super) struct Answer {
     status: u16,
     fields: Vec<(String, String)>,
@@ -28,14 +28,14 @@ pub(super) struct Server {
     versions: Arc<Versions>,
 }
 
-/// Files with ETags; a request that prefers to wait does.
+/// Files with ETags. A request that prefers to wait does.
 #[derive(Default)]
 struct Versions {
     files: Mutex<HashMap<String, (u64, Vec<u8>)>>,
     changed: Condvar,
     waiting: AtomicUsize,
     silent: AtomicBool,
-    /// In milliseconds; 0: as long as the client prefers.
+    /// In milliseconds. 0: as long as the client prefers.
     longest: AtomicU64,
 }
 
@@ -110,7 +110,7 @@ impl Server {
         Self::start(Arc::default(), answer, |stream| Some(Box::new(stream)))
     }
 
-    /// One file, and more by [`Self::put`].
+    /// One file. [`Self::put`] adds more.
     pub(super) fn versioned(path: &str, body: &[u8]) -> Self {
         let versions = Arc::<Versions>::default();
         let its = Arc::clone(&versions);
@@ -119,7 +119,7 @@ impl Server {
         server
     }
 
-    /// One file over TLS; the second part is the certificate that has signed it, as PEM.
+    /// One file over TLS. The second part is the certificate that has signed it, as PEM.
     pub(super) fn tls(name: &str, body: &[u8]) -> (Self, String) {
         let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
         let pem = made.cert.pem();
@@ -154,7 +154,7 @@ impl Server {
         let requests = Arc::<Mutex<Vec<Request>>>::default();
         let seen = Arc::clone(&requests);
         let both = Arc::new((answer, wrap));
-        // Ends with the test's process; it holds nothing but a port.
+        // Ends with the test's process. It holds only a port.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (both, seen) = (Arc::clone(&both), Arc::clone(&seen));
@@ -187,12 +187,12 @@ impl Server {
         self.versions.changed.notify_all();
     }
 
-    /// It holds answers back and does not say so.
+    /// Holds answers back without saying so.
     pub(super) fn say_nothing_of_waits(&self) {
         self.versions.silent.store(true, Ordering::Relaxed);
     }
 
-    /// It holds no answer back for longer, whatever a client prefers.
+    /// Holds no answer back for longer, whatever a client prefers.
     pub(super) fn let_go_after(&self, longest: Duration) {
         self.versions.longest.store(longest.as_millis() as u64, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! An answer is written in two ways: as lines by us, and by hyper from its map of fields.
+//! An answer is written in two ways: by us as lines, and by hyper from its map of fields.
 
 use http::header::{CONTENT_LENGTH, HeaderName};
 use proptest::prelude::*;
@@ -19,7 +19,7 @@ fn add(fields: &mut impl AddField) {
 
 type Pairs = Vec<(String, String)>;
 
-/// The client's fields by the lines, and by the map. Lengths are the writer's.
+/// The client's fields from the lines, and from the map. Lengths are added by the writer.
 fn both(head: &str, settings: &Settings) -> Option<(Pairs, Pairs)> {
     let raw = find_head(head.as_bytes(), RequestMethod::Other, &mut FieldRoom::default())
         .ok()??
