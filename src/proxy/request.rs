@@ -1,5 +1,5 @@
-//! One request, from its head to the head of its answer: [`service`] is the page, the other files are
-//! its steps. Knows no client connection.
+//! One request and its answer, from the first byte of the one to the last of the other: [`service`] is
+//! the page, the other files are its steps. Of the client's connection it knows only [`client`].
 
 pub(crate) mod admit;
 mod answer_plan;

@@ -1,7 +1,8 @@
 //! The head on its way to the upstream, and the [answer]'s head on its way back.
 //!
-//! Order (ARCHITECTURE.md, invariant 4): remove hop-by-hop fields and those that `Connection`
-//! names, then fields that only keygate may set. Insert identity last.
+//! Order (ARCHITECTURE.md, invariant 4): remove hop-by-hop fields and those that only keygate may
+//! set, which `facts` has marked, then those that `Connection` names, then credentials. Insert
+//! identity last.
 
 pub(crate) mod answer;
 
@@ -77,40 +78,13 @@ pub(crate) fn rewrite(
 ) -> Result<UpstreamRequest, BadTarget> {
     let RewriteContext { settings, chunks, .. } = context;
     let had_length = head.fields.has(header::CONTENT_LENGTH);
-    // hyper keeps the spellings in an extension that cannot be edited. If one of them belongs to a
-    // field of keygate, drop them all: a client must not choose the spelling of that field.
     let credential_field = context.credential.as_ref().and(context.credential_field);
-    let replaces = credential_field.is_some_and(|field| head.fields.has(field));
-    if !context.preserve_case || changes.claims_identity || replaces {
-        head.extensions.clear();
-    } else {
-        head.extensions.remove::<hyper::upgrade::OnUpgrade>();
-        head.extensions.remove::<hyper::ext::Protocol>();
-    }
+    drop_extensions(&mut head, &changes, credential_field, context.preserve_case);
     head.fields.remove_at(&changes.remove);
     for name in &changes.remove_named {
         head.fields.remove(name);
     }
-    let lets_pass = |route: &Route| route.is_rule() && route.access.lets_strangers_pass();
-    let scope = match (context.credentials, &forward) {
-        (CredentialPassage::Forward, _) => StripScope::Nothing,
-        (CredentialPassage::Strip, Forward::Admitted(admitted)) => {
-            match admitted.token().map(|token| token.onward()) {
-                Some(TokenOnward::Forward) => StripScope::AllButToken,
-                Some(TokenOnward::Remove) | None => StripScope::EveryCarrier,
-            }
-        }
-        // If enforced, neither the request nor its token would reach the service. On rules that let
-        // strangers pass, the token may be the service's own.
-        (CredentialPassage::Strip, Forward::Observed(observed))
-            if !settings.tokens.is_empty() && !lets_pass(observed.route()) =>
-        {
-            StripScope::OursTokensAndEmpty
-        }
-        (CredentialPassage::Strip, Forward::Observed(_) | Forward::Passed(_)) => {
-            StripScope::OursAndEmpty
-        }
-    };
+    let scope = strip_scope(&forward, settings, context.credentials);
     credentials::strip(&mut head, &settings.sources, &carried, scope);
     if let Some(field) = credential_field {
         head.fields.remove(field);
@@ -146,19 +120,7 @@ pub(crate) fn rewrite(
         RequestBody::Empty | RequestBody::Whole(_) => {}
     }
     if let Some(asked) = context.upgrade.take() {
-        added.put(&header::CONNECTION, b"upgrade");
-        if let Some(key) = asked.key {
-            // RFC 8441 section 5: HTTP/2 does not use these, HTTP/1.1 needs them.
-            head.fields.remove(header::SEC_WEBSOCKET_KEY);
-            added.put(&header::SEC_WEBSOCKET_KEY, key.as_bytes());
-            if !head.fields.has(header::SEC_WEBSOCKET_VERSION) {
-                added.put(&header::SEC_WEBSOCKET_VERSION, b"13");
-            }
-        }
-        added.put(&header::UPGRADE, asked.protocol.as_bytes());
-        if let Some(Some(rest)) = changes.subprotocols.as_deref() {
-            added.put(&header::SEC_WEBSOCKET_PROTOCOL, rest.as_bytes());
-        }
+        put_upgrade(&mut head, &mut added, &asked, changes.subprotocols.as_deref());
     }
     if changes.te_trailers && context.http2 {
         added.put(&header::TE, b"trailers");
@@ -202,6 +164,75 @@ enum Named {
     /// `Host` still has it.
     AsSent,
     Other(Option<HeaderValue>),
+}
+
+/// Drops what the client's reader noted that the upstream must not get.
+fn drop_extensions(
+    head: &mut RequestHead,
+    changes: &HeadChanges,
+    credential_field: Option<&HeaderName>,
+    preserve_case: bool,
+) {
+    // hyper keeps the spellings in an extension that cannot be edited. If one of them belongs to a
+    // field of keygate, drop them all: a client must not choose the spelling of that field.
+    let replaces = credential_field.is_some_and(|field| head.fields.has(field));
+    if !preserve_case || changes.claims_identity || replaces {
+        head.extensions.clear();
+    } else {
+        head.extensions.remove::<hyper::upgrade::OnUpgrade>();
+        head.extensions.remove::<hyper::ext::Protocol>();
+    }
+}
+
+/// Which of the client's credentials must not reach the service.
+fn strip_scope(
+    forward: &Forward<'_>,
+    settings: &Settings,
+    passage: CredentialPassage,
+) -> StripScope {
+    let lets_pass = |route: &Route| route.is_rule() && route.access.lets_strangers_pass();
+    match (passage, forward) {
+        (CredentialPassage::Forward, _) => StripScope::Nothing,
+        (CredentialPassage::Strip, Forward::Admitted(admitted)) => {
+            match admitted.token().map(|token| token.onward()) {
+                Some(TokenOnward::Forward) => StripScope::AllButToken,
+                Some(TokenOnward::Remove) | None => StripScope::EveryCarrier,
+            }
+        }
+        // Enforced, such a request would not reach the service, and neither would its token. On
+        // rules that let strangers pass, the token may be the service's own.
+        (CredentialPassage::Strip, Forward::Observed(observed))
+            if !settings.tokens.is_empty() && !lets_pass(observed.route()) =>
+        {
+            StripScope::OursTokensAndEmpty
+        }
+        (CredentialPassage::Strip, Forward::Observed(_) | Forward::Passed(_)) => {
+            StripScope::OursAndEmpty
+        }
+    }
+}
+
+/// Asks the service for the client's upgrade. `subprotocols`: what is left of the client's list, if a
+/// credential was in it.
+fn put_upgrade(
+    head: &mut RequestHead,
+    added: &mut Added,
+    asked: &UpgradeRequest,
+    subprotocols: Option<&Option<HeaderValue>>,
+) {
+    added.put(&header::CONNECTION, b"upgrade");
+    if let Some(key) = &asked.key {
+        // RFC 8441 section 5: HTTP/2 does not use these, HTTP/1.1 needs them.
+        head.fields.remove(header::SEC_WEBSOCKET_KEY);
+        added.put(&header::SEC_WEBSOCKET_KEY, key.as_bytes());
+        if !head.fields.has(header::SEC_WEBSOCKET_VERSION) {
+            added.put(&header::SEC_WEBSOCKET_VERSION, b"13");
+        }
+    }
+    added.put(&header::UPGRADE, asked.protocol.as_bytes());
+    if let Some(Some(rest)) = subprotocols {
+        added.put(&header::SEC_WEBSOCKET_PROTOCOL, rest.as_bytes());
+    }
 }
 
 /// Writes target, version and Host as the upstream's protocol needs them. The path stays as it was
