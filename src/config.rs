@@ -25,6 +25,7 @@ mod secrets;
 mod section;
 mod shared;
 mod signing;
+mod socket_file;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -55,6 +56,7 @@ pub use self::log::{Log, LogFields, LogFormat, LogLevel};
 pub use self::probes::{PassedProbe, ProbedTarget};
 pub use self::raw::{Host, Places};
 pub use self::shared::{SharedConfig, StoreNode, StoreTopology};
+pub use self::socket_file::SocketFile;
 pub(crate) use self::tokens::MOST_ISSUERS;
 pub use self::tokens::{JwksSource, TokenIssuer, TokenSettings};
 pub(crate) use self::units::size;
@@ -189,16 +191,6 @@ pub enum Families {
     Both,
     /// IPv6 alone, because `0.0.0.0` is configured with the same port.
     OnlyIpv6,
-}
-
-/// Who may connect through a Unix socket. `None`: as the process's umask, user and group determine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SocketFile {
-    /// Permission bits, such as `0o660`.
-    pub mode: Option<u32>,
-    /// Numeric ids.
-    pub owner: Option<u32>,
-    pub group: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

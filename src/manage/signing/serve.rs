@@ -1,8 +1,6 @@
 //! The socket of a signer: who may ask, for how long and how much. Imports the wire and the keeper.
 
-use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -234,27 +232,7 @@ fn finish(mut stream: TimedStream, answer: &Result<Vec<u8>, SigningRefusal>) {
 ///
 /// The file is in use, or may not be created.
 pub fn listen(path: &Path, file: SocketFile) -> io::Result<UnixListener> {
-    // A socket that a dead process left behind is in the way; anything else is not ours.
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
-    if is_socket && UnixStream::connect(path).is_err() {
-        fs::remove_file(path)?;
-    }
-    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
-    socket.bind(&socket2::SockAddr::unix(path)?)?;
-    let shaped = || {
-        if file.owner.is_some() || file.group.is_some() {
-            std::os::unix::fs::chown(path, file.owner, file.group)?;
-        }
-        if let Some(mode) = file.mode {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-        }
-        socket.listen(128)
-    };
-    if let Err(error) = shaped() {
-        fs::remove_file(path).ok();
-        return Err(error);
-    }
-    Ok(UnixListener::from(std::os::fd::OwnedFd::from(socket)))
+    file.listen(path, 128)
 }
 
 /// Writes a line of the log.

@@ -4,10 +4,9 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::{Bind, Families, Listener, Sharing, SocketFile};
 
@@ -54,39 +53,10 @@ pub fn bind_tcp(address: SocketAddr, families: Families, sharing: Sharing) -> io
     Ok(socket)
 }
 
-/// Makes the file of a Unix socket, and sets its mode and owner before anybody can connect.
 fn bind_unix(path: &Path, file: SocketFile) -> io::Result<Socket> {
-    // A socket that a dead process left behind is in the way. Anything else is not ours.
-    if is_left_behind(path) {
-        std::fs::remove_file(path)?;
-    }
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let socket = file.bind(path)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    let shaped = shape(path, file);
-    if let Err(error) = shaped {
-        // Nobody listens on it: it would only block the next start.
-        let _ = std::fs::remove_file(path);
-        return Err(error);
-    }
     Ok(socket)
-}
-
-fn shape(path: &Path, file: SocketFile) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    if file.owner.is_some() || file.group.is_some() {
-        std::os::unix::fs::chown(path, file.owner, file.group)?;
-    }
-    match file.mode {
-        Some(mode) => std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)),
-        None => Ok(()),
-    }
-}
-
-/// Whether this is a socket's file on which nobody listens.
-fn is_left_behind(path: &Path) -> bool {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
-    is_socket && std::os::unix::net::UnixStream::connect(path).is_err()
 }
 
 // === impl BoundSocket ===

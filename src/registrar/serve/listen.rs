@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -80,31 +79,9 @@ impl std::fmt::Display for ServiceListener {
 }
 
 fn bind_unix(path: &Path, file: SocketFile) -> io::Result<UnixListener> {
-    // A socket that a dead process left behind is in the way; anything else is not ours.
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
-    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
-        std::fs::remove_file(path)?;
-    }
-    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&socket2::SockAddr::unix(path)?)?;
-    let shaped = shape(path, file).and_then(|()| socket.listen(1024));
-    if let Err(error) = shaped {
-        // Nobody listens on it: it would only be in the way of the next start.
-        let _ = std::fs::remove_file(path);
-        return Err(error);
-    }
-    UnixListener::from_std(socket.into())
-}
-
-fn shape(path: &Path, file: SocketFile) -> io::Result<()> {
-    if file.owner.is_some() || file.group.is_some() {
-        std::os::unix::fs::chown(path, file.owner, file.group)?;
-    }
-    match file.mode {
-        Some(mode) => std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)),
-        None => Ok(()),
-    }
+    let listener = file.listen(path, 1024)?;
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
 }
 
 /// Serves until `stop` becomes true, then lets requests under way finish, for 10 s at most.
