@@ -23,6 +23,9 @@ demo: ## Guided tour in a temporary folder; stays up until Ctrl-C (ONCE=1: ends 
 	$(CARGO) build --bins --features $(FEATURES)
 	@target/debug/keygatectl demo $(if $(filter-out 0,$(ONCE)),--once --then tests/demo.sh)
 
+# Most tests wait for processes and timers most of the time: twice as many at a time as there are
+# processors.
+test test-admin-full: export RUST_TEST_THREADS ?= $(shell echo $$(( 2 * $$(nproc) )))
 test: tools check ## All tests, as CI runs them: format, lints, unit, integration, end to end, docs, fuzz corpus
 	$(CARGO) test --no-fail-fast --tests --features $(FEATURES)
 	$(CARGO) test --no-fail-fast --doc --features $(FEATURES)
