@@ -27,7 +27,7 @@ pub struct Observe {
 /// well.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CredentialPassage {
-    /// They reach the service as the client sent them (the exception to ARCHITECTURE.md,
+    /// They reach the service as the client sent them (the first exception to ARCHITECTURE.md,
     /// invariant 5).
     #[default]
     Forward,

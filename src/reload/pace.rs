@@ -10,7 +10,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(300);
 /// it for revocations should do so again soon.
 const MAX_AWAY: Duration = Duration::from_secs(10);
 
-/// Shortest pause after a failure.
+/// From which pauses double with each failure. The first one is twice as long, give or take a
+/// quarter; while the server is away it is any time up to that.
 const MIN_PAUSE: Duration = Duration::from_millis(500);
 
 /// `Retry-After` has whole seconds: a fleet that got the same value spreads over the next second.

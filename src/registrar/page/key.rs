@@ -8,8 +8,8 @@ use axum::response::Response;
 
 use super::form::{faults_of, faults_title, shown_once};
 use super::view::{
-    Choice, Evidence, FindingView, FormFault, HistoryLine, KeyPage, KeyView, Link, Moment, Notice,
-    RevokePage, RevokeView, RotatePage, UsageView,
+    Choice, Evidence, FindingView, FormFault, HistoryLine, KeyDetails, KeyPage, Link, Moment,
+    Notice, RevokePage, RevokeView, RotatePage, UsageView,
 };
 use super::visit::{PostedForm, Section, Visit};
 use super::words::{Words, fill};
@@ -82,7 +82,7 @@ impl UseReports {
     }
 }
 
-fn view(visit: &Visit, key: &KeyRow, reports: UseReports) -> KeyView {
+fn view(visit: &Visit, key: &KeyRow, reports: UseReports) -> KeyDetails {
     let (w, entry, now) = (visit.w, &key.entry, visit.now());
     let at = |at: Option<u64>| at.map(|at| show::moment(w, at, now));
     let is_final = entry.status.is_final();
@@ -94,7 +94,7 @@ fn view(visit: &Visit, key: &KeyRow, reports: UseReports) -> KeyView {
         label: former.to_string(),
     });
     let permissions = entry.permissions.iter();
-    KeyView {
+    KeyDetails {
         href: visit.link(&format!("/keys/{}", entry.id), &[]),
         name: show::name(entry),
         id: entry.id.to_string(),

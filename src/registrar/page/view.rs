@@ -260,7 +260,7 @@ pub struct Link {
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct KeyView {
+pub struct KeyDetails {
     pub href: String,
     pub name: String,
     pub id: String,
@@ -365,7 +365,7 @@ pub struct RevokeView {
 pub struct KeyPage<'w> {
     pub w: &'w Words,
     pub shell: Shell,
-    pub k: KeyView,
+    pub k: KeyDetails,
     pub findings: Vec<FindingView>,
     pub evidence: Option<Evidence>,
     pub usage: Option<UsageView>,

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::super::super::error::Result;
 use super::super::super::registry::entry::RawTime;
 use super::collect::{Candidate, Findings, ImportItem, Spot, secret_of};
-use super::rules::{Allowance, AllowedNetworks, OneLimit, Quota};
+use super::rules::{AllowedNetworks, OneLimit, Quota, RuleTerms};
 use super::shape::Shape;
 use super::yaml::{self, Yaml};
 
@@ -364,8 +364,8 @@ impl<'y> Apisix<'y> {
         consumer: &Yaml,
         keys: usize,
         findings: &mut Findings<'_>,
-    ) -> Result<Option<Allowance>> {
-        let mut terms = Allowance::default();
+    ) -> Result<Option<RuleTerms>> {
+        let mut terms = RuleTerms::default();
         let own = consumer.get("plugins");
         let mut plugins: Vec<(Spot, &str, &Yaml)> = Vec::new();
         for (name, plugin) in own.into_iter().flat_map(Yaml::entries) {

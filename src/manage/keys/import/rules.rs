@@ -41,14 +41,14 @@ pub struct OneLimit {
 
 /// What the rules in force leave to the keys of one client.
 #[derive(Debug)]
-pub struct Allowance {
+pub struct RuleTerms {
     pub reach: AllowedNetworks,
     pub quotas: Vec<Quota>,
 }
 
-// === impl Allowance ===
+// === impl RuleTerms ===
 
-impl Default for Allowance {
+impl Default for RuleTerms {
     fn default() -> Self {
         Self { reach: AllowedNetworks::Anywhere, quotas: Vec::new() }
     }

@@ -3,7 +3,7 @@
 use super::super::super::super::error::Result;
 use super::super::super::super::registry::entry::RawTime;
 use super::super::collect::{Candidate, Findings};
-use super::super::rules::{Allowance, AllowedNetworks, DAY, OneLimit, Quota};
+use super::super::rules::{AllowedNetworks, DAY, OneLimit, Quota, RuleTerms};
 use super::super::yaml::{Misshapen, Yaml};
 use super::model::{Consumer, Kong, KongKey, Plugin, PluginConfig, Reference, Scope};
 
@@ -78,7 +78,7 @@ const CARRIED: [&str; 5] =
 /// What the plugins in force leave to one consumer.
 #[derive(Debug)]
 struct ConsumerTerms {
-    allowance: Allowance,
+    allowance: RuleTerms,
     /// A consumer in no group may do nothing.
     grouped: bool,
     /// Words that count as the consumer's groups.
@@ -275,7 +275,7 @@ fn terms_of(
 ) -> Result<ConsumerTerms> {
     let client = consumer.reference.first();
     let mut terms = ConsumerTerms {
-        allowance: Allowance::default(),
+        allowance: RuleTerms::default(),
         grouped: false,
         groups: consumer.acls.clone(),
         refused: None,

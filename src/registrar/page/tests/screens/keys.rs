@@ -177,7 +177,7 @@ fn key(w: &Words) -> KeyPage<'_> {
             }),
             ..shell(w, "Client CRM integration", "list")
         },
-        k: KeyView {
+        k: KeyDetails {
             href: "key".into(),
             name: "Client CRM integration".into(),
             id: "key_7Hq2mXcV9sLp4RtB00".into(),
