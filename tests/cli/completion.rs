@@ -1,11 +1,11 @@
-//! Completions and man pages come from the definitions that the programs themselves obey.
+//! Completions and man pages are generated from the definitions that the programs themselves use.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use crate::support::Ran;
 
-/// The paths of all commands below this one: `keygatectl-keys-list` and the like.
+/// The paths of all commands below this one: `keygatectl-keys-list` and so on.
 fn paths(command: &clap::Command, path: &str, into: &mut Vec<String>) {
     into.push(path.to_owned());
     for below in command.get_subcommands().filter(|below| below.get_name() != "help") {

@@ -51,17 +51,17 @@ fn keys_go_into_the_database_and_back_without_loss() {
         first["plan"].clone()
     };
     assert_eq!(settings(&exported), settings(&before));
-    // What is the same already is passed over.
+    // Anything that is the same already is skipped.
     let again = room.json(&["admin", "import", "keys.jsonl"]);
     assert_eq!((&again["added"], &again["known"]), (&0.into(), &5.into()), "{again}");
-    // The file that comes out is a registry.
+    // The exported file is a registry.
     room.ok(&["admin", "export", "--out", "back.jsonl"]);
     let listed = |registry: &str| room.json(&["-r", registry, "keys", "list"]);
     assert_eq!(listed("back.jsonl"), listed("keys.jsonl"));
     room.ok(&["admin", "check"]);
 }
 
-/// Commands of files sign with a key in a file alone: what names one that they do not have is left out.
+/// Commands on files sign with a key in a file alone: a signer that they do not have is left out.
 #[test]
 fn an_export_names_no_signer_that_files_cannot_use() {
     let room = Room::with_registry();
@@ -94,7 +94,7 @@ fn an_export_names_no_signer_that_files_cannot_use() {
     }
 }
 
-/// Of a registry, and of other sources: no serial is taken for a table that has no place.
+/// For a registry and for other sources: a table without a place takes no serial.
 #[test]
 fn a_table_without_a_directory_takes_no_serial() {
     let room = Room::with_registry();
@@ -123,7 +123,7 @@ fn a_key_is_revoked_in_the_database_and_the_log_tells_of_it() {
     let id = all[0]["id"].as_str().unwrap();
     let refused = room.run(&["admin", "revoke", id, "--org", "another"]);
     assert_eq!(refused.code, 66, "{}", refused.stderr);
-    // Nobody signs here: it is in the database alone.
+    // Nobody signs here: the change is in the database alone.
     let ran = room.run(&["admin", "revoke", id, "--actor", "kim", "--json"]);
     assert_eq!(ran.code, 75, "{}", ran.stderr);
     assert!(ran.stderr.contains("no signer is configured"), "{}", ran.stderr);

@@ -1,4 +1,4 @@
-//! `keygatectl demo --once`: the tour with the real sidecar. The test that `make demo` works.
+//! `keygatectl demo --once`: the tour with the real sidecar. This tests that `make demo` works.
 
 use std::path::Path;
 

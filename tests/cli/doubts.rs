@@ -1,5 +1,5 @@
-//! What keygatectl refuses or doubts because it is seldom meant: words that look like known ones,
-//! dates that contradict each other, an owner who goes and stays.
+//! What keygatectl refuses or questions because it is seldom intended: words that resemble known
+//! ones, dates that contradict each other, an owner who leaves and stays.
 
 use serde_json::json;
 
@@ -88,14 +88,14 @@ fn a_sunset_lies_ahead_and_not_behind_the_end() {
     assert!(late.contains("--sunset: is later than the end of the key, 2031-01-01T00:00:00Z"));
     assert!(late.contains("hint: give an earlier --sunset, or a later --expires"), "{late}");
     room.ok(&["keys", "edit", "CRM", "--sunset", "2030-06-01"]);
-    // An end that has to come sooner is not refused for an announcement.
+    // An end that has to be sooner is not refused because of an announcement.
     let sooner = room.run(&["keys", "edit", "CRM", "--expires", "2030-01-01T00:00:00Z"]);
     assert_eq!(sooner.code, 0, "{}", sooner.stderr);
     assert!(sooner.stderr.contains(&format!("warning: {} ends at 2030-01-01T00:00:00Z", key.id)));
     assert!(sooner.stderr.contains("--sunset never"), "{}", sooner.stderr);
     let renamed = room.run(&["keys", "edit", "CRM", "--name", "ERP"]);
     assert!(!renamed.stderr.contains("warning"), "said once: {}", renamed.stderr);
-    // The replaced key of a rotation announces no later day than its last.
+    // The replaced key of a rotation does not announce a day after its end.
     let other = room.create(&["--sunset", "90d"]);
     room.ok(&["keys", "rotate", &other.id, "--overlap", "7d"]);
     let replaced = room.json(&["keys", "show", &other.id]);

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::{Room, holder};
 
-/// A registry of before: it says nothing of formats.
+/// An old registry: it does not mention formats.
 fn old_registry() -> Room {
     let room = Room::with_registry();
     let text = room.read("keys.toml");
@@ -60,7 +60,7 @@ fn everything_new_goes_from_option_to_table() {
     assert_eq!(holder(&keys, &canary.secret).unwrap().grant.status, KeyStatus::Canary);
     assert_eq!(keys.org_limits("acme").get("monthly").unwrap().count(), 1_000_000);
     assert_eq!(keys.policies().into_iter().collect::<Vec<_>>(), ["monthly", "per-key", "search"]);
-    // And is shown wherever a key is.
+    // And is shown wherever a key is shown.
     for shown in [
         room.ok(&["keys", "show", &key.id]),
         room.ok(&["table", "inspect", "t.kgt"]),
@@ -81,7 +81,7 @@ fn everything_new_goes_from_option_to_table() {
         room.ok(&["table", "inspect", "t.kgt"])
             .contains("limits of the org acme: monthly=1000000/30d")
     );
-    // An edit of each, told by `table diff`.
+    // An edit of each, reported by `table diff`.
     room.ok(&[
         "keys",
         "edit",
@@ -144,7 +144,7 @@ fn an_old_registry_writes_format_1_until_it_says_2() {
     room.create(&["--limit", "600/min"]);
     room.ok(&BUILD);
     assert_eq!(room.in_force("t.kgt", None).table().format(), TableFormat::V1);
-    // What format 1 has no place for is named, and nothing is written.
+    // Anything that format 1 cannot hold is named, and nothing is written.
     let owned = room.create(&["--owner", "u-1"]);
     let canary = room.create(&["--canary"]);
     room.ok(&["orgs", "limit", "acme", "monthly=1/d"]);
@@ -234,7 +234,7 @@ fn limits_of_orgs_that_somebody_else_has_published_are_not_loosened() {
     room.ok(&["keys", "fold", "t.kgt"]);
     assert_eq!(room.json(&["orgs", "list"])[0]["limits"]["daily"], "5/d");
     room.ok(&BUILD);
-    // And on purpose.
+    // And intentionally.
     std::fs::copy(room.path("keys.toml"), room.path("other.toml")).unwrap();
     room.ok(&[
         "-r",
@@ -272,7 +272,7 @@ fn limits_of_orgs_are_compared_and_marked_until_they_are_published() {
     assert_eq!(room.run(&["keys", "list"]).stderr, "");
     let same = ["table", "diff", "old.kgt", "keys.toml", "--exit-code"];
     assert!(room.ok(&same).contains("no difference"));
-    // Changed, added, and taken away, one after the other.
+    // Changed, added and removed, one after the other.
     room.ok(&["orgs", "limit", "acme", "daily=5/d", "monthly=9/30d"]);
     room.ok(&["orgs", "limit", "beta", "daily=1/d"]);
     assert_eq!(published(&room), json!(false));
@@ -301,10 +301,10 @@ fn limits_of_orgs_are_compared_and_marked_until_they_are_published() {
     assert!(list.stderr.contains(left) && list.stderr.contains("table build"), "{}", list.stderr);
     let gone = room.ok(&["table", "diff", "t.kgt", "keys.toml"]);
     assert_eq!(gone, "- limits of the org beta\n    limits: daily=1/d → -\n");
-    // A patch publishes it as well.
+    // A patch publishes this as well.
     room.ok(&["patch", "--base", "t.kgt", "--out", "t.kgp", "--signer", "signer.pem"]);
     assert!(!room.ok(&["orgs", "list"]).contains("beta"));
-    // Whose table is somewhere else cannot be judged.
+    // If the registry's table is somewhere else, this cannot be judged.
     for file in ["t.kgt", "t.kgp", "old.kgt"] {
         std::fs::remove_file(room.path(file)).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Keys that exist already: taken over, reported, and accepted as they are.
+//! Existing keys: imported, reported, and accepted as they are.
 
 use std::collections::BTreeSet;
 
@@ -39,7 +39,8 @@ fn an_import_is_all_or_nothing_unless_told_otherwise() {
     assert_eq!((&report["imported"], &report["serial"]), (&json!(1), &json!(1)));
     let text = room.read("keys.toml");
     assert!(!text.contains("alice-key-0123456789"), "hashed on the way");
-    // It begins with `kg_` and does not conform: the mark goes, or it would be refused unseen.
+    // It begins with `kg_` and does not conform: the mark is removed, or the key would be refused
+    // without a look-up.
     assert!(text.contains("checksummed = false"), "{text}");
     room.ok(&["table", "build", "-o", "t.kgt", "--signer", "signer.pem"]);
     let keys = room.in_force("t.kgt", None);
@@ -99,7 +100,7 @@ fn exports_carry_every_key_and_no_secret() {
     let room = Room::with_registry();
     let key = room.create(&["--name", "Käse, \"CRM\"", "--permission", "read", "--limit", "5/s"]);
     let pair = room.create(&["--pair", "--env", "test", "--expires", "2030-01-01T00:00:00Z"]);
-    // Both of its secrets are valid while it rotates: none may be lost on the way.
+    // Both of its secrets are valid during the rotation: none may be lost on the way.
     room.ok(&["keys", "rotate", &pair.id, "--overlap", "7d"]);
     let shown = room.json(&["keys", "show", &pair.id]);
     let original = room.json(&["keys", "list"]);
@@ -203,7 +204,7 @@ fn what_stands_where_a_key_belongs_is_refused_by_line() {
     assert_eq!(room.json(&["keys", "list"])[0]["name"], "Käse");
 }
 
-/// Runs an import of a file that one restriction stops, and again with that restriction allowed.
+/// Imports a file that one restriction stops, and then again with that restriction allowed.
 fn stops_until_allowed(room: &Room, file: &str, format: &str, allow: &str) {
     let import = ["keys", "import", file, "--format", format];
     let told = room.fails(65, &[&import[..], &["--skip-bad"]].concat());
@@ -319,7 +320,7 @@ fn hints_can_be_typed_whatever_the_names() {
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&ran.stdout).into_owned();
-        // The key itself may be refused for its name; the flags were understood all the same.
+        // The key itself may be refused because of its name. The flags were understood anyway.
         assert!(
             said.contains("restriction lost, as allowed") && !said.contains("warning: --allow"),
             "{said}"

@@ -1,4 +1,4 @@
-//! `keygatectl inject` and `uninject` as scripts meet them: what is written, and how it ends.
+//! `keygatectl inject` and `uninject` as scripts use them: what is written, and the exit codes.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -23,7 +23,7 @@ fn piped(room: &Room, arguments: &[&str], input: &str) -> Ran {
     ran
 }
 
-/// Foreign objects before and behind, comments, a CronJob, a List, line ends of Windows.
+/// Foreign objects before and after, comments, a CronJob, a List, line ends of Windows.
 #[test]
 fn only_workloads_change() {
     let room = Room::new();
@@ -71,7 +71,7 @@ fn services_policies_and_the_way_back() {
     assert!(!back.stdout.contains("keygate.dev/"), "{}", back.stdout);
 }
 
-/// A pipe to `kubectl apply` must not bring up what was refused the gate.
+/// A pipe to `kubectl apply` must not start workloads that were refused the gate.
 #[test]
 fn what_fails_writes_nothing() {
     let room = Room::new();

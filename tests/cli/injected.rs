@@ -1,5 +1,5 @@
-//! What the injector writes into a pod, run by the real sidecar: its arguments, its configuration, its
-//! probes.
+//! What the injector writes into a pod, run by the real sidecar: its arguments, its configuration,
+//! its probes.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -20,7 +20,7 @@ impl Drop for Sidecar {
     }
 }
 
-/// Answers what `answer` says of a path.
+/// Answers with what `answer` returns for a path.
 fn serving(answer: impl Fn(&str) -> (u16, Vec<u8>) + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -45,12 +45,12 @@ fn serving(answer: impl Fn(&str) -> (u16, Vec<u8>) + Send + 'static) -> SocketAd
     address
 }
 
-/// A number that nobody has at the moment.
+/// A port number that is currently free.
 fn free() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// The status of an answer; 0: nobody answers.
+/// The status of an answer. 0: nobody answers.
 fn get(port: u16, path: &str, field: &str) -> u16 {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return 0 };
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -74,7 +74,7 @@ fn eventually(what: &str, holds: impl Fn() -> bool) {
     panic!("not {what} within 30 s");
 }
 
-/// The pod after `keygatectl inject`, by these settings.
+/// The pod after `keygatectl inject` with these settings.
 fn inject(room: &Room, pod: &Value, settings: &Value) -> Value {
     room.write("pod.json", pod.to_string());
     room.write("injector.yaml", settings.to_string());
@@ -87,7 +87,7 @@ fn sidecar_of(pod: &Value) -> &Value {
     init.iter().find(|container| container["name"] == "keygate").unwrap()
 }
 
-/// The files of the container, below the room: `keygate.toml` beside the variables.
+/// The files of the container, below the room: `keygate.toml` next to the variables.
 fn mount(room: &Room, pod: &Value, variables: &[(&str, &str)]) {
     for directory in ["config", "state"] {
         std::fs::create_dir_all(room.path(directory)).unwrap();
@@ -101,7 +101,7 @@ fn mount(room: &Room, pod: &Value, variables: &[(&str, &str)]) {
     }
 }
 
-/// `keygate` as the container has it: its arguments and environment, with the room in place of its
+/// `keygate` as in the container: its arguments and environment, with the room instead of its
 /// mounts.
 fn keygate(room: &Room, pod: &Value, arguments: &[String]) -> Command {
     let here =
@@ -167,7 +167,7 @@ fn an_injected_pod_serves_as_it_was_written() {
         }
     });
     let pod = inject(&room, &pod, &settings);
-    // Nobody but this machine reaches the test.
+    // Only this machine can reach the test.
     mount(&room, &pod, &[("KEYGATE_BIND", "127.0.0.1\n")]);
     let container = sidecar_of(&pod);
     let args = texts(&container["args"]);
@@ -210,7 +210,7 @@ fn an_injected_pod_serves_as_it_was_written() {
     eventually("enforcing", || get(gate, "/", "") == 401);
     room.write("config/KEYGATE_ENFORCE", "0%\n");
     eventually("observing again", || get(gate, "/", "") == 200);
-    // A key that is taken out again is the default again.
+    // A removed key has its default again.
     std::fs::remove_file(room.path("config/KEYGATE_ENFORCE")).unwrap();
     eventually("enforcing", || get(gate, "/", "") == 401);
 
@@ -232,7 +232,7 @@ fn probes_of_a_port_that_was_taken_over_reach_the_app() {
         "/ill" => (500, b"a secret of the app".to_vec()),
         _ => (200, b"hello".to_vec()),
     });
-    // Where the injector sends an app whose number is taken.
+    // Where the injector moves an app whose port is taken.
     settings["ports"]["app"] = json!(app.port());
     settings["steering"] = json!("takeover");
     let number = free();
@@ -273,12 +273,12 @@ fn probes_of_a_port_that_was_taken_over_reach_the_app() {
         200,
         "the question is the configured one"
     );
-    // The app's own number is the gate now.
+    // The app's own port belongs to the gate now.
     assert_eq!(get(number, "/", &format!("x-api-key: {secret}\r\n")), 200);
     assert_eq!(get(number, "/", ""), 401);
 }
 
-/// What the injector writes for every recorded pod is a configuration that the sidecar takes.
+/// What the injector writes for every recorded pod is a configuration that the sidecar accepts.
 #[test]
 fn every_golden_configuration_is_valid() {
     let room = Room::with_registry();

@@ -1,8 +1,8 @@
-//! A model of two publishers, who do anything in any order, with every flag but an acknowledgement.
-//! What is published against a key, nobody undoes whose own registry does not say the same; a revoked
-//! key stays so. What a publisher's registry refuses, its publication refuses, also after two
-//! branches of a `keys.jsonl` were merged. And no running sidecar takes for an accident what a
-//! command says is published.
+//! A model of two publishers, who do anything in any order, with every flag except an
+//! acknowledgement. A publisher whose own registry does not say the same never undoes a published
+//! restriction of a key. A revoked key stays revoked. What a publisher's registry refuses, its
+//! publication refuses, also after two branches of a `keys.jsonl` were merged. And no running
+//! sidecar treats as an accident what a command reports as published.
 
 mod stories;
 
@@ -26,7 +26,7 @@ struct Step {
     /// Which of the two.
     publisher: usize,
     action: Action,
-    /// Flags that a publication may have; none of them acknowledges anything.
+    /// Flags that a publication may have. None of them acknowledges anything.
     flags: Vec<&'static str>,
 }
 
@@ -37,27 +37,27 @@ enum Action {
     Change(&'static str, usize),
     /// A table that waits for its signature.
     Draft,
-    /// A change and a patch in a place that the others do not look for.
+    /// A change and a patch in a place where the others do not look.
     Emergency(&'static str, usize),
-    /// The same in another folder than the table's.
+    /// The same in a folder other than the table's.
     Far(&'static str, usize),
-    /// Takes in what is published.
+    /// Folds in what is published.
     Fold,
-    /// The registry is lost, and begun anew from the secrets.
+    /// The registry is lost, and started again from the secrets.
     Lose,
     /// A `keys.jsonl` is merged line by line with the other's.
     Merge,
     Patch,
     /// A change and its table in one step.
     Publish(&'static str, usize),
-    /// The registry goes back to the copy that both began with.
+    /// The registry is restored from the copy that both began with.
     Restore,
     /// A table in another place, to look at.
     Review,
     Table,
 }
 
-/// What somebody says of a key.
+/// What somebody states about a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Said {
     /// Active, disabled or final.
@@ -66,7 +66,7 @@ struct Said {
     may_send: bool,
 }
 
-/// What can be refused to the callers of a key, each by itself.
+/// What can be refused to the callers of a key, each separately.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Refused {
     all: bool,
@@ -76,10 +76,10 @@ struct Refused {
 /// One publisher as the model knows it.
 #[derive(Clone, Debug)]
 struct Known {
-    /// What its registry has refused at some time since it published last or took in what is
-    /// published: to admit that again is its own decision.
+    /// What its registry has refused at some time since it last published or folded: admitting that
+    /// again is its own decision.
     refused: Vec<Refused>,
-    /// The same of its draft.
+    /// The same for its draft.
     drafted: Option<Vec<Refused>>,
 }
 
@@ -159,7 +159,7 @@ impl World {
         Self { room, registries, keys, trust, sidecars }
     }
 
-    /// Runs it. The exit code; `None` where no command of ours runs.
+    /// Runs it. Returns the exit code, or `None` if it runs no command of ours.
     fn run(&self, step: &Step, serial: &str) -> Option<(i32, String)> {
         let own = self.registries[step.publisher].as_str();
         let other = self.registries[1 - step.publisher].as_str();
@@ -200,7 +200,7 @@ impl World {
         };
         let signed = ["--signer", "signer.pem"];
         let change = |change: &str, key: usize, more: &[&str]| {
-            // By name: a registry that was begun anew has other ids.
+            // By name: a registry that was started again has other ids.
             let name = if key == 0 { "p0" } else { "p1" };
             match change {
                 "narrow" => of(&[&["keys", "edit", name, "--permission", "read"], more].concat()),
@@ -249,7 +249,7 @@ impl World {
         }
     }
 
-    /// What a sidecar has in force that reads this patch and has just been started.
+    /// What a sidecar that reads this patch and has just started has in force.
     fn in_force(&self, patch: &str) -> KeySet {
         let (room, bounds) = (&self.room, Bounds::default());
         let table = fs::read(room.path("t.kgt")).unwrap();
@@ -261,7 +261,8 @@ impl World {
         KeySet::new(Arc::new(table), patch, &held, None)
     }
 
-    /// Whether the table does not include this patch, so that a sidecar that reads it heeds it.
+    /// Whether the table does not include this patch, so that a sidecar that reads the patch obeys
+    /// it.
     fn is_live(&self, patch: &str) -> bool {
         let table = fs::read(self.room.path("t.kgt")).unwrap();
         let table = Manifest::unverified(&table).unwrap();
@@ -283,12 +284,12 @@ impl World {
         self.keys.iter().map(|key| self.said_with("none.kgp", key)).collect()
     }
 
-    /// What every sidecar has in force of every key.
+    /// What every sidecar has in force for every key.
     fn in_force_everywhere(&self) -> Vec<[Said; PATCHES.len()]> {
         self.keys.iter().map(|key| PATCHES.map(|patch| self.said_with(patch, key))).collect()
     }
 
-    /// What a registry refuses. `None`: it has to be mended before it says anything.
+    /// What a registry refuses. `None`: it has to be repaired first.
     fn refused_by(&self, publisher: usize) -> Option<Vec<Refused>> {
         let own = self.registries[publisher].as_str();
         let ran = self.room.run(&["-r", own, "keys", "list", "--json"]);
@@ -309,7 +310,7 @@ impl World {
         Some(refused.collect())
     }
 
-    /// What running sidecars say to what is there now.
+    /// What running sidecars say about what is there now.
     fn refused(&mut self) -> Vec<Refusal> {
         let mut refused = Vec::new();
         let (bounds, now) = (Bounds::default(), Now { unix_ms: 0, mono_ns: 0 });
@@ -339,7 +340,7 @@ impl Said {
 // === impl Refused ===
 
 impl Refused {
-    /// What this refuses and the other does not.
+    /// What this one refuses and the other one does not.
     fn without(self, other: Self) -> Self {
         Self { all: self.all && !other.all, send: self.send && !other.send }
     }
@@ -353,7 +354,7 @@ impl Refused {
     }
 }
 
-/// Where a step, when it succeeds, publishes: `None` where it does not.
+/// Where a step publishes if it succeeds. `None` if it does not publish.
 fn target(action: Action) -> Option<&'static str> {
     match action {
         Action::Emergency(..) => Some("hot.kgp"),
@@ -388,7 +389,7 @@ fn play(extension: &str, steps: &[Step]) -> Result<(), TestCaseError> {
         let content = |world: &World| place.map(|place| fs::read(world.room.path(place)).ok());
         let there = content(&world);
         let ran = world.run(step, &serial.to_string());
-        // A change that is made already publishes nothing.
+        // A change that was already made publishes nothing.
         let is_published = content(&world) != there;
         if let Some((code, told)) = &ran {
             let codes = [0, 64, 65, 66, 75, UNDONE];
@@ -412,7 +413,7 @@ fn play(extension: &str, steps: &[Step]) -> Result<(), TestCaseError> {
             for (sidecar, patch) in PATCHES.iter().enumerate() {
                 let (was, is) = (before[n][sidecar], after[n][sidecar]);
                 let back = was.refused().without(is.refused()).without(own[n].or(later));
-                // A revoked key may say anything of what it may no longer do.
+                // A revoked key may state anything about what it may no longer do.
                 let is_harmless = back == Refused::default() || is.status.is_final();
                 prop_assert!(is_harmless, "{step:?}: {back:?} of {} with {patch}", key.id);
                 if is.status == KeyStatus::Revoked {
@@ -424,7 +425,7 @@ fn play(extension: &str, steps: &[Step]) -> Result<(), TestCaseError> {
         }
         let says = world.refused_by(at);
         if let (true, Some(place), Some(says)) = (is_done && is_published, place, &says) {
-            // A draft says what its registry said then.
+            // A draft contains what its registry said at that time.
             let is_whole = !matches!(step.action, Action::Attach);
             for (n, key) in world.keys.iter().enumerate().filter(|_| is_whole) {
                 let is = if place == "t.kgt" {
@@ -441,7 +442,7 @@ fn play(extension: &str, steps: &[Step]) -> Result<(), TestCaseError> {
             (Action::Restore | Action::Lose, says) => {
                 Known { refused: says.unwrap_or_else(|| nothing.clone()), drafted: None }
             }
-            // Of what both did before only what the merged registry says counts.
+            // For what both did before, only the merged registry counts.
             (Action::Merge, Some(says)) => Known { refused: says, drafted },
             (Action::Draft, Some(says)) if is_done => {
                 let refused = join(&known[at].refused, &says);

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::{Room, holder};
 
-/// Both forms of a registry with its plan `gold`, which publish nothing by themselves.
+/// Both forms of a registry with its plan `gold`, which publish nothing on their own.
 fn rooms() -> [(Room, &'static str); 2] {
     ["keys.toml", "keys.jsonl"].map(|registry| {
         let room = Room::with_registry();
@@ -47,7 +47,7 @@ fn a_plan_goes_to_the_table_and_a_change_of_it_into_the_patch() {
         );
         assert!(room.ok(&["keys", "list"]).contains("gold: 600/min, search=2/s"));
 
-        // No line of a key changes; the keys are other than published all the same.
+        // No line of a key changes, but the keys still differ from the published ones.
         let before = room.read(registry);
         let told = room.ok(&["plan", "set", "gold", "700/min", "search=none", "burst=50/s"]);
         assert!(told.contains("gold: 700/min, burst=50/s; 2 keys and 0 orgs; serial 6"), "{told}");
@@ -66,7 +66,7 @@ fn a_plan_goes_to_the_table_and_a_change_of_it_into_the_patch() {
         assert_eq!(limits(&room, patch, &own.secret), overridden);
         assert_eq!(limits(&room, patch, &other.secret), ["per-key=1/s"]);
 
-        // A patch is made over the table, whatever was in the patch before.
+        // A patch is made over the table, whatever the previous patch contained.
         room.ok(&["keys", "edit", &other.id, "--limit", "2/s"]);
         room.ok(&PATCH);
         assert_eq!(limits(&room, patch, &plain.secret), ["burst=50/s", "per-key=700/min"]);
@@ -134,7 +134,7 @@ fn a_plan_that_is_not_there_is_a_fault_with_its_line() {
         let told = room.fails(64, &["plans", "set", "gold", "none", "search=none"]);
         assert!(told.contains("would leave gold without a limit"), "{told}");
 
-        // Taken out by hand.
+        // Removed by hand.
         let text = room.read(registry);
         let (text, line) = match registry {
             "keys.toml" => {
@@ -171,7 +171,8 @@ fn what_somebody_else_has_published_is_met_without_their_plan() {
         let told = room.fails(77, &[&TABLE[..], &["--serial", "90"]].concat());
         assert!(told.contains("has the limit 5/min there"), "{told}");
         room.ok(&["keys", "fold", "t.kgt"]);
-        // Theirs is slower for `per-key`, ours for `search`: the key has both, the plan stays ours.
+        // Theirs is slower for `per-key`, ours for `search`: the key has both, and the plan stays
+        // ours.
         let shown = room.json(&["keys", "show", &key.id]);
         assert_eq!(
             (&shown["plan"], &shown["limit"], &shown["limits"]),
@@ -210,7 +211,7 @@ fn a_copy_keeps_the_plans_and_an_export_the_limits() {
     }
 }
 
-/// Somebody has written a plan by hand, into the last line of settings.
+/// Somebody has edited a plan by hand, in the last line of settings.
 #[test]
 fn a_plan_that_was_edited_by_hand_is_compared_too() {
     for (room, registry) in rooms() {
@@ -220,7 +221,7 @@ fn a_plan_that_was_edited_by_hand_is_compared_too() {
         let edited = text.replace("600/min", "900/min");
         let text = match registry {
             "keys.toml" => edited,
-            // Appended, so that what the table was made of is as it was.
+            // Appended, so that what the table was made from is unchanged.
             _ => {
                 let settings =
                     edited.lines().rfind(|line| line.starts_with("{\"registry\"")).unwrap();
@@ -235,7 +236,7 @@ fn a_plan_that_was_edited_by_hand_is_compared_too() {
     }
 }
 
-/// The lines of two branches, as `merge=union` puts them into one file.
+/// The lines of two branches, as `merge=union` combines them in one file.
 fn merged(room: &Room, first: &str, second: &str, into: &str) {
     let (mut text, theirs) = (room.read(first), room.read(second));
     for line in theirs.lines().filter(|line| !room.read(first).contains(*line)) {
@@ -246,7 +247,7 @@ fn merged(room: &Room, first: &str, second: &str, into: &str) {
 }
 
 /// The last settings line counts as a whole: what the other branch has changed must not get lost
-/// without a word.
+/// silently.
 #[test]
 fn a_merge_that_loses_settings_is_told_with_its_remedy() {
     let room = Room::new();
@@ -274,7 +275,7 @@ fn a_merge_that_loses_settings_is_told_with_its_remedy() {
     room.ok(&["-r", both, "keys", "check"]);
     let shown = room.json(&["-r", both, "keys", "show", "p0"]);
     assert_eq!(shown["limit"], "1/s");
-    // Where its lines come first, those of the other would undo it.
+    // If its lines are first, those of the other would undo it.
     merged(&room, a, b, both);
     let before = room.read(both);
     let revoke: [&[&str]; 3] = [&["keys", "check"], &["keys", "revoke", "p0"], &["plans", "list"]];
@@ -287,7 +288,7 @@ fn a_merge_that_loses_settings_is_told_with_its_remedy() {
     room.ok(&["-r", b, "plans", "set", "gold", "1/s"]);
     merged(&room, a, b, both);
     room.ok(&["-r", both, "keys", "check"]);
-    // Each has another one. The remedy: both in the last line, without `after`.
+    // Each has a different one. The remedy: both in the last line, without `after`.
     room.ok(&["-r", b, "plans", "set", "silver", "5/s"]);
     room.ok(&["-r", a, "plans", "set", "bronze", "2/s"]);
     merged(&room, a, b, both);
@@ -299,13 +300,13 @@ fn a_merge_that_loses_settings_is_told_with_its_remedy() {
     let bronze = json!({ "name": "bronze", "limit": "2/s" });
     settings["plan"].as_array_mut().unwrap().push(bronze);
     let settings = settings.to_string();
-    // The version tells a line of settings, and stands first.
+    // The version marks a line of settings, and is first.
     let rest = settings.replace("\"registry\":1,", "").replace(",\"registry\":1", "");
     let mended = format!("{{\"registry\":1,{}", &rest[1..]);
     room.write(both, text.replace(last, &mended));
     room.ok(&["-r", both, "keys", "check"]);
     assert_eq!(room.json(&["-r", both, "plans", "list"]).as_array().unwrap().len(), 3);
-    // And the next change goes on from there.
+    // And the next change continues from there.
     room.ok(&["-r", both, "plans", "set", "gold", "3/s"]);
     room.ok(&["-r", both, "keys", "revoke", "p0"]);
 }

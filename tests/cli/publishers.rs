@@ -1,5 +1,5 @@
-//! Two publishers of copies of one registry: what one of them has published against a key, the
-//! other does not undo unless its id is named.
+//! Two publishers with copies of one registry: the other one does not undo a published restriction
+//! of a key unless the key's id is named.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -56,13 +56,13 @@ fn a_hint_followed_brings_no_revoked_key_back() {
     assert!(told.contains(&format!("{} (p0, acme): is revoked there", ids[0].id)), "{told}");
     assert!(!told.contains(&ids[1].id), "only what would be undone: {told}");
     assert!(!told.contains(&format!("--readmit {}", ids[0].id)), "nothing to paste: {told}");
-    // Another key's id is no acknowledgement, nor is the other word.
+    // Another key's id is not an acknowledgement, and neither is the other option.
     for wrong in [["--readmit", &ids[1].id], ["--drop", &ids[0].id]] {
         room.fails(UNDONE, &build(COPY, &[&["--serial", "100"], &wrong[..]].concat()));
     }
     assert_eq!(fs::read(room.path("t.kgt")).unwrap(), published, "nothing was written");
     assert_eq!(room.read(COPY), before, "and no serial was taken");
-    // The hint, word by word.
+    // The hint, exactly as printed.
     room.ok(&keys(COPY, &["fold", "t.kgt"]));
     room.ok(&build(COPY, &[]));
     assert_eq!(status(&room, &ids[0]), Some(KeyStatus::Revoked));
@@ -95,7 +95,7 @@ fn whatever_theirs_takes_away_is_named_until_it_is_acknowledged() {
         room.ok(&keys("keys.toml", way));
         room.ok(&build("keys.toml", &[]));
         let published = fs::read(room.path("t.kgt")).unwrap();
-        // Ordinary work of the other: none of it is asked about.
+        // Ordinary work of the other publisher: nothing of it is questioned.
         room.ok(&keys(COPY, &["edit", "p1", "--add-permission", "manage", "--limit", "none"]));
         room.ok(&keys(COPY, &["create", "--org", "acme", "--name", "ours"]));
         let told = room.fails(UNDONE, &build(COPY, &["--serial", "100"]));
@@ -146,7 +146,7 @@ fn a_publisher_alone_is_asked_nothing() {
     room.write("keys.toml", format!("{}{}", &text[..at], &text[next..]));
     room.ok(&build("keys.toml", &[]));
     assert_eq!(status(&room, &ids[0]), None);
-    // Whoever holds a copy that says the same may go on from it, too.
+    // A publisher whose copy says the same may continue from it, too.
     fs::copy(room.path("keys.toml"), room.path(COPY)).unwrap();
     room.ok(&keys(COPY, &["revoke", &ids[2].id]));
     room.ok(&build(COPY, &[]));
@@ -157,7 +157,7 @@ fn a_change_that_publishes_is_refused_before_it_is_made() {
     let (room, ids) = copied(3);
     let publish = ["--publish", "t.kgt", "--signer", "signer.pem"];
     room.ok(&keys("keys.toml", &[&["revoke", &ids[0].id], &publish[..]].concat()));
-    // Its serials are above: nothing but the comparison is in the way.
+    // Its serials are higher: only the comparison prevents it.
     for _ in 0..3 {
         room.ok(&keys(COPY, &["edit", "p2", "--note", "x"]));
         room.ok(&keys(COPY, &["edit", "p2", "--note", "y"]));
@@ -174,7 +174,7 @@ fn a_change_that_publishes_is_refused_before_it_is_made() {
         assert!(told.contains(&ids[0].id), "{told}");
         assert_eq!(room.read(COPY), before, "{change:?}");
     }
-    // The same change as there is the way out, too.
+    // Making the same change is a way out, too.
     room.ok(&keys(COPY, &[&["revoke", &ids[0].id], &publish[..]].concat()));
     assert_eq!(status(&room, &ids[0]), Some(KeyStatus::Revoked));
 }
@@ -200,7 +200,7 @@ fn a_patch_counts_as_much_as_a_table() {
         };
         assert!(told.contains(&ids[0].id) && told.contains("t.kgp"), "{second}: {told}");
         assert_eq!(fs::read(room.path("t.kgp")).unwrap(), published, "{second}");
-        // The hint: it works although the registry names no place to publish to.
+        // The hint: it works although the registry names no place to publish.
         room.ok(&build(COPY, &["--fold-patch", "t.kgp"]));
         assert_eq!(status(&room, &ids[0]), Some(KeyStatus::Revoked), "{second}");
         assert_eq!(status(&room, &ids[1]), Some(KeyStatus::Revoked), "{second}");
@@ -224,7 +224,7 @@ fn folding_undoes_nothing_that_was_not_published_yet() {
     assert_eq!(permissions, serde_json::json!(["read"]), "what both admit, and not `manage`");
     assert_eq!(shown(&ids[2])["state"], "disabled");
     room.ok(&build(COPY, &[]));
-    // What only one of them restricted is restricted; what one of them widened is not taken over.
+    // What only one of them restricted is restricted. What one of them widened is not taken over.
     room.ok(&keys("keys.toml", &["fold", "t.kgt"]));
     room.ok(&keys("keys.toml", &["edit", "p2", "--add-permission", "manage"]));
     room.ok(&build("keys.toml", &[]));
@@ -233,12 +233,12 @@ fn folding_undoes_nothing_that_was_not_published_yet() {
     let permissions = shown(&ids[2])["permissions"].clone();
     assert_eq!(permissions, serde_json::json!(["read", "send"]));
     assert_eq!(shown(&ids[2])["limit"], "7/s");
-    // What was taken in is known: to change one's mind about it is ordinary work.
+    // What was folded in is known: changing it later is ordinary work.
     room.ok(&keys(COPY, &["edit", "p1", "--permission", "*"]));
     room.ok(&build(COPY, &[]));
 }
 
-/// A patch of a `keys.jsonl` is made of the lines that are newer than its table.
+/// A patch of a `keys.jsonl` is made from the lines that are newer than its table.
 #[test]
 fn a_patch_after_folding_still_states_what_was_changed_before() {
     let room = Room::new();
@@ -273,7 +273,7 @@ fn a_restored_backup_brings_nothing_back() {
     room.ok(&keys("keys.toml", &["revoke", &ids[0].id]));
     room.ok(&build("keys.toml", &[]));
     room.ok(&keys("keys.toml", &["edit", "p1", "--note", "not published"]));
-    // Only the registry itself is restored; what stands beside it is newer.
+    // Only the registry itself is restored. The files next to it are newer.
     fs::copy(room.path("backup.toml"), room.path("keys.toml")).unwrap();
     room.ok(&keys("keys.toml", &["edit", "p1", "--limit", "20/s"]));
     room.fails(75, &build("keys.toml", &[]));
@@ -342,7 +342,7 @@ fn another_audience_or_a_damaged_table_is_never_written_over() {
     room.ok(&["-r", "other.toml", "keys", "init", "--audience", "else"]);
     let told = room.fails(65, &build("other.toml", &["--serial", "100"]));
     assert!(told.contains("else") && told.contains("shop"), "{told}");
-    // From a copy, over what cannot be compared.
+    // From a copy, over something that cannot be compared.
     let mut bytes = fs::read(room.path("t.kgt")).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     room.ok(&keys("keys.toml", &["edit", "p0", "--limit", "1/s"]));
@@ -355,7 +355,7 @@ fn another_audience_or_a_damaged_table_is_never_written_over() {
     assert_eq!(fs::read(room.path("t.kgt")).unwrap(), damaged);
 }
 
-/// A rotated single key is a new key: its callers are those of the one that it replaced.
+/// A rotated single key is a new key: its callers are those of the key that it replaced.
 #[test]
 fn a_successor_takes_over_what_is_said_against_the_key_that_it_replaced() {
     let ways: [(&[&str], &str, &str); 5] = [
@@ -384,7 +384,7 @@ fn a_successor_takes_over_what_is_said_against_the_key_that_it_replaced() {
                 one => one.clone(),
             };
             assert_eq!(shown, want, "{way:?}");
-            // Of the other key nothing was taken away.
+            // Nothing was taken away from the other key.
             let list = room.json(&keys(COPY, &["list", "--name", "p1"]));
             let list = list.as_array().unwrap();
             assert!(list.iter().all(|key| key["state"] == "active"), "{way:?}: {list:?}");

@@ -1,4 +1,4 @@
-//! What can go wrong while something is published, and what the printed remedies lead to.
+//! What can go wrong during publishing, and where the printed remedies lead.
 
 use std::fs;
 
@@ -88,7 +88,7 @@ fn what_sidecars_would_refuse_does_not_replace_what_they_accept() {
     room.fails(65, &["patch", "--out", "t.kgp", "--signer", "other.pem"]);
     assert_eq!((fs::read(room.path("t.kgt")).unwrap(), room.read("keys.toml")), before);
     assert!(!room.path("t.kgp").exists());
-    // Who rotates the signer says so.
+    // A publisher who rotates the signer has to say so.
     room.ok(&["table", "build", "--signer", "other.pem", "--new-signer"]);
     assert!(room.read("keys.audit.jsonl").contains("\"new_signer\":true"));
     room.ok(&["keys", "revoke", "a", "--signer", "other.pem"]);
@@ -126,7 +126,7 @@ fn a_new_key_in_the_place_of_the_signer_publishes_nothing_unnoticed() {
         assert!(table() == published && !room.path("t.kgp").exists(), "{command:?}");
         assert_eq!(room.read("keys.toml"), registry, "{command:?}");
     }
-    // Nor does a signature that is added later.
+    // The same applies to a signature that is added later.
     room.ok(&["keys", "disable", "b", "--no-publish"]);
     room.ok(&["table", "build", "--unsigned", "--signer-public", "new.pub", "--out", "d.kgt"]);
     let attach = ["table", "attach-signature", "d.kgt", "--out", "t.kgt", "--signer", "signer.pem"];
@@ -138,7 +138,7 @@ fn a_new_key_in_the_place_of_the_signer_publishes_nothing_unnoticed() {
     assert_eq!(status(&room, &keys[0].secret), Some(KeyStatus::Revoked));
 }
 
-/// Whatever command introduces it: the audit file says so.
+/// Whichever command introduces it, the audit file records it.
 #[test]
 fn the_audit_file_tells_of_a_new_signer() {
     let commands: [&[&str]; 4] = [
@@ -187,7 +187,7 @@ fn no_serial_uses_up_those_to_come() {
     room.ok(&["keys", "revoke", "a"]);
 }
 
-/// One secret, imported twice: theirs has revoked it under another id.
+/// One secret, imported twice: the other publisher has revoked it under another id.
 #[test]
 fn a_secret_is_the_same_under_another_id() {
     let room = Room::new();
@@ -214,7 +214,7 @@ fn a_secret_is_the_same_under_another_id() {
     assert_eq!(status(&room, secret), Some(KeyStatus::Revoked));
 }
 
-/// A table that was built to be looked at is not what was published.
+/// A table that was built for inspection is not what was published.
 #[test]
 fn a_review_is_no_publication() {
     let room = Room::with_registry();
@@ -232,7 +232,7 @@ fn a_review_is_no_publication() {
     room.ok(&["keys", "enable", "a"]);
     room.fails(77, &build("keys.toml", "t.kgt"));
     assert_eq!(status(&room, &key.secret), Some(KeyStatus::Disabled));
-    // And a target that is gone is said to be.
+    // And a target that is gone is reported.
     fs::remove_file(room.path("t.kgt")).unwrap();
     let ran = room.run(&build("copy.toml", "t.kgt"));
     assert!(ran.stderr.contains("warning: t.kgt is gone"), "{}", ran.stderr);
@@ -257,13 +257,13 @@ fn a_patch_in_another_folder_is_not_undone() {
         let patch = ["--publish-patch", "far/away/hot.kgp", "--signer", "signer.pem"];
         let base = if with_base == "given" { &["--base", "t.kgt"][..] } else { &[] };
         room.ok(&[&["keys", "revoke", "a"], &patch[..], base].concat());
-        // Other work, so that the other's serial is above the patch's.
+        // Other work, so that the other's serial is higher than the patch's.
         for name in ["b", "c"] {
             room.ok(&["-r", "copy.toml", "keys", "create", "--org", "acme", "--name", name]);
         }
         let told = room.fails(77, &build("copy.toml"));
         assert!(told.contains(&key.id) && told.contains("keygatectl keys fold"), "{told}");
-        // A lost registry, too, learns of it from the table's folder.
+        // A lost registry also learns of it from the table's folder.
         fs::copy(room.path("copy.toml"), room.path("kept.toml")).unwrap();
         room.ok(&["-r", "lost.toml", "keys", "init", "--audience", "shop"]);
         room.ok(&["-r", "lost.toml", "keys", "fold", "t.kgt"]);
@@ -285,7 +285,7 @@ fn a_draft_patch_that_nobody_has_signed_is_in_nobodys_way() {
     fs::copy(room.path("keys.toml"), room.path("copy.toml")).unwrap();
     room.ok(&["keys", "revoke", "a", "--no-publish"]);
     room.ok(&draft);
-    // Its serial is above; what is not signed counts for nobody.
+    // Its serial is higher. Something unsigned counts for nobody.
     let edit = ["-r", "copy.toml", "keys", "edit", "a"];
     for note in ["x", "y", "z"] {
         room.ok(&[&edit[..], &["--note", note]].concat());
@@ -293,7 +293,7 @@ fn a_draft_patch_that_nobody_has_signed_is_in_nobodys_way() {
     assert_eq!(status(&room, &keys[0].secret), Some(KeyStatus::Active), "nothing revoked it yet");
 }
 
-/// What the registry remembers of its publications is not what stands there.
+/// The registry's memory of its publications is not what is actually there.
 #[test]
 fn what_is_published_is_read_and_not_remembered() {
     for registry in ["keys.toml", "keys.jsonl"] {
@@ -307,7 +307,7 @@ fn what_is_published_is_read_and_not_remembered() {
         room.ok(&["keys", "revoke", "a"]);
         let published = |room: &Room| room.json(&["keys", "list"])[0]["published"] == true;
         assert!(published(&room), "{registry}");
-        // Somebody puts the older table back, or takes the table away.
+        // Somebody restores the older table, or removes the table.
         for undo in ["older", "gone"] {
             match undo {
                 "older" => room.write("t.kgt", &older),
@@ -318,7 +318,7 @@ fn what_is_published_is_read_and_not_remembered() {
             assert_eq!(status(&room, &key.secret), Some(KeyStatus::Revoked), "{registry}: {undo}");
             assert!(published(&room), "{registry}: {undo}");
         }
-        // The same of a patch.
+        // The same for a patch.
         let other = room.create(&["--name", "b"]);
         let patch = ["--publish-patch", "t.kgp"];
         for _ in 0..2 {
@@ -352,7 +352,7 @@ fn builds_elsewhere_do_not_make_it_forget_its_own_place() {
     for n in 0..6 {
         room.ok(&["table", "build", "-o", &format!("review{n}.kgt")]);
     }
-    // Ordinary work: nothing is asked about.
+    // Ordinary work: nothing is questioned.
     room.ok(&["keys", "disable", "a"]);
     for n in 0..6 {
         room.ok(&["table", "build", "-o", &format!("review{n}.kgt")]);
@@ -380,7 +380,7 @@ fn a_change_that_is_given_again_is_published() {
     assert_eq!(room.read("keys.toml"), before, "as it is published, nothing is left to do");
 }
 
-/// A `keys.toml` and the `keys.jsonl` that it was copied into have the same files beside them.
+/// A `keys.toml` and the `keys.jsonl` that it was copied into have the same files next to them.
 #[test]
 fn two_forms_side_by_side_do_not_take_each_others_notes() {
     let room = Room::with_registry();
@@ -393,7 +393,7 @@ fn two_forms_side_by_side_do_not_take_each_others_notes() {
     assert!(copied.stderr.contains("move keys.toml away"), "{}", copied.stderr);
     let told = room.run(&["-r", "keys.toml", "keys", "disable", "a"]);
     assert!(told.stderr.contains("keys.jsonl is in one folder with keys.toml"), "{}", told.stderr);
-    // The other form takes its own notes; it says nothing of a change that it has not seen.
+    // The other form makes its own notes. It says nothing about a change that it has not seen.
     room.ok(&["-r", "keys.jsonl", "keys", "create", "--org", "acme", "--name", "b"]);
     room.ok(&build("keys.toml"));
     let told = room.fails(77, &[&build("keys.jsonl")[..], &["--serial", "50"]].concat());
@@ -404,7 +404,7 @@ fn two_forms_side_by_side_do_not_take_each_others_notes() {
     assert_eq!((of("\"keys.toml\""), of("\"keys.jsonl\"")), (2, 1), "{audit}");
 }
 
-/// What a stranger, or a thief of a place, has put where tables lie.
+/// What a stranger, or somebody who took over a place, has put where tables are.
 #[test]
 fn nothing_is_taken_in_that_no_known_signer_has_signed() {
     for registry in ["keys.toml", "keys.jsonl"] {
@@ -414,7 +414,7 @@ fn nothing_is_taken_in_that_no_known_signer_has_signed() {
         let init = ["-r", registry, "keys", "init", "--audience", "shop"];
         room.ok(&[&init[..], &publish].concat());
         room.create(&["--name", "a"]);
-        // The thief's registry, of the same audience and with a higher serial.
+        // The thief's registry, with the same audience and a higher serial.
         room.ok(&["signer", "new", "-o", "thief.pem", "--public-out", "thief.pub"]);
         fs::create_dir(room.path("theirs")).unwrap();
         let evil = ["-r", "theirs/keys.toml", "keys"];
@@ -447,7 +447,7 @@ fn nothing_is_taken_in_that_no_known_signer_has_signed() {
         room.write("t.kgt", fs::read(room.path("theirs/evil.kgt")).unwrap());
         room.run(&own(&["keys", "disable", "a"]));
         room.fails(65, &own(&["keys", "fold"]));
-        // A forged patch beside the genuine table is not taken in with it either.
+        // A forged patch next to the genuine table is not folded in with it either.
         room.write("t.kgt", &good);
         fs::copy(room.path("theirs/evil.kgp"), room.path("t.kgp")).unwrap();
         let told = room.fails(65, &own(&["keys", "fold"]));
@@ -455,7 +455,7 @@ fn nothing_is_taken_in_that_no_known_signer_has_signed() {
         fs::remove_file(room.path("t.kgp")).unwrap();
         let listed = room.json(&own(&["keys", "list"]));
         assert!(listed.as_array().unwrap().iter().all(|k| k["name"] != "evil"), "{listed}");
-        // Who knows the signer names it; whoever else is at hand does not count then.
+        // If the signer is named, other available signers do not count.
         let trusting = ["keys", "fold", "theirs/evil.kgt", "--trusted-signer"];
         room.fails(65, &own(&[&trusting[..], &["signer.pub"]].concat()));
         room.ok(&own(&[&trusting[..], &["thief.pub", "--no-publish"]].concat()));
@@ -464,7 +464,7 @@ fn nothing_is_taken_in_that_no_known_signer_has_signed() {
     }
 }
 
-/// Without a registry's setting, `signer.pem` beside it counts, and nobody where that is gone.
+/// Without a setting in the registry, `signer.pem` next to it counts. If that is gone, nobody does.
 #[test]
 fn without_a_known_signer_nothing_is_taken_in() {
     let room = Room::with_registry();
@@ -477,7 +477,7 @@ fn without_a_known_signer_nothing_is_taken_in() {
     room.ok(&["-r", "lost.toml", "keys", "fold", "t.kgt", "--trusted-signer", "away.pem"]);
 }
 
-/// A loss that sidecars take for an accident is not written over what they have.
+/// A loss that sidecars would treat as an accident does not replace what they have.
 #[test]
 fn a_signature_is_not_attached_to_what_sidecars_would_brake() {
     for (lost, word) in [(3, "shrink"), (4, "empty")] {

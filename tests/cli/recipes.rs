@@ -27,7 +27,7 @@ fn a_signer_is_rotated_without_a_gap() {
     let both = trusting(&room, &["signer.pem", "new.pub"], 1);
     assert!(open(&room, "t.kgt", &old_only).is_ok());
     assert!(open(&room, "t.kgt", &both).is_ok());
-    // 3. The new one signs, and nothing more has to be said afterwards.
+    // 3. The new one signs, and needs no further option.
     let build = ["table", "build", "-o", "t.kgt", "--signer", "new.pem"];
     let told = room.fails(65, &build);
     assert!(told.contains("--new-signer publishes"), "{told}");
@@ -49,7 +49,7 @@ fn a_compromised_signer_is_dropped_and_its_tables_refused() {
     room.create(&[]);
     room.ok(&["table", "build", "-o", "forged.kgt", "--signer", "signer.pem"]);
     room.ok(&["signer", "new", "-o", "new.pem"]);
-    // 1. Signed by both: taken before and after the switch.
+    // 1. Signed by both: accepted before and after the switch.
     let both = ["--signer", "signer.pem", "--signer", "new.pem"];
     room.ok(&[&["table", "build", "-o", "t.kgt"], &both[..]].concat());
     assert!(open(&room, "t.kgt", &trusting(&room, &["signer.pem"], 1)).is_ok());
@@ -59,7 +59,7 @@ fn a_compromised_signer_is_dropped_and_its_tables_refused() {
     assert_eq!(refused.reason(), "unknown_signer");
     let table = open(&room, "t.kgt", &trust).unwrap();
     assert!(trust.accepts(table.signed_by()).is_ok(), "in force before, in force after");
-    // Until then the old signer alone publishes nothing that sidecars would refuse.
+    // Until then, the old signer alone cannot publish anything that sidecars would refuse.
     for signer in ["signer.pem", "new.pem"] {
         room.fails(65, &["table", "build", "-o", "t.kgt", "--signer", signer]);
     }
@@ -89,7 +89,7 @@ fn openssl_makes_the_key_and_the_signature() {
     let attach = ["table", "attach-signature", "draft.kgt", "--signature", "sig"];
     room.ok(&[&attach[..], &["--signer-public", "hsm.pub", "-o", "t.kgt"]].concat());
     assert_eq!(open(&room, "t.kgt", &trust).unwrap().counts().active, 1);
-    // openssl can check the file as well: the message is how it begins.
+    // openssl can check the file as well: the message is its beginning.
     let message = fs::read(room.path("message")).unwrap();
     assert!(fs::read(room.path("t.kgt")).unwrap().starts_with(&message));
     openssl(
@@ -183,7 +183,7 @@ fn a_lost_registry_takes_in_what_is_published() {
     assert_eq!(grant(&keys), grant(&before));
     assert!(holder(&keys, &new.secret).is_some());
     assert_eq!(room.json(&["keys", "show", &revoked.id])["state"], "revoked");
-    // Or each key is let go by its id.
+    // Or each key is dropped by its id.
     let room = Room::with_registry();
     let gone = room.create(&[]);
     room.ok(&build);
@@ -193,8 +193,8 @@ fn a_lost_registry_takes_in_what_is_published() {
     assert_eq!(room.in_force("t.kgt", None).table().counts().keys, 0);
 }
 
-/// As it is written down, with a patch in a folder that nothing in the new registry names, and that
-/// was published before copies of such patches stood beside the table.
+/// As documented, with a patch in a folder that nothing in the new registry names. It was published
+/// before copies of such patches were kept next to the table.
 #[test]
 fn a_lost_registry_takes_in_a_patch_from_another_folder() {
     let room = Room::with_registry();
@@ -252,7 +252,7 @@ fn a_fleet_moves_to_format_2_and_gets_a_canary() {
     room.write("keys.toml", text);
     room.ok(&build);
     assert_eq!(room.in_force("t.kgt", None).table().manifest().format, 2);
-    // Back for a sidecar that was overlooked, then forward again.
+    // Back for a sidecar that was forgotten, then forward again.
     room.ok(&[&build[..], &["--format", "1"]].concat());
     assert_eq!(room.in_force("t.kgt", None).table().manifest().format, 1);
     // A canary, and the announced end of a key.

@@ -38,7 +38,7 @@ fn a_key_that_is_revoked_while_the_service_is_down_is_published() {
     room.ok(&["admin", "revoke", &leaked.id]);
     assert_eq!(status(&room, &leaked), Some(KeyStatus::Revoked));
     assert_eq!(status(&room, &kept), Some(KeyStatus::Active));
-    // While a target takes nothing, the change is kept, and made up for by the same command.
+    // While a target accepts nothing, the change is kept, and the same command publishes it later.
     fs::rename(room.path("out"), room.path("away")).unwrap();
     let error = room.fails(75, &["admin", "revoke", &kept.id]);
     assert!(error.contains("in the database, and not published: "), "{error}");
@@ -59,7 +59,7 @@ fn a_revocation_that_only_the_service_publishes_says_so() {
     assert!(told.contains("not published: the service does not run, and "), "{told}");
     assert!(told.contains("start the service"), "{told}");
     assert_eq!(status(&room, &leaked), Some(KeyStatus::Active));
-    // Beside directories, sidecars fetch.
+    // With other targets, sidecars fetch.
     room.write("web.token", "0123456789abcdef0123456789abcdef");
     fs::set_permissions(room.path("web.token"), fs::Permissions::from_mode(0o600)).unwrap();
     let fleet =
@@ -107,7 +107,7 @@ fn a_restored_database_is_refused_until_it_has_recovered() {
                         let error = room.fails(75, &arguments);
                         assert!(error.contains("the database is at serial "), "{error}");
                         assert!(error.contains("hint: "), "{error}");
-                        // Nothing is changed meanwhile.
+                        // Nothing can be changed meanwhile.
                         room.fails(75, &["admin", "revoke", &kept.id]);
                         room.fails(75, &["admin", "import", "keys.jsonl"]);
                         assert_eq!(status(&room, &leaked), Some(KeyStatus::Revoked));
@@ -127,14 +127,14 @@ fn a_restored_database_is_refused_until_it_has_recovered() {
     assert_eq!(log["faults"], serde_json::json!([]), "{log}");
     let again = room.ok(&["admin", "recover"]);
     assert_eq!(again, "", "there is nothing to recover");
-    // What is published next has all of it.
+    // The next publication has all of it.
     room.ok(&["admin", "revoke", &kept.id]);
     for key in [&leaked, &kept, &pair] {
         assert_eq!(status(&room, key), Some(KeyStatus::Revoked));
     }
 }
 
-/// With no file at hand, what was revoked since the backup would be lost.
+/// Without a file, everything revoked since the backup would be lost.
 #[test]
 fn a_recovery_without_the_published_files_is_refused() {
     let (room, [leaked, kept, _]) = published();
@@ -159,8 +159,9 @@ fn a_recovery_without_the_published_files_is_refused() {
     assert_eq!(status(&room, &leaked), Some(KeyStatus::Revoked));
 }
 
-/// A key of the audience `other`, beside those of `shop`: both in a database that was restored from a copy
-/// of before `shop`'s and `other`'s last revocations, while sidecars have what was published since.
+/// A key of the audience `other`, in addition to those of `shop`. Both are in a database that was
+/// restored from a copy made before the last revocations of `shop` and `other`, while sidecars have
+/// what was published since.
 fn restored_with_two_audiences() -> (Room, [String; 2]) {
     let (room, [leaked, ..]) = published();
     for name in ["other", "elsewhere"] {
@@ -207,7 +208,7 @@ fn recover<'a>(files: &[&[&'a str]]) -> Vec<&'a str> {
     [&["admin", "recover"][..], &files.concat()].concat()
 }
 
-/// The audit log is one: after a restore all audiences are behind, and each has files of its own.
+/// There is one audit log: after a restore, all audiences are behind, and each has its own files.
 #[test]
 fn each_audience_recovers_from_its_own_files() {
     let (room, [shops, others]) = restored_with_two_audiences();
@@ -221,7 +222,7 @@ fn each_audience_recovers_from_its_own_files() {
     let error = room.fails(66, &recover(&[&shop]));
     assert!(!error.contains("shop: "), "{error}");
     assert!(error.contains("other: ") && error.contains("no table of this audience"), "{error}");
-    // Of an audience that nobody knows here, and one that is not there.
+    // For an audience that is unknown here, and for a missing one.
     let error = room.fails(65, &recover(&[&shop, &["--file", "elsewhere.kgt"], &other]));
     assert!(error.contains("elsewhere.kgt: made for the audience elsewhere"), "{error}");
     assert!(error.contains("it has shop, other"), "{error}");
@@ -236,7 +237,7 @@ fn each_audience_recovers_from_its_own_files() {
     room.ok(&["admin", "check"]);
 }
 
-/// What is at hand of one audience is taken in all the same.
+/// The available files of one audience are folded in anyway.
 #[test]
 fn a_loss_that_is_accepted_is_that_of_one_audience() {
     let (room, [shops, others]) = restored_with_two_audiences();

@@ -1,4 +1,5 @@
-//! The registry keeps what it was told, whoever writes at the same time and whenever it is cut.
+//! The registry keeps what it was given, whoever writes at the same time and whenever it is cut
+//! off.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -192,7 +193,7 @@ fn a_held_lock_is_waited_for_and_then_named() {
 
 #[test]
 fn a_registry_in_a_directory_that_cannot_be_written_is_told() {
-    // Root may write everywhere, so a name that no file can have stands for it.
+    // Root may write everywhere, so a name that no file can have is used instead.
     let room = Room::new();
     let told = room.fails(73, &["-r", "none/keys.toml", "keys", "init", "--audience", "shop"]);
     assert!(told.contains("cannot write none/keys.toml"), "{told}");
@@ -377,7 +378,7 @@ fn names_are_found_however_json_spells_them() {
     assert_eq!(room.json(&["keys", "list", "--org", "other"]).as_array().unwrap().len(), 0);
 }
 
-/// The examples of docs/registry.md, with digests in place of the ellipses.
+/// The examples of docs/registry.md, with digests instead of the ellipses.
 #[test]
 fn the_documented_registries_are_registries() {
     let text = include_str!("../../docs/registry.md");
@@ -399,11 +400,11 @@ fn the_documented_registries_are_registries() {
     assert_eq!(room.json(&["-r", "keys.jsonl", "keys", "list"])[0]["state"], "revoked");
 }
 
-/// Two branches of one registry, merged with all lines of both: the next publication holds every
-/// change of both, whoever published what from where and whichever side's lines come first.
+/// Two branches of one registry, merged with all lines of both: the next publication has every
+/// change of both, whoever published what from where and whichever side's lines are first.
 #[test]
 fn after_a_merge_the_next_patch_holds_what_both_sides_changed() {
-    // What each side does behind the common table; `publish` puts a table of that side's own.
+    // What each side does after the common table. `publish` adds a table of that side's own.
     let sides: [(&[&str], &[&str]); 5] = [
         (&["revoke p1", "publish"], &["revoke p2"]),
         (&["revoke p1"], &["revoke p2", "disable p3", "publish"]),
@@ -413,7 +414,8 @@ fn after_a_merge_the_next_patch_holds_what_both_sides_changed() {
     ];
     for (n, (ours, theirs)) in sides.into_iter().enumerate() {
         for ours_first in [true, false] {
-            // Which side's table is published where sidecars look: that of the side that has one.
+            // Which side's table is published where sidecars look: the one of the side that has
+            // one.
             let published = if ours.contains(&"publish") { "ours.kgt" } else { "theirs.kgt" };
             let room = room("keys.jsonl");
             room.ok(&["signer", "new"]);
@@ -444,7 +446,7 @@ fn after_a_merge_the_next_patch_holds_what_both_sides_changed() {
             assert_eq!((&states[1], &states[2]), (&"revoked".into(), &"revoked".into()));
             let patch = ["patch", "-o", "p.kgp", "--base", published, "--signer", "signer.pem"];
             room.ok(&patch);
-            // And the change after that, which is made by the same rules.
+            // And the next change, made by the same rules.
             room.ok(&["keys", "revoke", "p0"]);
             room.ok(&patch);
             let in_force = room.in_force(published, Some("p.kgp"));
@@ -458,7 +460,7 @@ fn after_a_merge_the_next_patch_holds_what_both_sides_changed() {
     }
 }
 
-/// What stands in the lines that were there before counts as well: an edit by hand is published.
+/// The contents of older lines count as well: an edit by hand is published.
 #[test]
 fn a_line_that_was_edited_by_hand_is_in_the_next_patch() {
     let room = room("keys.jsonl");

@@ -37,7 +37,8 @@ fn a_name_alone_changes_nothing_and_both_commands_are_printed() {
         // The printed command does what it says.
         room.ok(&["-r", registry, "keys", "revoke", &former]);
         assert_eq!(state(&room, registry, &successor), "active");
-        // Two keys of one name without a rotation: the ids, and no talk of one.
+        // Two keys of one name without a rotation: the message has the ids, and does not mention a
+        // rotation.
         let twin = ["-r", registry, "keys", "create", "--org", "acme", "--name", "twin"];
         room.ok(&twin);
         room.ok(&twin);
@@ -64,7 +65,7 @@ fn former_ends_the_key_that_was_replaced_whatever_names_it() {
         assert!(told.starts_with(&format!("{former} (CRM) revoked")), "{by}: {told}");
         assert_eq!(state(&room, "keys.toml", &former), "revoked", "{by}");
         assert_eq!(state(&room, "keys.toml", &successor), "active", "{by}");
-        // Again: nothing is left to do, and the successor is not touched.
+        // Again: nothing is left to do, and the successor is not changed.
         let again = room.run(&["keys", "revoke", key, "--former"]);
         assert!(again.code == 0 && again.stderr.contains("revoked already"), "{}", again.stderr);
         assert_eq!(state(&room, "keys.toml", &successor), "active", "{by}");

@@ -1,5 +1,5 @@
-//! Many keys: bounded memory, other sources, bad lines. Numbers of a million keys are in
-//! docs/registry.md; here the paths are walked with fewer.
+//! Many keys: bounded memory, other sources, bad lines. The numbers for a million keys are in
+//! docs/registry.md. Here the same code runs with fewer.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -105,7 +105,7 @@ fn duplicates_are_found_on_disk_and_named() {
     assert!(!room.path("t.kgt").exists());
 }
 
-/// A limit on the size of files stands for a disk that runs full.
+/// A limit on the size of files simulates a full disk.
 #[test]
 fn a_disk_that_runs_full_while_writing_loses_nothing() {
     let room = Room::with_registry();

@@ -1,5 +1,5 @@
-//! What README.md and docs/management.md say about starting the management service, upgrading it and
-//! going back to files, typed as it stands.
+//! What README.md and docs/management.md say about starting the management service, upgrading it
+//! and going back to files, typed exactly as printed.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -82,7 +82,7 @@ fn published() -> (Room, [Issued; 2]) {
 fn the_service_of_the_readme_starts_and_publishes() {
     let room = Room::new();
     let start = blocks("README.md", "Quick start", "sh");
-    // Signer, registry and key; not the folder that they are in, nor what is built.
+    // Signer, registry and key, but not the folder that they are in, nor what is built.
     let typed = start[1].replace("mkdir try && cd try", "true");
     must(&room, &format!("{typed}\n{}", start[2]));
     let of_issued = room.read("issued");
@@ -98,7 +98,7 @@ fn the_service_of_the_readme_starts_and_publishes() {
     assert!(service.url.starts_with("http://127.0.0.1:"), "{}", service.url);
     let link = room.ok(&["admin", "bootstrap", "--org", "acme"]);
     assert!(link.contains("/sign-in#"), "{link}");
-    // What is revoked on the command line while it runs, it publishes.
+    // The running service publishes a key that is revoked on the command line.
     let id = of_issued.lines().find_map(|line| line.strip_prefix("key id")).unwrap().trim();
     room.ok(&["admin", "revoke", id]);
     for _ in 0..400 {
@@ -132,7 +132,7 @@ fn files_take_over_from_the_database_and_back() {
     let status = |key: &Issued| holder(&keys, &key.secret).map(|key| key.grant.status);
     assert_eq!(status(&revoked), Some(KeyStatus::Revoked));
     assert_eq!(status(&kept), Some(KeyStatus::Active));
-    // What is made in the file meanwhile goes back into the database.
+    // A key created in the file meanwhile is imported into the database again.
     let new = room.json(&["-r", "keys.jsonl", "keys", "create", "--org", "acme", "--name", "new"]);
     room.ok(&[
         "-r",
@@ -154,7 +154,7 @@ fn files_take_over_from_the_database_and_back() {
     assert_eq!(holder(&keys, &kept.secret).unwrap().grant.status, KeyStatus::Revoked);
 }
 
-/// Both ways as docs/management.md says, with a server of the test.
+/// Both directions as in docs/management.md, with a server of the test.
 #[test]
 fn keys_move_from_a_file_to_a_server_and_back() {
     let (room, [revoked, kept]) = published();
@@ -166,7 +166,7 @@ fn keys_move_from_a_file_to_a_server_and_back() {
     for key in [&revoked, &kept] {
         assert!(exported.contains(&key.id), "{exported}");
     }
-    // What is revoked there is published, and sidecars go on.
+    // A key revoked there is published, and sidecars continue.
     let before = room.in_force("out/keys.kgt", Some("out/keys.kgp"));
     room.ok(&["admin", "revoke", &kept.id, "--database", &url]);
     let keys = room.in_force("out/keys.kgt", Some("out/keys.kgp"));

@@ -1,4 +1,4 @@
-//! `keygatectl admin serve` as curl meets it: the way in, keys, a socket, the end.
+//! `keygatectl admin serve` as curl sees it: signing in, keys, a socket, the end.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -43,7 +43,7 @@ impl Service {
         Self { child, url: url.trim().to_owned() }
     }
 
-    /// Ends it as a service manager would, and says its exit code.
+    /// Ends it as a service manager would. Returns its exit code.
     fn stop(mut self) -> Option<i32> {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
@@ -92,7 +92,7 @@ fn somebody_signs_in_by_a_link_and_out_again() {
     assert_eq!(status(&page), "200");
     assert!(curl(&room, &[&url("/page.js")]).contains("location.hash"));
     let (data, origin) = (format!("token={token}"), format!("origin: {}", service.url));
-    // Without the field that every browser sends, nobody is signed in, and the link stays good.
+    // Without the field that every browser sends, nobody is signed in, and the link stays valid.
     let forged = curl(&room, &["-d", &data, &url("/sign-in")]);
     assert!(forged.contains("\"cross_site\"") && status(&forged) == "403", "{forged}");
     let jar = ["-c", "jar", "-b", "jar"];
@@ -141,7 +141,7 @@ fn a_revoked_key_is_refused_at_once() {
     room.ok(&["admin", "migrate"]);
     room.ok(&["admin", "import", "keys.toml"]);
     let service = Service::start(&room, "127.0.0.1:0");
-    // The one place of the bare service that asks who it is: a key is in no session.
+    // The only place of the plain service that asks who the caller is: a key has no session.
     let url = format!("{}/session/org", service.url);
     let bearer = format!("authorization: Bearer {}", issued.secret);
     let ask = || curl(&room, &["-H", &bearer, "-d", "org=acme", &url]);
@@ -150,7 +150,8 @@ fn a_revoked_key_is_refused_at_once() {
     assert!(wrong.contains("\"invalid_credential\""), "{wrong}");
     let who = format!("{}/v1/whoami?say={}", service.url, issued.secret);
     assert_eq!(status(&curl(&room, &["-H", &bearer, &who])), "200");
-    // Refused here at once, and by sidecars once somebody publishes: this audience has no signer.
+    // Refused here immediately, and by sidecars once somebody publishes: this audience has no
+    // signer.
     let told = room.fails(75, &["admin", "revoke", &issued.id]);
     assert!(told.contains("no signer is configured"), "{told}");
     assert!(ask().contains("\"invalid_credential\""));
@@ -229,7 +230,7 @@ fn a_sidecar_is_known_by_its_certificate() {
     let other = ask(&["--cert", "other.pem", "--key", "other.key"]);
     assert!(other.contains("\"no_credential\""), "another's does not: {other}");
     assert!(ask(&[]).contains("\"no_credential\""), "nor that of nobody");
-    // A new authority and certificate, without a restart; before that a file that is of no use.
+    // A new authority and certificate, without a restart. Before that, an unusable file.
     let old = ["--cacert", "old.pem"];
     room.write("old.pem", room.read("ca.pem"));
     room.write("service.pem", "nothing");
@@ -243,7 +244,7 @@ fn a_sidecar_is_known_by_its_certificate() {
         panic!("{what}");
     };
     let metrics = format!("{}/metrics", service.url);
-    // Empty where the certificate is not one of that authority.
+    // Empty if the certificate was not issued by that authority.
     let shown = |ca: &[&str]| {
         let mut command = Command::new("curl");
         command.args(["-sS", "--max-time", "20", "-w", "\n%{http_code}"]).args(ca).arg(&metrics);

@@ -1,5 +1,5 @@
-//! The sessions in tests/cmd are a manual that cannot rot. `TRYCMD=overwrite` renews them; then
-//! put `[..]` where ids, secrets and times stand.
+//! The sessions in tests/cmd are a manual that cannot become outdated. `TRYCMD=overwrite` renews
+//! them. Afterwards put `[..]` in place of ids, secrets and times.
 
 #[test]
 fn sessions_of_the_manual() {

@@ -1,4 +1,4 @@
-//! Tables that several have signed: what replaces them is signed by as many, or nothing is written.
+//! Tables with several signatures: their replacement has as many, or nothing is written.
 
 use std::fs;
 
@@ -7,8 +7,8 @@ use keygate::table::{Bounds, Patch, Table, Trust};
 
 use crate::support::{Room, holder};
 
-/// A table that `signer.pem` and `b.pem` have signed, of three, and the trust of sidecars that
-/// require two.
+/// A table that `signer.pem` and `b.pem` of three signers have signed, and the trust of sidecars
+/// that require two.
 fn signed_by_two() -> (Room, String, Trust) {
     let room = Room::with_registry();
     let key = room.create(&["--name", "a"]);
@@ -33,8 +33,8 @@ fn status(room: &Room, trust: &Trust, secret: &str) -> KeyStatus {
     holder(&keys, secret).unwrap().grant.status
 }
 
-/// Runs the commands of a hint as a shell does. `FILE-OF-ID` is the private key with that id; `FILE`
-/// is `b.pem`.
+/// Runs the commands of a hint as a shell does. `FILE-OF-ID` is the private key with that id, and
+/// `FILE` is `b.pem`.
 fn follow(room: &Room, told: &str) {
     let line = told.lines().find_map(|line| line.strip_prefix("  keygatectl ")).unwrap();
     let mut line = line.to_owned();
@@ -63,10 +63,10 @@ fn nothing_with_fewer_signatures_replaces_a_table() {
         &["table", "build"],
         &["table", "build", "--signer", "signer.pem"],
         &["table", "build", "--signer", "c.pem"],
-        // A draft is no table either.
+        // A draft is not a table either.
         &["table", "build", named[0], named[1]],
         &["keys", "revoke", "a", publish[0], publish[1]],
-        // A patch over it would be refused as well.
+        // Sidecars would refuse a patch over it as well.
         &["keys", "revoke", "a", patch[0], patch[1]],
         &["patch", "--out", "t.kgp"],
         &["orgs", "limit", "acme", "monthly=5/30d", publish[0], publish[1]],
@@ -78,14 +78,14 @@ fn nothing_with_fewer_signatures_replaces_a_table() {
         let now = (fs::read(room.path("t.kgt")).unwrap(), room.read("keys.toml"));
         assert!(now == before, "{command:?} changed something");
     }
-    // A stranger's signature counts for nothing, with whatever option of rotation.
+    // A stranger's signature does not count, whatever rotation option is given.
     room.ok(&["signer", "new", "-o", "new.pem"]);
     room.fails(65, &["table", "build", "--signer", "signer.pem", "--signer", "new.pem"]);
-    // Two of those who may sign, in any way; another pair than before.
+    // Two of the allowed signers, in any combination: a different pair than before.
     let pair = ["table", "build", "--signer", "b.pem", "--signer", "c.pem"];
     room.ok(&[&pair[..], &["--signer-public", "signer.pem"]].concat());
     assert_eq!(status(&room, &trust, &secret), KeyStatus::Active);
-    // Attaching a signature puts nothing half-signed in its place.
+    // Attaching a signature does not replace the table with something half-signed.
     let draft = ["table", "build", "--out", "d.kgt", "--unsigned"];
     let all = ["signer.pem", "b.pub", "c.pub"].map(|key| ["--signer-public", key]).concat();
     room.ok(&[&draft[..], &all].concat());
@@ -94,9 +94,9 @@ fn nothing_with_fewer_signatures_replaces_a_table() {
     room.ok(&[&attach[..], &["signer.pem"]].concat());
     room.ok(&[&attach[..], &["c.pem", "--out", "t.kgt"]].concat());
     status(&room, &trust, &secret);
-    // The next draft may go where the last one was.
+    // The next draft may replace the last one.
     room.ok(&[&draft[..], &all].concat());
-    // Who means it says so, and it is written down.
+    // An intentional reduction is stated, and recorded.
     room.ok(&["table", "build", "--fewer-signatures"]);
     assert!(room.read("keys.audit.jsonl").contains("\"fewer_signatures\":true"));
     room.ok(&["keys", "revoke", "a", "--publish", "t.kgt"]);
@@ -107,7 +107,7 @@ fn hints_lead_to_a_table_that_sidecars_accept() {
     let (room, secret, trust) = signed_by_two();
     let told = room.fails(65, &["keys", "revoke", "a", "--publish", "t.kgt"]);
     assert!(told.contains("--no-publish"), "{told}");
-    // The note of the change itself names the same way.
+    // The note of the change itself suggests the same.
     let ran = room.run(&["keys", "revoke", "a", "--no-publish"]);
     assert!(ran.stderr.contains(" && keygatectl table attach-signature"), "{}", ran.stderr);
     follow(&room, &ran.stderr);
@@ -121,7 +121,7 @@ fn hints_lead_to_a_table_that_sidecars_accept() {
     status(&room, &trust, &secret);
 }
 
-/// Two people, two machines: no private key leaves its own.
+/// Two people, two machines: no private key leaves its machine.
 #[test]
 fn a_patch_is_signed_by_two_at_two_places() {
     let (room, secret, trust) = signed_by_two();

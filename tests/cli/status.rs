@@ -1,4 +1,4 @@
-//! `keygatectl status` against admin listeners that answer as they like.
+//! `keygatectl status` against admin listeners that answer arbitrarily.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};

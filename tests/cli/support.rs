@@ -15,7 +15,7 @@ pub(crate) struct Room {
     directory: TempDir,
 }
 
-/// What a run of the program left.
+/// The outcome of a run of the program.
 pub(crate) struct Ran {
     pub(crate) code: i32,
     pub(crate) stdout: String,

@@ -1,4 +1,4 @@
-//! Tables and patches as `keygatectl` makes them, read with the eyes of a sidecar.
+//! Tables and patches as `keygatectl` makes them, read like a sidecar does.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -125,7 +125,8 @@ fn patches_of_both_forms_of_a_registry_say_the_same() {
         );
         assert!(matches!(look(&pair.secret), PairLookup::WrongSecret(_)), "{registry}");
         assert_eq!(keys.patch().unwrap().entries(), 3, "{registry}: only what changed");
-        // The other registry rotates the pair as well, and would be asked about this secret.
+        // The other registry rotates the pair as well, and would otherwise be questioned about this
+        // secret.
         std::fs::remove_file(room.path(patch)).unwrap();
     }
 }
@@ -152,7 +153,7 @@ fn two_publishers_the_later_serial_wins_and_the_earlier_is_told() {
         ["-r", "copy.toml", "patch", "-o", "t.kgp", "--base", "t.kgt", "--signer", "signer.pem"];
     let told = room.fails(75, &late);
     assert!(told.contains("already, published"), "{told}");
-    // A change whose publication failed says that it is made.
+    // If publishing a change fails, the command says that the change is made.
     room.ok(&build("keys.toml"));
     room.ok(&build("keys.toml"));
     let late = [
@@ -269,8 +270,8 @@ fn verify_tells_faults_apart_by_exit_code() {
     assert_eq!(room.run(&["table", "verify", "good.kgt", "--any-signer"]).code, 0);
 }
 
-/// Every file of tests/data/table/bad: the reason beside it, by its exit code, after the table that it
-/// names.
+/// Every file of tests/data/table/bad: the reason recorded next to it and its exit code, after the
+/// table that it names.
 #[test]
 fn every_reason_has_its_exit_code() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/table");
@@ -306,7 +307,8 @@ fn every_reason_has_its_exit_code() {
     }
     let all = Refusal::REASONS.iter().map(|(word, _)| (*word).to_owned());
     let missing: Vec<_> = all.filter(|word| !seen.contains(word)).collect();
-    // Nine publishers who do not know of one another: a sidecar's matter. No memory: no file's matter.
+    // Nine publishers who do not know about each other concern a sidecar. Lack of memory concerns
+    // no file.
     assert_eq!(missing, ["hold_full", "memory"]);
 }
 

@@ -1,5 +1,5 @@
-//! Changes that nothing publishes: said at once, marked later, and published by the command that is
-//! printed.
+//! Changes that nothing publishes: reported immediately, marked later, and published by the printed
+//! command.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Ran, Room, holder};
 
-/// The command behind the note, as a shell would split it.
+/// The command after the note, split as a shell would.
 fn printed(ran: &Ran) -> Vec<String> {
     let note = ran.stderr.split("not published").nth(1).unwrap_or_else(|| panic!("{}", ran.stderr));
     let line = note.lines().find_map(|line| line.strip_prefix("  keygatectl ")).unwrap();
@@ -46,14 +46,14 @@ fn every_change_says_that_no_sidecar_knows_of_it() {
         assert!(ran.stderr.contains("not published: no sidecar knows"), "{}", ran.stderr);
         assert!(!ran.stdout.contains("not published"), "{}", ran.stdout);
         let command = printed(&ran);
-        // The first time nobody knows where the table is to be.
+        // The first time it is unknown where the table will be.
         let command: Vec<String> =
             command.into_iter().map(|w| if w == "FILE" { "t.kgt".into() } else { w }).collect();
         follow(&room, &command);
         let listed = room.run(&["keys", "list"]);
         assert!(!(listed.stdout + &listed.stderr).contains("not published"), "{change:?}");
     }
-    // Who does it again is told again, as long as it is true.
+    // Repeating it repeats the note, as long as it is true.
     room.ok(&["keys", "disable", "old"]);
     let again = room.run(&["keys", "disable", "old"]);
     assert!(again.stderr.contains("is disabled already\nnot published"), "{}", again.stderr);
@@ -80,7 +80,7 @@ fn programs_are_told_in_a_field() {
     let report = room.json(&["keys", "import", "new.csv"]);
     assert_eq!(report["published"], json!(false));
     assert_eq!(report["publish_with"], "keygatectl table build --out t.kgt --signer signer.pem");
-    // A publication that fails is none.
+    // A failed publication does not count.
     fs::write(room.path("t.kgt"), "no table").unwrap();
     let ran = room.run(&[&["keys", "revoke", "p", "--json"], &publish[..]].concat());
     assert_ne!(ran.code, 0);
@@ -166,7 +166,7 @@ fn the_command_names_registry_and_files_as_a_shell_takes_them() {
     let command =
         "  keygatectl -r 'a b/shop.toml' table build --out FILE --signer 'a b/signer.pem'\n";
     assert!(ran.stderr.contains(command), "{}", ran.stderr);
-    // With everything in the registry the command is short, and a patch is no detour.
+    // With everything in the registry the command is short, and a patch is not needed.
     let publish = ["--signer", "signer.pem", "--publish", "t.kgt"];
     room.ok(&["signer", "new"]);
     room.ok(&[&["keys", "init", "--audience", "shop"], &publish[..]].concat());

@@ -44,7 +44,7 @@ fn room() -> (Room, [String; 3]) {
 fn keys_that_nobody_uses_are_named_and_those_in_use_are_not() {
     let (room, [busy, quiet, idle]) = room();
     let now = now();
-    // Two instances; the second took over from a pod of another name.
+    // Two instances. The second took over from a pod with another name.
     let a = head("a", "1", now - 200 * DAY, now)
         + &line(&busy, now - 3, 10)
         + &line(&quiet, now - 100 * DAY, 4);
@@ -111,7 +111,7 @@ fn a_record_that_does_not_reach_is_no_answer() {
     room.write("future", head("a", "1", now - 200 * DAY, now + DAY));
     room.write("stranger", old.replace("shop", "other"));
     room.write("dropped", old.replace("\"dropped\":0", "\"dropped\":3"));
-    // Of refusals and networks alone: what was used is known all the same.
+    // Lost refusals and networks: the uses are known anyway.
     room.write("traces", old.replace("\"dropped\":0", "\"dropped\":0,\"dropped_traces\":9000"));
     room.write("nothing", "");
     room.write("torn", format!("{old}{}", line(&quiet, now - 1, 1).trim_end_matches(['}', '\n'])));
@@ -120,7 +120,8 @@ fn a_record_that_does_not_reach_is_no_answer() {
     for (records, code, why) in [
         (&["--usage", "a"][..], 0, ""),
         (&["--usage", "traces"], 0, ""),
-        // The rest of a record that was cut may have been a use; those before it count.
+        // The missing rest of a record that was cut off may have had a use. The lines before it
+        // count.
         (&["--usage", "torn"], 75, "a is known from"),
         (&["--usage", "a", "torn"], 0, ""),
         (&["--usage", "a", "stopped"], 75, "b is known from"),
@@ -144,12 +145,12 @@ fn a_record_that_does_not_reach_is_no_answer() {
         assert!(ran.stderr.contains(why), "{records:?}: {}", ran.stderr);
         assert!(code == 0 || ran.stdout.is_empty(), "{records:?}: an answer all the same");
     }
-    // That a key is in use is known however young the record is; that it is not, is not.
+    // A used key is known to be in use however young the record is. The opposite is not known.
     let safe =
         |key: &str| room.run(&["keys", "safe-to-revoke", key, "--usage", "young", "a2"]).code;
     room.write("a2", head("a", "2", now - 5, now) + &line(&busy, now - 3, 10));
     assert_eq!((safe(&busy), safe(&quiet)), (1, 75));
-    // A key that is younger than the question is not called unused.
+    // A key younger than the period in question is not called unused.
     let new = room.create(&["--name", "new"]).id;
     let ran = unused(&["--usage", "a"]);
     assert!(
@@ -159,7 +160,8 @@ fn a_record_that_does_not_reach_is_no_answer() {
     );
 }
 
-/// Who is refused has the key still; of a key without an age nobody knows how long it was unused.
+/// A refused caller still has the key. For a key without an age, it is unknown how long it was
+/// unused.
 #[test]
 fn what_is_tried_or_of_unknown_age_is_not_unused() {
     let (room, [busy, quiet, idle]) = room();
@@ -189,7 +191,7 @@ fn what_is_tried_or_of_unknown_age_is_not_unused() {
     assert!(!ran.stdout.contains(&busy) && !ran.stdout.contains(&quiet), "{}", ran.stdout);
     assert!(ran.stderr.contains("1 key unused, but without `created`"), "{}", ran.stderr);
     assert!(ran.stderr.contains("1 key unused, but refused"), "{}", ran.stderr);
-    // Keys that a fold brings are as old as the fold.
+    // Keys added by a fold are as old as the fold.
     let build = ["table", "build", "-o", "t.kgt", "--signer", "signer.pem"];
     room.ok(&build);
     room.ok(&["-r", "new.toml", "keys", "init", "--audience", "shop"]);
@@ -198,7 +200,7 @@ fn what_is_tried_or_of_unknown_age_is_not_unused() {
     assert!(ran.stderr.contains("2 keys unused, but younger"), "{}", ran.stderr);
 }
 
-/// Answers with this, until the test ends; what it was asked is the first line of the request.
+/// Answers with this until the test ends. The first line of the request shows what was asked.
 fn answering(status: &'static str, body: String) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -210,7 +212,7 @@ fn answering(status: &'static str, body: String) -> SocketAddr {
             let right =
                 head.starts_with("get /usage ") && head.contains("bearer secret-0123456789");
             let (status, body) = if right { (status, body.as_str()) } else { ("401 No", "") };
-            // The length is that of a whole answer: a cut one has less.
+            // The length is that of a complete answer: a cut one has less.
             let length = if status.ends_with("cut") { body.len() + 10 } else { body.len() };
             let _ = write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}");
         }

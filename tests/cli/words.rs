@@ -1,4 +1,4 @@
-//! What both programs say, and how: one form of errors, one thing and several, man pages.
+//! The messages of both programs: one form of errors, singular and plural, man pages.
 
 use std::process::Command;
 
@@ -11,7 +11,7 @@ fn keygate(room: &Room, arguments: &[&str]) -> Ran {
     Ran::of(command.output().unwrap())
 }
 
-/// `error: ` in front, lower case, no period at its end; what helps on a line of its own.
+/// `error: ` first, lower case, no final period, and the remedy on a separate line.
 #[test]
 fn errors_of_both_programs_have_one_form() {
     let room = Room::with_registry();
@@ -41,7 +41,7 @@ fn errors_of_both_programs_have_one_form() {
         assert_ne!(ran.code, 0, "{arguments:?}");
         assert!(ran.stdout.is_empty(), "{arguments:?}: {}", ran.stdout);
         let first = said.lines().next().unwrap_or_default();
-        // Faults of a file come as a list, each with its place.
+        // Faults of a file are a list, each with its place.
         let text =
             first.strip_prefix("error: ").or(first.split_once(".toml:").map(|(_, rest)| rest));
         let text = text.unwrap_or_else(|| panic!("{arguments:?}: {said}"));
@@ -82,7 +82,7 @@ fn one_is_one_and_two_are_two() {
     }
 }
 
-/// What ends first comes first, however the registry has it.
+/// The key that ends first is first, whatever the order in the registry.
 #[test]
 fn keys_that_expire_are_listed_by_when() {
     for form in ["keys.toml", "keys.jsonl"] {

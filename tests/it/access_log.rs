@@ -1,5 +1,5 @@
-//! What the access log says of a request, by the real program: fields by choice, time spent on connecting,
-//! and what only a trusted hop may say of a request.
+//! What the access log of the real program shows for a request: optional fields, time spent on
+//! connecting, and what only a trusted hop may state.
 
 use std::net::{TcpListener, TcpStream};
 
@@ -42,7 +42,7 @@ fn host_and_user_agent_are_there_by_choice_bounded_and_escaped() {
     );
     assert_eq!(ask(&gate, "/v1/long", &long), 200);
     assert_eq!(line_of(&gate, "/v1/long")["user_agent"].as_str().unwrap().len(), 256);
-    // A refusal has them too.
+    // A refusal also has them.
     assert_eq!(ask(&gate, "/nowhere", "curl/8"), 403);
     assert_eq!(line_of(&gate, "/nowhere")["user_agent"], "curl/8");
 }
@@ -60,7 +60,8 @@ fn a_carrier_is_not_logged_by_choice() {
     assert!(!gate.log().contains(READER));
 }
 
-/// The first request waits for its connection, the next one finds it; and the two times are apart.
+/// The first request waits for its connection, the next one reuses it, and the two times are
+/// separate.
 #[test]
 fn connecting_has_a_time_of_its_own() {
     let upstream = Upstream::start();
@@ -75,7 +76,7 @@ fn connecting_has_a_time_of_its_own() {
         let parts = line["connect_us"].as_u64().unwrap() + line["upstream_us"].as_u64().unwrap();
         assert!(parts <= line["duration_us"].as_u64().unwrap() + 1, "{line}");
     }
-    // Where nobody listens all of the time went into connecting.
+    // If nobody listens, all of the time was spent on connecting.
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let gate = Gate::before_address(nobody).start();
     let bytes = format!("GET /v1/none HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n");
@@ -84,7 +85,8 @@ fn connecting_has_a_time_of_its_own() {
     assert!(line["connect_us"].is_u64() && line.get("upstream_us").is_none(), "{line}");
 }
 
-/// `X-Request-Id`, `X-Forwarded-Proto` and `-Host`: believed of a trusted hop, replaced of anybody else.
+/// `X-Request-Id`, `X-Forwarded-Proto` and `-Host`: believed from a trusted hop, replaced from
+/// anybody else.
 #[test]
 fn only_a_trusted_hop_says_id_scheme_and_host() {
     let upstream = Upstream::start();
@@ -114,7 +116,7 @@ fn the_level_of_the_operator_log_is_configured() {
     let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let nobody = free();
     let at = |level: &str| format!("\"level\":\"{level}\"");
-    // At `warn` nothing says where it listens, so it is told.
+    // At `warn` the log does not say where it listens, so the address is given.
     for (level, shown, hidden) in [("debug", "DEBUG", None), ("warn", "WARN", Some("INFO"))] {
         let address = free();
         let folder = Gate::before_address(nobody)

@@ -1,5 +1,5 @@
-//! The admin listener of the running program: however many connections are held, probes get through;
-//! who may read `/status`; the listener for probes and metrics alone.
+//! The admin listener of the running program: however many connections are held, probes get
+//! through. Also: who may read `/status`, and the listener for probes and metrics alone.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -20,7 +20,7 @@ fn folder(admin: &str) -> Folder {
     folder
 }
 
-/// Where the second listener is bound, by the log.
+/// The second listener's address, from the log.
 fn public(gate: &Gate) -> SocketAddr {
     let line = gate.log().lines().find(|l| l.contains("\"listening\"")).unwrap().to_owned();
     let said: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -35,7 +35,7 @@ fn get(address: SocketAddr, path: &str, fields: &str) -> u16 {
     .status()
 }
 
-/// Connections that were answered once and are kept.
+/// Connections that were answered once and are kept open.
 fn held(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     let one = |n| {
         let mut stream = TcpStream::connect(address).unwrap();
@@ -53,7 +53,7 @@ fn a_probe_gets_through_beside_kept_connections() {
     gate.wait_ready();
     for address in [gate.admin, public(&gate)] {
         let answered = held(address, 70);
-        // Never said a word: the deadline for the head is what ends them, if nothing else does.
+        // They never send anything: only the deadline for the head could end them otherwise.
         let silent: Vec<_> = (0..70).map(|_| TcpStream::connect(address).unwrap()).collect();
         for path in ["/livez", "/readyz", "/startupz", "/metrics"] {
             assert_eq!(get(address, path, ""), 200, "{path} on {address}");
@@ -101,7 +101,7 @@ fn a_page_in_a_browser_cannot_rebind_the_listener() {
     assert_eq!(named("localhost"), 200);
 }
 
-/// The token is judged where one is shown, on loopback too: the only peer a test can be.
+/// A token that is sent is judged, on loopback too, which is the only peer a test can be.
 #[test]
 fn the_token_is_read_again_and_never_told() {
     let folder = folder("token_file = \"admin.token\"");

@@ -1,6 +1,6 @@
-//! The API of the management service, as its document describes it: schemathesis sends what it allows
-//! and what it does not, in the name of each role. No answer is a 5xx, or one that the document does
-//! not declare.
+//! The API of the management service, as its document describes it: schemathesis sends what it
+//! allows and what it does not, in each role. No answer is a 5xx, or one that the document does not
+//! declare.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::support::client::exchange;
 use crate::support::gate::{Folder, keygatectl};
 use crate::support::process::Process;
 
-/// Set, all roles have their turn, for as long as it takes.
+/// If set, all roles are tested, for as long as it takes.
 const FULL: &str = "KEYGATE_ADMIN_FULL";
 
 const SETTINGS: &str = "state = \"state\"\n\n[listen]\naddress = \"127.0.0.1:0\"\n\n\
@@ -19,7 +19,7 @@ const SETTINGS: &str = "state = \"state\"\n\n[listen]\naddress = \"127.0.0.1:0\"
     [[audiences.permissions]]\nword = \"read\"\nsentence = \"See orders\"\n\n\
     [[fleets]]\nname = \"web\"\naudiences = [\"shop\"]\nbearer_file = \"fleet.token\"\n";
 
-/// A running service with a key that may do all that keys may.
+/// A running service with a key that may do everything that keys may do.
 struct Service {
     folder: Folder,
     process: Process,
@@ -48,7 +48,7 @@ impl Service {
         Self { folder, process, address, key }
     }
 
-    /// The cookie of somebody who has signed in by a link.
+    /// The cookie of a person who has signed in with a link.
     fn cookie(&self, arguments: &[&str]) -> String {
         let link = self.folder.ctl(&[&["admin", "bootstrap"][..], arguments].concat());
         let token = link.lines().next().unwrap().split('#').nth(1).unwrap();

@@ -1,6 +1,6 @@
-//! Two instances of the management service on one PostgreSQL, ended in turn while keys are made and
-//! revoked at both: every answered change is in force at real sidecars, none of which refuses a table, a
-//! patch or a living key; no serial has two bodies, and the audit log is whole.
+//! Two instances of the management service on one PostgreSQL, ended in turn while keys are created
+//! and revoked at both. Every answered change is in force at real sidecars, none of which refuses a
+//! table, a patch or a valid key. No serial has two bodies, and the audit log is complete.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -19,7 +19,7 @@ use crate::support::gate::{Folder, Gate, keygatectl};
 use crate::support::process::Process;
 use crate::support::upstream::Upstream;
 
-/// Set, there are 10,000 changes.
+/// If set, there are 10,000 changes.
 const FULL: &str = "KEYGATE_ADMIN_FULL";
 
 /// One of the two; killed on drop.
@@ -28,12 +28,12 @@ struct Instance {
     address: SocketAddr,
 }
 
-/// A key that the service has told of.
+/// A key that the service has returned.
 struct Told {
     id: String,
     secret: String,
     is_revoked: bool,
-    /// Nobody has heard what became of its revocation.
+    /// It is unknown what happened to its revocation.
     in_doubt: bool,
 }
 
@@ -42,7 +42,7 @@ impl Instance {
         let config = format!("{name}.toml");
         let mut command = keygatectl(folder.path());
         let process = Process::start(command.args(["admin", "serve", "--config", &config]));
-        // It looks through what the other one has done meanwhile, on a machine that is busy.
+        // It reads what the other one has done meanwhile, on a busy machine.
         process.soon(PATIENCE * 6, || process.output().contains("listening on"));
         let line = process.wait_for_line("listening on http://");
         let address = line.rsplit('/').next().unwrap().trim().parse().unwrap();
@@ -50,7 +50,7 @@ impl Instance {
     }
 }
 
-/// Status and body; `None`: the instance was ended meanwhile.
+/// Status and body. `None`: the instance was ended meanwhile.
 fn ask(to: SocketAddr, key: &str, request: &str, body: &str) -> Option<(u16, serde_json::Value)> {
     let text = format!(
         "{request} HTTP/1.1\r\nhost: {to}\r\nx-api-key: {key}\r\ncontent-type: application/json\r\n\
@@ -75,7 +75,8 @@ struct Running {
     answered: AtomicUsize,
 }
 
-/// Makes keys and revokes every third, at whichever instance runs, until `changes` are answered.
+/// Creates keys and revokes every third, at whichever instance is running, until `changes` are
+/// answered.
 fn call(running: &Running, caller: &str, n: usize, changes: usize) -> Vec<Told> {
     let mut told: Vec<Told> = Vec::new();
     let mut round = n;
@@ -89,7 +90,7 @@ fn call(running: &Running, caller: &str, n: usize, changes: usize) -> Vec<Told> 
             Some(key) => {
                 let request = format!("POST /v1/orgs/acme/keys/{}/revoke", key.id);
                 let answer = ask(to, caller, &request, "");
-                // Without an answer it is asked for again: it may be the case already.
+                // Without an answer it is requested again: it may have happened already.
                 key.is_revoked = matches!(answer, Some((200, _)));
                 key.in_doubt = answer.is_none();
                 answer
@@ -115,7 +116,7 @@ fn call(running: &Running, caller: &str, n: usize, changes: usize) -> Vec<Told> 
     told
 }
 
-/// Every file that was at a target, by kind and serial, with the hash of its body.
+/// Every file that a target ever had, by kind and serial, with the hash of its body.
 #[derive(Default)]
 struct SeenFiles(Mutex<BTreeMap<(String, u64), String>>);
 
@@ -219,7 +220,7 @@ fn two_instances_that_end_in_turn_lose_nothing() {
     let upstream = Upstream::start();
     let gates = ["a", "b"].map(|name| sidecar(&folder, &upstream, name));
 
-    // Somebody looks at every file, and uses a key that nobody touches, all the time.
+    // All the time, somebody checks every file and uses a key that is never changed.
     let (seen, ends) = (Arc::new(SeenFiles::default()), Arc::new(AtomicBool::new(false)));
     let looking = thread::spawn({
         let (seen, ends, directories) = (Arc::clone(&seen), Arc::clone(&ends), directories.clone());
@@ -253,7 +254,7 @@ fn two_instances_that_end_in_turn_lose_nothing() {
             thread::spawn(move || call(&running, &caller, n, changes))
         })
         .collect();
-    // Ended in turn, without a word and in the middle of changes, and started again a little later. Every
+    // Ended in turn, abruptly and in the middle of changes, and started again a little later. Every
     // other time while both want to build a table.
     for round in 0..6 {
         let reached = |part: usize| {

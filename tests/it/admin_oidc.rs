@@ -1,5 +1,5 @@
-//! People sign in at OpenID providers as they are: `oidc-provider` and `oidc-provider-mock`, each in front
-//! of the running management service, in Chromium.
+//! People sign in with unmodified OpenID providers: `oidc-provider` and `oidc-provider-mock`, each
+//! in front of the running management service, in Chromium.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::support::gate::{Folder, keygatectl};
 use crate::support::process::Process;
 use crate::support::tools;
 
-/// The address that people know, which is there before the service has one. Ends when it is dropped.
+/// The address that people know, which exists before the service has one. Ends when it is dropped.
 pub(crate) struct Front {
     pub(crate) url: String,
     listener: TcpListener,
@@ -29,7 +29,7 @@ impl Front {
         Self { url, listener, stop: Arc::default() }
     }
 
-    /// From now on its connections are carried to the service.
+    /// From now on, its connections are forwarded to the service.
     pub(crate) fn lead_to(&self, service: SocketAddr) {
         let (listener, stop) = (self.listener.try_clone().unwrap(), Arc::clone(&self.stop));
         listener.set_nonblocking(true).unwrap();
@@ -82,7 +82,7 @@ pub(crate) fn serve(front: &Front, settings: &str) -> (Folder, Process) {
     (folder, process)
 }
 
-/// How long a program may take to start: an interpreter reads much first, and the machine is busy.
+/// How long a program may take to start: an interpreter first reads a lot, and the machine is busy.
 const START: Duration = Duration::from_secs(60);
 
 /// What a program says that it listens on.

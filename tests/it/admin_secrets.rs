@@ -1,5 +1,5 @@
-//! A new secret is shown once, and is nowhere afterwards: not in the database, its write-ahead log, a
-//! backup, what the service says, nor in a core file, of which there is none.
+//! A new secret is shown once, and is nowhere afterwards: not in the database, its write-ahead log,
+//! a backup or the service's output, nor in a core file, of which there is none.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -16,7 +16,7 @@ const SETTINGS: &str = "state = \"state\"\n\n[listen]\naddress = \"127.0.0.1:0\"
 /// Bytes at the end of a secret that are searched for.
 const TAIL: usize = 16;
 
-/// Files below `folder` in which one of the tails is.
+/// Files below `folder` that contain one of the tails.
 fn files_with(folder: &Path, tails: &HashSet<Vec<u8>>, found: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -78,7 +78,7 @@ fn a_thousand_secrets_are_nowhere_after_they_were_shown() {
     // Sent again, the answer has none of them.
     let again = post(path, &fields(0), r#"{"name": "n"}"#);
     assert_eq!((again.status(), secret_of(&again)), (201, None));
-    // A fault of a request that holds one does not repeat it.
+    // A fault in a request that contains one does not repeat it.
     let wrong = post(path, &fields(1), &format!(r#"{{"expires": "{}"}}"#, secrets[0]));
     assert!(wrong.status() == 422 && !wrong.body_text().contains(&secrets[0]));
     folder.ctl(&["admin", "backup", "copy.db"]);

@@ -1,6 +1,6 @@
-//! The use of keys, from three real sidecars to the management service: fetched by it, and reported by
-//! others twice, out of order and cut off. What it shows is what clients have sent. And sidecars that read
-//! files, which are asked what they have.
+//! The use of keys, from three real sidecars to the management service: it fetches the records, and
+//! others report them twice, out of order and cut off. It shows what clients have sent. Also:
+//! sidecars that read files are asked what they have.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -12,14 +12,14 @@ use crate::support::gate::{AUDIENCE, Folder, Gate, Key, keygatectl};
 use crate::support::http::Message;
 use crate::support::process::Process;
 
-/// Set, clients send a million requests.
+/// If set, clients send a million requests.
 const FULL: &str = "KEYGATE_ADMIN_FULL";
 
 const KEYS: usize = 25;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// Of the key that asks the service.
+/// The secret of the key that calls the service.
 const CALLER: &str = "wa_Caller0000000123456789abcd";
 
 /// A running management service.
@@ -99,7 +99,7 @@ fn secret(n: usize) -> String {
     format!("wa_Counted{n:06}0123456789abcd")
 }
 
-/// Answers everything, and keeps nothing of it.
+/// Answers everything, and records nothing.
 fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -139,7 +139,7 @@ fn sidecar(upstream: SocketAddr, name: &str) -> Gate {
     setup.start()
 }
 
-/// Sends this many requests, of all keys in turn; how many of each were admitted.
+/// Sends this many requests, with all keys in turn. Returns how many of each were admitted.
 fn send(to: SocketAddr, first: usize, count: usize) -> HashMap<usize, u64> {
     let mut connection = Client::connect(to);
     let mut sent = HashMap::new();
@@ -184,7 +184,7 @@ fn sums_are_what_clients_have_sent_whatever_becomes_of_the_reports() {
     let each = requests / 3 / (ROUNDS + 1);
     let upstream = upstream();
     let gates = ["a", "b", "c"].map(|name| sidecar(upstream, name));
-    // The service fetches as well: a second reader of the same counts.
+    // The service also fetches: a second reader of the same counts.
     let pulls: String = gates
         .iter()
         .map(|gate| format!("[[usage.pull]]\nurl = \"http://{}/usage\"\n", gate.admin))
@@ -196,7 +196,7 @@ fn sums_are_what_clients_have_sent_whatever_becomes_of_the_reports() {
         send_all(&[&gates[0], &gates[1], &gates[2]], round, each, &mut tally);
         for gate in &gates {
             let whole = record(gate);
-            // Cut off in the middle of a line: what was whole of it counts once all the same.
+            // Cut off in the middle of a line: the complete lines still count once.
             let cut = service.report(&whole[..whole.len() * 2 / 3]);
             assert!([200, 400].contains(&cut.status()), "{}", cut.body_text());
             // Every third is reported much later, and the others twice.
@@ -216,11 +216,11 @@ fn sums_are_what_clients_have_sent_whatever_becomes_of_the_reports() {
         assert_eq!(service.admitted(n), tally[&n], "{}", id(n));
     }
 
-    // One is killed: what it has counted since its last report is lost, and nothing else.
+    // One is killed: only what it has counted since its last report is lost.
     let [a, b, killed] = gates;
     let mut lost = HashMap::new();
     send_all(&[&killed], 9, each, &mut lost);
-    // Its end is that of the process, by SIGKILL.
+    // The process is ended by SIGKILL.
     drop(killed.process);
     send_all(&[&a, &b], 11, each, &mut tally);
     for gate in [&a, &b] {
@@ -233,7 +233,7 @@ fn sums_are_what_clients_have_sent_whatever_becomes_of_the_reports() {
         assert!((tally[&n]..=most).contains(&shown), "{}: {shown} of {most}", id(n));
         after.insert(n, shown);
     }
-    // It starts again and counts from nothing.
+    // It starts again and counts from zero.
     let again = Gate::serve(killed.folder);
     again.wait_ready();
     send_all(&[&again], 13, each, &mut after);
@@ -246,7 +246,7 @@ fn sums_are_what_clients_have_sent_whatever_becomes_of_the_reports() {
     }
 }
 
-/// A sidecar that reads files says nothing of itself: the service asks it, and knows what it has.
+/// A sidecar that reads files reports nothing: the service asks it, and so knows what it has.
 #[test]
 fn a_sidecar_that_reads_files_is_asked_what_it_has() {
     let setup = Gate::before_address(upstream())

@@ -39,7 +39,7 @@ impl Server {
         Self { origin, shelf, told }
     }
 
-    /// Serves what the folder holds.
+    /// Serves the contents of the folder.
     fn put(&self, folder: &Folder, table: u64, patch: Option<u64>) {
         let served = |name: &str, serial| {
             ServedArtefact::new(serial, std::fs::read(folder.file(name)).unwrap())
@@ -51,7 +51,7 @@ impl Server {
         self.shelf.put(AUDIENCE, artefacts);
     }
 
-    /// The serial that the sidecar has last said to have.
+    /// The serial that the sidecar last said it has.
     fn has(&self, name: ArtefactName) -> Option<u64> {
         let told = self.told.lock().unwrap();
         let poll = told.iter().rfind(|poll| poll.name == name && poll.has.is_some())?;
@@ -60,8 +60,8 @@ impl Server {
     }
 }
 
-/// The sidecar waits for a patch that is not there yet, gets each change at once, and what it says
-/// to have is in force. Polling alone would take ten minutes.
+/// The sidecar waits for a patch that does not exist yet, gets each change immediately, and what it
+/// says it has is in force. Polling alone would take ten minutes.
 #[test]
 fn a_sidecar_gets_each_change_while_it_waits() {
     let upstream = Upstream::start();

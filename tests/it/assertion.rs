@@ -1,5 +1,5 @@
-//! The signed assertion: verified by the documented programs while its key changes, never of a client's
-//! making, never with what a key has lost.
+//! The signed assertion: verified by the documented programs while its key changes. It is never
+//! made by a client, and never states what a key has lost.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -189,16 +189,16 @@ fn python_node_and_go_verify_it_while_the_key_changes() {
         "the signing one first"
     );
     for verifier in &mut verifiers {
-        // None of them asks for keys twice in a second.
+        // None of them fetches keys twice in a second.
         let soon = std::time::Instant::now() + Duration::from_secs(10);
         while verifier.ask(&second).starts_with("refused: ") && std::time::Instant::now() < soon {
             std::thread::sleep(Duration::from_millis(200));
         }
         assert_eq!(verifier.believes(&second)["sub"], "key_reader");
-        // What is on its way when the key changes.
+        // An assertion that is on its way when the key changes.
         assert_eq!(verifier.believes(&first)["sub"], "key_reader");
     }
-    // Nobody else's.
+    // The key belongs to nobody else.
     let spki = run(tools::command("openssl")
         .args(["pkey", "-in", "assertion.pem", "-pubout"])
         .current_dir(gate.folder.path()));
@@ -238,7 +238,7 @@ fn a_key_is_published_before_it_signs() {
     assert_eq!(key_ids(&gate), [ids[1].as_str(), ids[0].as_str()]);
 }
 
-/// A file that cannot be used changes nothing, and the next good one does.
+/// An unusable file changes nothing, and the next good one is used.
 #[test]
 fn a_bad_key_file_leaves_the_old_key_in_force() {
     let upstream = Upstream::start();
@@ -259,7 +259,7 @@ fn a_bad_key_file_leaves_the_old_key_in_force() {
     gate.process.eventually("another key", || key_ids(&gate)[0] != before[0]);
 }
 
-/// A client's own is removed in every spelling, on every kind of route, also in trailers.
+/// A client's own field is removed in every spelling, on every kind of route, also in trailers.
 #[test]
 fn nobody_else_writes_it() {
     let upstream = Upstream::start();
@@ -294,7 +294,7 @@ fn nobody_else_writes_it() {
     fields.push((FIELD, forged));
     assert_eq!(h2.exchange(1, &fields).status, Some(200));
     assert!(upstream.only().all(FIELD).is_empty());
-    // To name it in `Connection` would take it out behind our back.
+    // Naming it in `Connection` would remove it without our knowledge.
     let named = format!(
         "GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\nconnection: {FIELD}\r\n\r\n"
     );
@@ -303,7 +303,8 @@ fn nobody_else_writes_it() {
     assert!(upstream.take().is_empty());
 }
 
-/// One signature for many requests of a key; a key that loses something is never told of with the old.
+/// One signature for many requests of a key. A key that loses something never gets an old
+/// assertion.
 #[test]
 fn a_narrowed_key_never_meets_an_old_assertion() {
     let upstream = Upstream::start();

@@ -1,5 +1,6 @@
-//! What a sidecar does with what table format 2 has added, over real sockets: a canary cannot be told
-//! from an unknown key, a sunset is said, and tables of both formats follow one another.
+//! What a sidecar does with the additions of table format 2, over real sockets: a canary cannot be
+//! told from an unknown key, a sunset is announced, and tables of both formats can follow each
+//! other.
 
 use crate::support::client::exchange;
 use crate::support::gate::{Gate, Key};
@@ -14,7 +15,7 @@ fn get(path: &str, key: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-api-key: {key}\r\n\r\n")
 }
 
-/// Builds the registry as it stands, in this format.
+/// Builds the registry as it is, in this format.
 fn build(gate: &Gate, format: &str, serial: u64) {
     let options = ["--format", format, "--serial", &serial.to_string()];
     gate.folder.build_as("keys.kgt", &options);
@@ -51,7 +52,7 @@ fn a_canary_is_answered_like_an_unknown_key_and_told_apart_inside() {
     let whole = |path: &str, key: &str| {
         let answer = exchange(gate.address, get(path, key));
         let id = answer.one("x-request-id").expect("a request id");
-        // Everything but what is new with each request.
+        // Everything except what is new in each request.
         let head: Vec<_> = answer
             .lines()
             .filter(|line| !line.starts_with("x-request-id:") && !line.starts_with("date:"))
@@ -64,7 +65,7 @@ fn a_canary_is_answered_like_an_unknown_key_and_told_apart_inside() {
     }
     let metrics = gate.metrics();
     assert!(metrics.contains("\nkeygate_canary_used_total 6\n"), "{metrics}");
-    // Each worker writes lines of its own, in no order among them.
+    // Each worker writes its own lines, without an order between workers.
     let wanted = ["a canary was used", "key_bird", "127.0.0.1", "\"/v1/a\""];
     let is_told = |line: &str| wanted.iter().all(|word| line.contains(word));
     gate.process.eventually("the line", || gate.log().lines().any(is_told));

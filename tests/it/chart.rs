@@ -1,5 +1,6 @@
-//! deploy/charts, deploy/policy, deploy/kustomize and deploy/examples: what a platform team installs. Helm
-//! renders (tests/it/py/helm.py), the types of the Kubernetes API and our own programs judge.
+//! deploy/charts, deploy/policy, deploy/kustomize and deploy/examples: what a platform team
+//! installs. Helm renders it (tests/it/py/helm.py). The types of the Kubernetes API and our own
+//! programs judge it.
 
 mod commands;
 mod objects;

@@ -1,5 +1,5 @@
-//! What `check` says of certificates, keys and authorities is what `serve` would find: each fault with its
-//! place and its remedy, by the real programs, and both with the same code.
+//! `check` reports about certificates, keys and authorities what `serve` would find: each fault
+//! with its place and its remedy, by the real programs, and both with the same code.
 
 use std::fs;
 use std::io::Read as _;
@@ -21,7 +21,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// An authority of its own that has run out.
+    /// An authority of its own that has expired.
     fn authority_until(&self, year: i32) -> String {
         authority("expired", year).self_signed(&self.key).unwrap().pem()
     }
@@ -83,7 +83,7 @@ fn files_of_certificates() {
     assert_eq!(said.code, 0, "{}{}", said.out, said.err);
 }
 
-/// An authority under another one, as intermediates are.
+/// An authority under another one, like intermediates.
 fn under(
     above: &Issuer<'static, KeyPair>,
     name: &str,
@@ -104,7 +104,7 @@ fn authority(name: &str, until: i32) -> CertificateParams {
     params
 }
 
-/// What is taken although it is seldom meant: `check` warns of it, and the log of a start does.
+/// What is accepted although it is seldom intended: `check` and the log of a start warn about it.
 #[test]
 fn certificate_files_that_deserve_a_second_look() {
     let root_key = KeyPair::generate().unwrap();
@@ -224,7 +224,7 @@ fn authorities_that_have_all_expired_stop_the_start() {
     }
 }
 
-/// A start serves what check warns of; the gauge and `/status` say so as well.
+/// A start serves what check warns about. The gauge and `/status` report it as well.
 #[test]
 fn a_listeners_certificate_whose_dates_do_not_hold_is_served() {
     for (name, pair, want) in [
@@ -284,7 +284,7 @@ fn a_listeners_certificate_whose_dates_do_not_hold_is_served() {
         let body: serde_json::Value =
             serde_json::from_str(status.split_once("\r\n\r\n").unwrap().1).unwrap();
         assert_eq!(body["certificates"][0]["valid"], false, "{name}: {body}");
-        // It is served: a client that does not look at dates gets its handshake and an answer.
+        // It is served: a client that ignores dates gets its handshake and an answer.
         let asked = run(Command::new("curl")
             .args(["-sk", "-o", "/dev/null", "-w", "%{http_code}"])
             .arg(format!("https://{service}/")));

@@ -1,5 +1,5 @@
-//! What `check` says of addresses, files and the machine is what `serve` would find: each fault with its
-//! place and its remedy, by the real programs, and both with the same code.
+//! `check` reports about addresses, files and the machine what `serve` would find: each fault with
+//! its place and its remedy, by the real programs, and both with the same code.
 
 use std::fs;
 use std::net::TcpListener;
@@ -117,11 +117,11 @@ fn the_machine_is_looked_at_as_a_start_would() {
         assert!(line.contains(want), "{name}: {line}");
         assert!(said.err.contains("\nhint: "), "{name}: {}", said.err);
     }
-    // Nothing was left behind by all the looking.
+    // The checks left nothing behind.
     assert!(!setup.path().join("a.sock").exists() && !setup.path().join("state").exists());
 }
 
-/// Opening a pipe waits for somebody who writes into it: a start must not.
+/// Opening a pipe waits for a writer, which a start must not do.
 #[test]
 fn a_pipe_in_the_place_of_a_file_is_refused_at_once() {
     let setup = StartFolder::new();
@@ -230,7 +230,7 @@ fn addresses_beside_each_other_and_the_mode_of_a_socket() {
     assert!(answers(&["--unix-socket", &file, "http://a/"]), "Unix");
     let mode = fs::metadata(&socket).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o640);
-    // A second one on the same addresses says which, and leaves the first alone.
+    // A second one on the same addresses names them, and leaves the first alone.
     let said = setup.serve();
     assert_eq!(said.code, 73, "{}", said.err);
     assert!(said.err.contains("another process listens there"), "{}", said.err);
@@ -239,7 +239,7 @@ fn addresses_beside_each_other_and_the_mode_of_a_socket() {
     child.wait().unwrap();
 }
 
-/// A budget that cannot hold what the limits allow is said before clients find out.
+/// A budget that cannot hold what the limits allow is reported before clients notice.
 #[test]
 fn a_memory_budget_that_is_too_small_is_warned_of() {
     let setup = StartFolder::new();

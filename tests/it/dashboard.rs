@@ -1,5 +1,5 @@
-//! Every expression of the Grafana dashboards is PromQL, asks for metrics that a running sidecar or the
-//! other programs have, and names labels that they carry.
+//! Every expression of the Grafana dashboards is PromQL, uses metrics that a running sidecar or the
+//! other programs have, and names labels that they have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -94,7 +94,7 @@ fn families() -> BTreeSet<String> {
     lines.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
-/// Labels of each family, by the tables of the documents, which tests hold against the code.
+/// Labels of each family, from the tables of the documents, which tests compare with the code.
 fn labels() -> BTreeMap<String, BTreeSet<String>> {
     let documents = ["metrics.md", "distributor.md", "admin.md"];
     let texts = documents.map(|name| fs::read_to_string(root().join("docs").join(name)).unwrap());
@@ -137,7 +137,7 @@ fn expressions_are_promql() {
     }
 }
 
-/// Grafana moves a panel that lies on another one, and the rows come apart.
+/// Grafana moves a panel that overlaps another one, and breaks the rows.
 #[test]
 fn panels_lie_beside_each_other() {
     for file in dashboards() {

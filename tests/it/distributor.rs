@@ -1,5 +1,5 @@
-//! The distributor between real origins and real peers: what it hands on, when, to whom, and what it
-//! does while the origin is away and when it ends itself.
+//! The distributor between real origins and real peers: what it passes on, when, to whom, and what
+//! it does while the origin is away and when it ends.
 
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -27,7 +27,7 @@ use crate::support::upstream::Upstream;
 const ORIGIN_TOKEN: &str = "a-token-of-the-distributors";
 const FLEET_TOKEN: &str = "a-token-of-the-fleet-1";
 
-/// An origin with the table of a folder, and what it hears.
+/// An origin with the table of a folder, and what it is asked.
 struct House {
     folder: Folder,
     origin: ArtefactOrigin,
@@ -71,7 +71,7 @@ impl House {
         );
     }
 
-    /// Changes a key, and serves the patch that says so.
+    /// Changes a key, and serves the patch with the change.
     fn publish(&self, command: &str, table: u64) -> u64 {
         let registry = ["--registry", "keys.toml", "--signer", "signer.pem"];
         let publish = ["--publish-patch", "keys.kgp", "--base", "keys.kgt"];
@@ -142,11 +142,11 @@ fn curl_gets_what_the_origin_has() {
     let elsewhere = url.replace(AUDIENCE, "other");
     assert!(curl(&["-H", &bearer, &elsewhere]).starts_with("404 "));
     assert!(curl(&["-H", &bearer, "-X", "POST", &url]).starts_with("405 "));
-    // No token of the fleet's goes to the origin, nor the origin's to the fleet.
+    // No token of the fleet is sent to the origin, nor the origin's to the fleet.
     let asked = request(ArtefactName::Table, ORIGIN_TOKEN, "");
     assert_eq!(exchange(distributor.address, asked).status(), 401);
     assert!(house.told.lock().unwrap().iter().all(|poll| &*poll.fleet == "distributors"));
-    // Who waits hears at once, and however many wait, the origin is asked once.
+    // Waiting clients hear immediately, and however many wait, the origin is asked once.
     let waiting: Vec<_> = (0..20)
         .map(|n| {
             let mut client = Client::connect(distributor.address);
@@ -178,13 +178,13 @@ fn curl_gets_what_the_origin_has() {
     assert_eq!(distributor.probe("/livez").status(), 200);
 }
 
-/// A sidecar that is told of no patch serves without the revocations in it.
+/// A sidecar that learns of no patch serves without the revocations in it.
 #[test]
 fn what_is_not_known_is_not_said_to_be_missing() {
     let house = House::new();
     house.put(house.serial(), None);
     house.origin.goes();
-    // What is not there is held back for as long, once it is known.
+    // A missing file is held back for as long, once it is known.
     let distributor = house.distributor(&[&FLEET[..], &["--long-poll", "60s"]].concat());
     for name in [ArtefactName::Table, ArtefactName::Patch] {
         let answer = get(&distributor, name, "");
@@ -220,7 +220,7 @@ fn an_origin_that_is_away_takes_nothing_away() {
     assert_eq!(answer.status(), 200);
     assert!(answer.one("age").unwrap().parse::<u64>().is_ok());
     assert_eq!(distributor.probe("/readyz").status(), 200, "what it has is good");
-    // What the origin has no more, all sidecars still have in force.
+    // What the origin no longer has, all sidecars still have in force.
     house.shelf.put(AUDIENCE, ServedArtefacts::default());
     house.origin.is_back();
     let missing =
@@ -228,7 +228,7 @@ fn an_origin_that_is_away_takes_nothing_away() {
     let soon = Duration::from_secs(30);
     assert!(distributor.process.soon(soon, || missing() >= 1.0));
     assert_eq!(get(&distributor, ArtefactName::Patch, "").status(), 200);
-    // Nothing older is passed on, and nothing that nobody trusted has signed.
+    // Nothing older is passed on, and nothing without a trusted signature.
     let refused =
         || distributor.metric("keygate_distributor_origin_fetches_total", &["result=\"refused\""]);
     house.folder.signer("stranger");
@@ -347,7 +347,7 @@ fn token_and_certificate_change_without_a_restart() {
     assert!(!distributor.process.output().contains("a-token"));
 }
 
-/// Whoever reaches the listener without a token keeps nobody out who has one.
+/// A client without a token cannot lock out one that has it.
 #[test]
 fn strangers_give_way() {
     let house = House::new();
@@ -372,7 +372,7 @@ fn strangers_give_way() {
     assert_eq!(count("keygate_distributor_connections_turned_away_total"), 1.0);
     assert!(silent.remove(0).is_closed(), "the oldest");
     assert!(waits(), "who has a token stays");
-    // The head of an idle connection has 30 s, and the first one fewer.
+    // The head of an idle connection has 30 s, and the first head has less.
     let is_cut = || count("keygate_distributor_connections") == 1.0;
     assert!(distributor.process.soon(Duration::from_secs(25), is_cut), "who says nothing is cut");
     assert_eq!(count("keygate_distributor_sent_bytes_total"), 0.0, "a head is no table");

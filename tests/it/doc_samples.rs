@@ -1,5 +1,5 @@
-//! What a page shows can be used as it stands: every block of TOML passes `keygate check` or
-//! `keygatectl keys check`, and every command has a subcommand and options that the programs know.
+//! What a page shows can be used exactly as printed: every block of TOML passes `keygate check` or
+//! `keygatectl keys check`, and the programs know the subcommand and options of every command.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ fn pages() -> Vec<(String, String)> {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|e| e == "md") {
                 let name = path.strip_prefix(root).unwrap().display().to_string();
-                // What a release changed speaks of options as they were.
+                // Notes on a release mention options as they were.
                 if name != "CHANGELOG.md" {
                     found.push((name, fs::read_to_string(&path).unwrap()));
                 }
@@ -58,8 +58,8 @@ fn blocks(text: &str, languages: &[&str]) -> Vec<(usize, String)> {
     found
 }
 
-/// How this test completes a block of a configuration: whatever it does not state of the sections
-/// that every configuration has comes from here, key by key. A list of tables, such as
+/// How this test completes a block of a configuration: whatever the block omits from the sections
+/// that every configuration has is taken from here, key by key. A list of tables, such as
 /// `[[routes]]`, counts as stated if the block has one.
 const REST: &str = r#"
 [listen]
@@ -86,7 +86,7 @@ path = "/*"
 permissions = ["read"]
 "#;
 
-/// Likewise for a block of the management service's configuration.
+/// The same for a block of the management service's configuration.
 const REST_OF_ADMIN: &str = r#"
 state = "state"
 
@@ -97,11 +97,11 @@ address = "127.0.0.1:0"
 name = "orders-api"
 "#;
 
-/// By these a block shows that it is of `admin.toml`.
+/// These show that a block belongs to `admin.toml`.
 const OF_ADMIN: [&str; 7] =
     ["audiences", "dialect", "embed", "fleets", "people", "state", "status"];
 
-/// Puts into `block` what it leaves out.
+/// Adds to `block` what it omits.
 fn complete(block: &mut toml::Table, rest: &toml::Table) {
     for (key, value) in rest {
         match (block.get_mut(key), value) {
@@ -130,7 +130,7 @@ fn room() -> Folder {
     folder
 }
 
-/// A digest of its own in each place where a page cuts one short: `sha256:…`, `sha256:0f1e…`.
+/// A different digest in each place where a page abbreviates one: `sha256:…`, `sha256:0f1e…`.
 fn with_digests(text: &str) -> String {
     let mut parts = text.split("sha256:");
     let first = parts.next().unwrap_or_default().to_owned();
@@ -144,7 +144,7 @@ fn with_digests(text: &str) -> String {
 }
 
 /// A block of the registry is completed by the settings that a registry needs, a block of a
-/// configuration by [`REST`]; any other block fails.
+/// configuration by [`REST`]. Any other block fails.
 #[test]
 fn every_block_of_toml_is_taken() {
     let folder = room();
@@ -165,7 +165,7 @@ fn every_block_of_toml_is_taken() {
                     let mut command = keygatectl(folder.path());
                     said(command.args(["--registry", "shown.toml", "keys", "check"]))
                 }
-                // A test of the service's configuration takes them: each is for another listener.
+                // A test of the service's configuration checks these: each is for another listener.
                 Ok(table) if table.contains_key("people") => Ok(()),
                 // Programs without the service do not know its configuration.
                 Ok(mut table) if OF_ADMIN.iter().any(|key| table.contains_key(*key)) => {
@@ -203,7 +203,7 @@ fn said(command: &mut std::process::Command) -> Result<(), String> {
     }
 }
 
-/// The first command of `line`, in words as a shell takes them: up to what ends or redirects it.
+/// The first command of `line`, in words as a shell reads them: up to what ends or redirects it.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for c in line.chars() {
@@ -233,8 +233,8 @@ fn commands_of<'l>(line: &'l str, program: &str) -> Vec<&'l str> {
     line.match_indices(program).filter(|(at, _)| begins(*at)).map(|(at, _)| &line[at..]).collect()
 }
 
-/// Why `words` is no command of the program: an unknown subcommand or option. What it leaves open
-/// (`URL…`, `COMMAND`, `[--out FILE]`) is no fault.
+/// Why `words` is not a command of the program: an unknown subcommand or option. What it leaves
+/// open (`URL…`, `COMMAND`, `[--out FILE]`) is not a fault.
 fn fault_of(program: &clap::Command, words: &[String]) -> Option<String> {
     let mut command = program;
     for word in words.iter().skip(1) {
@@ -270,7 +270,7 @@ fn programs() -> [(&'static str, clap::Command); 2] {
     )
 }
 
-/// In blocks for a shell the programs take each command whole.
+/// In blocks for a shell, the programs accept each command completely.
 #[test]
 fn every_command_of_a_block_is_taken() {
     let programs = programs();
@@ -296,7 +296,7 @@ fn every_command_of_a_block_is_taken() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// What systemd starts and reloads the programs with is a command whole, too.
+/// The commands with which systemd starts and reloads the programs are complete, too.
 #[test]
 fn every_command_of_a_unit_is_taken() {
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
@@ -328,7 +328,7 @@ fn every_command_of_a_unit_is_taken() {
 }
 
 /// In prose, and in the notes of samples, a command may leave things open, but names nothing that
-/// is not there.
+/// does not exist.
 #[test]
 fn every_command_in_prose_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -347,7 +347,7 @@ fn every_command_in_prose_exists() {
     let programs = programs();
     let (mut seen, mut wrong) = (0, Vec::new());
     for (name, text) in texts {
-        // A block is looked at elsewhere. A piece of code may go over the end of a line, and not
+        // Blocks are checked elsewhere. A piece of code may extend over the end of a line, but not
         // over that of a paragraph.
         let prose: Vec<&str> = text.split("```").step_by(2).collect();
         for paragraph in prose.join(" ").split("\n\n") {
@@ -371,7 +371,7 @@ fn every_command_in_prose_exists() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The test above sees what it is there for.
+/// The test above detects what it is meant to detect.
 #[test]
 fn a_command_that_is_not_there_is_found() {
     let [(_, keygate), (_, keygatectl)] = programs();
@@ -385,7 +385,7 @@ fn a_command_that_is_not_there_is_found() {
     assert_eq!(words("a --b 'c d' \"e\" >f # g"), ["a", "--b", "c d", "e"]);
 }
 
-/// The page to begin with, as it stands, and with the part that it has as a comment.
+/// The page to begin with, as printed, and with the part that is a comment there.
 #[test]
 fn the_first_configuration_passes_a_check() {
     let folder = room();
@@ -402,8 +402,8 @@ fn the_first_configuration_passes_a_check() {
     }
 }
 
-/// docs/observe.md, its blocks for a shell one after the other, in front of a service that checks its
-/// own keys. Only the ports and the day differ, and what would outlive the test is ended.
+/// docs/observe.md, its shell blocks one after the other, in front of a service that checks its own
+/// keys. Only the ports and the day differ, and whatever would outlive the test is ended.
 #[test]
 fn the_page_of_observing_is_played() {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/observe.md"));
@@ -448,7 +448,7 @@ http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Service).serve_forever()
     let said = run(&mut bash);
     let statuses: Vec<_> = said.lines().filter_map(|line| line.strip_prefix("HTTP/1.1 ")).collect();
     let statuses: Vec<_> = statuses.iter().filter_map(|line| line.get(..3)).collect();
-    // As the service has answered before: without a key, with one, and with one that both know.
+    // The service's answers as before: without a key, with one, and with one that both know.
     assert_eq!(statuses, ["401", "200", "200"], "{said}");
     assert_eq!(said.matches("nobody would break").count(), 1, "{said}");
     assert!(said.contains("BREAKS   deny    unknown            orders"), "{said}");

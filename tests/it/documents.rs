@@ -1,4 +1,4 @@
-//! Documents are held against the code and against each other, so that they cannot rot.
+//! Documents are compared with the code and with each other, so that they cannot become outdated.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -52,7 +52,7 @@ fn reasons_of_limits_exist() {
     assert!(seen > 10);
 }
 
-/// Every row of docs/limits.md names a test that shows it, and the test is there.
+/// Every row of docs/limits.md names a test that shows it, and the test exists.
 #[test]
 fn rows_of_limits_are_shown() {
     let mut seen = 0;
@@ -72,7 +72,7 @@ fn rows_of_limits_are_shown() {
     assert!(seen > 30);
 }
 
-/// What products promise of their keys is in docs/management.md, each with a test that is there.
+/// What products promise about their keys is in docs/management.md, each with a test that exists.
 #[test]
 fn promises_of_products_are_shown() {
     let page = read("docs/management.md");
@@ -91,7 +91,8 @@ fn promises_of_products_are_shown() {
     assert!(seen > 15, "only {seen} rows found: has the table changed?");
 }
 
-/// docs/keygatectl.md names every command and option of the program, and none that it lacks.
+/// docs/keygatectl.md names every command and option of the program, and none that it does not
+/// have.
 #[test]
 fn every_command_and_option_of_keygatectl_is_described() {
     let page = read("docs/keygatectl.md");
@@ -131,8 +132,8 @@ fn every_command_and_option_of_keygatectl_is_described() {
     assert!(gone.is_empty(), "docs/keygatectl.md tells of options that are not there: {gone:?}");
 }
 
-/// The help of a command says what it does. A comment on the type that holds its options would take the
-/// place of that, unseen by whoever writes it.
+/// The help of a command says what it does. A comment on the type of its options would silently
+/// replace that help.
 #[test]
 fn the_help_of_every_command_says_what_it_does() {
     let added = keygate::added::commands();
@@ -181,7 +182,7 @@ fn links_resolve() {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
-/// Every target that the Makefile documents has a recipe whose script is there.
+/// Every target that the Makefile documents has a recipe whose script exists.
 #[test]
 fn targets_of_the_makefile_exist() {
     let makefile = read("Makefile");
@@ -224,7 +225,7 @@ fn threads_are_those_of_the_architecture() {
             if let Some(name) = literal(name.trim_start_matches("format!(")) {
                 started.insert(name.replace("{index}", "N"));
             } else {
-                // Handed in: the literals of the calls, here or in `app.rs`, or of the match above.
+                // Passed in: the literals of the calls, here or in `app.rs`, or of the match above.
                 let handed = named(product, ".start(").chain(named(product, "=> "));
                 let handed = handed.chain(named(APP, ".unless_told("));
                 let handed: Vec<_> = handed.collect();

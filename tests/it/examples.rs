@@ -168,8 +168,8 @@ fn a_key_that_the_table_does_not_have() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("has no key key_none"));
 }
 
-/// The other side of each product: who manages its keys, and how. Every permission that a route of the
-/// sidecar asks for is on offer, with what it allows.
+/// The other side of each product: who manages its keys, and how. Every permission that a route of
+/// the sidecar needs is offered, with an explanation.
 #[cfg(feature = "admin")]
 #[test]
 fn examples_of_the_management_service_fit_the_sidecars() {

@@ -1,5 +1,5 @@
-//! Says keygate when clients can reach the service around it? Real services on loopback, on every
-//! address and on Unix sockets, before the real programs.
+//! Does keygate report when clients can bypass it to reach the service? Real services on loopback,
+//! on every address and on Unix sockets, in front of the real programs.
 
 use std::fs;
 use std::net::TcpListener;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::support::gate::{Gate, keygate};
 use crate::support::process::run;
 
-/// In what both forms of the alarm say, and nothing else.
+/// Part of both forms of the alarm, and of nothing else.
 const AROUND: &str = "reach the service around keygate: ";
 
 fn before(listener: &TcpListener, host: &str) -> Gate {
@@ -30,7 +30,7 @@ fn status(gate: &Gate) -> Value {
     gate.probe("/status").json()["upstream_exposure"].clone()
 }
 
-/// Waits for a look that finds this.
+/// Waits for a check with this result.
 fn expect(gate: &Gate, state: &str, value: &str) -> Value {
     gate.process.eventually(state, || status(gate)["state"] == state);
     assert_eq!(gauge(gate), value);
@@ -41,13 +41,13 @@ fn warnings(gate: &Gate) -> usize {
     gate.log().matches(AROUND).count()
 }
 
-/// What `check` says besides; the service and keygate may both run meanwhile.
+/// What `check` says in addition. The service and keygate may both run meanwhile.
 fn checked(gate: &Gate, more: &[&str]) -> String {
     let mut command = keygate(gate.folder.path());
     run(command.args(["check", "--config", "keygate.toml"]).args(more))
 }
 
-/// Whether this machine has an address beyond loopback: a test of a way around needs one.
+/// Whether this machine has an address other than loopback, which such a test needs.
 fn has_addresses() -> bool {
     let trie = fs::read_to_string("/proc/self/net/fib_trie").unwrap_or_default();
     let mut leaf = "";
@@ -67,7 +67,7 @@ fn a_service_on_loopback_is_closed() {
         let found = expect(&gate, "closed", "0");
         assert_eq!(found, serde_json::json!({ "state": "closed" }), "{host}");
         assert_eq!(warnings(&gate), 0, "{}", gate.log());
-        // Nobody has connected to look.
+        // Nobody has connected in order to check.
         service.set_nonblocking(true).unwrap();
         assert!(service.accept().is_err(), "{host}");
         assert!(!checked(&gate, &[]).contains(AROUND), "{host}");
@@ -88,7 +88,7 @@ fn a_service_on_every_address_raises_the_alarm_until_it_does_not() {
         let reached = found["reached"][0].as_str().unwrap().to_owned();
         assert!(reached.ends_with(&format!(":{}", at.port())), "{reached}");
         assert!(!reached.starts_with("127.") && !reached.starts_with("[::1]"), "{reached}");
-        // Another look finds the same, and says nothing.
+        // Another check has the same result, and logs nothing.
         for _ in 0..3 {
             gate.process.signal("HUP");
         }

@@ -1,6 +1,6 @@
 //! A small fleet of simulated sidecars, whose fetchers are the real ones, behind real distributors:
-//! everybody has what was published, whatever has failed in between. `make bench-fleet` measures how
-//! soon.
+//! all of them get what was published, whatever has failed in between. `make bench-fleet` measures
+//! how soon.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -71,7 +71,7 @@ impl Fleet {
         line.trim().parse().unwrap()
     }
 
-    /// A change of a key. The serial that all are to have.
+    /// Changes a key. Returns the serial that all should have.
     fn publish(&self, command: &str) -> u64 {
         let registry = ["--registry", "keys.toml", "--signer", "signer.pem"];
         let publish = ["--publish-patch", "keys.kgp", "--base", "keys.kgt"];
@@ -91,7 +91,7 @@ impl Fleet {
         distributor
     }
 
-    /// Sidecars that ask here, whoever listens.
+    /// Sidecars that ask this address, whoever listens there.
     fn begin(&mut self, listen: &str) {
         let url = |name: ArtefactName| {
             TableSource::Url(format!("http://{listen}/artefacts/{AUDIENCE}/{}", name.file()).into())
@@ -157,11 +157,11 @@ fn every_sidecar_has_every_change() {
     for command in ["disable", "enable", "disable"] {
         fleet.all_have(fleet.publish(command), "all is well");
     }
-    // One dies; the other one has them all.
+    // One dies, and the other one has all the sidecars.
     drop(first);
     fleet.all_have(fleet.publish("enable"), "a distributor is dead");
     assert!(second.process.soon(SOON, || waiting(&second) == all));
-    // The origin is away, and what it publishes meanwhile is had when it is back.
+    // The origin is away. What it publishes meanwhile arrives once it is back.
     fleet.origin.goes();
     let failed =
         || second.metric("keygate_distributor_origin_fetches_total", &["result=\"failed\""]);
@@ -171,7 +171,7 @@ fn every_sidecar_has_every_change() {
     assert!(fleet.sidecars.iter().all(|sidecar| sidecar.keys().serial() < serial));
     fleet.origin.is_back();
     fleet.all_have(serial, "the origin is back");
-    // A new one takes over from one that is told to end, with changes going on.
+    // A new one takes over from one that is asked to end, while changes continue.
     first = fleet.distributor(&listen);
     second.process.signal("TERM");
     for command in ["enable", "disable", "enable"] {

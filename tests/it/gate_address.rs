@@ -1,4 +1,5 @@
-//! X-Forwarded-For and PROXY headers of strangers: where a request comes from, and what it may still spend.
+//! X-Forwarded-For and PROXY headers of strangers: where a request is from, and how much it may
+//! still spend.
 
 use crate::support::client::{Client, exchange};
 use crate::support::gate::{Gate, Key, READER, Setup};
@@ -23,7 +24,8 @@ fn get(key: &str, more: &str) -> String {
     format!("GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {key}\r\n{more}\r\n")
 }
 
-/// APISIX CVE-2022-24112, gin CVE-2020-28483: what a stranger writes is not where he is.
+/// APISIX CVE-2022-24112, gin CVE-2020-28483: what a stranger writes does not say where the
+/// stranger is.
 #[test]
 fn claims_of_untrusted_peers_count_for_nothing() {
     let upstream = Upstream::start();
@@ -57,7 +59,7 @@ fn trusted_hops_are_walked_from_the_right() {
         ("203.0.113.9, 6.6.6.6", false),
         ("203.0.113.9, 6.6.6.6, 10.0.0.1", false),
         ("203.0.113.9, junk, 10.0.0.1", false),
-        // An empty element says nothing (RFC 9110 section 5.6.1).
+        // An empty element means nothing (RFC 9110 section 5.6.1).
         ("203.0.113.9,", true),
         ("::ffff:203.0.113.9", true),
         ("2001:db8::7", true),
@@ -108,7 +110,7 @@ fn limits_are_per_key_whatever_the_client_says() {
     assert!((1..=1800).contains(&wait), "{wait}");
     assert!(refused.one("ratelimit-policy").is_some_and(|p| p.contains("q=2")));
     assert!(refused.one("ratelimit").is_some_and(|p| p.contains("r=0")));
-    // Another key is not touched.
+    // Another key is not affected.
     assert_eq!(exchange(gate.address, get(HERE, "")).status(), 200);
 }
 

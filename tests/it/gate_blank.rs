@@ -1,4 +1,4 @@
-//! Carriers that are there and empty, halves of pairs, and one key in two places.
+//! Carriers that are present and empty, halves of pairs, and one key in two places.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -65,7 +65,7 @@ fn basic(pair: &str) -> String {
     format!("Authorization: Basic {}\r\n", STANDARD.encode(pair))
 }
 
-/// (query, fields) of a carrier that is there and holds nothing.
+/// (query, fields) of a carrier that is present and empty.
 fn blanks() -> Vec<(&'static str, String)> {
     let field = |line: &str| ("", format!("{line}\r\n"));
     vec![
@@ -89,7 +89,7 @@ fn blanks() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// What of an empty carrier must not arrive.
+/// The parts of an empty carrier that must not arrive.
 const NAMES: [&str; 7] = [
     "x-api-key",
     "authorization",
@@ -124,7 +124,7 @@ fn an_empty_carrier_is_not_there_and_does_not_travel() {
                 assert_eq!(got.first_line(), format!("GET {path} HTTP/1.1"), "{name}");
                 no_carrier_in(&got.head, &name);
             }
-            // Beside a good key, in another carrier and in the same.
+            // Together with a good key, in another carrier and in the same.
             for good in [
                 format!("X-Api-Key: {READER}\r\n"),
                 format!("Authorization: Bearer {READER}\r\n"),
@@ -141,7 +141,7 @@ fn an_empty_carrier_is_not_there_and_does_not_travel() {
     }
 }
 
-/// Neighbours of an empty carrier stay, and so does a stranger's credential beside it.
+/// Neighbours of an empty carrier stay, and so does a stranger's credential next to it.
 #[test]
 fn only_the_empty_carrier_goes() {
     let upstream = Upstream::start();
@@ -155,7 +155,7 @@ fn only_the_empty_carrier_goes() {
     assert_eq!(got.all("cookie"), ["a=1; b=2"]);
     assert_eq!(got.all("authorization"), ["Bearer eyJhbGciOi.J9.x"]);
     assert!(got.all("x-api-key").is_empty());
-    // A stranger's user name beside an empty password is the stranger's.
+    // A stranger's user name with an empty password is the stranger's.
     let answer = exchange(gate.address, get("/either/a", &basic("alice:")));
     assert_eq!(answer.status(), 200);
     assert_eq!(upstream.only().all("authorization"), [basic("alice:")[15..].trim_end()]);
@@ -173,7 +173,7 @@ fn half_a_pair_says_which_half_is_missing() {
         (basic(&format!("{ID}:")), "the password of Authorization: Basic is missing"),
         (basic(&format!(":{SECRET}")), "the user name of Authorization: Basic is missing"),
     ] {
-        // On a route that also takes strangers it is an attempt all the same.
+        // On a route that also admits strangers, it is still an attempt.
         for path in ["/key/a", "/either/a"] {
             let answer = gate.refuses(missing, get(path, &fields), 401, "invalid_key");
             let said = answer.body_text();
@@ -181,7 +181,7 @@ fn half_a_pair_says_which_half_is_missing() {
             assert!(!said.contains("12345") && !said.contains("98765"), "{said}");
         }
     }
-    // Beside a whole key it is a second credential.
+    // Next to a complete key it is a second credential.
     let fields = format!("x-id: {ID}\r\nx-api-key: {READER}\r\n");
     gate.refuses("half and whole", get("/key/a", &fields), 400, "duplicate_credential");
 }

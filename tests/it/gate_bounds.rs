@@ -1,5 +1,5 @@
-//! Rows of docs/limits.md that want more than a request and its answer: what becomes of the
-//! connection, who is counted, and waits on either side. `documents.rs` holds the rows against the
+//! Rows of docs/limits.md that need more than a request and its answer: what happens to the
+//! connection, who is counted, and waits on either side. `documents.rs` compares the rows with the
 //! names of these tests.
 
 use std::net::{SocketAddr, TcpStream};
@@ -26,7 +26,7 @@ fn is_kept(client: &mut Client) {
     assert_eq!(client.response().status(), 200, "not kept");
 }
 
-/// Closed or reset, nothing said.
+/// Closed or reset, without an answer.
 fn is_gone(client: &mut Client) {
     client.patience(SOON);
     match client.try_response(false) {
@@ -76,8 +76,8 @@ fn refused_heads_close_or_keep_their_connection() {
     is_gone(&mut found);
 }
 
-/// A head that no reader takes is refused as any other: code, request id, a line of the log with both
-/// and with what could be read.
+/// A head that no reader accepts is refused like any other: with a code, a request id, and a log
+/// line with both and with what could be read.
 #[test]
 fn heads_that_cannot_be_read_are_refused_in_full() {
     let upstream = Upstream::start();
@@ -145,8 +145,8 @@ fn heads_that_cannot_be_read_are_refused_in_full() {
     assert!(upstream.take().iter().all(|r| r.first_line().contains("/public/before")));
 }
 
-/// A refused head is answered without its body's bytes when it was HEAD, and its client, which still
-/// sends, can read the answer.
+/// A refused HEAD gets an answer without the bytes of its body, and its client, which is still
+/// sending, can read the answer.
 #[test]
 fn a_refused_head_is_readable_while_its_client_sends() {
     let upstream = Upstream::start();
@@ -161,7 +161,7 @@ fn a_refused_head_is_readable_while_its_client_sends() {
     assert_eq!((upload.response().status(), upstream.take().len()), (400, 0));
 }
 
-/// A body that cannot end: 400, or a cut answer when that has begun.
+/// A body that cannot end: 400, or a cut answer if that has begun.
 #[test]
 fn broken_bodies_are_400() {
     let upstream = Upstream::answering(|m| match m.first_line().contains("/v1/early") {
@@ -202,8 +202,8 @@ fn broken_bodies_are_400() {
     assert!(begun.try_response(false).is_err() || !begun.seen().ends_with(b"0\r\n\r\n"));
 }
 
-/// Neither a client that says nothing before TLS or PROXY, nor one that says nothing at all, gets a
-/// byte; nor does it stay.
+/// A client that sends nothing before TLS or PROXY, or nothing at all, gets no byte, and does not
+/// stay.
 #[test]
 fn clients_that_say_nothing_are_closed() {
     let upstream = Upstream::start();
@@ -220,7 +220,8 @@ fn clients_that_say_nothing_are_closed() {
     is_gone(&mut Client::connect(gate.address));
     let none = "keygate_requests_failed_total{reason=\"header_timeout\"} 0";
     assert!(gate.metrics().contains(none), "it has asked for nothing");
-    // One that begins to ask is told, and counted: also when it could become HTTP/2 yet.
+    // A client that begins a request gets an answer and is counted, even if it could still become
+    // HTTP/2.
     for (n, begun) in ["GET /v1/a HTTP/1.1\r\nhost:", "P", "PRI * HTTP/2.0\r\n"].iter().enumerate()
     {
         let mut slow = Client::connect(gate.address);
@@ -234,7 +235,7 @@ fn clients_that_say_nothing_are_closed() {
     }
 }
 
-/// A client that has closed its side is waited for no longer than a moment.
+/// A client that has closed its side is waited for only for a moment.
 #[test]
 fn half_closed_clients_end_soon() {
     let upstream = Upstream::answering(|_| vec![Step::Drain]);
@@ -272,7 +273,7 @@ fn a_total_without_an_answer_is_504() {
     told(&gate, "upstream_timeout");
 }
 
-/// An address that takes no connection: its queue is full, and the kernel drops what comes.
+/// An address that accepts no connection: its queue is full, and the kernel drops whatever arrives.
 fn full_queue() -> (SocketAddr, Vec<TcpStream>, socket2::Socket) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -333,7 +334,7 @@ fn failures_of_the_service_close_its_connection_only() {
     .into_iter()
     .enumerate()
     {
-        // POST: an idempotent request would be tried again.
+        // POST: an idempotent request would be retried.
         client.send(post(path, "content-length: 0\r\n", ""));
         assert_eq!(client.response().status(), status, "{path}");
         assert!(upstream.wait_closed(n + 1, SOON), "{path}: the service's connection is kept");
@@ -371,7 +372,7 @@ fn all_connections_together_are_capped() {
     });
 }
 
-/// Connections go where the fewest are, also when the kernel wakes one worker more often.
+/// Connections go to the worker with the fewest, even if the kernel wakes one worker more often.
 #[test]
 fn connections_spread_over_the_workers() {
     let upstream = Upstream::start();

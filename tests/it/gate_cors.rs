@@ -109,7 +109,7 @@ fn preflight(gate: &Gate, path: &str, origin: &str, method: &str, names: &str) -
     exchange(gate.address, request("OPTIONS", path, &fields))
 }
 
-/// Every status that keygate answers by itself, with what a page needs of it.
+/// Every status that keygate itself answers with, and what a page needs in it.
 #[test]
 fn refusals_can_be_read_by_the_pages_that_are_allowed() {
     let upstream = Upstream::start();
@@ -141,7 +141,7 @@ fn refusals_can_be_read_by_the_pages_that_are_allowed() {
             assert_eq!(one(&answer, "vary").as_deref(), Some("origin"), "{name}");
             assert!(answer.body_text().contains("\"code\""), "{name}");
         }
-        // Others learn nothing, and caches do not give them the answer to those.
+        // Others learn nothing, and caches do not give them the answers for allowed pages.
         for origin in ["origin: https://evil.example\r\n", "origin: null\r\n", ""] {
             let request = request(method, path, &format!("{origin}{fields}"));
             let answer = gate.refuses_bytes(origin, request.as_bytes(), *status);
@@ -152,7 +152,7 @@ fn refusals_can_be_read_by_the_pages_that_are_allowed() {
     let twice = format!("origin: {APP}\r\norigin: https://evil.example\r\n");
     let answer = gate.refuses_bytes("two origins", request("GET", "/v1/a", &twice).as_bytes(), 401);
     assert_eq!(one(&answer, "access-control-allow-origin"), None);
-    // Beside the rules nothing changes.
+    // Outside the rules nothing changes.
     let elsewhere = request("GET", "/elsewhere/a", &format!("origin: {APP}\r\n"));
     let answer = gate.refuses_bytes("elsewhere", elsewhere.as_bytes(), 401);
     assert!(one(&answer, "access-control-allow-origin").is_none() && answer.all("vary").is_empty());
@@ -180,7 +180,7 @@ fn the_fields_of_a_refusal() {
     assert_eq!(ask("/v1/open/a"), ["vary: origin", any, exposed]);
 }
 
-/// A template's own words on origins do not stand beside those of the rule.
+/// A template's own CORS fields are not sent together with those of the rule.
 #[test]
 fn a_template_does_not_contradict_the_rule() {
     let upstream = Upstream::start();
@@ -209,7 +209,7 @@ fn preflights_are_answered_and_nothing_reaches_the_service() {
     for (path, origin, credentials, age) in [
         ("/v1/a", APP, false, "600"),
         ("/v1/a", "https://a.partner.example:8443", false, "600"),
-        // Also where the request itself would be refused: only then can the refusal be read.
+        // Also where the request itself would be refused: only then can the page read the refusal.
         ("/v1/no/such/method", APP, false, "600"),
         ("/v1/cookie/a", APP, true, "3600"),
         ("/v1/open/a", "https://anybody.example", false, "600"),
@@ -231,7 +231,7 @@ fn preflights_are_answered_and_nothing_reaches_the_service() {
     }
     assert!(upstream.take().is_empty());
     assert!(gate.log_soon("\"status\":204,\"verdict\":\"passed\""), "{}", gate.log());
-    // What is not allowed is judged as ever.
+    // Anything that is not allowed is judged as usual.
     for (path, origin) in [
         ("/v1/a", "https://evil.example"),
         ("/v1/a", "https://a.b.partner.example:8443"),
@@ -242,13 +242,13 @@ fn preflights_are_answered_and_nothing_reaches_the_service() {
         assert!([401, 405].contains(&answer.status()), "{path} {origin}: {}", answer.status());
         assert!(!may_send(&answer, (origin, false), "PUT", &all), "{path} {origin}");
     }
-    // A list that is none is not repeated.
+    // An invalid list is not repeated.
     let answer = preflight(&gate, "/v1/a", APP, "PUT", "x\"y");
     assert_eq!((answer.status(), one(&answer, "access-control-allow-headers")), (204, None));
-    // An OPTIONS that is no preflight is a request like any other.
+    // An OPTIONS that is not a preflight is a request like any other.
     let plain = request("OPTIONS", "/v1/a", &format!("origin: {APP}\r\n"));
     gate.refuses_bytes("no preflight", plain.as_bytes(), 405);
-    // What has two readings is refused in a preflight too, and the page may read why.
+    // A preflight that can be read in two ways is refused too, and the page may read why.
     let asks = "access-control-request-method: GET\r\n";
     let twice = request("OPTIONS", "/v1/a%252Fb/%2e%2e/c", &format!("origin: {APP}\r\n{asks}"));
     assert!(may_read(&gate.refuses("path", twice, 400, "bad_path"), APP, false));
@@ -259,7 +259,7 @@ fn preflights_are_answered_and_nothing_reaches_the_service() {
     assert!(upstream.take().is_empty());
 }
 
-/// The service's own answers are its own affair, also what they say to browsers.
+/// The service's own answers are left alone, including what they tell browsers.
 #[test]
 fn answers_of_the_service_are_left_alone() {
     let upstream = Upstream::start();
@@ -269,7 +269,7 @@ fn answers_of_the_service_are_left_alone() {
     assert_eq!(answer.status(), 200);
     assert!(one(&answer, "access-control-allow-origin").is_none() && answer.all("vary").is_empty());
     assert_eq!(upstream.only().all("origin"), [APP]);
-    // A service that is not there is an answer of keygate's.
+    // If the service is away, keygate gives the answer.
     drop(upstream);
     let gone = Gate::before_url("http://127.0.0.1:1").rules(RULES).start_unready();
     let answer = exchange(gone.address, request("GET", "/v1/a", &fields));

@@ -1,4 +1,4 @@
-//! Where a key may stand, whose a credential is, and that none of ours travels on.
+//! Where a key may be, who a credential belongs to, and that none for keygate is forwarded.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -121,7 +121,7 @@ fn each_carrier_opens_and_none_travels() {
     }
 }
 
-/// What stands beside the credential is the client's own and stays, byte for byte.
+/// Everything next to the credential belongs to the client and stays, byte for byte.
 #[test]
 fn neighbours_of_the_credential_stay() {
     let upstream = Upstream::start();
@@ -177,7 +177,7 @@ fn what_is_not_ours_passes_only_where_the_route_says_so() {
         let answer = gate.refuses_bytes(name, get("/key/a", &fields).as_bytes(), 401);
         assert!(answer.one("www-authenticate").is_some(), "{name}");
     }
-    // Nothing at all, and a session cookie beside no key.
+    // Nothing at all, and a session cookie without a key.
     for fields in ["", "cookie: session=abc\r\n"] {
         assert_eq!(exchange(gate.address, get("/either/a", fields)).status(), 200);
         assert_eq!(upstream.only().all("x-anonymous"), ["true"]);
@@ -185,7 +185,8 @@ fn what_is_not_ours_passes_only_where_the_route_says_so() {
     }
 }
 
-/// Ours but invalid is refused on a `key-or-pass` route, never handed to the service.
+/// An invalid credential for keygate is refused on a `key-or-pass` route, never passed to the
+/// service.
 #[test]
 fn ours_but_invalid_is_never_passed() {
     let upstream = Upstream::start();
@@ -203,7 +204,7 @@ fn ours_but_invalid_is_never_passed() {
     }
 }
 
-/// On a public route nothing is looked at, yet a credential of ours does not travel either.
+/// On a public route keygate looks at nothing, yet a credential for keygate is not forwarded.
 #[test]
 fn public_routes_look_at_nothing_and_leak_nothing() {
     let upstream = Upstream::start();
@@ -276,7 +277,7 @@ fn pairs() {
     gate.refuses("secret twice", get("/key/a", &twice), 400, "duplicate_credential");
     let and_single = format!("{id}{secret}x-api-key: {READER}\r\n");
     gate.refuses("pair and single", get("/key/a", &and_single), 400, "duplicate_credential");
-    // A pair's secret is no single key.
+    // A pair's secret is not a single key.
     let single = format!("x-api-key: {PAIR_SECRET}\r\n");
     gate.refuses("pair's secret alone in a header", get("/key/a", &single), 401, "invalid_key");
 }
@@ -322,7 +323,7 @@ fn keys_are_bytes() {
     }
 }
 
-/// ARCHITECTURE invariant 9: to the client, unknown and wrong are one and the same, byte for byte.
+/// ARCHITECTURE invariant 9: for the client, unknown and wrong are identical, byte for byte.
 #[test]
 fn unknown_wrong_revoked_and_disabled_answer_alike() {
     let upstream = Upstream::start();
@@ -356,7 +357,7 @@ fn unknown_wrong_revoked_and_disabled_answer_alike() {
         let text = format!("{}\n{}", head.join("\n"), answer.body_text());
         assert!(!id.is_empty(), "{name}: a refusal names its request");
         answers.push((name, text.replace(&id, "ID")));
-        // Logs and metrics tell them apart.
+        // Logs and metrics distinguish them.
         assert!(gate.log_soon(&format!("\"{reason}\"")), "{name}: {}", gate.log());
         assert!(gate.metrics().contains(&format!("reason=\"{reason}\"")), "{name}");
     }
@@ -365,7 +366,7 @@ fn unknown_wrong_revoked_and_disabled_answer_alike() {
     }
 }
 
-/// A caller who has proved possession is told more, unless the switch says no.
+/// A caller who has proved possession learns more, unless the switch says no.
 #[test]
 fn what_is_told_after_possession_is_proved() {
     let upstream = Upstream::start();
@@ -418,7 +419,7 @@ fn every_401_challenges() {
             "{name}: {challenges}"
         );
     }
-    // A key in the query must not be kept by caches.
+    // Caches must not keep a key in the query.
     let answer = gate.refuses("query", get("/key/a?api_key=wa_nope", ""), 401, "invalid_key");
     assert!(answer.all("cache-control").iter().any(|c| c.contains("no-store")));
 }

@@ -1,5 +1,5 @@
-//! `timeouts.header` for a head whose first bytes come with the request before it, and connections to
-//! the service that are used once.
+//! `timeouts.header` for a head whose first bytes arrive with the request before it, and
+//! connections to the service that are used once.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use crate::support::upstream::Upstream;
 
 const TIMES: &str = "[timeouts]\nheader = \"500ms\"\nidle = \"5m\"\n";
 
-/// Each way of a request: read without hyper; by hyper for its body, its method, or its names.
+/// Each way to read a request: without hyper, or by hyper because of its body, its method or its
+/// names.
 #[test]
 fn the_time_of_a_head_begins_with_its_first_byte() {
     let upstream = Upstream::start();
@@ -33,7 +34,7 @@ fn the_time_of_a_head_begins_with_its_first_byte() {
             let answer = client.try_response(false).expect("an end in time");
             assert_eq!(answer.map(|a| a.status()), Some(408), "{option} {before}: {first}");
         }
-        // A connection that is only idle stays.
+        // A connection that is merely idle stays.
         let mut client = Client::connect(gate.address);
         client.send(&first);
         assert_eq!(client.response().status(), 200);

@@ -1,4 +1,4 @@
-//! HTTP/2 frames without end: floods cost the one who sends them, and nobody else.
+//! HTTP/2 frames without end: floods cost their sender, and nobody else.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ fn floods_end_their_connection() {
         (
             "made you reset",
             |h2, n| {
-                // A window update of zero makes the server reset the stream, or more.
+                // A window update of zero makes the server reset at least the stream.
                 let stream = n * 2 + 1;
                 h2.headers(stream, 0, &request("POST", "/v1/a", READER))
                     && h2.send(&frame(WINDOW_UPDATE, 0, stream, &0u32.to_be_bytes()))
@@ -59,13 +59,13 @@ fn floods_end_their_connection() {
         let before = memory(&gate);
         let others = Others::ask(gate.address);
         let mut h2 = H2::connect(gate.address);
-        // Nothing is read: answers to the flood pile up, if they do.
+        // Nothing is read: answers to the flood would accumulate.
         h2.polite = false;
         let sent = (0..50_000).take_while(|n| flood(&mut h2, *n)).count();
         let (closed, goaway) = h2.end(SOON);
         others.were_served();
         assert!(closed, "{name}: {sent} and still welcome");
-        // A reset that follows may take the GOAWAY along.
+        // A reset that follows may take the GOAWAY with it.
         assert!(goaway.is_none_or(|c| c == code), "{name}: {goaway:?}");
         let after = memory(&gate);
         assert!(after < before + 32 * 1024, "{name}: {before} KiB became {after} KiB");
@@ -75,7 +75,7 @@ fn floods_end_their_connection() {
     assert!(gate.metrics().contains("keygate_panics_total 0"));
 }
 
-/// Frames that want an answer each: one that reads them costs what it takes and no memory; one that
+/// Frames that each require an answer: a client that reads the answers costs no memory. One that
 /// does not is reset after the write time-out.
 #[test]
 fn floods_of_ping_and_settings_are_answered_or_reset() {
@@ -98,7 +98,7 @@ fn floods_of_ping_and_settings_are_answered_or_reset() {
             }
         }
         let mut deaf = H2::connect(gate.address);
-        // More than any two sockets hold.
+        // More than any two sockets can hold.
         let many = one.repeat(5_000);
         let sent = (0..400).take_while(|_| deaf.send(&many)).count();
         assert!(sent < 400 || deaf.end(SOON).0, "{name}: never read, and still welcome");
@@ -115,7 +115,7 @@ const PROTOCOL_ERROR: u32 = 1;
 /// ENHANCE_YOUR_CALM.
 const CALM: u32 = 11;
 
-/// Another client of the same worker, that asks while a flood goes on.
+/// Another client of the same worker that sends requests during a flood.
 struct Others {
     stop: Arc<AtomicBool>,
     asking: JoinHandle<u32>,

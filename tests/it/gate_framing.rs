@@ -1,5 +1,5 @@
-//! Request smuggling, client side (RFC 9112 section 11.2): one request has one reading, or it is
-//! refused.
+//! Request smuggling, client side (RFC 9112 section 11.2): a request can be read in exactly one
+//! way, or is refused.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ fn post(fields: &str, body: &str) -> String {
     format!("POST /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n{fields}\r\n{body}")
 }
 
-/// hyper would look at the last coding only and hand the raw list on (RFC 9112 section 6.3).
+/// hyper would only look at the last coding and pass the raw list on (RFC 9112 section 6.3).
 #[test]
 fn transfer_encoding_is_chunked_or_refused() {
     let upstream = Upstream::start();
@@ -52,7 +52,8 @@ fn transfer_encoding_is_chunked_or_refused() {
     }
 }
 
-/// Both are there: RFC 9112 section 6.3 lets a server choose, so two servers may choose differently.
+/// Both are present: RFC 9112 section 6.3 lets a server choose, so two servers may choose
+/// differently.
 #[test]
 fn length_beside_transfer_encoding_is_refused() {
     let upstream = Upstream::start();
@@ -77,7 +78,7 @@ fn length_beside_transfer_encoding_is_refused() {
     }
 }
 
-/// The service does not even hear of a request whose first chunks are none.
+/// The service does not even learn of a request whose first chunks are invalid.
 #[test]
 fn broken_chunks_that_come_with_the_head_reach_nobody() {
     let upstream = Upstream::start();
@@ -114,8 +115,8 @@ fn broken_chunks_that_come_with_the_head_reach_nobody() {
     }
 }
 
-/// RFC 9112 section 7.1: `1*HEXDIG`, and its last chunk is `1*("0")`. The service gets sizes as keygate
-/// writes them.
+/// RFC 9112 section 7.1: `1*HEXDIG`, and the last chunk is `1*("0")`. The service gets sizes in
+/// keygate's own form.
 #[test]
 fn a_chunk_size_may_begin_with_zeros() {
     let upstream = Upstream::start();
@@ -129,7 +130,7 @@ fn a_chunk_size_may_begin_with_zeros() {
             std::thread::sleep(Duration::from_millis(5));
             assert_eq!(client.send(&body[cut..]).response().status(), 200, "{} {cut}", zeros.len());
             assert_eq!(upstream.only().body_text(), "abc", "{} {cut}", zeros.len());
-            // At the start of a line: an id of a request may have such digits.
+            // At the start of a line, because a request id may also contain such digits.
             assert!(!upstream.saw(b"\n03") && !upstream.saw(b"\n00"));
         }
     }
@@ -205,7 +206,7 @@ fn http_10() {
         assert_eq!(client.response().status(), 200);
     }
     assert_eq!(upstream.wait_for(2).len(), 2);
-    // A version of its own making is none.
+    // An invented version is invalid.
     for version in ["HTTP/1.2", "HTTP/0.9", "HTTP/2.0", "HTTP/11", "http/1.1", "HTTP/1.1 "] {
         let request = format!("GET /v1/a {version}\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n");
         let answer = Client::connect(gate.address).send(request).try_response(false).unwrap();
@@ -245,7 +246,7 @@ fn chunk_grammar() {
         let answer = client.try_response(false).unwrap();
         let status = answer.as_ref().map(|a| a.status());
         assert!(status.is_none_or(|s| [400, 408, 413, 431].contains(&s)), "{name}: {status:?}");
-        // Whatever of it was on its way did not arrive as a whole request.
+        // Whatever was on its way did not arrive as a complete request.
         assert!(upstream.take().iter().all(|r| !r.complete), "{name}");
         assert!(!upstream.saw(b"/admin"), "{name}");
     }
@@ -284,7 +285,7 @@ fn an_unread_body_is_never_the_next_request() {
                 "transfer-encoding: chunked\r\n\r\n".into(),
                 format!("{:x}\r\n{smuggled}\r\n0\r\n\r\n", smuggled.len()),
             ),
-            // More than any drain: the connection must go.
+            // More than keygate ever drains: the connection must end.
             ("content-length: 100000000\r\n\r\n".into(), smuggled.repeat(2_000)),
         ] {
             let mut client = Client::connect(gate.address);
@@ -317,7 +318,7 @@ fn expect() {
     assert!(got.all("expect").is_empty());
     assert_eq!(got.body_text(), "abc");
 
-    // Not admitted: the answer at once, and no invitation to send the body.
+    // Not admitted: an immediate answer, and no invitation to send the body.
     let mut client = Client::connect(gate.address);
     client.send(
         "POST /v1/a HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n",
@@ -401,7 +402,7 @@ fn a_tunnel_carries_both_ways_after_the_101() {
     assert!(!upstream.saw(READER.as_bytes()));
 }
 
-/// httparse takes a bare LF as a line end. It must not reach the upstream as one.
+/// httparse accepts a bare LF as a line end. It must not reach the upstream as one.
 #[test]
 fn bare_line_feeds_do_not_travel() {
     let upstream = Upstream::start();

@@ -217,7 +217,7 @@ fn strangers_claims_about_address_and_target_are_dropped() {
     }
 }
 
-/// Envoy CVE-2026-26308 and its family: one header, one value, or nothing.
+/// Envoy CVE-2026-26308 and its family: one header with one value, or a refusal.
 #[test]
 fn two_credentials_are_refused_whatever_they_are() {
     let upstream = Upstream::start();
@@ -251,7 +251,7 @@ fn two_credentials_are_refused_whatever_they_are() {
     gate.refuses("header and query", both, 400, "duplicate_credential");
 }
 
-/// A list is no key: neither of its parts opens anything.
+/// A list is not a key: neither part opens anything.
 #[test]
 fn a_list_in_one_field_is_not_a_key() {
     let upstream = Upstream::start();
@@ -264,7 +264,7 @@ fn a_list_in_one_field_is_not_a_key() {
     }
 }
 
-/// Apache CVE-2013-5704: what comes behind the body is never merged, nor passed on.
+/// Apache CVE-2013-5704: trailers are never merged into the head, nor passed on.
 #[test]
 fn request_trailers_do_not_travel() {
     let upstream = Upstream::start();
@@ -283,7 +283,7 @@ fn request_trailers_do_not_travel() {
     assert!(!upstream.saw(b"evil"));
 }
 
-/// Trailers are no place for a key either: the head alone is judged.
+/// Trailers cannot hold a key either: only the head is judged.
 #[test]
 fn a_key_in_the_trailer_opens_nothing() {
     let upstream = Upstream::start();
@@ -295,7 +295,7 @@ fn a_key_in_the_trailer_opens_nothing() {
     gate.refuses("key in trailer", request, 401, "missing_key");
 }
 
-/// HAProxy CVE-2023-25725 and what else a field name cannot be.
+/// HAProxy CVE-2023-25725 and other things that a field name cannot be.
 #[test]
 fn malformed_fields_are_refused() {
     let upstream = Upstream::start();
@@ -346,7 +346,7 @@ fn no_header_is_a_free_pass() {
     }
 }
 
-/// Names are free text; what the service gets is printable ASCII on one line.
+/// Names are free text, but the service gets printable ASCII on one line.
 #[test]
 fn names_of_keys_are_encoded() {
     let upstream = Upstream::start();
@@ -372,8 +372,8 @@ fn traced(gate: &Gate, upstream: &Upstream, more: &str) -> (Vec<String>, Vec<Str
     (got.all("traceparent"), got.all("tracestate"))
 }
 
-/// An added one would take the decision on sampling from the service: none is, whatever the client's
-/// looks like.
+/// An added field would take the sampling decision from the service, so none is added, whatever the
+/// client sent.
 #[test]
 fn a_trace_is_the_clients_and_the_services_affair() {
     let upstream = Upstream::start();
@@ -443,7 +443,7 @@ fn without_a_table_nothing_passes() {
     assert_eq!(upstream.connections(), 0);
 }
 
-/// Bytes that the service sends for its own hop do not reach the client.
+/// Fields that the service sends for its own hop do not reach the client.
 #[test]
 fn hop_by_hop_fields_of_the_answer_are_removed() {
     let upstream = Upstream::answering(|_| {

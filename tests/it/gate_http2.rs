@@ -1,6 +1,6 @@
 //! RFC 9113 sections 8.2, 8.3 and 10.3: pseudo-fields, names and values that HTTP/1 cannot carry,
-//! and lengths that contradict the frames. The bytes come from `py/h2_probe.py`, which `make
-//! conformance` shows to nginx and HAProxy as well. (Floods: `proto_h2.rs`.)
+//! and lengths that contradict the frames. The bytes are from `py/h2_probe.py`, which
+//! `make conformance` also sends to nginx and HAProxy. (Floods: `proto_h2.rs`.)
 
 use std::io::Write;
 use std::process::Stdio;
@@ -26,7 +26,7 @@ fn probe(gate: &Gate, cases: &[Value]) -> Vec<Value> {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The fields of a good request, `more` behind them.
+/// The fields of a good request, followed by `more`.
 fn good(path: &str, more: &[(&str, &str)]) -> Value {
     let mut fields = vec![
         json!([":method", "GET"]),
@@ -75,7 +75,7 @@ fn an_http2_request_arrives_as_http11() {
     );
 }
 
-/// A value that never comes again would push others out of the client's table, and ours.
+/// A value that never recurs would displace others from the client's table, and from ours.
 #[test]
 fn what_no_other_answer_says_is_not_indexed() {
     let upstream = Upstream::start();
@@ -193,14 +193,14 @@ fn what_http1_cannot_carry_is_refused() {
         };
         assert!(refused, "{name}: {got}");
     }
-    // A body that contradicts its length may have been begun; it never became whole.
+    // A body that contradicts its length may have begun, but it never became complete.
     assert!(upstream.take().iter().all(|r| !r.complete && r.first_line().starts_with("POST ")));
     for word in ["evil", "/admin"] {
         assert!(!upstream.saw(word.as_bytes()), "`{word}` reached the upstream");
     }
 }
 
-/// Refusals say the same as over HTTP/1.1, and the connection goes on.
+/// Refusals are the same as over HTTP/1.1, and the connection continues.
 #[test]
 fn refusals_over_http2() {
     let upstream = Upstream::answering(|_| answer("200 OK", "x-a: 1\r\n", "body"));
@@ -227,8 +227,8 @@ fn refusals_over_http2() {
     assert!(upstream.take().is_empty());
 }
 
-/// RFC 9113 section 8.2.1. HTTP/1.1 trims a value, so an upstream would read a key of ours where we
-/// saw a scheme that nobody knows: on a route that needs no key it went through.
+/// RFC 9113 section 8.2.1. HTTP/1.1 trims a value, so an upstream would read a key for keygate
+/// where keygate saw an unknown scheme. On a route that needs no key, it got through.
 #[test]
 fn a_padded_key_does_not_reach_the_upstream() {
     let upstream = Upstream::start();
@@ -259,8 +259,8 @@ fn a_padded_key_does_not_reach_the_upstream() {
     assert!(upstream.take().is_empty());
 }
 
-/// A content type is the client's word: it must not lift the deadlines of a request that cannot be
-/// gRPC, or anybody could hold every connection to an HTTP/1.1 service with a few bytes.
+/// The client chooses the content type: it must not lift the deadlines of a request that cannot be
+/// gRPC. Otherwise anybody could hold every connection to an HTTP/1.1 service with a few bytes.
 #[test]
 fn claiming_to_be_grpc_does_not_lift_the_deadlines() {
     let upstream = Upstream::answering(|_| vec![Step::Drain]);
@@ -283,8 +283,8 @@ fn claiming_to_be_grpc_does_not_lift_the_deadlines() {
     assert!(gate.log_soon("\"body_timeout\""), "{}", gate.log());
 }
 
-/// A stream to a gRPC service may be silent for as long as it likes; once the client has said its last,
-/// the time of the answer counts as for all others.
+/// A stream to a gRPC service may be silent for as long as it likes. Once the client has finished,
+/// the time for the answer counts as for all others.
 #[test]
 fn an_answer_to_grpc_is_waited_for_from_the_end_of_the_request() {
     let (end, ended) = std::sync::mpsc::channel::<()>();

@@ -67,7 +67,7 @@ fn long_bodies_are_413() {
         200
     );
     upstream.only();
-    // Known beforehand: nothing reaches the upstream.
+    // Known in advance: nothing reaches the upstream.
     gate.refuses(
         "length",
         post("/small/a", "content-length: 11\r\n", "0123456789a"),
@@ -75,7 +75,7 @@ fn long_bodies_are_413() {
         "body_too_large",
     );
     told(&gate, "body_too_large");
-    // Found on the way: what was begun never becomes whole.
+    // Found on the way: what has begun never becomes complete.
     let chunks = post(
         "/small/a",
         "transfer-encoding: chunked\r\n",
@@ -99,7 +99,7 @@ fn slow_heads_are_cut() {
     assert!(begun.elapsed() < Duration::from_secs(3), "cut after {:?}", begun.elapsed());
     assert!(answer.is_none_or(|a| a.status() == 408));
     told(&gate, "header_timeout");
-    // Byte by byte is no way around.
+    // Sending byte by byte does not avoid it.
     let begun = Instant::now();
     let mut drip = Client::connect(gate.address);
     drip.drip(&get("/v1/a").as_bytes()[..40], Duration::from_millis(50));
@@ -140,7 +140,7 @@ fn stalled_bodies_are_408() {
     told(&gate, "body_timeout");
 }
 
-/// Slow but moving is fine: the time-out is one of progress.
+/// Slow progress is fine: the time-out is for lack of progress.
 #[test]
 fn slow_bodies_that_move_are_served() {
     let upstream = Upstream::start();
@@ -153,7 +153,7 @@ fn slow_bodies_that_move_are_served() {
     assert_eq!(upstream.only().body_text(), "0123456789");
 }
 
-/// Moving is not enough: a byte now and then would hold an upstream connection for ever.
+/// Progress alone is not enough: an occasional byte would hold an upstream connection for ever.
 #[test]
 fn dripping_bodies_are_408() {
     let upstream = Upstream::start();
@@ -286,7 +286,7 @@ fn connections_are_capped() {
         gate.metrics()
             .contains("keygate_connections_turned_away_total{reason=\"cap_per_address\"} 1")
     );
-    // One goes, one may come.
+    // One leaves, so one may enter.
     drop(open.pop());
     gate.process.eventually("room", || {
         let mut client = Client::connect(gate.address);
@@ -295,7 +295,7 @@ fn connections_are_capped() {
     });
 }
 
-/// Slow clients do not hold up the others.
+/// Slow clients do not delay the others.
 #[test]
 fn slow_clients_hold_nobody_up() {
     let upstream = Upstream::start();
@@ -317,7 +317,7 @@ fn slow_clients_hold_nobody_up() {
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
-/// An answer that has begun does not free its request of the deadline for the body.
+/// An answer that has begun does not exempt its request from the deadline for the body.
 #[test]
 fn a_stalled_body_is_cut_beside_its_answer() {
     let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nbegun\r\n";
@@ -331,7 +331,7 @@ fn a_stalled_body_is_cut_beside_its_answer() {
     assert_eq!(client.response_head().status(), 200);
     assert!(upstream.wait_closed(1, Duration::from_secs(5)), "the connection is held");
     assert!(gate.log_soon("\"body_timeout\""), "{}", gate.log());
-    // One that moves goes on.
+    // One that makes progress continues.
     let mut client = Client::connect(gate.address);
     client.send(post("/v1/a", "content-length: 100\r\n", "x"));
     assert_eq!(client.response_head().status(), 200);

@@ -1,5 +1,5 @@
-//! Clients that are refused while they still send a large body: each must be able to read why, and
-//! none may hold memory or a place for long (RFC 9112 section 9.6).
+//! Clients that are refused while they are still sending a large body: each must be able to read
+//! why, and none may hold memory or a place for long (RFC 9112 section 9.6).
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ use crate::support::gate::{Gate, READER};
 use crate::support::tools;
 use crate::support::upstream::{Upstream, answer};
 
-/// What each real client uploads: far more than any buffer on the way holds.
+/// What each real client uploads: far more than all buffers on the way can hold.
 const UPLOAD: usize = 10_000_000;
 const RUNS: usize = 20;
 
@@ -76,7 +76,7 @@ fn curl_reads_its_refusal() {
     assert!(gate.metrics().contains("keygate_lingering_closes_total{end=\"closed\"}"));
 }
 
-/// The most that are read on at once are few: the others end soon, and memory stays.
+/// Few can linger at the same time: the others end soon, and memory stays bounded.
 #[test]
 fn strangers_that_send_for_ever_end() {
     let (_upstream, gate) = gate();
@@ -100,7 +100,7 @@ fn strangers_that_send_for_ever_end() {
         })
         .collect();
     let mut most = 0;
-    // A write that times out only says that nobody reads just now.
+    // A write that times out only means that nobody is reading right now.
     for _ in 0..MOST_ROUNDS {
         strangers.retain_mut(|stranger| match stranger.write(&[b'x'; 16 * 1024]) {
             Ok(_) => true,
@@ -123,8 +123,8 @@ fn strangers_that_send_for_ever_end() {
     assert!(count("no_place") >= STRANGERS - 2 * 16, "one address has 16 places: {metrics}");
 }
 
-/// What is sent behind a request that ends its connection is not answered, and does not destroy the
-/// answer before it. A close with unread input would be a reset.
+/// Requests after one that ends its connection are not answered, and do not destroy the previous
+/// answer. A close with unread input would be a reset.
 #[test]
 fn requests_behind_the_last_one_do_not_destroy_its_answer() {
     let (_upstream, gate) = gate();
@@ -146,7 +146,7 @@ fn requests_behind_the_last_one_do_not_destroy_its_answer() {
             client.write_all((last.clone() + &request("").repeat(200)).as_bytes()).unwrap();
             // The answer is on its way, and the rest was sent: now it is read.
             std::thread::sleep(Duration::from_millis(100));
-            // What is behind may come late as well.
+            // The following bytes may also arrive late.
             client.write_all(request("").as_bytes()).unwrap();
             let mut seen = Vec::new();
             let end = client.read_to_end(&mut seen);
@@ -162,7 +162,7 @@ fn requests_behind_the_last_one_do_not_destroy_its_answer() {
     }
 }
 
-/// Of one address.
+/// From one address.
 const STRANGERS: usize = 300;
 /// Times that each stranger writes, at most.
 const MOST_ROUNDS: usize = 5_000;

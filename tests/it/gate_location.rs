@@ -5,7 +5,7 @@ use crate::support::gate::{Gate, READER};
 use crate::support::http::Message;
 use crate::support::upstream::{Upstream, answer};
 
-/// A service that sends its own address with what the request's query says behind it.
+/// A service that sends its own address, followed by what the request's query says.
 fn redirecting(framing: &'static str) -> Upstream {
     Upstream::answering(move |got| {
         let host = got.one("x-own").unwrap_or_default();
@@ -36,7 +36,7 @@ fn both(answer: &Message) -> [String; 2] {
     ["location", "content-location"].map(|name| answer.one(name).expect(name))
 }
 
-/// Counted answers are copied as lines, chunked ones may come another way.
+/// Counted answers are copied as lines. Chunked ones may take another path.
 #[test]
 fn the_services_own_address_is_cut_off() {
     for framing in ["", "transfer-encoding: chunked\r\n"] {

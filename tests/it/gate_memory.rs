@@ -1,6 +1,6 @@
-//! The memory budget: strangers fill it neither with heads nor with HTTP/2 streams, and whoever has a
-//! key is served meanwhile. The sidecar runs in a memory cgroup of its own where the test may make
-//! one; elsewhere the same budget is configured, and its peak of memory is looked at.
+//! The memory budget: strangers cannot exhaust it with heads or HTTP/2 streams, and a caller with a
+//! key is still served. The sidecar runs in a memory cgroup of its own if the test can make one.
+//! Elsewhere the same budget is configured, and its peak of memory is checked.
 
 use std::fs;
 use std::io::Write;
@@ -14,7 +14,7 @@ use crate::support::gate::{Gate, READER, Setup};
 use crate::support::h2raw::*;
 use crate::support::upstream::Upstream;
 
-/// Of the cgroup: 16 MiB are left for connections.
+/// Of the cgroup: 16 MiB remain for connections.
 const LIMIT: u64 = 48 << 20;
 const BUDGET: u64 = 16 << 20;
 
@@ -63,8 +63,8 @@ fn streams_behind_closed_windows_end_with_good_clients_served() {
     assert_attack_ends(&gate, cage.as_ref(), &mut before, attackers);
 }
 
-/// Many addresses, each within its quarter: nothing new is taken above 80 %, strangers are closed above
-/// 95 %, and whoever was admitted stays, over either protocol.
+/// Many addresses, each within its quarter: nothing new is accepted above 80 %, strangers are
+/// closed above 95 %, and admitted callers stay, over either protocol.
 #[test]
 fn many_addresses_are_shed_and_the_admitted_stay() {
     let (gate, cage) = start(Setup::also, "[timeouts]\nheader = \"60s\"\n");
@@ -95,7 +95,8 @@ fn many_addresses_are_shed_and_the_admitted_stay() {
     assert_served(&mut customer(&gate));
 }
 
-/// A request on a public route makes nobody a customer, and a proxy's address has no quarter.
+/// A request on a public route does not turn a stranger into a customer, and a proxy's address has
+/// no quarter.
 #[test]
 fn public_requests_do_not_count_as_admitted_and_proxies_have_no_share() {
     let fill = |gate: &Gate| {
@@ -203,7 +204,7 @@ fn held(gate: &Gate) -> u64 {
     metric(gate, "keygate_memory_held_bytes")
 }
 
-/// Clients of before and of now are served, and what the attackers held is given back with them.
+/// Earlier and new clients are served, and what the attackers held is released with them.
 fn assert_attack_ends(
     gate: &Gate,
     cage: Option<&Cage>,
@@ -217,7 +218,7 @@ fn assert_attack_ends(
     gate.process.eventually("memory given back", || held(gate) < BUDGET / 10);
 }
 
-/// What the process took at its peak is within the limit that it was given.
+/// The process's peak is within the limit that it was given.
 fn assert_bounded(gate: &Gate, cage: Option<&Cage>) {
     if let Some(cage) = cage {
         assert_eq!(cage.kills(), 0, "the kernel ended it");
@@ -232,7 +233,7 @@ fn assert_bounded(gate: &Gate, cage: Option<&Cage>) {
 struct Cage(PathBuf);
 
 impl Cage {
-    /// `None`: this user or machine cannot.
+    /// `None`: this user or machine cannot make one.
     fn make() -> Option<Self> {
         let membership = fs::read_to_string("/proc/self/cgroup").ok()?;
         let path = |controller: &str| {

@@ -12,10 +12,10 @@ use crate::support::upstream::{Step, Upstream, answer, send};
 
 /// In the table, and unknown to the service.
 pub(crate) const NEW: &str = "wa_New0123456789abcdefghijklmnop";
-/// Known to the service, and in no table.
+/// Known to the service, but in no table.
 const LEGACY: &str = "old-style-key-of-the-service";
 const LIMITED: &str = "wa_Limited0123456789abcdefghijk";
-/// Revoked in the table, and good for the service.
+/// Revoked in the table, but valid for the service.
 pub(crate) const REVOKED: &str = "wa_Revoked0123456789abcdefghijk";
 
 pub(crate) const RULES: &str = r#"
@@ -42,7 +42,7 @@ path = "/admin/*"
 permissions = ["manage"]
 "#;
 
-/// Answers by keys of its own, and says what it was asked.
+/// Answers according to its own keys, and repeats what it was asked.
 pub(crate) fn service() -> Upstream {
     Upstream::answering(|asked: &Message| {
         if let Some(key) = asked.one("sec-websocket-key") {
@@ -91,7 +91,7 @@ struct Caller {
     target: String,
     fields: Vec<(&'static str, String)>,
     body: &'static str,
-    /// The row by which the caller would break: reason and rule.
+    /// The row that shows how the caller would break: reason and rule.
     breaks: Option<(&'static str, &'static str)>,
 }
 
@@ -169,7 +169,7 @@ impl Caller {
     }
 }
 
-/// Status, body and fields, but for the request id and what belongs to the hop.
+/// Status, body and fields, except for the request id and what belongs to the hop.
 fn seen(answer: &Message) -> (u16, String, BTreeSet<String>) {
     let lines = answer.lines().skip(1).map(|line| line.to_ascii_lowercase());
     let lines = lines.filter(|line| !line.starts_with("x-request-id:") && !line.is_empty());
@@ -291,7 +291,7 @@ fn nothing_changes_over_http2() {
     assert_eq!(breakers(&gate), planted());
 }
 
-/// A body of unknown length passes too, and is reported when it has turned out too long.
+/// A body of unknown length also passes, and is reported once it turns out to be too long.
 #[test]
 fn a_streamed_body_beyond_the_limit_is_reported() {
     let upstream = service();
@@ -380,7 +380,7 @@ fn stripping_observes_without_credentials() {
     assert!(report(&gate).iter().any(|row| row["reason"] == "malformed"));
 }
 
-/// No table is no reason to be in the way of a service that does without.
+/// A missing table must not block a service that does not need one.
 #[test]
 fn requests_pass_without_a_table() {
     let upstream = service();
@@ -391,7 +391,7 @@ fn requests_pass_without_a_table() {
     assert_eq!(breakers(&gate), [("no_table".to_owned(), "v1".to_owned())].into());
 }
 
-/// `[observe]` comes and goes with a reload, and so does its share.
+/// `[observe]` appears and disappears with a reload, and so does its share.
 #[test]
 fn a_reload_begins_and_ends_it() {
     let upstream = service();
@@ -428,7 +428,7 @@ fn preflights_reach_the_service_that_answers_them_today() {
     assert_eq!((answer.status(), answer.one("x-by")), (204, None));
 }
 
-/// Every spelling of a name of ours is removed as ever.
+/// Every spelling of a name of ours is still removed.
 #[test]
 fn nobody_can_claim_an_identity_while_observing() {
     let upstream = service();
@@ -464,7 +464,7 @@ fn requests_pass_when_the_table_has_expired() {
     assert!(breakers(&gate).contains(&("no_table".to_owned(), "v1".to_owned())));
 }
 
-/// A stranger's token that the service refuses says nothing of keys.
+/// A stranger's token that the service refuses says nothing about keys.
 #[test]
 fn a_users_token_is_no_key_that_is_missing() {
     let upstream = service();

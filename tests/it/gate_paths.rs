@@ -1,4 +1,5 @@
-//! ARCHITECTURE invariant 6: path and method confusion. What was judged is what is sent, or nothing is.
+//! ARCHITECTURE invariant 6: path and method confusion. keygate sends what it has judged, or
+//! nothing.
 
 use crate::support::client::exchange;
 use crate::support::gate::{Gate, READER};
@@ -58,7 +59,8 @@ fn what_an_upstream_could_read_otherwise_is_refused() {
     ] {
         gate.refuses(path, get(path), 400, "bad_path");
     }
-    // Bytes that no request target may have: whoever answers, it is 400 and nothing is sent.
+    // Bytes that no request target may have: whoever answers, the status is 400 and nothing is
+    // sent.
     for path in ["/v1/a\x01b", "/v1/a\x7fb", "/v1/caf\u{e9}", "/v1/a b", "/v1/a\tb"] {
         gate.refuses_bytes(path, get(path).as_bytes(), 400);
     }
@@ -89,8 +91,8 @@ fn what_was_judged_is_sent_byte_for_byte() {
     }
 }
 
-/// A fragment has no place in a request. hyper drops it before anything is judged; then judged and
-/// sent are the same all the same.
+/// A fragment has no place in a request. hyper drops it before anything is judged. Then the judged
+/// and the sent target are still the same.
 #[test]
 fn a_fragment_never_travels() {
     let upstream = Upstream::start();
@@ -114,8 +116,8 @@ fn a_fragment_never_travels() {
     assert!(upstream.take().is_empty());
 }
 
-/// A target without a path is judged as `/`; so it is sent as `/` (found by fuzzing: the service got a
-/// request line without a target). One with a fragment is none.
+/// A target without a path is judged as `/`, so it is sent as `/` (found by fuzzing: the service
+/// got a request line without a target). A target with a fragment is invalid.
 #[test]
 fn an_empty_path_is_sent_as_a_slash() {
     let upstream = Upstream::start();
@@ -177,7 +179,8 @@ fn a_permission_opens_its_routes_only() {
     assert!(challenge.contains("insufficient_scope"), "{challenge}");
 }
 
-/// CONNECT, TRACE and TRACK never pass; a method without a rule is told which ones there are.
+/// CONNECT, TRACE and TRACK never pass. For a method without a rule, the answer lists the methods
+/// that have one.
 #[test]
 fn methods() {
     let upstream = Upstream::start();
@@ -186,7 +189,7 @@ fn methods() {
         let request = format!("{method} /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n");
         gate.refuses(method, request, 405, "method_not_allowed");
     }
-    // Also where a rule takes every method. A service that ignores the case would see another one.
+    // Also where a rule accepts every method. A service that ignores case would see another one.
     for method in ["TRACE", "TRACK", "delete", "dELETE", "Get", "trace", "Track", "propfind"] {
         let request = format!("{method} /public/a HTTP/1.1\r\nhost: a\r\n\r\n");
         gate.refuses(method, request, 405, "method_not_allowed");
@@ -209,7 +212,7 @@ fn methods() {
     }
 }
 
-/// The target never chooses the upstream, and never says another host than Host does.
+/// The target never chooses the upstream, and never names another host than Host does.
 #[test]
 fn forms_of_the_target() {
     let upstream = Upstream::start();
@@ -231,9 +234,9 @@ fn forms_of_the_target() {
     ] {
         gate.refuses_bytes(target, get(target).as_bytes(), 400);
     }
-    // Without a path it is the root (RFC 9112 §3.2.2), for which there is no rule.
+    // Without a path it is the root (RFC 9112 §3.2.2), which has no rule.
     gate.refuses_bytes("http://a", get("http://a").as_bytes(), 403);
-    // Absolute form that agrees with Host: refused, or sent on in origin form.
+    // Absolute form that agrees with Host: refused, or forwarded in origin form.
     let answer = exchange(gate.address, get("http://a/v1/a?q"));
     match answer.status() {
         400 => assert!(upstream.take().is_empty()),
@@ -248,7 +251,7 @@ fn forms_of_the_target() {
     gate.refuses_bytes("OPTIONS *", options.as_bytes(), 400);
 }
 
-/// hyper takes no Host and two Hosts (hyperium/hyper#3777); the service must not have to choose.
+/// hyper accepts no Host and two Hosts (hyperium/hyper#3777). The service must not have to choose.
 #[test]
 fn host() {
     let upstream = Upstream::start();

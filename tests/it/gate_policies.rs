@@ -1,5 +1,5 @@
-//! Several limits at once, over real sockets: who is charged for what, what callers are told, and
-//! clients of other hands that act on it.
+//! Several limits at once, over real sockets: who is charged for what, what callers see, and
+//! third-party clients that act on it.
 
 use serde_json::json;
 use sfv::{BareItem, ListEntry, Parser};
@@ -90,7 +90,7 @@ fn limits_of_key_class_and_org_are_charged_together_or_not_at_all() {
     let all = numbers(&answer, "ratelimit-policy", "q");
     assert_eq!(all, [("per-key".to_owned(), 6000), ("shared".to_owned(), 12)]);
     assert_eq!(numbers(&answer, "ratelimit", "r"), one("shared", 11), "the one with least left");
-    // A class brings its policy, and a cost counts under all of them.
+    // A class adds its policy, and a cost counts under all of them.
     let answer = ask(&gate, "/search", FIRST);
     let all: Vec<_> = numbers(&answer, "ratelimit-policy", "w");
     let names: Vec<_> = all.iter().map(|(name, _)| name.as_str()).collect();
@@ -109,11 +109,11 @@ fn limits_of_key_class_and_org_are_charged_together_or_not_at_all() {
     let body = refused.json();
     assert_eq!(body["violated-policies"], json!(["search", "shared"]), "{body}");
     assert_eq!(body["type"], "https://iana.org/assignments/http-problem-types#quota-exceeded");
-    // What was refused cost nobody anything: the org's last one is there for its other key.
+    // A refused request cost nobody anything: the org's last one is available to its other key.
     assert_eq!(numbers(&ask(&gate, "/plain", SECOND), "ratelimit", "r"), one("shared", 0));
     let refused = ask(&gate, "/plain", SECOND);
     assert_eq!(refused.json()["violated-policies"], json!(["shared"]));
-    // Free of charge is free of limits.
+    // A request that costs nothing has no limits.
     let free = ask(&gate, "/free", FIRST);
     assert_eq!((free.status(), free.one("ratelimit-policy")), (200, None));
     let metrics = gate.metrics();
@@ -141,7 +141,7 @@ fn a_reload_changes_limits_and_forgets_nothing() {
     }
     assert_eq!(ask(&gate, "/search", FIRST).status(), 429);
     let config = gate.folder.read("keygate.toml");
-    // A name that only the table knows is for every route.
+    // A name that only the table knows applies to every route.
     let renamed = config.replace("name = \"shared\"", "name = \"other\"");
     gate.folder.write("keygate.toml", &renamed.replace("6000/min burst 20", "6000/min burst 30"));
     gate.process.signal("HUP");
@@ -195,7 +195,7 @@ charges   5 under per-key, 6000/min burst 20 of the key, by the configuration
     assert!(text.contains(&want), "{text}");
 }
 
-/// Who waits as long as it is told to is not refused a second time.
+/// A client that waits as long as it is asked to is not refused a second time.
 #[test]
 fn axios_retry_waits_once_for_every_refusal() {
     let upstream = Upstream::start();

@@ -1,4 +1,4 @@
-//! Quotas by calendar: how callers are told, what outlives a drain and a kill, and what sidecars share.
+//! Quotas by calendar: what callers see, what survives a drain and a kill, and what sidecars share.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ fn started(folder: Folder) -> Gate {
     gate
 }
 
-/// How many of so many requests are admitted.
+/// How many of this many requests are admitted.
 fn admitted(gate: &Gate, requests: usize) -> usize {
     (0..requests).filter(|_| ask(gate.address, SECRET).status() == 200).count()
 }
@@ -74,7 +74,7 @@ fn a_quota_outlives_a_drain() {
     let Gate { folder, .. } = gate;
     let gate = started(folder);
     assert_eq!(admitted(&gate, 8), 3, "{}", gate.log());
-    // A damaged file keeps nothing down, and is put aside.
+    // A damaged file keeps nothing down, and is moved aside.
     gate.process.signal("TERM");
     assert!(gate.process.wait(Duration::from_secs(20)).is_some());
     let Gate { folder, .. } = gate;
@@ -145,7 +145,7 @@ fn a_shared_quota_heals_a_store_that_was_wiped() {
     assert_eq!(admitted(one, 1), 1, "it knew of two");
     assert_eq!(redis.run(&["GET", &key]).text(), "3 0");
     assert_eq!(admitted(two, 9), 2, "it knew of six, and two are left of eight");
-    // Garbage is no quota for ever.
+    // Garbage is not a quota for ever.
     redis.run(&["SET", &key, "garbage"]);
     assert_eq!(ask(two.address, SECRET).status(), 429);
     for gate in &gates {
@@ -162,7 +162,7 @@ fn what_was_admitted_without_the_store_counts_when_it_is_back() {
     gate.process.eventually("the store", || is_up(&gate));
     redis.kill();
     gate.process.eventually("away", || {
-        // Where the store is asked, the connection is found broken.
+        // When the store is asked, the connection turns out to be broken.
         let _ = ask(gate.address, SECRET);
         !is_up(&gate)
     });
@@ -170,7 +170,7 @@ fn what_was_admitted_without_the_store_counts_when_it_is_back() {
     assert!((1..=8).contains(&own), "{own}");
     redis.restart();
     gate.process.eventually("back", || is_up(&gate));
-    // All of it was admitted without the store, which is told with the first question.
+    // All of it was admitted without the store, which learns of it with the first question.
     assert_eq!(admitted(&gate, 9), 0);
     let key = redis.keys("kg1:").into_iter().find(|key| key.contains(":monthly:month")).unwrap();
     let text = redis.run(&["GET", &key]).text();

@@ -1,5 +1,5 @@
-//! What has two readings goes through only where both mean the same: paths with signs encoded, `//`,
-//! field names with `_`, empty elements of a list. Bytes in, bytes out.
+//! A request that can be read in two ways passes only if both mean the same: paths with encoded
+//! characters, `//`, field names with `_`, empty elements of a list. Bytes in, bytes out.
 
 use crate::support::client::exchange;
 use crate::support::gate::{Gate, MANAGER, READER};
@@ -70,7 +70,7 @@ fn a_path_goes_through_where_every_reading_finds_one_rule() {
         "/merge/a//",
         "/merge/a//b///c/",
         "/merge/x//two",
-        // An empty segment fills no name: these are `/merge/*`, in both readings.
+        // An empty segment does not match a name: these are `/merge/*`, in both readings.
         "/merge//one",
         "/merge///one",
     ] {
@@ -82,7 +82,7 @@ fn a_path_goes_through_where_every_reading_finds_one_rule() {
         assert_eq!(upstream.only().first_line(), format!("GET {path} HTTP/1.1"));
     }
     for path in [
-        // Who may do everything is refused as well: the path is what is wrong.
+        // A caller who may do everything is refused as well: the path is at fault.
         "/two/a%2Db",
         "/two/%61-b",
         "/at/%40me",
@@ -95,7 +95,7 @@ fn a_path_goes_through_where_every_reading_finds_one_rule() {
         "/strict/a//",
         "//merge/a",
         "///merge",
-        // Merged, it is another rule's.
+        // Merged, it belongs to another rule.
         "/merge//admin/a",
         "/merge//../a",
         "/merge//%2e%2e/a",
@@ -138,7 +138,7 @@ fn fields_with_an_underscore_are_dropped_counted_and_named_once() {
         log.contains(&format!("\"field\":\"{}\"", "l".repeat(64)))
             && !log.contains(&"l".repeat(65))
     );
-    // A name that is nobody's fills the list; what comes later is dropped and counted only.
+    // Useless names fill the list. Later ones are only dropped and counted.
     for n in 0..100 {
         let fields = format!("name_{n}: 1\r\n");
         assert_eq!(exchange(gate.address, get("/v1/a", READER, &fields)).status(), 200);
@@ -146,7 +146,7 @@ fn fields_with_an_underscore_are_dropped_counted_and_named_once() {
     assert!(gate.log_soon("more names of dropped fields are not logged"));
     assert_eq!(gate.log().matches("its name has an underscore").count(), 64);
     assert!(gate.metrics().contains("\nkeygate_fields_dropped_total 118\n"));
-    // By HTTP/2 too.
+    // Over HTTP/2 too.
     upstream.take();
     let mut asked = h2raw::get("/v1/a", READER);
     asked.push(("sfdc_stack_depth", "1"));
@@ -212,7 +212,8 @@ fn empty_elements_of_a_list_of_hops_say_nothing() {
     }
 }
 
-/// Trojan Source: what turns the direction of text, or is not seen, is not in the log as it is.
+/// Trojan Source: characters that change the direction of text, or are invisible, are not in the
+/// log literally.
 #[test]
 fn the_log_shows_what_is_there() {
     let upstream = Upstream::start();

@@ -1,4 +1,4 @@
-//! Which form a refusal has: by route, by code and by what the client prefers (`Accept`).
+//! Which form a refusal has: by route, by code and by the client's preference (`Accept`).
 
 use crate::support::client::exchange;
 use crate::support::gate::{Gate, READER};
@@ -40,7 +40,7 @@ fn ask(gate: &Gate, path: &str, fields: &str) -> Message {
     exchange(gate.address, request.as_bytes())
 }
 
-/// Sorted, since the order depends on who writes the answer.
+/// Sorted, because the order depends on who writes the answer.
 fn varies(answer: &Message) -> Vec<String> {
     let mut names = answer.all("vary");
     names.sort();
@@ -84,7 +84,7 @@ fn a_client_chooses_the_form_of_a_refusal() {
     assert_eq!(body, format!("<p>sign in ({id})</p>"));
     let other = ask(&gate, "/v1/admin/a", &format!("{key}accept: text/html\r\n"));
     assert_eq!(other.body, b"<p>insufficient_permission</p>");
-    // Caches must tell both apart, and pages of other origins read it as before.
+    // Caches must distinguish both, and pages of other origins read it as before.
     let cross = ask(&gate, "/v1/a", "origin: https://app.example\r\naccept: text/html\r\n");
     assert_eq!(varies(&cross), ["Accept", "origin"]);
     assert_eq!(cross.one("access-control-allow-origin").as_deref(), Some("https://app.example"));

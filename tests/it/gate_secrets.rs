@@ -68,7 +68,7 @@ fn nothing_secret_is_written_anywhere() {
     }
 }
 
-/// CVE-2022-21698 and its family: a client cannot make series.
+/// CVE-2022-21698 and its family: a client cannot create series.
 #[test]
 fn labels_are_bounded() {
     let upstream = Upstream::start();
@@ -104,7 +104,7 @@ fn labels_are_bounded() {
     }
 }
 
-/// One request, one line, whatever bytes it had.
+/// One request, one line, whatever bytes it contained.
 #[test]
 fn log_lines_cannot_be_forged() {
     let upstream = Upstream::start();

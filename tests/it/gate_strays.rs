@@ -1,5 +1,5 @@
-//! Keys of ours beside their carriers: in another spelling they are refused, whatever the route; in
-//! the address of a page (`Referer`) they are taken out.
+//! Keys for keygate outside their carriers: in another spelling they are refused, whatever the
+//! route. In the address of a page (`Referer`) they are removed.
 
 use crate::support::client::exchange;
 use crate::support::gate::{Gate, READER};
@@ -99,7 +99,7 @@ fn a_key_in_another_spelling_is_refused_everywhere() {
     assert!(!upstream.saw(b"wa_live") && !gate.log().contains("wa_live"));
 }
 
-/// What only looks like one is left alone.
+/// What only resembles one is left alone.
 #[test]
 fn what_is_no_key_of_ours_passes() {
     let upstream = Upstream::start();
@@ -120,7 +120,8 @@ fn what_is_no_key_of_ours_passes() {
     }
 }
 
-/// A page that was opened with a key in its address sends that address with all it loads.
+/// A page that was opened with a key in its address sends that address with everything that it
+/// loads.
 #[test]
 fn a_key_in_the_referer_goes_no_further() {
     let upstream = Upstream::start();

@@ -1,5 +1,5 @@
-//! A request's target reaches the service byte for byte, or the request is refused in full, whoever
-//! reads its head; and a head behind another request is judged as the first one is.
+//! A request's target reaches the service byte for byte, or the request is refused, whoever reads
+//! its head. A head after another request is judged like the first one.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::support::h2upstream::{Http2Upstream, Reply};
 use crate::support::http::Message;
 use crate::support::upstream::{Upstream, send};
 
-/// Name, method, end of the line, fields and body of requests which different readers take.
+/// Name, method, end of the line, fields and body of requests that different readers read.
 const READERS: &[(&str, &str, &str, &str)] = &[
     ("plain", "GET", "HTTP/1.1", "\r\n"),
     ("body", "POST", "HTTP/1.1", "content-length: 2\r\n\r\nhi"),
@@ -35,7 +35,7 @@ fn answer_to(client: &mut Client, request: &str) -> Message {
     }
 }
 
-/// Refusals, to be looked for in the log: request ids, reasons, and where they come from.
+/// Refusals to be found in the log: request ids, reasons, and where they are from.
 #[derive(Default)]
 struct Refused(Vec<(String, &'static str, String)>);
 
@@ -56,7 +56,7 @@ impl Refused {
         let read = || {
             let mut reasons = HashMap::new();
             for line in gate.log().lines().filter(|l| l.contains("\"request_id\"")) {
-                // The last line may not have come whole.
+                // The last line may be incomplete.
                 let Ok(line) = serde_json::from_str::<serde_json::Value>(line) else { continue };
                 let word = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
                 reasons.insert(word("request_id"), word("reason"));
@@ -89,7 +89,7 @@ fn a_target_arrives_as_it_was_sent_or_is_refused() {
             let is_path = at == 0;
             let passes = match char {
                 '#' => false,
-                // A query begins, or nothing can be decoded.
+                // It begins a query, or cannot be decoded.
                 '?' | '%' if is_path => char == '?',
                 '/' if is_path => true,
                 ';' | '\\' | '<' | '>' | '`' if is_path => false,
@@ -158,7 +158,7 @@ fn a_key_in_a_query_takes_nothing_with_it() {
     assert!(!gate.log().contains(READER));
 }
 
-/// Where hyper writes the request, it cannot be sent these: the client is told.
+/// Where hyper writes the request, these cannot be sent: the client learns that.
 #[test]
 fn what_hyper_cannot_send_is_refused() {
     let service = Http2Upstream::answering(|_| Reply::ok("x"));
@@ -186,7 +186,7 @@ fn what_hyper_cannot_send_is_refused() {
     assert!(upstream.take().iter().all(|r| r.first_line().contains("%22%3C%3E{|}^`\\é")));
 }
 
-/// So it is in an upgrade that is passed on; one that its route does not allow is no upgrade.
+/// The same in an upgrade that is passed on. One that its route does not allow is not an upgrade.
 #[test]
 fn an_upgrade_with_an_odd_query_is_refused() {
     let upstream = Upstream::start();
@@ -202,7 +202,7 @@ fn an_upgrade_with_an_odd_query_is_refused() {
     }
 }
 
-/// The route and the key are judged first: nobody learns more from the character than without it.
+/// The route and the key are judged first: the character reveals nothing more than its absence.
 #[test]
 fn an_odd_query_opens_nothing() {
     let upstream = Upstream::start();
@@ -220,7 +220,7 @@ fn an_odd_query_opens_nothing() {
     assert!(upstream.take().is_empty());
 }
 
-/// Heads that nobody serves, and what they are refused with.
+/// Heads that nobody serves, and how they are refused.
 const BAD_HEADS: &[(&str, u16, &str)] = &[
     ("\x16\x03\x01\x02\r\n\r\n", 400, "bad_target"),
     ("GET /v1/a HTTP/2.0\r\n\r\n", 400, "bad_target"),
@@ -277,7 +277,7 @@ fn a_bad_head_behind_any_request_is_refused_in_full() {
     }
 }
 
-/// The same behind a refusal, whose body nobody wanted.
+/// The same after a refusal whose body nobody wanted.
 #[test]
 fn a_request_behind_a_refused_one_is_answered_or_the_connection_is_closed() {
     let upstream = Upstream::start();
@@ -301,7 +301,7 @@ fn a_request_behind_a_refused_one_is_answered_or_the_connection_is_closed() {
     assert!(upstream.take().iter().all(|r| r.first_line().contains("/v1/next")));
 }
 
-/// What follows is read from where the first request ends, with odd targets too.
+/// What follows is read from the end of the first request, also with odd targets.
 #[test]
 fn requests_in_one_piece_are_all_served() {
     let upstream = Upstream::start();
@@ -332,8 +332,8 @@ fn requests_in_one_piece_are_all_served() {
     }
 }
 
-/// A head that has begun when the drain begins is still served, or refused like any other; so is one
-/// whose client sends no more.
+/// A head that has begun when the drain begins is still served, or refused like any other, even if
+/// its client sends no more.
 #[test]
 fn a_half_read_head_is_served_or_refused() {
     let upstream = Upstream::start();
@@ -382,7 +382,7 @@ fn a_half_read_head_is_served_or_refused() {
     refused.are_logged(&gate);
 }
 
-/// RFC 9110 section 8.6: a 304 may say how long the answer is that the client has.
+/// RFC 9110 section 8.6: a 304 may give the length of the answer that the client has.
 #[test]
 fn a_304_keeps_its_length_whoever_writes_it() {
     let length = "content-length: 9\r\n";

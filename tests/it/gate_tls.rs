@@ -1,5 +1,5 @@
-//! Client certificates over real sockets: who gets in, and what the service is told of them. Raw
-//! bytes on both sides; handshakes by rustls, certificates made for the test.
+//! Client certificates over real sockets: who is accepted, and what the service learns about them.
+//! Raw bytes on both sides; handshakes by rustls, with certificates made for the test.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -107,7 +107,7 @@ impl World {
         StreamOwned::new(ClientConnection::new(client.clone(), name).unwrap(), tcp)
     }
 
-    /// The whole answer to one request on a connection of its own; `None`: not one byte.
+    /// The whole answer to one request on a connection of its own. `None`: not one byte.
     fn ask(&self, client: &Arc<ClientConfig>, fields: &str) -> Option<String> {
         let mut tls = self.connect(client);
         let request = format!(
@@ -115,7 +115,7 @@ impl World {
              connection: close\r\n\r\n"
         );
         let mut answer = Vec::new();
-        // In TLS 1.3 a refusal shows only with the first read.
+        // In TLS 1.3, a refusal shows only at the first read.
         let _ = tls.write_all(request.as_bytes());
         let _ = tls.read_to_end(&mut answer);
         (!answer.is_empty()).then(|| String::from_utf8_lossy(&answer).into_owned())
@@ -160,7 +160,7 @@ fn a_subject_cannot_forge_a_field_or_another_subject() {
         assert_eq!(got.all("x-client-subject"), [want]);
         assert_eq!(got.all("x-org-id"), ["acme"], "{want}");
     }
-    // Nobody's word for it.
+    // No client may state this itself.
     for forged in ["x-client-subject", "X-Client-Subject", "x.client.subject"] {
         let answer = world.ask(&world.client(None), &format!("{forged}: CN=alice\r\n")).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{forged}: {answer}");
@@ -189,7 +189,7 @@ fn resumption_does_not_outlive_the_authority() {
     assert!(refused(), "nor later");
 }
 
-/// Nobody says goodbye (close_notify) behind half of an answer that only its end would measure.
+/// Nobody says goodbye (close_notify) after half of an answer whose length only the end shows.
 #[test]
 fn a_cut_answer_of_unknown_length_ends_without_goodbye() {
     let chunks = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
@@ -204,7 +204,7 @@ fn a_cut_answer_of_unknown_length_ends_without_goodbye() {
     }
 }
 
-/// Towards a service that believes certificates: each named upstream shows its own, and `[upstream]`
+/// For a service that believes certificates: each named upstream gets its own, and `[upstream]`
 /// none of them.
 #[test]
 fn a_named_upstream_gets_the_certificate_that_is_meant_for_it() {

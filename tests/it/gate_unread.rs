@@ -1,5 +1,5 @@
-//! Request bodies that nobody reads, over HTTP/2: a legal client sends all of its upload whatever the
-//! answer says, and neither its connection nor what else runs on it suffers (RFC 9113 section 8.1).
+//! Request bodies that nobody reads, over HTTP/2: a legal client sends all of its upload whatever
+//! the answer is. Neither its connection nor anything else on it suffers (RFC 9113 section 8.1).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use crate::support::upstream::{Step, Upstream, answer, send};
 
 const SOON: Duration = Duration::from_secs(10);
 const UPLOAD: usize = 60_000;
-/// With the event stream as many as `http2.max_streams` lets in.
+/// Together with the event stream, as many as `http2.max_streams` allows.
 const AT_ONCE: usize = 99;
 const EVENTS: u32 = 1;
 const NO_ERROR: u32 = 0;
 
-/// A client that minds the connection's window and never stops an upload by itself.
+/// A client that respects the connection's window and never stops an upload itself.
 struct Uploader {
     h2: H2,
     window: usize,
@@ -27,13 +27,13 @@ struct Uploader {
 /// One upload under way.
 struct Upload {
     left: usize,
-    /// Of its stream.
+    /// The window of its stream.
     window: usize,
     status: Option<u16>,
     answered: bool,
 }
 
-/// Whether the head says how long the body is.
+/// Whether the head gives the length of the body.
 #[derive(Clone, Copy)]
 enum Length {
     Declared,
@@ -41,9 +41,9 @@ enum Length {
 }
 
 impl Uploader {
-    /// With an event stream that runs.
+    /// With a running event stream.
     fn start(gate: &Gate) -> Self {
-        // Without HPACK's table every status stands in its frame as it is.
+        // Without HPACK's table, every status is literal in its frame.
         let mut h2 = H2::with_settings(gate.address, &[(1, 0)]);
         h2.headers(EVENTS, END_STREAM, &get("/v1/events", READER));
         let mut uploader = Self { h2, window: 65_535, next: EVENTS + 2, events: 0 };
@@ -86,7 +86,7 @@ impl Uploader {
         upload.answered |= frame.flags & END_STREAM != 0 && matches!(frame.kind, DATA | HEADERS);
     }
 
-    /// Makes so many uploads and expects this answer to each.
+    /// Makes this many uploads and expects this answer to each.
     fn upload(&mut self, count: usize, path: &str, key: &str, length: Length, status: u16) {
         self.upload_each(count, UPLOAD, &request("POST", path, key), length, status);
     }
@@ -156,7 +156,7 @@ fn events() -> Vec<Step> {
     send(head).into_iter().chain((0..1_200).flat_map(|_| event())).collect()
 }
 
-/// Whoever refuses, and whenever: the event stream beside the uploads goes on.
+/// Whoever refuses, and whenever: the event stream continues during the uploads.
 #[test]
 fn refused_uploads_leave_their_connection_alive() {
     let upstream = Upstream::answering(|request| {
@@ -176,7 +176,7 @@ fn refused_uploads_leave_their_connection_alive() {
     let mut client = Uploader::start(&gate);
     client.upload(1_000, "/v1/a", "wa_no_such_key_0123456789", Length::Unknown, 401);
     client.expect_events();
-    // Longer than what is read of each.
+    // Longer than what keygate reads of each.
     let refused = request("POST", "/v1/a", "wa_no_such_key_0123456789");
     client.upload_each(200, 1 << 20, &refused, Length::Unknown, 401);
     client.expect_events();
@@ -193,8 +193,8 @@ fn refused_uploads_leave_their_connection_alive() {
     assert!(gate.metrics().contains("keygate_panics_total 0"));
 }
 
-/// A body without end behind a refusal: some of it is read, and then the stream is reset without
-/// blame. One that stops is not waited for either.
+/// An endless body after a refusal: some of it is read, and then the stream is reset without blame.
+/// One that stops is not waited for either.
 #[test]
 fn endless_bodies_are_reset_behind_their_answer() {
     let upstream = Upstream::start();

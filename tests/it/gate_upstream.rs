@@ -1,5 +1,5 @@
-//! Response splitting, upstream side (RFC 9112 section 11.1): an answer with two
-//! readings is a 502, and its connection is gone.
+//! Response splitting, upstream side (RFC 9112 section 11.1): an answer that can be read in two
+//! ways is a 502, and its connection is gone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -69,7 +69,7 @@ fn answers_with_two_readings_are_502_and_never_reused() {
     }
 }
 
-/// Bytes behind an answer belong to nobody: the next request goes over another connection.
+/// Bytes after an answer belong to nobody: the next request uses another connection.
 #[test]
 fn bytes_behind_an_answer_end_the_connection() {
     let turn = Arc::new(AtomicUsize::new(0));
@@ -239,8 +239,8 @@ fn the_upstream_down_or_slow_is_said_so() {
     panic!("no upstream_connect in the log");
 }
 
-/// A kept connection that the service closed is no fault of the client: what was not sent is sent
-/// again; what may have been seen twice is not.
+/// A kept connection that the service closed is not the client's fault. What was not sent is sent
+/// again. What may have been seen twice is not.
 #[test]
 fn stale_connections_are_retried_only_when_safe() {
     let upstream = Upstream::answering(|_| [ok(), vec![Step::Close]].concat());
@@ -251,7 +251,7 @@ fn stale_connections_are_retried_only_when_safe() {
         assert_eq!(client.response().status(), 200, "{n}");
         assert_eq!(upstream.only().first_line(), format!("GET /v1/{n} HTTP/1.1"));
     }
-    // A POST that the service took and did not answer is sent once.
+    // A POST that the service accepted and did not answer is sent once.
     let upstream = Upstream::answering(|_| vec![Step::Close]);
     let gate = Gate::before(&upstream).start();
     let post = format!(
@@ -274,8 +274,8 @@ fn connections_are_kept_and_reused() {
     assert_eq!(upstream.connections(), 1);
 }
 
-/// keygate reads short answers by itself and leaves all others to hyper: the connection goes from one
-/// reader to the other and back without losing a byte.
+/// keygate itself reads short answers and leaves all others to hyper: the connection changes from
+/// one reader to the other and back without losing a byte.
 #[test]
 fn a_connection_survives_every_change_of_its_reader() {
     let upstream = every_reader();
@@ -297,7 +297,7 @@ fn a_tls_connection_survives_every_change_of_its_reader() {
     change_readers(&upstream, gate);
 }
 
-/// Answers short, and in each of the ways that are for hyper to read.
+/// Answers that are short, and in each of the ways that only hyper reads.
 fn every_reader() -> Upstream {
     const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     Upstream::answering(|m| match m.first_line().split(' ').nth(1) {
@@ -324,7 +324,7 @@ fn change_readers(upstream: &Upstream, gate: Setup) {
     let gate = gate.also("[workers]\ncount = 1\n").start();
     let mut client = Client::connect(gate.address);
     let paths = ["chunked", "slow", "split", "interim", "large", "post"];
-    // Every kind behind every other.
+    // Every kind after every other.
     for (before, after) in paths.iter().flat_map(|a| paths.iter().map(move |b| (a, b))) {
         for path in [before, &"short", after] {
             if *path == "post" {
@@ -366,7 +366,7 @@ fn an_early_answer_reaches_the_client() {
     assert_eq!((got.status(), got.body_text().as_str()), (413, "too big"));
 }
 
-/// Many large answers at once: streamed, never collected.
+/// Many large answers in parallel: streamed, never collected.
 #[test]
 fn bodies_stream_both_ways() {
     let upstream = Upstream::answering(|_| {

@@ -1,5 +1,5 @@
-//! A process takes over from another: sockets that a parent passes on, what the service manager is told,
-//! and the state file of two processes of one configuration. docs/upgrade.md is executed.
+//! A process takes over from another: sockets that a parent passes on, messages to the service
+//! manager, and the state file of two processes of one configuration. docs/upgrade.md is executed.
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
@@ -20,7 +20,7 @@ fn get(path: &str, key: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-api-key: {key}\r\n\r\n")
 }
 
-/// Streams under /v1/stream never end; everything else is answered at once.
+/// Streams under /v1/stream never end. Everything else is answered immediately.
 fn upstream() -> Upstream {
     Upstream::answering(|message| match message.first_line().contains("/v1/stream") {
         false => ok(),
@@ -52,7 +52,7 @@ impl Parent {
         folder.write("keygate-parent.py", &block("python"));
         let line = block("sh").replace("\\\n", " ");
         let line = line.split(" &\n").next().unwrap();
-        // Ports of the system's choice instead of those of a real host.
+        // Ports that the system chooses instead of those of a real host.
         let line = line.replace("0.0.0.0:8080", "127.0.0.1:0").replace(":9901", ":0");
         assert!(line.matches("127.0.0.1:0").count() == 2, "{line}");
         let mut command = Command::new("sh");
@@ -68,7 +68,7 @@ impl Parent {
         parent
     }
 
-    /// Every keygate that was ready, in their order.
+    /// Every keygate that was ready, in order.
     fn ready(&self) -> Vec<u32> {
         let output = self.process.output();
         let ready = output.lines().filter_map(|line| line.strip_prefix("ready ")?.parse().ok());
@@ -88,7 +88,7 @@ impl Parent {
 
 fn kill(pid: u32) {
     if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
-        // It may have gone by itself.
+        // It may have ended already.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }
@@ -101,7 +101,7 @@ impl Drop for Parent {
     }
 }
 
-/// One that holds the old process: its drain would take an hour.
+/// A setup that keeps the old process running: its drain would take an hour.
 fn setup(upstream: &Upstream) -> Setup {
     Gate::before(upstream)
         .also("[drain]\ndelay = \"1h\"\ndeadline = \"1h\"\n[workers]\ncount = 2\n")
@@ -139,7 +139,7 @@ fn ten_thousand_new_connections_across_a_replacement() {
     reached(CONNECTIONS / 5);
     parent.replace();
     reached(CONNECTIONS / 2);
-    // And once more: the successor of a successor.
+    // And again: the successor of a successor.
     parent.replace();
     for client in clients {
         client.join().expect("no connection was refused or reset");
@@ -164,7 +164,7 @@ fn a_revocation_during_the_hand_over_outlives_a_restart() {
     stream.send(get("/v1/stream", MANAGER));
     assert_eq!(stream.response_head().status(), 200);
     parent.replace();
-    // The first one drains, as long as the stream runs. Both take the patch.
+    // The first one drains, as long as the stream runs. Both accept the patch.
     let registry = ["--registry", "keys.toml"];
     let revoke = |key: &str| {
         folder.ctl(&[&registry[..], &["keys", "revoke", key]].concat());
@@ -178,7 +178,7 @@ fn a_revocation_during_the_hand_over_outlives_a_restart() {
     let state = || std::fs::read(folder.file("state")).unwrap();
     let written = state();
 
-    // The successor is gone. What the one that drains takes is not its to write down.
+    // The successor is gone. The one that drains must not record what it accepts.
     let [first, second] = parent.ready()[..] else { panic!("{:?}", parent.ready()) };
     kill(second);
     folder.write("keys.toml", &folder.read("keys.toml").replace("Operations", "Operators"));
@@ -190,7 +190,7 @@ fn a_revocation_during_the_hand_over_outlives_a_restart() {
     kill(first);
     drop(parent);
 
-    // The patch is gone, as if it had never been; the state file remembers it.
+    // The patch is gone, as if it had never existed, but the state file remembers it.
     std::fs::remove_file(folder.file("keys.kgp")).unwrap();
     let gate = Gate::serve(folder);
     gate.wait_ready();
@@ -229,7 +229,7 @@ fn sockets_are_taken_by_address_and_given_up_at_once() {
     unix.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(gate.log().contains(&format!("\"admin\":\"{}\"", gate.admin)));
-    // No load balancer has to notice anything: there is no delay.
+    // No load balancer has to notice anything, so there is no delay.
     gate.process.signal("TERM");
     assert_eq!(gate.process.wait(PATIENCE).and_then(|s| s.code()), Some(0), "{}", gate.log());
     assert!(std::path::Path::new(&path).exists(), "the file is the parent's");
@@ -267,13 +267,13 @@ fn the_public_admin_socket_is_taken_by_name() {
     assert_eq!(gate.process.wait(PATIENCE).and_then(|s| s.code()), Some(0), "{}", gate.log());
 }
 
-/// systemd, as far as unit files need it, with the services that it has started.
+/// As much of systemd as unit files need, with the services that it has started.
 struct Units(Process);
 
 impl Drop for Units {
     fn drop(&mut self) {
         for line in self.0.output().lines().filter_map(|line| line.strip_prefix("main pid ")) {
-            // Those that were stopped have been waited for: their number may be another's.
+            // The stopped ones were waited for: another process may have their number.
             let (unit, pid) = line.split_once(' ').unwrap();
             if !self.0.output().contains(&format!("systemctl stop {unit} -> ")) {
                 kill(pid.parse().unwrap());
@@ -333,7 +333,7 @@ fn a_second_unit_takes_over_from_the_first() {
     for _ in 0..50 {
         assert_eq!(exchange(address, get("/v1/a", READER)).status(), 200);
     }
-    // The first one finishes what runs, and the admin listener is the second one's.
+    // The first one finishes what is running, and the admin listener belongs to the second one.
     let probe = "GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     units.0.eventually("ready", || exchange(admin, probe).status() == 200);
     assert!(steps.wait(Duration::ZERO).is_none(), "{}", steps.output());
@@ -341,7 +341,7 @@ fn a_second_unit_takes_over_from_the_first() {
     let status = steps.wait(PATIENCE).expect("it ends");
     assert!(status.success(), "{}\n{}", steps.output(), units.0.output());
     assert_eq!(exchange(address, get("/v1/a", READER)).status(), 200);
-    // The other way round.
+    // The other direction.
     run(&mut shell("systemctl start keygate.service; systemctl stop keygate-next.service"));
     assert_eq!(exchange(address, get("/v1/a", READER)).status(), 200);
     assert_eq!(exchange(admin, probe).status(), 200);
@@ -349,7 +349,7 @@ fn a_second_unit_takes_over_from_the_first() {
     assert_sound(&folder);
 }
 
-/// systemd's own judgement of the second unit, where the machine has it.
+/// systemd's own judgement of the second unit, if the machine has systemd.
 fn assert_sound(folder: &Folder) {
     let unit = folder.read("keygate-next.service");
     assert!(unit.contains("[Service]\nSockets=keygate.socket\n"), "{unit}");
@@ -385,13 +385,13 @@ fn what_cannot_be_taken_ends_the_start() {
         let process = Process::start(&mut activated(&folder, names, &[socket]));
         let status = process.wait(PATIENCE).expect("it ends");
         assert_eq!(status.code(), Some(78), "{}", process.output());
-        // What it has said may still be on its way to us.
+        // Its output may still be on its way to us.
         for word in [word, "hint: "] {
             let said = process.soon(PATIENCE, || process.output().contains(word));
             assert!(said, "{word}: {}", process.output());
         }
     }
-    // Neither ignored nor taken for a port that somebody else has.
+    // Neither ignored nor mistaken for a port that somebody else has.
     for (variable, value) in [
         ("LISTEN_FDS", "abc"),
         ("LISTEN_FDS", "-1"),
@@ -409,7 +409,7 @@ fn what_cannot_be_taken_ends_the_start() {
             assert!(said, "{word}: {}", process.output());
         }
     }
-    // Meant for another process: then they are not ours.
+    // Meant for another process, so they are not ours.
     let mut command = activated(&folder, "web", &["127.0.0.1:0"]);
     command.env("LISTEN_PID", "1");
     let gate = Gate::serve_by(folder, command);
@@ -443,7 +443,7 @@ fn the_service_manager_is_told() {
                 assert!(!text.contains("READY=1"), "before {word}: {text}");
             }
         };
-        // Not ready as long as a predecessor should not be told to go.
+        // Not ready as long as a predecessor should not be asked to leave.
         assert_eq!(heard("STATUS="), "STATUS=waiting for a table");
         gate.folder.build();
         assert_eq!(heard("READY=1"), "READY=1\nSTATUS=serving by table 1");
@@ -511,7 +511,7 @@ fn a_shared_port_is_of_one_audience() {
     assert!(first.process.wait(PATIENCE).is_some(), "{}", first.log());
     assert_eq!(exchange(address, get("/v1/a", READER)).status(), 200);
     assert!(second.wait(Duration::ZERO).is_none(), "{}", second.output());
-    // Nobody is left: then the address may be another's.
+    // Nobody is left, so another process may have the address.
     second.signal("TERM");
     assert!(second.wait(PATIENCE).is_some());
     let other = serve(&first.folder, "other.toml");

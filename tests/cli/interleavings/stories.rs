@@ -1,4 +1,4 @@
-//! Interleavings by name, and any by chance.
+//! Interleavings by name, and random ones.
 
 use super::*;
 
@@ -44,7 +44,7 @@ fn a_draft_that_waited_undoes_nothing() {
     ]);
 }
 
-/// No setting says which table the draft is to replace, so that it does not say that it means it.
+/// No setting says which table the draft should replace, so it does not state any intention.
 #[test]
 fn a_draft_that_ends_every_key_is_not_put_in_its_place() {
     let steps = [
@@ -84,8 +84,8 @@ fn a_patch_in_any_place_is_not_undone() {
     }
 }
 
-/// A registry that was begun anew names its keys otherwise: what its patch says of a secret holds
-/// over the table of somebody who has that secret under another id.
+/// A registry that was started again has other key ids: what its patch says about a secret prevails
+/// over the table of a publisher who has that secret under another id.
 #[test]
 fn an_emergency_patch_is_not_undone_by_who_has_not_made_it() {
     for change in ["revoke", "disable", "narrow"] {
@@ -98,8 +98,8 @@ fn an_emergency_patch_is_not_undone_by_who_has_not_made_it() {
     }
 }
 
-/// The table refuses what a patch behind it admits: to take both in admits it for whoever reads the
-/// table alone.
+/// The table refuses what a patch after it admits: folding in both admits it for those who read
+/// only the table.
 #[test]
 fn what_a_later_patch_admits_is_admitted_by_the_next_table() {
     holds(&[
@@ -137,8 +137,8 @@ fn a_restored_or_lost_registry_undoes_nothing() {
     }
 }
 
-/// Lines of both are in one file: what either refuses, the next table and patch refuse, whatever
-/// length of the file the last publication was made of.
+/// Lines of both are in one file: the next table and patch refuse what either refuses, whatever
+/// length of the file the last publication was made from.
 #[test]
 fn merged_lines_are_published_whole() {
     for publish in [Action::Table, Action::Patch] {
@@ -155,7 +155,8 @@ fn merged_lines_are_published_whole() {
     }
 }
 
-/// Who merged knows what the merged registry refuses, and nothing of what it refused before.
+/// A publisher who merged knows what the merged registry refuses, and nothing that it refused
+/// before.
 #[test]
 fn two_edits_of_one_key_are_no_leave_to_admit_it() {
     holds(&[
@@ -167,7 +168,7 @@ fn two_edits_of_one_key_are_no_leave_to_admit_it() {
     ]);
 }
 
-/// The model itself: what is in force already is not published once more.
+/// The model itself: what is already in force is not published again.
 #[test]
 fn a_change_that_is_made_already_may_publish_nothing() {
     holds(&[

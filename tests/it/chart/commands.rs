@@ -1,4 +1,5 @@
-//! Containers of the chart run commands that exist, and the command that injects does what the webhook does.
+//! Containers of the chart run commands that exist, and the injecting command does what the webhook
+//! does.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,8 +33,8 @@ fn every_container_runs_a_command_that_exists() {
     assert_eq!(Vec::from_iter(commands), ["check", "distributor", "inject", "webhook"]);
 }
 
-/// With the settings of each release, the webhook's own function and the command make the same pod; and
-/// the API takes it.
+/// With the settings of each release, the webhook's own function and the command make the same pod,
+/// and the API accepts it.
 #[test]
 fn the_command_and_the_webhook_put_the_same_container_into_a_pod() {
     let Some(releases) = releases() else { return };
@@ -65,7 +66,7 @@ fn the_command_and_the_webhook_put_the_same_container_into_a_pod() {
     assert!(seen > 6, "{seen}");
 }
 
-/// The distributor of a release `keygate` in `keygate-system` is where the injector looks by itself.
+/// The injector's default is the distributor of a release `keygate` in `keygate-system`.
 #[test]
 fn the_injector_knows_where_the_charts_distributor_is() {
     let Some(releases) = releases() else { return };

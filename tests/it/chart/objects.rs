@@ -1,5 +1,5 @@
-//! Every object is one that an API server takes: as the type that it says it is, without a field that
-//! the type does not have; and every pod keeps "restricted".
+//! An API server accepts every object: as its stated type, without a field that the type does not
+//! have. And every pod complies with "restricted".
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,13 +15,13 @@ use super::rendered::{NAMESPACE, chart, containers_of, helm, job, pod_of, releas
 use crate::support::process::run;
 use crate::support::tools;
 
-/// Reads `object` as `T` and writes it again: what `T` does not have is lost.
+/// Reads `object` as `T` and writes it again: whatever `T` does not have is lost.
 fn as_type<T: DeserializeOwned + Serialize>(object: &Value) -> Result<Value, String> {
     let read: T = serde_json::from_value(object.clone()).map_err(|e| e.to_string())?;
     serde_json::to_value(read).map_err(|e| e.to_string())
 }
 
-/// As the type of its kind. Kinds of the operators have none there; their fields are compared below.
+/// As the type of its kind. Kinds of operators have no type there; their fields are compared below.
 pub(super) fn typed(object: &Value) -> Result<Value, String> {
     let kind = object["kind"].as_str().unwrap_or_default();
     let version = object["apiVersion"].as_str().unwrap_or_default();
@@ -68,7 +68,7 @@ pub(super) fn typed(object: &Value) -> Result<Value, String> {
     }
 }
 
-/// What of `object` is not in `read`. Empty maps and lists are the same as none.
+/// Parts of `object` that are missing in `read`. Empty maps and lists count as absent.
 fn lost(object: &Value, read: &Value, at: &str, found: &mut Vec<String>) {
     match (object, read) {
         (Value::Object(fields), _) => {
@@ -174,7 +174,7 @@ fn pods_keep_restricted() {
     assert!(seen > 10);
 }
 
-/// Of the programs' own version, or by digest.
+/// With the programs' own version, or by digest.
 #[test]
 fn every_image_is_by_digest_or_version() {
     let Some(releases) = releases() else { return };
@@ -244,7 +244,7 @@ fn older_clusters_are_refused_with_the_reason() {
     assert!(answers[2].is_ok(), "{}", said(2));
 }
 
-/// The alert rules and the dashboard of deploy/, whole; also in the archive, where links are files.
+/// The complete alert rules and dashboard of deploy/, also in the archive, where links are files.
 #[test]
 fn monitoring_is_what_deploy_has() {
     let Some(releases) = releases() else { return };
@@ -281,7 +281,7 @@ fn monitoring_is_what_deploy_has() {
     assert!(!folder.path().join("keygate/ci").exists());
 }
 
-/// PodMonitors name ports that the pods have, by names that are no other's.
+/// PodMonitors name ports that the pods have, by names that nothing else uses.
 #[test]
 fn pods_are_scraped_by_a_port_that_they_have() {
     let Some(releases) = releases() else { return };

@@ -1,4 +1,4 @@
-//! Policies that the API server carries out by itself, evaluated over what one has recorded.
+//! Policies that the API server evaluates itself, applied to recorded requests.
 
 use std::fs;
 use std::io::Write as _;
@@ -60,8 +60,8 @@ fn creation(object: &Value) -> Value {
     json!({"operation": "CREATE", "namespace": "orders", "object": object})
 }
 
-/// The policy that injects makes of every recorded pod what the webhook makes with `unique`, but for the
-/// configuration, which it takes from a ConfigMap.
+/// The injecting policy makes of every recorded pod what the webhook makes with `unique`, except
+/// for the configuration, which it takes from a ConfigMap.
 #[test]
 fn the_policy_injects_what_the_webhook_injects() {
     let documents = yaml(&deploy("policy/inject.yaml"));
@@ -77,7 +77,7 @@ fn the_policy_injects_what_the_webhook_injects() {
     for ((name, pod), answer) in pods.iter().zip(answers) {
         let by_webhook = injected(pod, &settings);
         if answer["matches"] == false {
-            // The webhook counts on to a port that is free.
+            // The webhook continues counting to a free port.
             let is_taken = answer["unmet"] == "ports-are-free";
             assert!(is_taken || by_webhook.is_none(), "{name}: {}", answer["unmet"]);
             continue;
@@ -87,7 +87,8 @@ fn the_policy_injects_what_the_webhook_injects() {
         json_patch::patch(&mut by_policy, &patch).unwrap();
         assert_is_of_the_api(&by_policy, name);
         assert!(by_policy["metadata"]["labels"]["keygate.dev/injected"].is_string());
-        // Without a port there is nothing that the webhook could stand in front of; the policy asks less.
+        // Without a port there is nothing that the webhook could stand in front of. The policy
+        // requires less.
         let Some(by_webhook) = by_webhook else { continue };
         same += 1;
         let mut ours = container_keygate(&by_policy);
@@ -104,13 +105,14 @@ fn the_policy_injects_what_the_webhook_injects() {
             };
             assert_eq!(of(&by_policy), of(&by_webhook), "{name}: {volume}");
         }
-        // The app stays as it was.
+        // The app is unchanged.
         assert_eq!(by_policy["spec"]["containers"], pod["spec"]["containers"], "{name}");
     }
     assert!(same > 12, "{same}");
 }
 
-/// No pod without the sidecar: what the webhook makes is let in, and whatever looks like it is not.
+/// No pod without the sidecar: what the webhook makes is admitted, and whatever only resembles it
+/// is not.
 #[test]
 fn the_policy_lets_injected_pods_in_and_no_others() {
     let Some(releases) = releases() else { return };
@@ -163,7 +165,7 @@ fn the_policy_lets_injected_pods_in_and_no_others() {
         pod["metadata"]["labels"].as_object_mut().unwrap().remove("keygate.dev/injected");
     });
     ask(creation(&unlabelled), &["label keygate.dev/injected"]);
-    // A pod from before: it may end, and its images may not change into something else.
+    // A pod from before: it may end, but its images may not change into something else.
     let update = |old: &Value, new: &Value| json!({"operation": "UPDATE", "namespace": "orders", "object": new, "oldObject": old});
     let mut released = pod.clone();
     released["metadata"]["finalizers"] = json!([]);
@@ -187,7 +189,7 @@ fn the_policy_lets_injected_pods_in_and_no_others() {
     }
 }
 
-/// A registry may be called like the sidecar's repository, and its port looks like a tag.
+/// A registry may have the name of the sidecar's repository, and its port looks like a tag.
 #[test]
 fn no_registry_passes_for_the_repository() {
     let policy = yaml(&deploy("policy/require.yaml")).remove(0);
@@ -214,7 +216,7 @@ fn no_registry_passes_for_the_repository() {
     }
 }
 
-/// deploy/policy/require.yaml is what the chart makes, with a name of its own.
+/// deploy/policy/require.yaml is what the chart makes, under another name.
 #[test]
 fn the_plain_policy_is_the_charts() {
     let values = json!({"table": {"url": "https://keys.example/t"}, "require": {"enabled": true}});
@@ -235,7 +237,7 @@ fn the_plain_policy_is_the_charts() {
     }
 }
 
-/// deploy/kustomize/base is the chart's injector too: `KEYGATE_WRITE_KUSTOMIZE=1` writes it anew.
+/// deploy/kustomize/base is the chart's injector too: `KEYGATE_WRITE_KUSTOMIZE=1` writes it again.
 #[test]
 fn the_kustomize_base_is_the_charts() {
     let values = json!({"table": {"url": "http://unused"}, "tests": {"enabled": false}});

@@ -1,5 +1,5 @@
-//! What the chart says to our programs is what they understand: arguments by their own command lines,
-//! settings by the injector's own reader, configurations by `keygate check`.
+//! Our programs understand what the chart passes to them: their own command lines parse the
+//! arguments, the injector's own reader the settings, and `keygate check` the configurations.
 
 use std::fs;
 use std::path::Path;
@@ -64,7 +64,7 @@ pub(super) fn sample_pod() -> Value {
         "spec": {"containers": [{"name": "app", "image": "a", "ports": [{"name": "http", "containerPort": 8080}]}]}})
 }
 
-/// `pod` as the API server makes it of the patch.
+/// `pod` after the API server has applied the patch.
 pub(super) fn injected(pod: &Value, settings: &InjectorSettings) -> Option<Value> {
     let InjectOutcome::Patch(injection) = inject(pod, &InjectContext::default(), settings) else {
         return None;
@@ -106,7 +106,7 @@ fn the_charts_defaults_are_those_of_the_injector() {
     assert_eq!(given, own);
 }
 
-/// `helm test` checks a configuration that keygate takes; only the table cannot be fetched here.
+/// `helm test` checks a configuration that keygate accepts. Only the table cannot be fetched here.
 #[test]
 fn the_configuration_of_the_charts_test_is_taken() {
     let Some(releases) = releases() else { return };
@@ -114,7 +114,7 @@ fn the_configuration_of_the_charts_test_is_taken() {
     let texts: Vec<_> = maps.filter_map(|map| map["data"]["keygate.toml"].as_str()).collect();
     assert!(!texts.is_empty());
     let folder = tempfile::tempdir().unwrap();
-    // Nobody listens on a port that was just let go.
+    // Nobody listens on a port that was just released.
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     for text in texts {
         let url =
@@ -147,7 +147,7 @@ fn examples_are_taken() {
                 let sidecar = container_keygate(&pod);
                 let names: Vec<_> =
                     sidecar["ports"].as_array().unwrap().iter().map(|p| &p["name"]).collect();
-                // Where the Service of the example goes.
+                // Where the Service of the example leads.
                 let objects = yaml(&root.join(format!("examples/{name}.yaml")));
                 let service = objects.iter().find(|object| object["kind"] == "Service").unwrap();
                 assert!(names.contains(&&service["spec"]["ports"][0]["targetPort"]), "{names:?}");
@@ -181,7 +181,7 @@ fn examples_are_taken() {
     assert_eq!(kinds, ["Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"]);
 }
 
-/// A patch has only what it changes; its names are still the API's.
+/// A patch has only what it changes, but its names are still the API's.
 fn assert_is_of_the_api_as_a_patch(patch: &Value) {
     let version = patch["apiVersion"].as_str().unwrap();
     let kind = patch["kind"].as_str().unwrap();

@@ -26,7 +26,7 @@ pub(super) fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/charts/keygate")
 }
 
-/// Every release that the tests look at. `None`: no Helm on this machine.
+/// Every release that the tests examine. `None`: there is no Helm on this machine.
 pub(super) fn releases() -> Option<&'static [Rendered]> {
     static ALL: OnceLock<Option<Vec<Rendered>>> = OnceLock::new();
     ALL.get_or_init(|| {
@@ -65,7 +65,7 @@ pub(super) fn documents(text: &str, name: &str) -> Vec<Value> {
     all.into_iter().filter(|document| !document.is_null()).collect()
 }
 
-/// What one job of [`render`] came to.
+/// The result of one job of [`render`].
 pub(super) struct Answer {
     pub(super) objects: Vec<Value>,
     pub(super) notes: String,
@@ -92,7 +92,7 @@ pub(super) fn render(jobs: &[Value]) -> Option<Vec<Result<Answer, String>>> {
     Some(answers.into_iter().map(answer).collect())
 }
 
-/// One command of tests/it/py/helm.py over the chart; what it printed.
+/// Runs one command of tests/it/py/helm.py over the chart. Returns what it printed.
 pub(super) fn helm(command: &str, rest: &[&str], input: &str) -> Option<String> {
     let mut helm = tools::helm()?;
     helm.arg(command).arg(chart()).args(rest);

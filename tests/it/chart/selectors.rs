@@ -1,5 +1,5 @@
-//! Who is asked to inject what: every pod is at most one webhook's, and none of the namespaces that the
-//! cluster or the injector needs to start is anybody's.
+//! Which webhook is asked to inject what: every pod belongs to at most one webhook, and none of the
+//! namespaces that the cluster or the injector needs to start belongs to any.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::rendered::{NAMESPACE, Rendered, job, releases, render, yaml};
 
 type Labels = BTreeMap<&'static str, &'static str>;
 
-/// As the API server reads a selector.
+/// Evaluates a selector like the API server.
 fn selects(selector: &Value, labels: &Labels) -> bool {
     let mut of_map = selector["matchLabels"].as_object().into_iter().flatten();
     let mut of_list = selector["matchExpressions"].as_array().into_iter().flatten();
@@ -49,7 +49,7 @@ const REVISION: &str = "keygate.dev/rev";
 const REQUIRE: &str = "keygate.dev/require";
 const NAME: &str = "kubernetes.io/metadata.name";
 
-/// Two releases side by side, of which one is a revision by name.
+/// Two releases side by side, one of which is a named revision.
 fn two_revisions() -> Option<Vec<Value>> {
     let table = json!({"url": "https://keys.example/t"});
     let first = json!({"table": table, "require": {"enabled": true}});
@@ -111,7 +111,7 @@ fn every_pod_is_at_most_one_webhooks() {
         }
     }
     assert!(seen > 20, "{seen}");
-    // Nothing of one release is in the way of the other.
+    // Nothing of one release conflicts with the other.
     let mut names: Vec<_> = objects
         .iter()
         .map(|object| format!("{} {}", object["kind"], object["metadata"]["name"]))
@@ -122,7 +122,7 @@ fn every_pod_is_at_most_one_webhooks() {
     assert_eq!(names.len(), all, "{names:#?}");
 }
 
-/// `Warn` and `Audit` only tell: then the injector refuses nobody either.
+/// `Warn` and `Audit` only report: then the injector refuses nobody either.
 #[test]
 fn a_trial_of_require_refuses_no_pod() {
     let table = json!({"url": "https://keys.example/t"});
@@ -159,7 +159,7 @@ fn nobody_named_is_nobody_let_in() {
         policies.flat_map(|policy| policy["spec"]["ingress"].as_array().unwrap()).collect();
     let of_port = |port: i32| rules.iter().filter(|rule| rule["ports"][0]["port"] == port).count();
     assert_eq!([8443, 9930, 9902, 9931].map(of_port), [1, 1, 0, 0]);
-    // Only API servers come from where no selector reaches.
+    // Only API servers connect from where no selector reaches.
     for rule in rules.iter().filter(|rule| rule["ports"][0]["port"] != 8443) {
         assert!(rule["from"].as_array().is_some_and(|from| !from.is_empty()), "{rule}");
     }
@@ -194,7 +194,7 @@ fn namespaces_that_the_cluster_needs_are_left_out() {
     assert!(seen >= 16, "{seen}");
 }
 
-/// What the webhooks of others do in a cluster, and its own requests expect.
+/// What the webhooks of others do in a cluster, and what its own requests expect.
 #[test]
 fn webhooks_have_the_manners_of_the_established_ones() {
     let Some(releases) = releases() else { return };

@@ -1,4 +1,4 @@
-//! Values: described line by line, held by a schema that refuses what nobody knows.
+//! Values: described line by line, checked by a schema that refuses anything unknown.
 
 use std::fs;
 
@@ -108,7 +108,7 @@ fn a_value_that_cannot_be_is_refused_with_its_place() {
     }
 }
 
-/// No object of the schema takes any key, and the schema and values.yaml have the same keys.
+/// No object of the schema accepts any key, and the schema and values.yaml have the same keys.
 #[test]
 fn the_schema_is_closed_and_has_every_value() {
     let schema = schema();
@@ -158,8 +158,8 @@ fn compare(value: &Value, schema: &Value, root: &Value, place: &str) {
     }
 }
 
-/// A comment stands above each key of values.yaml, or above the first one of a list or map that is the
-/// user's.
+/// A comment is above each key of values.yaml, or above the first one of a list or map that belongs
+/// to the user.
 #[test]
 fn every_value_is_described() {
     let text = fs::read_to_string(chart().join("values.yaml")).unwrap();
@@ -176,7 +176,7 @@ fn every_value_is_described() {
         let is_key = !line.trim_start().starts_with(['#', '-']) && !name.contains(' ');
         let above = index.checked_sub(1).and_then(|above| lines.get(above)).unwrap_or(&"");
         let is_described = above.trim_start().starts_with('#');
-        // What a resource list or a peer has inside is Kubernetes' own; a group's keys say it.
+        // The inside of a resource list or a peer is Kubernetes' own. A group's keys describe it.
         let is_inside = ["requests", "limits", "cpu", "memory", "matchLabels", "namespaceSelector"];
         let opens_a_group = line.trim_end().ends_with(':');
         if is_key
@@ -191,7 +191,7 @@ fn every_value_is_described() {
     assert_eq!(bare, ["grafana_dashboard: \"1\"", "kubernetes.io/metadata.name: monitoring"]);
 }
 
-/// What Helm prints after an installation leads on, and warns of what is open.
+/// What Helm prints after an installation explains the next steps, and warns about what is open.
 #[test]
 fn notes_say_what_to_do_next() {
     let Some(releases) = releases() else { return };
