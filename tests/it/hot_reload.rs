@@ -1,5 +1,5 @@
-//! Tables change while requests run: no request fails, none is judged by a mixture, and a key that
-//! is revoked is dead as soon as `/status` says so.
+//! Tables change while requests run: no request fails, none is judged by a mixture, and a revoked
+//! key is dead as soon as `/status` shows the change.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
@@ -22,8 +22,8 @@ fn get(key: &str) -> String {
     format!("GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {key}\r\n\r\n")
 }
 
-/// Every table says in name and permissions which one it is; the two must never differ. (A key that
-/// changes its org is another one: requests that run on it end.)
+/// Every table shows in name and permissions which one it is; the two must never differ. (A key
+/// that changes its org is a different key: requests that run on it end.)
 const SPEAKING: &str = "wa_speaking0123456789abcdefgh";
 
 /// The registry from which the table with this serial is built.
@@ -37,7 +37,7 @@ fn registry(serial: u64) -> String {
     )
 }
 
-/// A service that answers with the identity that it was told.
+/// A service that answers with the identity that it received.
 fn identity_service() -> Upstream {
     Upstream::answering(|m| {
         let told = ["x-key-name", "x-permissions"].map(|n| m.one(n).unwrap_or_default());
@@ -51,8 +51,8 @@ fn speaking(upstream: &Upstream) -> Setup {
     )
 }
 
-/// Clients that ask all the time with [`SPEAKING`], and fail at an answer that is not 200, mixes two
-/// tables or goes back to a former one.
+/// Clients that constantly send requests with [`SPEAKING`], and fail at an answer that is not 200,
+/// mixes two tables or returns to an earlier one.
 struct Readers {
     done: Arc<AtomicUsize>,
     finished: Arc<AtomicBool>,
@@ -105,7 +105,8 @@ fn ten_thousand_requests_during_a_hundred_reloads() {
     const RELOADS: u64 = 100;
     let upstream = identity_service();
     let gate = speaking(&upstream).start();
-    // Tables are built beforehand, so that the reloads come as fast as they can be taken.
+    // Tables are built in advance, so that the reloads follow each other as fast as they can be
+    // accepted.
     let mut tables = Vec::new();
     for serial in 2..RELOADS + 2 {
         gate.folder.write("keys.toml", &registry(serial));
@@ -137,8 +138,8 @@ fn each_way_of_delivery_is_noticed() {
     let bytes = std::fs::read(gate.folder.file("next.kgt")).unwrap();
     std::fs::write(gate.folder.file("keys.kgt"), bytes).unwrap();
     gate.wait_serial(3);
-    // A plain read by anyone is no reload. (What comes late of the write, such as the state file's way
-    // to a busy disk, causes a look too; reading would cause one each time.)
+    // A plain read by anybody causes no reload. (Late effects of the write, such as forcing the
+    // state file to a busy disk, cause a look too. Reading would cause one each time.)
     let quiet = (0..30).any(|_| {
         let before = reloads(&gate);
         for _ in 0..20 {
@@ -148,7 +149,7 @@ fn each_way_of_delivery_is_noticed() {
         reloads(&gate) == before
     });
     assert!(quiet, "{:?}", reloads(&gate));
-    // The same content under another name: looked at, nothing put in force, nothing wrong.
+    // The same content under another name: read, nothing put in force, nothing wrong.
     std::fs::copy(gate.folder.file("keys.kgt"), gate.folder.file("same.kgt")).unwrap();
     std::fs::rename(gate.folder.file("same.kgt"), gate.folder.file("keys.kgt")).unwrap();
     thread::sleep(Duration::from_millis(300));
@@ -198,8 +199,9 @@ fn speaking_key(serial: u64) -> KeySpec {
     }
 }
 
-/// The kubelet's way: `..data` is a link to a folder and is swapped as a whole, a thousand times under
-/// load. The first hundred are waited for one by one, the others come as fast as files can be written.
+/// The kubelet's way: `..data` is a link to a folder and is swapped as a whole, a thousand times
+/// under load. The test waits for each of the first hundred. The others follow as fast as files can
+/// be written.
 #[test]
 fn a_thousand_swaps_of_a_mounted_secret_under_load() {
     const SWAPS: u64 = 1000;
@@ -240,7 +242,7 @@ fn a_thousand_swaps_of_a_mounted_secret_under_load() {
     assert_eq!(failures(&gate), 0, "{}", gate.log());
 }
 
-/// Invariant 7: what cannot be taken changes nothing but counters, gauges and the log.
+/// Invariant 7: an unacceptable table changes only counters, gauges and the log.
 #[test]
 fn bad_tables_leave_the_last_good_one_in_force() {
     let upstream = Upstream::start();
@@ -300,7 +302,7 @@ fn bad_tables_leave_the_last_good_one_in_force() {
     std::fs::rename(gate.folder.file("new.kgt"), gate.folder.file("keys.kgt")).unwrap();
     gate.wait_serial(6);
     assert!(gate.metrics().contains("keygate_table_last_reload_successful 1"));
-    // An older one, well signed, is refused now and after a restart.
+    // An older table, validly signed, is refused now and after a restart.
     let before = failures(&gate);
     std::fs::write(gate.folder.file("new.kgt"), &good).unwrap();
     std::fs::rename(gate.folder.file("new.kgt"), gate.folder.file("keys.kgt")).unwrap();
@@ -368,7 +370,7 @@ fn keys_created_and_revoked_while_it_runs() {
     assert!(!story.contains(&secret));
 }
 
-/// Routes and profiles reload with the file; what needs a restart says so.
+/// Routes and profiles reload with the file. A change that needs a restart is reported.
 #[test]
 fn the_configuration_reloads() {
     let upstream = Upstream::start();
@@ -387,7 +389,7 @@ fn the_configuration_reloads() {
     });
     assert_eq!(exchange(gate.address, &elsewhere).status(), 200);
     assert!(gate.log_soon("routes"), "{}", gate.log());
-    // What cannot change without a restart is named.
+    // Settings that cannot change without a restart are named.
     let other = text.replace("[upstream]\nurl = \"", "[upstream]\nmax_queue = 7\nurl = \"");
     gate.folder.write("keygate.toml", &other);
     gate.process.signal("HUP");
@@ -395,8 +397,8 @@ fn the_configuration_reloads() {
     assert!(gate.log_soon("restart"), "{}", gate.log());
 }
 
-/// The brake is for accidents. A key revoked by name is no accident, also when it is the last one;
-/// keys that were lost beside it are.
+/// The brake is for accidents. A key that was revoked by name is not an accident, even if it is the
+/// last one. Keys that were lost at the same time are.
 #[test]
 fn the_brake_lets_meant_revocations_through_and_nothing_else() {
     let upstream = Upstream::start();
@@ -420,7 +422,7 @@ fn the_brake_lets_meant_revocations_through_and_nothing_else() {
     gate.folder.write("keys.toml", kept);
     let before = failures(&gate);
     gate.folder.ctl(&["keys", "revoke", "key_manager", "--no-publish"]);
-    // keygatectl would not write it over what is published.
+    // keygatectl would not replace the published table with it.
     gate.folder.ctl(&["table", "build", "--out", "new.kgt", "--signer", "signer.pem"]);
     std::fs::rename(gate.folder.file("new.kgt"), gate.folder.file("keys.kgt")).unwrap();
     gate.process.eventually("the brake", || failures(&gate) > before);

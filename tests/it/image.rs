@@ -1,5 +1,5 @@
-//! What the image holds runs as Kubernetes' "restricted" and a read-only root want it, in a container of
-//! runc: no capability, no user of the machine, nothing written beside the volume for it.
+//! The image runs as Kubernetes' "restricted" and a read-only root require, in a container of runc:
+//! no capability, no user of the machine, nothing written outside the volume for it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -118,8 +118,8 @@ struct Needed {
     at: PathBuf,
 }
 
-/// The static program where `make release` has built this version. Else the one of the tests, with the
-/// libraries that it loads: the rest of what is tested is the same.
+/// The static program, if `make release` has built this version. Otherwise the one of the tests,
+/// with the libraries that it loads: the rest of the test is the same.
 fn needed_files() -> Vec<Needed> {
     let tested = Path::new(env!("CARGO_BIN_EXE_keygate"));
     let released = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/static/keygate");
@@ -161,7 +161,7 @@ fn the_image_serves_with_a_read_only_root_and_no_rights() {
     };
     assert_eq!((get(READER), get("wrong")), (200, 401));
 
-    // What the kernel says of the process.
+    // What the kernel reports about the process.
     let proc = PathBuf::from(format!("/proc/{}", container.pid()));
     let status = fs::read_to_string(proc.join("status")).unwrap();
     let field = |name: &str| {
@@ -182,7 +182,7 @@ fn the_image_serves_with_a_read_only_root_and_no_rights() {
         .collect();
     assert_eq!(writable, ["/proc", "/var/lib/keygate"]);
 
-    // A table that is published outside is seen inside, and its serial is kept in the volume.
+    // A table that is published outside is visible inside, and its serial is kept in the volume.
     gate.folder.build_as("next.kgt", &["--serial", "7"]);
     fs::rename(gate.folder.file("next.kgt"), gate.folder.file("keys.kgt")).unwrap();
     let before = names(gate.folder.path());

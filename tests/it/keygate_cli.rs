@@ -1,4 +1,4 @@
-//! `keygate` as a script meets it: arguments, exit codes, what goes to which stream.
+//! `keygate` as scripts use it: arguments, exit codes, and which stream gets what.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn keygate(folder: &Path, arguments: &[&str], input: &str) -> Said {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It may end without having read.
+    // It may end without reading.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -198,7 +198,7 @@ fn what_people_expect_of_a_command_line() {
     }
 }
 
-/// The remedy is the one for what is wrong, not for what usually is.
+/// The remedy fits the actual fault, not the usual one.
 #[test]
 fn hints_fit_the_fault() {
     let dir = folder("");

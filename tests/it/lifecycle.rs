@@ -15,7 +15,7 @@ fn get() -> String {
     format!("GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n")
 }
 
-/// Exit code and standard error of a command that must end by itself.
+/// Exit code and standard error of a command that must end without a signal.
 fn ends(mut command: Command) -> (i32, String) {
     let mut child = command
         .stdout(std::process::Stdio::piped())
@@ -136,7 +136,7 @@ fn a_table_that_cannot_be_had_ends_the_start() {
         ("other audience", 65, "audience", |f| {
             let text = f.read("keys.toml").replace("\"tests\"", "\"others\"");
             f.write("keys.toml", &text);
-            // A build does not write over a table of another audience.
+            // A build does not replace a table of another audience.
             std::fs::remove_file(f.file("keys.kgt")).unwrap();
             f.build();
         }),
@@ -194,7 +194,7 @@ fn status_and_metrics_tell_what_is_in_force() {
     let status = gate.probe("/status").json();
     assert_eq!(status["table"]["serial"], 1, "{status}");
     assert!(status.to_string().contains(env!("CARGO_PKG_VERSION")), "{status}");
-    // Keys are counted beside the way, a moment after the start.
+    // Keys are counted off the request path, a moment after the start.
     let counted = "keygate_keys{state=\"active\"} 2";
     gate.process.eventually(counted, || gate.metrics().contains(counted));
     let metrics = gate.metrics();
@@ -209,7 +209,7 @@ fn status_and_metrics_tell_what_is_in_force() {
     ] {
         assert!(metrics.contains(name), "{name} is missing in\n{metrics}");
     }
-    // Prometheus' own tool has nothing to say against them.
+    // Prometheus' own tool does not complain about them.
     let file = gate.folder.file("metrics.txt");
     std::fs::write(&file, &metrics).unwrap();
     let output = Command::new("promtool")
@@ -221,7 +221,8 @@ fn status_and_metrics_tell_what_is_in_force() {
     assert!(output.status.success() && said.is_empty(), "{said}");
 }
 
-/// Readiness first, then no new connections, then what runs is finished, then exit 0.
+/// Readiness ends first, then no new connections are accepted, then what is running is finished,
+/// then exit 0.
 #[test]
 fn sigterm_finishes_what_runs() {
     let upstream = Upstream::answering(|_| {
@@ -281,7 +282,8 @@ fn the_deadline_cuts_and_a_second_sigterm_cuts_at_once() {
     }
 }
 
-/// Under load nobody sees a failed request whose head was received before SIGTERM plus the delay.
+/// Under load, no client sees a failed request if its head was received before SIGTERM plus the
+/// delay.
 #[test]
 fn drain_under_load_loses_nothing() {
     let upstream = Upstream::start();
@@ -299,7 +301,7 @@ fn drain_under_load_loses_nothing() {
     gate.process.eventually("load", || done.load(Ordering::SeqCst) > 200);
     gate.process.signal("TERM");
     thread::sleep(Duration::from_millis(350));
-    // Still inside the delay: from now on the clients may find the door closed.
+    // Still inside the delay: from now on the clients may be unable to connect.
     stop.store(true, Ordering::SeqCst);
     for client in clients {
         client.join().expect("no request failed");
@@ -307,7 +309,7 @@ fn drain_under_load_loses_nothing() {
     assert_eq!(gate.process.wait(Duration::from_secs(8)).and_then(|s| s.code()), Some(0));
 }
 
-/// Asks until told to stop; every request must be answered.
+/// Sends requests until stopped. Every request must be answered.
 fn keep_asking(address: SocketAddr, kept: bool, stop: &AtomicBool, done: &AtomicUsize) {
     let mut client = Client::connect(address);
     while !stop.load(Ordering::SeqCst) {
@@ -328,7 +330,7 @@ fn drain_by_command() {
     let upstream = Upstream::start();
     let gate =
         Gate::before(&upstream).also("[drain]\ndelay = \"200ms\"\ndeadline = \"2s\"\n").start();
-    // The configuration says port 0; the hook of a real one finds the port there.
+    // The configuration says port 0. The hook of a real one has the port there.
     let text = gate.folder.read("keygate.toml");
     gate.folder.write(
         "hook.toml",

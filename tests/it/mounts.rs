@@ -1,5 +1,5 @@
-//! A file that is mounted alone never sees what is renamed into its place outside: keygate says so,
-//! at start, in `/status` and in `check`. In a mount namespace of the test's own.
+//! A file that is mounted alone never sees a file that is renamed to its place outside: keygate
+//! reports that at start, in `/status` and in `check`. Runs in a mount namespace of its own.
 
 use std::os::unix::fs::symlink;
 use std::process::Command;
@@ -17,13 +17,13 @@ fn mounted(folder: &Folder, arguments: &str) -> Command {
         env!("CARGO_BIN_EXE_keygate")
     );
     let mut command = Command::new("unshare");
-    // Of a user namespace as well where the tests do not run as root.
+    // Also in a user namespace if the tests do not run as root.
     command.args(["--map-root-user", "--mount", "sh", "-ec", &script]);
     command.current_dir(folder.path());
     command
 }
 
-/// What matters is what the links lead to; the kernel writes the blanks as `\040`.
+/// What the links lead to matters. The kernel writes the blanks as `\040`.
 fn folder(gate: crate::support::gate::Setup) -> Folder {
     let folder = gate.folder();
     for name in ["outside", "in a mount"] {
@@ -70,7 +70,7 @@ fn a_file_that_is_mounted_alone_is_told_of() {
     assert_eq!(keys, ["table.path", "table.trusted_signers"], "{status}");
     assert_eq!(files[0]["path"].as_str(), Some(&*point));
 
-    // Revoked outside, and never heard of inside: `keygatectl status --serial` shows it.
+    // Revoked outside, but never visible inside: `keygatectl status --serial` shows it.
     let without = gate.folder.read("keys.toml").replace("key_reader", "key_other");
     gate.folder.write("keys.toml", &without);
     publish_outside(&gate.folder);

@@ -1,5 +1,5 @@
-//! `[upstreams.NAME]`: each route goes to its own service, and nothing that is meant for one service
-//! reaches another.
+//! `[upstreams.NAME]`: each route leads to its own service, and nothing that is meant for one
+//! service reaches another.
 
 use std::io::copy;
 use std::net::{SocketAddr, TcpStream};
@@ -44,7 +44,7 @@ fn named(upstream: &str, series: &str, count: u64) -> String {
     format!("\nkeygate_upstream_{series}{{upstream=\"{upstream}\"}} {count}\n")
 }
 
-/// A Unix socket in front of a service on TCP. Ends with the test's process.
+/// A Unix socket in front of a service on TCP. It ends with the test's process.
 fn socket_before(path: &Path, service: SocketAddr) {
     let listener = UnixListener::bind(path).unwrap();
     thread::spawn(move || {
@@ -74,7 +74,7 @@ fn each_route_goes_to_its_own_service() {
         assert_eq!(request.one("x-key-name").as_deref(), Some("Production CRM"));
         assert_eq!(request.one("x-api-key"), None);
     }
-    // Their connections are kept apart, and so are their numbers.
+    // Their connections are separate, and so are their numbers.
     let metrics = gate.metrics();
     for line in [named("keys", "connections_total", 1), named("keys", "reused_total", 1)] {
         assert!(metrics.contains(&line), "{line}{metrics}");
@@ -82,7 +82,7 @@ fn each_route_goes_to_its_own_service() {
     assert!(metrics.contains("\nkeygate_upstream_connections_total 1\n"), "{metrics}");
     let count = "keygate_upstream_response_seconds_count{upstream=\"keys\"} 2";
     assert!(metrics.contains(count), "{metrics}");
-    // The log says which, where it is not `[upstream]`.
+    // The log names the upstream unless it is `[upstream]`.
     assert!(gate.log_soon("\"path\":\"/v1/a\""));
     let log = gate.log();
     let lines: Vec<_> = log.lines().filter(|l| l.contains("\"path\":\"/")).collect();
@@ -129,7 +129,8 @@ fn a_service_behind_a_unix_socket_and_its_own_host() {
     socket_before(&socket, keys.address);
     let gate = Gate::serve(folder);
     gate.wait_ready();
-    // Without a key too: the caller's own token reaches the service, and says nothing of keygate.
+    // Without a key too: the caller's own token reaches the service, and says nothing about
+    // keygate.
     let user = get("/keys/a", "authorization: Bearer user-token\r\nx-key-id: key_forged\r\n");
     assert_eq!(exchange(gate.address, user).status(), 200);
     let got = keys.only();
@@ -150,7 +151,7 @@ fn secrets(folder: &Folder) {
     folder.write_secret("assertion.pem", &new_key());
 }
 
-/// What one service believes keygate by is worth something there: the other must not see it.
+/// Whatever makes one service believe keygate is valuable there: the other must not see it.
 #[test]
 fn credential_and_assertion_of_one_service_never_reach_another() {
     let (main, keys) = (Upstream::start(), Upstream::start());
@@ -179,7 +180,7 @@ fn credential_and_assertion_of_one_service_never_reach_another() {
             assert_eq!(assertion.is_some(), has_own);
             assert!(assertion.is_none_or(|token| claims(&token)["aud"] == "registrar"));
         }
-        // A client writes neither.
+        // A client cannot write either of them.
         let forged = "x-registrar: forged\r\nx-identity-assertion: forged\r\n";
         let request = get("/keys/a", &format!("x-api-key: {READER}\r\n{forged}"));
         assert_eq!(exchange(gate.address, request).status(), 200);
@@ -191,7 +192,7 @@ fn credential_and_assertion_of_one_service_never_reach_another() {
     }
 }
 
-/// A 401 of one service says nothing of the other's credential.
+/// A 401 of one service says nothing about the other's credential.
 #[test]
 fn a_refused_credential_is_counted_for_its_service() {
     let main = Upstream::start();
@@ -228,7 +229,7 @@ fn location_is_cut_by_the_address_of_the_service_that_sent_it() {
     }
 }
 
-/// One has a queue for nobody; the other does not notice.
+/// One has no queue. The other does not notice.
 #[test]
 fn limits_of_connections_are_those_of_the_service() {
     let main = Upstream::start();
@@ -261,7 +262,7 @@ fn upgrades_go_to_the_named_service() {
     assert_eq!((keys.take().len(), main.take().len()), (1, 0));
 }
 
-/// The protocol is that of each service.
+/// Each service has its own protocol.
 #[test]
 fn one_service_speaks_http2_and_the_other_does_not() {
     let main = Upstream::start();
@@ -273,7 +274,7 @@ fn one_service_speaks_http2_and_the_other_does_not() {
     assert_eq!(main.only().one("x-key-name").as_deref(), Some("Production CRM"));
 }
 
-/// A process keeps its connections; a reload moves routes among them, never to another service.
+/// A process keeps its connections. A reload moves routes among them, never to another service.
 #[test]
 fn a_reload_moves_routes_among_the_services_of_the_start() {
     let (main, keys, other) = (Upstream::start(), Upstream::start(), Upstream::start());
@@ -288,7 +289,7 @@ fn a_reload_moves_routes_among_the_services_of_the_start() {
         gate.folder.write("keygate.toml", text);
         gate.process.eventually("a reload", || gate.probe("/status").json()["config"] != before);
     };
-    // One that the process does not run: its name is before the others', so that indices shift.
+    // One that the process does not run. Its name precedes the others, so that indices shift.
     let added = "[upstreams.alpha]\nurl = \"http://127.0.0.1:9\"\n";
     reload(&format!("{text}{added}"));
     let status = gate.probe("/status").json();
@@ -305,7 +306,7 @@ fn a_reload_moves_routes_among_the_services_of_the_start() {
     assert!(error.contains("alpha") && error.contains("hint: restart"), "{status}");
     assert_eq!(exchange(gate.address, keyed("/zeta/a")).status(), 200);
     assert_eq!(other.take().len(), 1);
-    // Among those that run, at once.
+    // Among those that run, immediately.
     reload(&text.replace("upstream = \"zeta\"", "upstream = \"keys\""));
     assert_eq!(exchange(gate.address, keyed("/zeta/a")).status(), 200);
     assert_eq!((keys.take().len(), other.take().len()), (1, 0));

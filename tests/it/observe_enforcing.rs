@@ -1,4 +1,4 @@
-//! Where some is enforced beside what is observed, or from some time on: nobody gets around it.
+//! Some rules are enforced next to observed ones, or from some time on: nobody can bypass that.
 
 use crate::gate_observe::{NEW, REVOKED, RULES, gate, report, service};
 use crate::proto_ws::{handshake, text};
@@ -32,8 +32,8 @@ fn routes_narrow_it() {
     assert_eq!(upstream.only().one("x-api-key"), None, "stripped where nothing is observed");
 }
 
-/// A service that decodes once more, cuts at `;` or merges slashes takes these to `admin`, which is
-/// enforced; whatever else is wrong with the request.
+/// A service that decodes once more, cuts at `;` or merges slashes treats these as `admin`, which
+/// is enforced, whatever else is wrong with the request.
 #[test]
 fn no_reading_of_an_observed_path_opens_an_enforced_rule() {
     let upstream = Upstream::start();
@@ -96,7 +96,7 @@ allow_encoded_slash = true
                 assert_eq!(answer.status(), 400, "{passage} {path} {fields}");
             }
         }
-        // Of these keygate knows the rule, and a service that is not so strict another one.
+        // keygate knows the rule of these, but a less strict service may use another one.
         for path in ["/v1/Admin", "/v1/admin.", "/v1/admin%2e", "/v1/ADMIN%20", "/v1/open/../Admin"]
         {
             let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
@@ -112,7 +112,7 @@ allow_encoded_slash = true
     }
 }
 
-/// A tunnel to anything else could bring requests that nobody reads.
+/// A tunnel to anything else could carry requests that nobody reads.
 #[test]
 fn only_websockets_upgrade_without_a_rule() {
     let switching = Upstream::answering(|asked: &Message| match asked.one("upgrade") {
@@ -209,7 +209,7 @@ fn echoes(client: &mut Client) {
     assert!(crate::proto_ws::frame(client).1.ends_with(b"hello"));
 }
 
-/// Waits for it; a client that waits in vain panics.
+/// Waits for the end. A client that waits without success panics.
 fn ends(client: &mut Client) {
     while !client.read_some().is_empty() {}
 }
@@ -226,8 +226,8 @@ permissions = ["read"]
 upgrade = ["websocket"]
 "#;
 
-/// What began while it was observed is judged when that ends: what would not be let through ends,
-/// and the rest follows the table as any other stream.
+/// A stream that began while it was observed is judged when observing ends. It ends if it would not
+/// be let through, and otherwise follows the table like any other stream.
 #[test]
 fn streams_that_were_observed_end_once_they_are_enforced() {
     let upstream = endless();
@@ -281,7 +281,7 @@ fn streams_that_were_observed_end_at_its_end() {
     echoes(&mut good);
 }
 
-/// A table that lets a key in keeps its stream, and a revoked one goes on while it is observed.
+/// A table that admits a key keeps its stream, and a revoked one continues while it is observed.
 #[test]
 fn streams_follow_the_table_only_once_they_are_enforced() {
     let upstream = endless();
@@ -301,8 +301,8 @@ fn streams_follow_the_table_only_once_they_are_enforced() {
     echoes(&mut new);
 }
 
-/// By a second key, a misspelt field or a path with two readings nobody leaves the share that is
-/// enforced.
+/// A second key, a misspelt field or a path that can be read in two ways takes nobody out of the
+/// enforced share.
 #[test]
 fn no_fault_leads_out_of_the_enforced_share() {
     let upstream = Upstream::start();

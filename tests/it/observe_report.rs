@@ -1,4 +1,4 @@
-//! What `[observe]` reports, and what `keygate observe-report` makes of it.
+//! What `[observe]` reports, and how `keygate observe-report` evaluates it.
 
 use crate::gate_observe::{RULES, breakers, gate, report, service};
 use crate::support::client::exchange;
@@ -6,7 +6,7 @@ use crate::support::gate::{Gate, READER, keygate};
 use crate::support::http::Message;
 use crate::support::upstream::{Step, Upstream, ok, send};
 
-/// What nobody may send on is refused, and reported.
+/// What must never be forwarded is refused, and reported.
 #[test]
 fn hard_refusals_stay_and_are_reported() {
     let upstream = service();
@@ -37,7 +37,7 @@ fn hard_refusals_stay_and_are_reported() {
     assert_eq!(broken, want, "they fail now");
 }
 
-/// What the service answers and keygate cannot pass on is a caller who fails now.
+/// If keygate cannot pass on the service's answer, the caller fails now.
 #[test]
 fn answers_that_keygate_cannot_pass_on_have_a_row() {
     let upstream =
@@ -66,7 +66,7 @@ fn the_former_mode_of_routes_is_an_error_that_names_its_successor() {
     assert!(text.contains("routes[0].mode") && text.contains("[observe]"), "{text}");
 }
 
-/// The report names requests without a rule so.
+/// The report uses this name for requests without a rule.
 #[test]
 fn no_rule_has_the_id_none() {
     let upstream = Upstream::answering(|_| ok());
@@ -129,7 +129,7 @@ fn the_report_is_a_gate_for_a_pipeline() {
     gate.folder.write("saved.ndjson", &gate.probe("/observe").body_text());
     assert_eq!(observe_report(&gate, &["saved.ndjson"]).0, 79);
 
-    // What does not know is named.
+    // A source that does not know is named.
     let saved = gate.folder.read("saved.ndjson");
     let (head, rows) = saved.split_once('\n').unwrap();
     let quiet = head.replace("\"rows\":1", "\"rows\":0");

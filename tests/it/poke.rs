@@ -1,5 +1,5 @@
-//! `keygatectl poke` against an API server: which pods get the annotation, in how many pages, and what
-//! is said of those that do not.
+//! `keygatectl poke` against an API server: which pods get the annotation, in how many pages, and
+//! what is reported about the others.
 
 use std::process::Stdio;
 
@@ -91,7 +91,7 @@ fn pods_that_mount_the_object_are_poked_and_no_others() {
     assert_eq!((&told["poked"], &told["failed"]), (&json!(1), &json!([])));
 }
 
-/// 500 pods are in one answer of the API server.
+/// One answer of the API server has 500 pods.
 #[test]
 fn all_pages_are_read() {
     let api = cluster();

@@ -22,7 +22,7 @@ use crate::support::process::run;
 use crate::support::tools;
 use crate::support::upstream::{Recorded, Upstream, answer};
 
-/// A product behind keygate: its sample configuration and registry, as they lie in the repository.
+/// A product behind keygate, with its sample configuration and registry from the repository.
 struct Product {
     gate: Gate,
     name: &'static str,
@@ -53,7 +53,8 @@ impl Product {
                 ("KEYGATE_LISTEN", "127.0.0.1:0"),
                 ("KEYGATE_ADMIN", "127.0.0.1:0"),
                 ("KEYGATE_UPSTREAM", upstream),
-                // Calls about keys are answered there too: the service's own tests have what it says.
+                // Calls about keys are answered there too. The service's own tests check the
+                // answers.
                 ("KEYGATE_REGISTRAR", upstream),
                 ("KEYGATE_TABLE", "keys.kgt"),
                 ("KEYGATE_SIGNER", "signer.pub"),
@@ -72,7 +73,7 @@ impl Product {
         format!("http://{}", self.gate.address)
     }
 
-    /// `keygatectl keys …`, published at once; waits until it is in force.
+    /// Runs `keygatectl keys …`, publishes immediately, and waits until it is in force.
     fn keys(&self, arguments: &[&str]) -> Value {
         let publish = ["--json", "--publish", "keys.kgt", "--signer", "signer.pem"];
         let owner: &[&str] = match arguments.first() {
@@ -94,7 +95,7 @@ impl Product {
         said
     }
 
-    /// A request of bash that prints what `curl -i` prints.
+    /// A request in bash that prints what `curl -i` prints.
     fn curl(&self, printed: &str) -> Answer {
         // Options that change only what is shown, from outside the printed command.
         self.gate.folder.write(".curlrc", "silent\nshow-error\ninclude\n");
@@ -152,7 +153,7 @@ fn identity(got: &Recorded) -> Vec<String> {
         assert!(got.all(carrier).is_empty(), "{carrier} arrived");
     }
     if !got.all("authorization").is_empty() {
-        // One that the service's own secret verifies, and so none that a caller has brought.
+        // One that the service's own secret verifies, so not one that a caller sent.
         token(got);
     }
     let ours = [
@@ -170,9 +171,9 @@ fn identity(got: &Recorded) -> Vec<String> {
     ours.iter().flat_map(|n| got.all(n).into_iter().map(move |v| format!("{n}: {v}"))).collect()
 }
 
-// A service that nobody here wrote.
+// A service that we did not write.
 
-/// All four in front of a real nginx, which tells what it received.
+/// All four in front of a real nginx, which reports what it received.
 #[test]
 fn in_front_of_a_real_nginx() {
     let nginx = Nginx::start();
@@ -209,7 +210,7 @@ fn in_front_of_a_real_nginx() {
         let body = answer.body.as_str();
         match name {
             "we-link" => assert_eq!(body, format!("org={org} key= auth= secret=\n"), "{name}"),
-            // A token of the service's own, and nothing of the caller's.
+            // A token for the service, and nothing of the caller's.
             _ => {
                 assert!(body.starts_with(&format!("org={org} key= auth=Bearer eyJ")), "{body}");
                 assert!(body.ends_with(" secret=\n") && !body.contains(key), "{body}");

@@ -1,5 +1,5 @@
-//! Answers of every kind, cut wherever a packet may end: whoever reads them, and whoever the client
-//! is, what arrives is what the service said.
+//! Answers of every kind, split wherever a packet may end: whoever reads them, and whoever the
+//! client is, what arrives is what the service sent.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ const KINDS: &[Kind] = &[
     ),
 ];
 
-/// Answers `/v1/KIND/AT` with that kind, cut behind `AT` bytes.
+/// Answers `/v1/KIND/AT` with that kind, split after `AT` bytes.
 fn upstream() -> Upstream {
     Upstream::answering(|message| {
         let line = message.first_line();
@@ -113,8 +113,8 @@ fn every_answer_arrives_wherever_it_is_cut() {
     }
 }
 
-/// A service's chunks go to a client of HTTP/1.1 as they are, without what nobody needs of their
-/// lines; wherever the service's packets end, and also if they are large. The log counts the data.
+/// A service's chunks reach an HTTP/1.1 client unchanged, without the needless parts of their
+/// lines, wherever the service's packets end, and also if they are large. The log counts the data.
 #[test]
 fn chunks_of_an_answer_arrive_as_chunks() {
     const HEAD: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -178,7 +178,7 @@ fn every_answer_arrives_over_http2() {
     let mut stream = 1;
     for (name, text, status, body) in KINDS {
         for at in [0, text.len() / 2, text.len() - 1] {
-            // A second time, HPACK names this status by a place in its table.
+            // The second time, HPACK refers to this status by its place in the table.
             if *name == "phrase" && at > 0 {
                 continue;
             }
@@ -193,7 +193,7 @@ fn every_answer_arrives_over_http2() {
     }
 }
 
-/// RFC 9110 section 6.5.1: to a client that has said that it takes them, and no other.
+/// RFC 9110 section 6.5.1: only to a client that has declared that it accepts them.
 #[test]
 fn trailers_reach_a_client_that_takes_them() {
     let upstream = upstream();
@@ -232,7 +232,7 @@ fn http10_clients_learn_that_an_answer_of_unknown_length_is_the_last() {
     }
 }
 
-/// A first chunk that is none: there is no answer yet, so there can be a refusal.
+/// An invalid first chunk: there is no answer yet, so keygate can refuse.
 #[test]
 fn a_broken_first_chunk_is_502() {
     for chunk in
@@ -250,7 +250,7 @@ fn a_broken_first_chunk_is_502() {
     }
 }
 
-/// A service that refuses a body before its end and closes: what it said is what the client gets.
+/// A service that refuses a body before its end and closes: the client gets what it said.
 #[test]
 fn an_early_refusal_of_a_chunked_upload_arrives() {
     let upstream = Upstream::answering(|_| {
@@ -272,7 +272,7 @@ fn an_early_refusal_of_a_chunked_upload_arrives() {
     }
 }
 
-/// Interim answers without end are no answer, and hold up nobody else.
+/// Endless interim answers are not an answer, and delay nobody else.
 #[test]
 fn a_flood_of_interim_answers_is_502() {
     let upstream = Upstream::answering(|message| match message.first_line().contains("/flood") {
@@ -288,7 +288,7 @@ fn a_flood_of_interim_answers_is_502() {
     assert_eq!(client.send(get("long", "")).response().status(), 200);
 }
 
-/// RFC 9110 section 6.5.1: what must not be said behind a body is not passed on.
+/// RFC 9110 section 6.5.1: fields that must not be in trailers are not passed on.
 #[test]
 fn trailers_say_only_what_trailers_may() {
     let upstream = Upstream::answering(|_| {
@@ -310,7 +310,7 @@ fn trailers_say_only_what_trailers_may() {
     assert_eq!((answer.reset, answer.ended, &*answer.body), (None, true, &b"a"[..]));
 }
 
-/// A stream that its client gives up with NO_ERROR is cut short, not over.
+/// A stream that its client abandons with NO_ERROR is cut short, not complete.
 #[test]
 fn half_an_upload_over_http2_is_no_whole_one() {
     let upstream = Upstream::answering(|_| answer("200 OK", "", "hello"));

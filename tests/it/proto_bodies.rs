@@ -20,9 +20,9 @@ fn get(path: &str) -> String {
     format!("GET /v1/{path} HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n")
 }
 
-/// Bytes of which none can stand for another.
+/// Bytes that cannot be mistaken for each other.
 fn body(length: usize) -> Vec<u8> {
-    // Made once: while a busy machine makes them anew for each request, clients are silent for longer
+    // Made once: if a busy machine makes them again for each request, clients are silent for longer
     // than `timeouts.header` allows.
     static LONGEST: LazyLock<Vec<u8>> = LazyLock::new(|| {
         (0..8_000_000u64).map(|n| (n ^ (n >> 8) ^ (n >> 16)).to_le_bytes()[0]).collect()
@@ -41,11 +41,11 @@ fn chunked(body: &[u8], size: usize) -> Vec<u8> {
     out
 }
 
-/// Around every size at which something changes: a buffer, a piece, a pipe.
+/// Near every size at which something changes: a buffer, a piece, a pipe.
 const LENGTHS: [usize; 12] =
     [0, 1, 7_000, 8_192, 16_385, 65_535, 65_536, 65_537, 131_072, 262_145, 300_000, 2_000_003];
 
-/// Sends back how long and which body came, by the way that the path names.
+/// Returns the length and content of the body that arrived, in the way that the path names.
 fn mirror() -> Upstream {
     Upstream::answering(|message| {
         let line = message.first_line();
@@ -71,7 +71,7 @@ fn holds(got: &Message, length: usize, what: &str) {
     assert!(got.body == body(length), "{what}: {} of {length} bytes", got.body.len());
 }
 
-/// What comes back is what was asked for, what arrives is what was sent, and the next request begins
+/// What returns is what was requested, what arrives is what was sent, and the next request begins
 /// where the body ends.
 #[test]
 fn any_length_both_ways() {
@@ -87,7 +87,7 @@ fn any_length_both_ways() {
             for _ in 0..2 {
                 holds(&client.response(), length, &what);
             }
-            // The same with a body that comes late, and behind its head in two pieces.
+            // The same with a body that arrives late, and after its head in two pieces.
             let (first, second) = (body(length / 3), body(length));
             client.send(post(&path, length));
             std::thread::sleep(Duration::from_millis(5));
@@ -135,7 +135,7 @@ fn clients_that_do_not_read_hold_up_nobody() {
     }
 }
 
-/// More uploads at once that the service does not take than a worker has pipes.
+/// More uploads at the same time than a worker has pipes, none of which the service takes.
 #[test]
 fn uploads_that_wait_for_the_service() {
     let upstream = Upstream::answering(|message| {
@@ -165,7 +165,7 @@ fn uploads_that_wait_for_the_service() {
     assert_eq!((arrived.len(), bodies), (41, 20));
 }
 
-/// Answers to half a request. `later`: what is still sent of the answer once the rest has come.
+/// Answers half a request. `later`: what is sent of the answer once the rest has arrived.
 fn hasty(first: &'static [u8], later: Option<&'static [u8]>) -> Upstream {
     Upstream::answering(move |message| {
         if message.first_line().starts_with("GET") {
@@ -175,7 +175,7 @@ fn hasty(first: &'static [u8], later: Option<&'static [u8]>) -> Upstream {
         if let Some(later) = later {
             steps.extend([Step::ReadBody, Step::Send(later.to_vec())]);
         } else {
-            // Never asks for the body, and does not take it for a request either.
+            // Never asks for the body, and does not mistake it for a request either.
             steps.extend([Step::Drain, Step::ReadBody]);
         }
         steps
@@ -184,8 +184,8 @@ fn hasty(first: &'static [u8], later: Option<&'static [u8]>) -> Upstream {
 
 const LONG: usize = 1_500_000;
 
-/// The answer is all there is to say: it comes, the client may stop, and what it still sends is
-/// nobody's next request.
+/// The answer is final: it arrives, the client may stop, and whatever it still sends is not
+/// anybody's next request.
 #[test]
 fn an_answer_before_the_end_of_the_body_ends_the_connection() {
     let answers: [&[u8]; 4] = [
@@ -213,7 +213,7 @@ fn an_answer_before_the_end_of_the_body_ends_the_connection() {
     }
 }
 
-/// An answer that begins early and ends late: both bodies go on beside one another.
+/// An answer that begins early and ends late: both bodies continue in parallel.
 #[test]
 fn an_answer_beside_its_request() {
     let answers: [(&[u8], &[u8]); 4] = [
@@ -246,7 +246,7 @@ fn an_answer_beside_its_request() {
     }
 }
 
-/// The service goes away in the middle of an upload. With an answer, or without one.
+/// The service leaves in the middle of an upload, with or without an answer.
 #[test]
 fn an_upload_that_the_service_does_not_take() {
     let last_word = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno";
@@ -266,8 +266,8 @@ fn an_upload_that_the_service_does_not_take() {
     }
 }
 
-/// The client goes away in the middle of its body: the service must not take half for the whole, and
-/// its connection serves no other.
+/// The client leaves in the middle of its body: the service must not mistake half for the whole,
+/// and its connection serves no other request.
 #[test]
 fn a_client_that_ends_in_the_middle_of_its_body() {
     for resets in [true, false] {
@@ -288,7 +288,7 @@ fn a_client_that_ends_in_the_middle_of_its_body() {
     }
 }
 
-/// The same beside an answer that has begun: it breaks off, and nobody waits for a deadline.
+/// The same during an answer that has begun: it breaks off, and nobody waits for a deadline.
 #[test]
 fn a_client_that_ends_beside_an_answer() {
     for coming in
@@ -309,8 +309,8 @@ fn a_client_that_ends_beside_an_answer() {
     }
 }
 
-/// A body that is through is waited for no longer than one that came with its head; one that has not
-/// begun has its own time.
+/// After a complete body, the wait is no longer than after one that arrived with its head. A body
+/// that has not begun has its own time.
 #[test]
 fn the_first_byte_is_waited_for_from_the_end_of_the_body() {
     let upstream =
@@ -325,7 +325,7 @@ fn the_first_byte_is_waited_for_from_the_end_of_the_body() {
     assert_eq!(upstream.take().len(), 1);
 }
 
-/// The same towards HTTP/2, where a body has an end of its own: whole, or not at all.
+/// The same to HTTP/2, where a body has an end of its own: complete, or not at all.
 #[test]
 fn half_a_body_is_not_ended_towards_http2() {
     for resets in [true, false] {
@@ -348,7 +348,7 @@ fn half_a_body_is_not_ended_towards_http2() {
     }
 }
 
-/// What is refused is not read, and what stands in its body is not asked.
+/// A refused body is not read, and the contents of it are not treated as a request.
 #[test]
 fn the_body_of_a_refused_request_is_no_request() {
     let upstream = Upstream::start();

@@ -1,6 +1,6 @@
 //! The body of a request arrives as it was sent: for every method, framing, length and pair of
-//! protocols, and behind an answer of any version. A body that is lost while the client gets a
-//! success is the worst that a proxy can do with one.
+//! protocols, and after an answer of any version. Losing a body while the client gets a success is
+//! the worst that a proxy can do.
 
 use std::net::SocketAddr;
 
@@ -34,7 +34,7 @@ struct Case {
     length: usize,
 }
 
-/// What the service has answered on the connection before.
+/// What the service has answered on the connection earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Before {
     Nothing,
@@ -122,7 +122,7 @@ fn open_to_every_method(setup: Setup) -> Setup {
     )
 }
 
-/// Answers `/v1/before/…` as the last part says; opens WebSockets.
+/// Answers `/v1/before/…` as the last part says. Opens WebSockets.
 fn service() -> Upstream {
     Upstream::answering(|message| {
         let line = message.first_line();
@@ -193,7 +193,7 @@ fn a_body_arrives_at_an_http1_service() {
                 }
             }
         }
-        // Not one request went out as HTTP/1.0, and no byte was left over for the next.
+        // Not one request was sent as HTTP/1.0, and no byte was left over for the next.
         assert!(!upstream.saw(b" HTTP/1.0\r\n"), "case {preserve}");
     }
 }
@@ -217,8 +217,8 @@ fn a_body_arrives_at_an_http2_service() {
     }
 }
 
-/// Requests of every kind behind one another on the client's connection: each body is its own
-/// request's, and none is read as the next request.
+/// Requests of every kind one after another on the client's connection: each body belongs to its
+/// own request, and none is read as the next request.
 #[test]
 fn bodies_one_after_another() {
     let upstream = service();
@@ -231,7 +231,7 @@ fn bodies_one_after_another() {
     }
 }
 
-/// A service that answers with HTTP/1.0 always: every request gets a connection of its own.
+/// A service that always answers with HTTP/1.0: every request gets a connection of its own.
 #[test]
 fn a_service_of_http_1_0_is_sent_whole_requests() {
     let upstream = Upstream::answering(|message| {

@@ -1,5 +1,5 @@
-//! Answers that the service breaks off: whatever it speaks and however it ends, no client may take
-//! half an answer for the whole.
+//! Answers that the service breaks off: whatever its protocol and however it ends, no client may
+//! mistake half an answer for the whole.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -90,7 +90,7 @@ fn get(version: &str, fields: &str) -> String {
 /// One whose requests keygate reads by itself, and one whose requests hyper reads.
 const HTTP1_CLIENTS: [&str; 2] = ["", "te: trailers\r\nconnection: te\r\n"];
 
-/// Whether the connection ends with a reset. Everything is read before.
+/// Whether the connection ends with a reset. Everything is read before that.
 fn ends_with_reset(gate: &Gate, request: &str) -> bool {
     let mut client = TcpStream::connect(gate.address).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -147,8 +147,8 @@ fn says(text: &str) -> Step {
     Step::Send(text.as_bytes().to_vec())
 }
 
-/// A client of HTTP/1.0 knows the end of an answer of unknown length by that of the connection: one
-/// that was cut ends with a reset, whoever cut it.
+/// A client of HTTP/1.0 finds the end of an answer of unknown length by the end of the connection:
+/// a cut answer ends with a reset, whoever cut it.
 #[test]
 fn http10_clients_get_a_reset_for_an_answer_that_was_cut() {
     let chunked = says("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n");
@@ -178,7 +178,7 @@ fn http10_clients_get_a_reset_for_an_answer_that_was_cut() {
         let gate = setup.start();
         assert!(!ends_with_reset(&gate, &get("1.0", "")), "{name}");
     }
-    // Half-closed, and the rest of the answer does not come in time.
+    // Half-closed, and the rest of the answer does not arrive in time.
     let (_upstream, setup) = before(vec![until, Step::Drain]);
     let gate = setup.also("[timeouts]\nhalf_closed = \"300ms\"\n").start();
     let mut client = TcpStream::connect(gate.address).unwrap();

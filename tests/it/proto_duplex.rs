@@ -1,5 +1,5 @@
-//! Answers that begin before their request is over: neither body may hold the other up, and the end of
-//! the answer is not that of the request.
+//! Answers that begin before their request is complete: neither body may delay the other, and the
+//! end of the answer is not that of the request.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -11,12 +11,12 @@ use crate::support::gate::{Gate, READER};
 use crate::support::h2raw::{self, DATA, END_STREAM, H2, SETTINGS, WINDOW_UPDATE, frame};
 use crate::support::upstream::{Step, Upstream, answer};
 
-/// Far more than all buffers on the way hold.
+/// Far more than all buffers on the way can hold.
 const LARGE: usize = 32 * 1024 * 1024;
 const PIECE: usize = 64 * 1024;
 
-/// Answers with `LARGE` bytes at once, and reads the request meanwhile. Serves `connections`; tells how
-/// many bytes came behind each head.
+/// Answers immediately with `LARGE` bytes, and reads the request meanwhile. Serves `connections`.
+/// Reports how many bytes followed each head.
 fn duplex_service(head: &'static str, connections: usize) -> (SocketAddr, mpsc::Receiver<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -72,7 +72,7 @@ fn duplex_service(head: &'static str, connections: usize) -> (SocketAddr, mpsc::
     (address, told)
 }
 
-/// That service answers one request of a connection.
+/// That service answers one request per connection.
 const ONCE: &str = "reuse = \"never\"";
 
 const COUNTED: &str = "HTTP/1.1 200 OK\r\ncontent-length: 33554432\r\n\r\n";
@@ -86,7 +86,7 @@ fn get(path: &str, fields: &str) -> String {
     format!("GET /v1/{path} HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n{fields}\r\n")
 }
 
-/// A client that sends all of its body, however little of its answer has been read, and then reads.
+/// A client that sends all of its body, however little of its answer it has read, and then reads.
 #[test]
 fn an_upload_goes_on_while_its_answer_is_not_read() {
     let counted = format!("content-length: {LARGE}\r\n");
@@ -120,7 +120,7 @@ fn an_upload_goes_on_while_its_answer_is_not_read() {
     }
 }
 
-/// The same over HTTP/2, with a window that the answer fills at once.
+/// The same over HTTP/2, with a window that the answer fills immediately.
 #[test]
 fn an_upload_over_http2_goes_on_while_its_answer_is_not_read() {
     let (service, told) = duplex_service(COUNTED, 1);
@@ -164,7 +164,7 @@ fn an_upload_over_http2_goes_on_while_its_answer_is_not_read() {
     assert_eq!(body.len() + rest.body.len(), LARGE);
 }
 
-/// A client that sends is not one that takes nothing for ever.
+/// A client that is sending is not one that takes nothing for ever.
 #[test]
 fn timeouts_write_waits_for_a_client_that_still_sends() {
     for fields in ["content-length: 33554432\r\n", "transfer-encoding: chunked\r\n"] {
@@ -208,8 +208,8 @@ fn a_client_that_pauses_is_not_a_silent_service() {
     }
 }
 
-/// A codec that yields behind a long answer has not sent all of it yet. Half-closed or kept alive, the
-/// client gets the last byte.
+/// A codec that yields after a long answer has not sent all of it yet. Half-closed or kept alive,
+/// the client gets the last byte.
 #[test]
 fn the_last_of_a_long_answer_is_sent() {
     let upstream = Upstream::answering(|message| {
@@ -233,7 +233,7 @@ fn the_last_of_a_long_answer_is_sent() {
     }
 }
 
-/// Nor is one gone that has closed its sending side and has not read yet.
+/// Nor is a client gone that has closed its sending side and has not read yet.
 #[test]
 fn a_half_closed_client_may_pause() {
     let (service, _told) = duplex_service(COUNTED, 2);
@@ -248,7 +248,7 @@ fn a_half_closed_client_may_pause() {
     }
 }
 
-/// And a service that says nothing is cut, however its client reads.
+/// And a service that sends nothing is cut, however its client reads.
 #[test]
 fn a_silent_service_is_cut_while_its_client_reads() {
     for first in [
@@ -274,7 +274,7 @@ fn a_silent_service_is_cut_while_its_client_reads() {
 
 const BODY: usize = 300_000;
 
-/// Answers a POST before its body, with these bytes, and reads on.
+/// Answers a POST before its body, with these bytes, and continues to read.
 fn early(first: &'static str) -> Upstream {
     Upstream::answering(move |message| match message.first_line().starts_with("POST") {
         true => vec![Step::Send(first.into()), Step::ReadBody],
@@ -290,8 +290,8 @@ const EARLY: [&str; 5] = [
     "HTTP/1.1 413 Content Too Large\r\ncontent-length: 4\r\n\r\nmuch",
 ];
 
-/// The answer is whole, the service reads on: it gets the whole request, and its connection serves the
-/// next one.
+/// The answer is complete and the service still reads: it gets the whole request, and its
+/// connection serves the next one.
 #[test]
 fn the_rest_of_a_request_follows_its_answer() {
     let body = "x".repeat(BODY);
@@ -312,7 +312,7 @@ fn the_rest_of_a_request_follows_its_answer() {
                 false => text.to_owned(),
             };
             client.send(post(fields)).send(half(&body[..BODY / 2]));
-            // All of it is here before the request is.
+            // All of it arrives before the request is complete.
             let got = client.response();
             let text = first.split_once("\r\n\r\n").unwrap().1;
             assert!(got.complete && text.contains(&*got.body_text()), "{about}: {got:?}");
@@ -333,8 +333,8 @@ fn the_rest_of_a_request_follows_its_answer() {
     }
 }
 
-/// The same with trailers, cut anywhere: they go no further, the service gets the end of the body, and
-/// the client's connection its next request.
+/// The same with trailers, split anywhere: they go no further, the service gets the end of the
+/// body, and the client's connection serves the next request.
 #[test]
 fn an_upload_with_trailers_ends_behind_its_answer() {
     let body = "5\r\nhello\r\n1;a=b\r\n!\r\n0\r\nx-sum: 1\r\nx-org-id: evil\r\n\r\n";
@@ -383,8 +383,8 @@ fn the_rest_of_a_request_over_http2_follows_its_answer() {
     }
 }
 
-/// Nobody waits for ever for the rest: it is cut, the service can tell, and its connection serves no
-/// other request.
+/// Nobody waits for ever for the rest: it is cut, the service can recognise that, and its
+/// connection serves no other request.
 #[test]
 fn a_request_that_stops_behind_its_answer_is_cut() {
     let limits = "[timeouts]\nbody = \"500ms\"\n[limits]\nbody_rate = 0\n";
@@ -414,7 +414,7 @@ fn a_request_that_stops_behind_its_answer_is_cut() {
     }
 }
 
-/// A service that says that it closes has said that it reads no more.
+/// A service that announces the close has announced that it reads no more.
 #[test]
 fn a_service_that_closes_is_sent_no_rest() {
     let last = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nlast";
@@ -427,8 +427,8 @@ fn a_service_that_closes_is_sent_no_rest() {
     assert!(client.is_closed());
 }
 
-/// A service over HTTP/2 that answers at once and opens no further window. Tells how each request
-/// ended: with its end, or with a reset for this reason.
+/// A service over HTTP/2 that answers immediately and opens no further window. Reports how each
+/// request ended: with its end, or with a reset for this reason.
 fn unreading() -> (SocketAddr, mpsc::Receiver<Option<u32>>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -464,7 +464,7 @@ fn unreading() -> (SocketAddr, mpsc::Receiver<Option<u32>>) {
     (address, ends)
 }
 
-/// A gate before it that knows its window: one request has come back.
+/// A gate in front of it that knows its window: one request has returned.
 fn before_unreading() -> (Gate, mpsc::Receiver<Option<u32>>) {
     let (service, ends) = unreading();
     let limits = "[timeouts]\nbody = \"500ms\"\n[limits]\nbody_rate = 0\n[workers]\ncount = 1\n";
@@ -477,7 +477,7 @@ fn before_unreading() -> (Gate, mpsc::Receiver<Option<u32>>) {
 
 const CANCEL: u32 = 8;
 
-/// Whatever of the upload waits where: read by nobody yet, in hyper's hands, or all of it.
+/// Wherever the upload waits: read by nobody yet, in hyper's hands, or all of it.
 #[test]
 fn a_service_without_a_window_does_not_hold_the_rest_of_a_request() {
     let piece = "x".repeat(5_000);
@@ -497,7 +497,7 @@ fn a_service_without_a_window_does_not_hold_the_rest_of_a_request() {
         }
         assert_eq!(client.response().body_text(), "soon", "{about}");
         assert_eq!(ends.recv_timeout(PATIENCE), Ok(Some(CANCEL)), "{about}");
-        // It waits for nothing any more: closed, or ready for another request.
+        // It no longer waits for anything: closed, or ready for another request.
         client.send(get("next", ""));
         if let Ok(Some(next)) = client.try_response(false) {
             assert_eq!(next.body_text(), "soon", "{about}");

@@ -36,7 +36,7 @@ fn service(arguments: &[&str]) -> (Process, String) {
 }
 
 fn before(url: &str, more: &str) -> Setup {
-    // `url` stands alone in its table; what follows it is part of the same.
+    // `url` is alone in its table. What follows it belongs to the same table.
     Gate::before_url(&format!("{url}\"\nprotocol = \"http2\"\n{more}#"))
         .rules(ROUTES)
         .key(Key::new("key_limited", LIMITED).may("read").with("limit = \"2/min\""))
@@ -108,8 +108,8 @@ fn start(h2: &mut H2, stream: u32, path: &str, key: &str) {
     h2.data(stream, END_STREAM, &[0, 0, 0, 0, 1, b'0']);
 }
 
-/// A stream whose key ends is told so in trailers; one that does not read is reset. The other
-/// streams of both connections go on.
+/// A stream whose key ends learns that from trailers; one that does not read is reset. The other
+/// streams of both connections continue.
 #[test]
 fn streams_end_unauthenticated() {
     let (service, port) = service(&[]);
@@ -140,13 +140,13 @@ fn streams_end_unauthenticated() {
     let (mut h2, answer, at) = watching.join().unwrap();
     assert!(at.saturating_duration_since(swap) < Duration::from_millis(200));
     assert!(answer.ended && answer.reset.is_none(), "trailers, not a reset: {answer:?}");
-    // "16", either as it is or in Huffman's code, behind the name grpc-status.
+    // "16", either literally or in Huffman's code, after the name grpc-status.
     let trailers = &answer.blocks;
     assert!(
         trailers.windows(2).any(|w| w == b"16" || w == [0x0b, 0x9f] || w == [0x82, 0x0b]),
         "{trailers:?}"
     );
-    // What was kept of the other one ends before the swap; then it goes on.
+    // What was kept of the other one ends before the swap. Then it continues.
     let until = Instant::now() + Duration::from_millis(300);
     while Instant::now() < until {
         let frame = h2.next_of(3, SOON).expect("the other stream goes on");

@@ -39,8 +39,8 @@ fn prior_knowledge_and_http1_share_a_port() {
     );
 }
 
-/// RFC 9113 section 8.2.3: cookies may be split; an HTTP/1 service sees one field. The one that is
-/// a credential is taken out.
+/// RFC 9113 section 8.2.3: cookies may be split, but an HTTP/1 service sees one field. The
+/// credential among them is removed.
 #[test]
 fn split_cookies_are_one_field() {
     let upstream = Upstream::start();
@@ -62,8 +62,8 @@ fn split_cookies_are_one_field() {
     assert!(!upstream.saw(READER.as_bytes()));
 }
 
-/// Requests that one side could read differently from the other end their stream, or the
-/// connection; none reaches the service.
+/// Requests that the two sides could read differently end their stream, or the connection. None
+/// reaches the service.
 #[test]
 fn malformed_requests_go_no_further() {
     let upstream = Upstream::start();
@@ -153,8 +153,8 @@ fn malformed_requests_go_no_further() {
         let refused = answer.status.is_some_and(|s| (400..500).contains(&s))
             || answer.reset.is_some()
             || answer.goaway.is_some();
-        // Fields of a connection are dropped by the library before we see them; then the request
-        // may be served, and the service must not see them.
+        // The library drops fields of a connection before we see them. Then the request may be
+        // served, and the service must not see them.
         if !refused {
             assert!(
                 matches!(name, "connection" | "keep-alive" | "te other than trailers"),
@@ -172,20 +172,20 @@ fn malformed_requests_go_no_further() {
             }
             assert_eq!(got.one("x-org-id").as_deref(), Some("acme"), "{name}");
         }
-        // A refused stream leaves the connection as it was, unless that was at fault.
+        // A refused stream leaves the connection unchanged, unless the connection was at fault.
         if refused && answer.goaway.is_none() {
             assert_eq!(h2.exchange(3, &get("/v1/a", READER)).status, Some(200), "{name}");
             upstream.take();
         }
     }
     assert!(!upstream.saw(b"evil"));
-    // hyper takes a fragment off before we see it; so the service must not see it either.
+    // hyper removes a fragment before we see it, so the service must not see it either.
     let answer = H2::connect(gate.address).exchange(1, &swapped(":path", "/v1/a#b"));
     assert_eq!(answer.status, Some(200));
     assert_eq!(upstream.only().first_line(), "GET /v1/a HTTP/1.1");
 }
 
-/// What was announced and what came must agree: else the rest would be the next request.
+/// The announced and the actual length must agree. Otherwise the rest would be the next request.
 #[test]
 fn content_length_is_held_against_data() {
     let upstream = Upstream::start();
@@ -204,7 +204,7 @@ fn content_length_is_held_against_data() {
         }
     }
     assert!(!upstream.saw(b"/admin"));
-    // Without a length the body is chunked towards HTTP/1.
+    // Without a length, the body is chunked for HTTP/1.
     let mut h2 = H2::connect(gate.address);
     h2.headers(1, 0, &request("POST", "/v1/a", READER));
     h2.data(1, 0, b"hello ");
@@ -217,7 +217,7 @@ fn content_length_is_held_against_data() {
     );
 }
 
-/// Request trailers could carry an identity: they end here.
+/// Request trailers could carry an identity, so they end here.
 #[test]
 fn request_trailers_are_dropped_towards_http1() {
     let upstream = Upstream::start();
@@ -286,7 +286,7 @@ fn large_heads_are_431_or_end_the_stream() {
     );
     assert_eq!(h2.exchange(3, &get("/v1/a", READER)).status, Some(200));
     upstream.take();
-    // What h2 does not hand over, it answers by itself.
+    // Requests that h2 does not pass on, it answers itself.
     fields.push(("x-much-more", &long));
     let bytes = block(&fields);
     let mut h2 = H2::connect(gate.address);
@@ -322,7 +322,7 @@ fn streams_are_bounded() {
     assert!(answer.reset == Some(7) || answer.goaway.is_some(), "REFUSED_STREAM: {answer:?}");
 }
 
-/// Peers that open a connection and then say nothing, or half of something.
+/// Peers that open a connection and then send nothing, or half of something.
 #[test]
 fn slow_and_silent_peers_are_ended() {
     let upstream = Upstream::start();
@@ -347,8 +347,8 @@ fn slow_and_silent_peers_are_ended() {
     assert_eq!(slow_post.answer(1).status, Some(408));
 }
 
-/// A stream that takes nothing is reset after the write time-out and lets go of its upstream
-/// connection; the other streams of its connection go on.
+/// A stream that takes nothing is reset after the write time-out and releases its upstream
+/// connection. The other streams of its connection continue.
 #[test]
 fn a_stream_that_does_not_read_is_reset() {
     let upstream = Upstream::answering(|m| {
@@ -369,7 +369,7 @@ fn a_stream_that_does_not_read_is_reset() {
     assert!(answer.reset.is_some() || answer.closed, "{:?}", answer.reset);
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert!(upstream.wait_closed(1, SOON), "the service still sends");
-    // The connection itself is well: its window is used up by the lazy stream's bytes at most.
+    // The connection itself is fine: at most, the lazy stream's bytes have used up its window.
     h2.send(&frame(WINDOW_UPDATE, 0, 0, &100_000u32.to_be_bytes()));
     assert_eq!(h2.exchange(3, &get("/v1/small", READER)).status, Some(200));
 }

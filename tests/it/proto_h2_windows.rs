@@ -11,7 +11,7 @@ const INITIAL_WINDOW_SIZE: u16 = 4;
 const LENGTH: usize = 200_000;
 const SOON: Duration = Duration::from_secs(10);
 
-/// Answers of 200,000 bytes, in one piece with their head, and shapes that end in other ways.
+/// Answers of 200,000 bytes, in one piece with their head, and forms that end in other ways.
 fn service() -> Upstream {
     Upstream::answering(|m| {
         let line = m.first_line();
@@ -50,7 +50,7 @@ fn warm(upstream: &Upstream, setup: Setup) -> Gate {
     gate
 }
 
-/// A client whose streams begin with a window of so many bytes, and stay there.
+/// A client whose streams begin with a window of this many bytes, and never enlarge it.
 fn lazy(gate: &Gate, window: u32) -> H2 {
     let mut h2 = H2::with_settings(gate.address, &[(INITIAL_WINDOW_SIZE, window)]);
     h2.polite = false;
@@ -68,7 +68,7 @@ fn held(gate: &Gate) -> u64 {
     metric(gate, "keygate_memory_held_bytes")
 }
 
-/// Whatever the shape of the answer, and however little of it the client takes.
+/// Whatever the form of the answer, and however little of it the client takes.
 #[test]
 fn what_is_not_taken_is_reset() {
     let upstream = service();
@@ -86,7 +86,7 @@ fn what_is_not_taken_is_reset() {
             let fits = match *path {
                 "/none" => window >= 10_000,
                 "/v1/short" => window >= 5,
-                // Its connection's window is used up by others.
+                // Other streams use up its connection's window.
                 _ => false,
             };
             let answer = h2.answer_within(n as u32 * 2 + 1, SOON);
@@ -101,13 +101,13 @@ fn what_is_not_taken_is_reset() {
         gate.process.eventually("counted", || {
             metric(&gate, "keygate_requests_aborted_total") >= aborted + resets - 1
         });
-        // The connection is well.
+        // The connection is fine.
         h2.send(&frame(WINDOW_UPDATE, 0, 0, &1_000_000u32.to_be_bytes()));
         assert_eq!(h2.exchange(99, &get("/v1/empty", READER)).status, Some(200));
     }
 }
 
-/// A client that takes a little again and again gets all of it, however long that lasts.
+/// A client that repeatedly takes a little gets all of it, however long that lasts.
 #[test]
 fn what_is_taken_slowly_is_not_reset() {
     let upstream = service();
@@ -125,7 +125,8 @@ fn what_is_taken_slowly_is_not_reset() {
     assert_eq!((answer.body.len(), answer.ended), (LENGTH, true), "{:?}", answer.reset);
 }
 
-/// An answer that is whole in our hands (a short one comes in one read) keeps no upstream connection from others.
+/// An answer that keygate holds completely (a short one arrives in one read) keeps no upstream
+/// connection from others.
 #[test]
 fn what_is_not_taken_keeps_no_upstream_connection() {
     let upstream = service();
@@ -163,13 +164,13 @@ fn what_is_not_taken_is_counted() {
         let before = held(&gate);
         let mut h2 = lazy(&gate, window);
         for n in 0..STREAMS {
-            // The connection that it leaves idle reads as much at once.
+            // The connection that it leaves idle reads as much in one go.
             assert!(eager.exchange(next, &get("/v1/sized", READER)).ended);
             next += 2;
             h2.headers(n * 2 + 1, END_STREAM, &get(path, READER));
             assert_eq!(h2.next_of(n * 2 + 1, SOON).map(|f| f.kind), Some(HEADERS));
         }
-        // Some may have come in two pieces.
+        // Some may have arrived in two pieces.
         let least = u64::from(STREAMS) * 120_000;
         gate.process.eventually("counted", || held(&gate) > before + least);
         drop(h2);

@@ -34,7 +34,7 @@ fn http_1_0_without_host() {
     assert!(client.is_closed(), "HTTP/1.0 closes unless asked not to");
     let got = upstream.only();
     assert_eq!(got.first_line(), "GET /v1/a HTTP/1.1");
-    // What speaks HTTP/1.1 must have a Host (RFC 9112 section 3.2).
+    // An HTTP/1.1 request must have a Host (RFC 9112 section 3.2).
     assert_eq!(got.all("host"), [upstream.address.to_string()]);
     assert_eq!(got.one("x-forwarded-host"), None, "the client has named none");
 }
@@ -55,7 +55,7 @@ fn http_1_0_keeps_the_connection_when_asked() {
     assert_eq!(upstream.wait_for(3)[2].all("host"), ["old"]);
 }
 
-/// A client of HTTP/1.0 knows no chunks: the end of the connection is the end of the body.
+/// A client of HTTP/1.0 does not know chunks: the end of the connection is the end of the body.
 #[test]
 fn http_1_0_gets_no_chunks() {
     let upstream = chunked_upstream();
@@ -103,7 +103,7 @@ fn chunked_both_ways() {
     assert!(!upstream.saw(b"evil") && !upstream.saw(b"name="));
 }
 
-/// 100 Continue is keygate's promise to read the body; so it comes only after admission.
+/// 100 Continue is keygate's promise to read the body, so it is sent only after admission.
 #[test]
 fn continue_is_said_after_admission() {
     let upstream = Upstream::start();
@@ -126,7 +126,7 @@ fn continue_is_said_after_admission() {
     assert_eq!((got.one("expect"), got.body_text().as_str()), (None, "hello"));
 }
 
-/// A body that was asked for and read to its end leaves nothing behind: its connection goes on.
+/// A body that was asked for and read to its end leaves nothing behind: its connection continues.
 #[test]
 fn an_upload_that_was_asked_for_keeps_its_connection() {
     let upstream = Upstream::start();
@@ -167,7 +167,7 @@ fn header_case_is_kept_where_it_must_be() {
     assert_eq!(exchange(gate.address, &request).status(), 200);
     assert!(upstream.saw(b"Host: a\r\n") && upstream.saw(b"X-Odd-CASE: 1\r\n"));
     assert!(upstream.saw(b"x-org-id: acme\r\n"));
-    // A spelling must not be lent to a field of ours.
+    // No field of ours may get the client's spelling.
     let spoofed = request.replace("X-Odd", "X-Org-ID: evil\r\nX-Odd");
     assert_eq!(exchange(gate.address, &spoofed).status(), 200);
     assert!(!upstream.saw(b"X-Org-ID") && !upstream.saw(b"evil"), "owned: lower case");
@@ -176,7 +176,7 @@ fn header_case_is_kept_where_it_must_be() {
     assert!(upstream.saw(b"x-odd-case: 1\r\n"));
 }
 
-/// A client that says it has no more to send still gets its answer.
+/// A client that announces that it has no more to send still gets its answer.
 #[test]
 fn a_half_closed_client_is_answered() {
     let upstream =
@@ -191,7 +191,7 @@ fn a_half_closed_client_is_answered() {
     ));
     upload.finish();
     assert_eq!(upload.response().status(), 200);
-    // A body that can never be whole is not waited for.
+    // keygate does not wait for a body that can never be complete.
     let mut cut = Client::connect(gate.address);
     cut.send(format!(
         "POST /v1/cut HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\ncontent-length: 50\r\n\r\nhello"
@@ -203,7 +203,7 @@ fn a_half_closed_client_is_answered() {
     assert!(begun.elapsed() < SOON);
 }
 
-/// Nobody works for a client that has gone: before the answer, and in the middle of it.
+/// Nobody works for a client that has left: before the answer, and in the middle of it.
 #[test]
 fn a_client_that_goes_away_cancels() {
     let upstream = Upstream::answering(|m| {
@@ -267,7 +267,7 @@ fn unused_upstream_connections_are_closed_first() {
     assert_eq!(exchange(gate.address, get("/v1/a")).status(), 200);
 }
 
-/// Out of descriptors: accepting pauses and goes on, and who is connected is served.
+/// Out of descriptors: accepting pauses and continues, and connected clients are served.
 #[test]
 fn running_out_of_descriptors_is_survived() {
     let upstream = Upstream::start();
@@ -280,7 +280,7 @@ fn running_out_of_descriptors_is_survived() {
     run(tools::command("prlimit").args(["--pid", &gate.process.id().to_string(), &limit]));
     let crowd: Vec<_> = (0..40).map(|_| Client::connect(gate.address)).collect();
     gate.process.eventually("refused by the system", || {
-        // The admin listener shares the limit; so the log tells.
+        // The admin listener shares the limit, so look at the log.
         gate.log().contains("out of file descriptors")
     });
     before.send(get("/v1/a"));
@@ -296,7 +296,7 @@ fn running_out_of_descriptors_is_survived() {
     assert!(!line.ends_with(" 0"), "{line}");
 }
 
-/// Bodies pass through; they are not collected. `KEYGATE_TEST_MIB` makes them larger.
+/// Bodies pass through without being collected. `KEYGATE_TEST_MIB` makes them larger.
 #[test]
 fn large_bodies_take_no_memory() {
     let size = std::env::var("KEYGATE_TEST_MIB").ok().and_then(|v| v.parse().ok()).unwrap_or(48)
@@ -369,7 +369,7 @@ fn drain(from: &mut TcpStream) -> usize {
     body.unwrap_or_default()
 }
 
-/// `GET /v1/N`: N bytes. A body is read to its end, and its length told. Nothing is recorded.
+/// `GET /v1/N`: N bytes. A body is read to its end, and its length reported. Nothing is recorded.
 fn bulk() -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

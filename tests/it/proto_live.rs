@@ -1,6 +1,6 @@
 //! Requests that still run when the table changes: the one whose key ended is ended within 100 ms,
-//! whether or not its client reads; every other goes on. That the swap itself ends them, and no timer,
-//! and that no byte moves after it, `src/app/tests.rs` shows without a clock.
+//! whether or not its client reads. Every other one continues. `src/app/tests.rs` shows without a
+//! clock that the swap itself ends them, not a timer, and that no byte moves after it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,13 +12,14 @@ use crate::support::h2raw::*;
 use crate::support::http::Message;
 use crate::support::upstream::{Step, Upstream, send};
 
-/// What the sentence in the manual says.
+/// The bound that the manual states.
 const BOUND: Duration = Duration::from_millis(100);
-/// On top of it, what a busy machine needs to run the test itself.
+/// In addition, the time that a busy machine needs to run the test itself.
 const SLACK: Duration = Duration::from_millis(300);
 const SOON: Duration = Duration::from_secs(5);
 
-/// A tenth of a second apart, for ever; `/v1/flood`: as fast as it is taken; `/ws/…`: what it is sent.
+/// A tenth of a second apart, for ever. `/v1/flood`: as fast as it is taken. `/ws/…`: what it is
+/// sent.
 fn service() -> Upstream {
     Upstream::answering(|m: &Message| {
         if let Some(key) = m.one("sec-websocket-key") {
@@ -43,7 +44,7 @@ fn service() -> Upstream {
         if m.first_line().contains("flood") {
             flood(&mut steps, 0);
         } else if m.first_line().starts_with("POST") {
-            // Reads for as long as something comes, and never answers.
+            // Reads as long as something arrives, and never answers.
             return vec![Step::Drain, Step::ReadBody];
         } else {
             for n in 0..200 {
@@ -73,7 +74,7 @@ fn get(path: &str, key: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-api-key: {key}\r\n\r\n")
 }
 
-/// Changes a key by a `keygatectl` command and waits for the table; when it was in force.
+/// Changes a key by a `keygatectl` command and waits for the table. Returns when it was in force.
 fn change(gate: &Gate, arguments: &[&str]) -> Instant {
     let publish = ["--registry", "keys.toml", "--publish", "keys.kgt", "--signer", "signer.pem"];
     gate.folder.ctl(&[&["keys"], arguments, &publish[..]].concat());
@@ -93,11 +94,11 @@ fn in_time(what: &str, swap: Instant, ended: Instant) {
 
 fn ended(gate: &Gate, reason: &str, count: u32) {
     let line = format!("keygate_streams_ended_total{{reason=\"{reason}\"}} {count}");
-    // The client's end of a stream may be seen before keygate's own bookkeeping of it.
+    // The client's end of a stream may be visible before keygate's own bookkeeping of it.
     gate.process.eventually(&line, || gate.metrics().contains(&line));
 }
 
-/// Reads until the connection ends; whether it ended as a whole message does.
+/// Reads until the connection ends. Returns whether it ended like a complete message.
 fn read_to_end(mut client: Client) -> (Client, Instant, bool) {
     let answer = client.response();
     (client, Instant::now(), answer.complete)
@@ -118,14 +119,14 @@ fn events_stop_when_the_key_is_revoked() {
     std::thread::sleep(Duration::from_millis(100));
     let reading = std::thread::spawn(move || read_to_end(readers));
     let swap = revoke(&gate);
-    // The flood notices at once, the events with their next but one.
+    // The flood notices immediately, the events with the next but one.
     assert!(upstream.wait_closed(1, SOON), "the service still sends");
     in_time("the upstream side", swap, Instant::now());
     assert!(upstream.wait_closed(2, SOON), "the service still sends");
     let (_, at, complete) = reading.join().unwrap();
     in_time("the reader", swap, at);
     assert!(!complete, "a cut stream must not look whole");
-    // What the kernel held may still come, and then a reset.
+    // What the kernel held may still arrive, and then a reset.
     let mut last = 0;
     lazy.patience(Duration::from_secs(2));
     while let Ok(Some(answer)) = lazy.try_response(false) {
@@ -135,7 +136,7 @@ fn events_stop_when_the_key_is_revoked() {
             break;
         }
     }
-    // The other key's stream goes on.
+    // The other key's stream continues.
     let before = managers.seen().len();
     managers.read_some();
     managers.read_some();
@@ -167,7 +168,7 @@ fn streams_of_one_http2_connection_end_one_by_one() {
         (h2, answer, Instant::now())
     });
     let swap = revoke(&gate);
-    // The flood notices at once, the events with their next but one.
+    // The flood notices immediately, the events with the next but one.
     assert!(upstream.wait_closed(1, SOON), "the service still sends");
     in_time("the upstream side", swap, Instant::now());
     assert!(upstream.wait_closed(2, SOON), "the service still sends");
@@ -218,11 +219,11 @@ fn uploads_stop_when_the_key_is_revoked() {
     drop((address, others));
 }
 
-/// The close frame stands between two frames; where it cannot, the connection is cut.
+/// The close frame is between two frames. Where that is impossible, the connection is cut.
 #[test]
 fn websockets_are_told_1008() {
     let upstream = service();
-    // Longer than a revocation takes on a machine that is busy with something else.
+    // Longer than a revocation takes on a machine that is busy.
     let gate = Gate::before(&upstream).also("[timeouts]\nwrite = \"4s\"\n").start();
     let mut echo = super::proto_ws::open(gate.address, "/ws/echo", READER);
     echo.send(super::proto_ws::text("hello"));
@@ -252,7 +253,7 @@ fn websockets_are_told_1008() {
     in_time("the WebSocket", swap, at);
     assert_eq!((opcode, payload.get(..2)), (0x88, Some(&1008u16.to_be_bytes()[..])));
     assert!(closed);
-    // In the middle of a frame: nothing that could be read as the rest of it.
+    // In the middle of a frame: nothing that could be read as the rest of the frame.
     half.patience(SOON);
     assert!(half.try_response(false).is_err() || half.seen().is_empty() || half.is_closed());
     assert!(!half.seen().windows(2).any(|w| w == 1008u16.to_be_bytes()));
@@ -269,7 +270,7 @@ fn websockets_are_told_1008() {
     drop(lazy);
 }
 
-/// Less permissions end a stream that needed them; more, or another name, do not.
+/// Fewer permissions end a stream that needed them. More permissions, or another name, do not.
 #[test]
 fn only_what_matters_ends_a_stream() {
     let upstream = service();

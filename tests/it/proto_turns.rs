@@ -1,5 +1,6 @@
-//! A client's connection is read by keygate itself while its requests are plain, and by hyper for one
-//! that is not. No request and no answer may show who read it, or be lost where the reader changes.
+//! keygate itself reads a client's connection while its requests are plain, and hyper reads it for
+//! one that is not. No request and no answer may show who read it, or get lost where the reader
+//! changes.
 
 use crate::support::client::Client;
 use crate::support::gate::{Gate, READER};
@@ -13,7 +14,7 @@ fn head(line: &str, fields: &str) -> String {
     format!("{line} HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n{fields}\r\n")
 }
 
-/// Of each a name that is in its path, so that its answer tells whose it is.
+/// Each has a name in its path, so that its answer shows which request it belongs to.
 fn turns() -> Vec<Turn> {
     let line = |method: &str, path: &str| format!("{method} /v1/{path}");
     let large = "x".repeat(LARGE);
@@ -95,7 +96,7 @@ fn response(client: &mut Client, turn: &Turn) -> Message {
     if turn.0 == "head" { client.response_to_head() } else { client.response() }
 }
 
-/// Every kind of request after every other: each waited for, and all in one piece.
+/// Every kind of request after every other: waiting for each, and all in one piece.
 #[test]
 fn any_request_may_follow_any_other() {
     let upstream = upstream();
@@ -128,7 +129,7 @@ fn any_request_may_follow_any_other() {
     }
 }
 
-/// A client that has said its last still gets what it has asked for, whoever writes it.
+/// A client that has finished sending still gets what it has requested, whoever writes it.
 #[test]
 fn a_half_closed_client_is_answered() {
     let upstream = upstream();
@@ -147,7 +148,8 @@ fn a_half_closed_client_is_answered() {
     }
 }
 
-/// A head is as long as it may be, whoever reads it: a request that was passed on is not refused after.
+/// A head may have the full length, whoever reads it: a request that was passed on is not refused
+/// afterwards.
 #[test]
 fn a_long_head_is_refused_once() {
     let upstream = upstream();
@@ -160,8 +162,8 @@ fn a_long_head_is_refused_once() {
     assert!(upstream.take().is_empty());
 }
 
-/// A body that comes in pieces, behind its head or cut in the middle, is passed on as it comes; and
-/// the next request is read from where it ends.
+/// A body that arrives in pieces, after its head or split in the middle, is passed on as it
+/// arrives, and the next request is read from where it ends.
 #[test]
 fn a_request_may_come_in_any_pieces() {
     let upstream = upstream();
@@ -175,7 +177,7 @@ fn a_request_may_come_in_any_pieces() {
     for (client, cut) in clients.iter_mut().zip(&cuts) {
         client.send(&all[..*cut]);
     }
-    // All of them have been read by now, most likely; the outcome must not depend on it.
+    // All of them have probably been read by now. The outcome must not depend on it.
     std::thread::sleep(std::time::Duration::from_millis(50));
     for (client, cut) in clients.iter_mut().zip(&cuts) {
         client.send(&all[*cut..]);
@@ -191,7 +193,7 @@ fn a_request_may_come_in_any_pieces() {
     assert_eq!(bodies, 2 * cuts.len());
 }
 
-/// What a template says of the date stands alone, whoever writes the refusal.
+/// A template's date is the only one, whoever writes the refusal.
 #[test]
 fn a_refusal_has_one_date() {
     let upstream = upstream();
@@ -212,7 +214,7 @@ fn a_refusal_has_one_date() {
 
 const CORS: &str = "[[cors]]\npath = \"/v1/*\"\norigins = [\"https://a.example\"]\n";
 
-/// The answers of keygate's own: name, request line and fields, status.
+/// keygate's own answers: name, request line and fields, status.
 const OWN: [(&str, &str, u16); 4] = [
     ("no key", "POST /v1/a HTTP/1.1\r\n", 401),
     ("bad path", "POST /v1//a HTTP/1.1\r\n", 400),
@@ -225,8 +227,8 @@ const OWN: [(&str, &str, u16); 4] = [
     ("no service", "POST /v1/a HTTP/1.1\r\nx-api-key: @KEY@\r\n", 502),
 ];
 
-/// Whatever of a body is still to come when keygate answers by itself, and whoever reads it: if the
-/// connection ends behind the answer, the answer says so, and else the next request is answered.
+/// Whatever of a body is still to come when keygate answers itself, and whoever reads it: if the
+/// connection ends after the answer, the answer says so. Otherwise the next request is answered.
 #[test]
 fn no_connection_ends_unannounced_behind_an_answer_of_ours() {
     let chunked = "transfer-encoding: chunked\r\n";
@@ -269,7 +271,7 @@ fn no_connection_ends_unannounced_behind_an_answer_of_ours() {
     }
 }
 
-/// HTTP/1.0 with `keep-alive`: it is not promised what does not follow.
+/// HTTP/1.0 with `keep-alive`: it gets no promise that keygate does not keep.
 #[test]
 fn an_http_10_client_is_not_told_to_keep_a_connection_that_ends() {
     let gate = Gate::before_url("http://127.0.0.1:9").start();

@@ -1,4 +1,4 @@
-//! An HTTP/2 service whose connections come and go: the requests of clients do not notice.
+//! An HTTP/2 service whose connections end and are replaced: the requests of clients do not notice.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -56,7 +56,7 @@ fn requests_outlive_the_services_http2_connections() {
     for client in clients {
         client.join().expect("every request is answered");
     }
-    // A body cannot be sent twice, so alone.
+    // A body cannot be sent twice, so it is sent alone.
     let mut client = Client::connect(to);
     for _ in 0..20 {
         client.send(format!(
@@ -73,7 +73,7 @@ fn requests_outlive_the_services_http2_connections() {
         let answer = h2.answer(n * 2 + 1);
         assert_eq!((answer.status, answer.ended), (Some(200), true), "{n}: {answer:?}");
     }
-    // Away and back again.
+    // Gone and back again.
     drop(nginx);
     let mut h2 = H2::connect(gate.address);
     assert_eq!(h2.exchange(1, &get("/v1/a", READER)).status, Some(502));
@@ -81,8 +81,8 @@ fn requests_outlive_the_services_http2_connections() {
     assert_eq!(h2.exchange(3, &get("/v1/a", READER)).status, Some(200));
 }
 
-/// CVE-2013-5704 towards HTTP/2: identity and keys in the trailers of a request end here, whatever
-/// the client speaks.
+/// CVE-2013-5704 for HTTP/2: identity and keys in the trailers of a request end here, whatever
+/// protocol the client uses.
 #[test]
 fn request_trailers_are_dropped_towards_http2() {
     let upstream = Http2Upstream::answering(|_| Reply::ok("hi"));

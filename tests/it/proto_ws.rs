@@ -67,7 +67,7 @@ pub(crate) fn text(words: &str) -> Vec<u8> {
 
 /// The next frame from the server: first byte and payload, at most 125 bytes of it.
 pub(crate) fn frame(client: &mut Client) -> (u8, Vec<u8>) {
-    // An echo of our own frames is masked as they were.
+    // An echo of our own frames has the same mask.
     let head = |pending: &[u8]| pending.get(1).map(|b| (2 + 4 * usize::from(b >> 7), b & 0x7f));
     let (skip, length) = loop {
         if let Some((skip, length)) = head(client.pending())
@@ -81,7 +81,7 @@ pub(crate) fn frame(client: &mut Client) -> (u8, Vec<u8>) {
     (frame[0], frame[skip..].to_vec())
 }
 
-/// 101 and an echo; `sec-websocket-protocol` is answered with what `x-select` says.
+/// 101 and an echo. `sec-websocket-protocol` has the value of `x-select`.
 fn echo() -> Upstream {
     Upstream::answering(|m: &Message| {
         let Some(key) = m.one("sec-websocket-key") else { return ok() };
@@ -112,7 +112,7 @@ fn a_tunnel_carries_frames_both_ways() {
     assert_eq!(answer.one("upgrade").as_deref(), Some("websocket"));
     assert_eq!(frame(&mut client), (0x81, b"hi".to_vec()));
     client.send(text("hello"));
-    // The service echoes the frame as it came: masked.
+    // The service echoes the frame unchanged: masked.
     client.read_some();
     assert!(client.pending().ends_with(b"hello"));
     let got = upstream.only();
@@ -173,7 +173,7 @@ fn bytes_before_the_101_stay_here() {
     assert!(!upstream.saw(b"evil") && !upstream.saw(b"/admin"));
 }
 
-/// Only the route says what may be upgraded.
+/// Only the route determines what may be upgraded.
 #[test]
 fn elsewhere_an_upgrade_is_an_ordinary_request() {
     let upstream = Upstream::start();
@@ -238,7 +238,7 @@ permissions = ["read"]
 upgrade = ["websocket"]
 "#;
 
-/// Browsers can set neither header nor cookie for another origin: the key rides in the offer of
+/// Browsers can set neither header nor cookie for another origin: the key is in the offer of
 /// subprotocols, or in the query, and leaves no trace at the service.
 #[test]
 fn browser_carriers() {
@@ -259,7 +259,7 @@ fn browser_carriers() {
     assert_eq!(answer.one("sec-websocket-protocol").as_deref(), Some("superchat"));
     assert_eq!(got[0].all("sec-websocket-protocol"), ["chat, superchat"]);
     // It chooses none: a browser fails a connection that selects nothing of an offer, so keygate
-    // answers for the entry that it took; never with the key in it.
+    // selects the entry that it took, but never with the key in it.
     let (answer, got) = shake("/ws/a", &offer(&format!("api-key, {key}")));
     assert_eq!(answer.status(), 101);
     assert!(!String::from_utf8_lossy(&answer.head).contains(READER));
@@ -292,7 +292,7 @@ fn over_http2_the_service_sees_an_upgrade() {
     assert_eq!(settings.kind, SETTINGS);
     assert!(settings.payload.chunks(6).any(|s| s == [0, 8, 0, 0, 0, 1]), "{settings:?}");
     let mut fields = connect_fields("/ws/a?b=c", READER);
-    // What HTTP/2 has no use for is not passed on either.
+    // Fields that HTTP/2 does not use are not passed on either.
     fields.push(("sec-websocket-key", "ZXZpbGV2aWxldmlsZXZpbA=="));
     h2.headers(1, 0, &fields);
     let head = h2.next_of(1, SOON).unwrap();
@@ -337,7 +337,7 @@ fn extended_connect_is_judged_like_the_upgrade() {
     assert_eq!(ask(&other), 405);
     let plain = [(":method", "CONNECT"), (":authority", "a:443"), ("x-api-key", READER)];
     assert_eq!(ask(&plain), 405);
-    // A service that does not switch but says 200 must not become a tunnel.
+    // A 200 of a service that does not switch must not become a tunnel.
     let upstream = Upstream::start();
     let gate = Gate::before(&upstream).start();
     let mut h2 = H2::connect(gate.address);
@@ -418,7 +418,7 @@ except websockets.InvalidStatus as refused:
     raise SystemExit(f"{refused}: {refused.response.body}")
 "#;
 
-/// A preflight passes without a key, so it must not be a way to a tunnel.
+/// A preflight passes without a key, so it must not lead to a tunnel.
 #[test]
 fn a_preflight_is_never_upgraded() {
     let upstream = Upstream::answering(|request| {

@@ -1,4 +1,4 @@
-//! Public clients in clear and over TLS: the WebSocket of the wa product, HTTP/2, and bodies of a
+//! Public clients without and with TLS: the WebSocket of the wa product, HTTP/2, and bodies of a
 //! gigabyte. (gRPC and what ends with its key: `proto_*.rs`.)
 
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use crate::support::process::run;
 use crate::support::tools;
 use crate::support::upstream::Upstream;
 
-/// A service in Python that ends when its input does, so with this value.
+/// A service in Python that ends when its input does, so together with this value.
 struct Service {
     child: Child,
     address: SocketAddr,
@@ -52,7 +52,7 @@ fn certificates(folder: &Path) {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::<String>::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    // Of another name than the certificate, or the certificate would look self-signed.
+    // Its name differs from the certificate's, or the certificate would look self-signed.
     ca.distinguished_name.push(rcgen::DnType::CommonName, "tests");
     let ca_certificate = ca.self_signed(&ca_key).unwrap();
     let issuer = rcgen::Issuer::new(ca, ca_key);
@@ -64,7 +64,7 @@ fn certificates(folder: &Path) {
     std::fs::write(folder.join("server.key"), key.serialize_pem()).unwrap();
 }
 
-/// Starts in clear or over TLS.
+/// Starts with or without TLS.
 fn start(setup: Setup, tls: bool) -> Gate {
     if !tls {
         return setup.start();
@@ -171,7 +171,7 @@ fn http2_clients() {
     }
 }
 
-/// A gigabyte each way, and the sidecar's memory does not notice.
+/// A gigabyte each way, without an effect on the sidecar's memory.
 #[test]
 fn a_gigabyte_up_and_down() {
     const SIZE: u64 = 1 << 30;
@@ -206,7 +206,7 @@ fn a_gigabyte_up_and_down() {
             } else {
                 run(&mut curl)
             };
-            // The service answers an upload with the length that it saw.
+            // The service answers an upload with the length that it received.
             let want = if upload { format!("{SIZE} 200 10") } else { format!(" 200 {SIZE}") };
             assert_eq!(said, want, "tls {tls}, upload {upload}");
         }
@@ -215,7 +215,7 @@ fn a_gigabyte_up_and_down() {
     }
 }
 
-/// Answers GET with `size` bytes, and a body with its length in decimal. Keeps nothing.
+/// Answers GET with `size` bytes, and a body with its length in decimal. Stores nothing.
 fn bulk_service(size: u64) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,5 +1,5 @@
-//! The README's quick start, typed as it stands. Only the ports differ, and what would outlive the
-//! test is ended.
+//! The README's quick start, typed exactly as printed. Only the ports differ, and whatever would
+//! outlive the test is ended.
 
 use std::net::TcpListener;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! The recipes of docs/recipes.md that change whom a sidecar trusts, step by step, against one that
-//! runs and has callers. (tests/cli/recipes.rs has the publisher's side.)
+//! The recipes of docs/recipes.md that change whom a sidecar trusts, step by step, with a running
+//! one that has callers. (tests/cli/recipes.rs has the publisher's side.)
 
 use std::fs;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use crate::support::client::{Client, exchange};
 use crate::support::gate::{Gate, READER};
 use crate::support::upstream::Upstream;
 
-/// Somebody with a valid key who never stops asking, on one connection.
+/// A caller with a valid key who constantly sends requests, on one connection.
 struct Caller {
     asked: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
@@ -36,7 +36,7 @@ impl Caller {
         Self { asked, stop, thread }
     }
 
-    /// Waits for a few more answers, so that every step was really seen from outside.
+    /// Waits for a few more answers, so that every step was really observed from outside.
     fn goes_on(&self, gate: &Gate) {
         let before = self.asked.load(Ordering::SeqCst);
         gate.process.eventually("answers", || {
@@ -55,8 +55,8 @@ fn get() -> String {
     format!("GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n")
 }
 
-/// Changes the list in the file; `signal`: told by SIGHUP, and not found by watching. Waits until it
-/// is in force.
+/// Changes the list in the file. `signal`: by SIGHUP instead of the watch. Waits until it is in
+/// force.
 fn trust(gate: &Gate, signers: &str, signal: bool) {
     let reloads = || metric(gate, "keygate_config_reloads_total{result=\"succeeded\"}");
     let before = reloads();
@@ -89,13 +89,13 @@ fn build(gate: &Gate, out: &str, signers: &[&str]) {
     gate.folder.ctl(&build.into_iter().chain(signers).collect::<Vec<_>>());
 }
 
-/// The same by a signer that the file in its place does not name.
+/// The same with a signer that the existing table does not name.
 fn build_anew(gate: &Gate, out: &str, signer: &str) {
     let build = ["table", "build", "--registry", "keys.toml", "--out", out];
     gate.folder.ctl(&[&build[..], &["--signer", signer, "--new-signer"]].concat());
 }
 
-/// Ids of those who signed the table in force, as `/status` shows them.
+/// Ids of the signers of the table in force, as `/status` shows them.
 fn in_force(gate: &Gate) -> (Option<u64>, Vec<String>) {
     let status = gate.probe("/status").json();
     let signers = status["table"]["signers"].as_array().cloned().unwrap_or_default();
@@ -113,13 +113,13 @@ fn a_signer_is_rotated_while_callers_go_on() {
         let (_, old) = in_force(&gate);
         // 1. A new signer.
         gate.folder.signer("new");
-        // Signed by the new one too early: refused, and the last good one stays.
+        // The new one has signed too early: refused, and the last good one stays.
         build(&gate, "early.kgt", &["new.pem"]);
         fs::rename(gate.folder.file("early.kgt"), gate.folder.file("keys.kgt")).unwrap();
         gate.process.eventually("too early", || refused(&gate) == 1.0);
         caller.goes_on(&gate);
         assert_eq!(in_force(&gate), (Some(1), old.clone()));
-        // 2. Both are trusted. What was refused is looked at again, and now taken.
+        // 2. Both are trusted. The refused table is read again, and now accepted.
         trust(&gate, "\"signer.pub\", \"new.pub\"", signal);
         gate.wait_serial(2);
         caller.goes_on(&gate);
@@ -148,7 +148,7 @@ fn a_compromised_signer_is_dropped_while_callers_go_on() {
     let gate = Gate::before(&upstream).start();
     let caller = Caller::start(gate.address);
     gate.folder.signer("new");
-    // 1. Both sign: taken by whom trusts only the old one.
+    // 1. Both sign: sidecars that trust only the old one accept it.
     build(&gate, "keys.kgt", &["signer.pem", "new.pem"]);
     gate.wait_serial(2);
     assert_eq!(in_force(&gate).1.len(), 2);
@@ -156,7 +156,7 @@ fn a_compromised_signer_is_dropped_while_callers_go_on() {
     trust(&gate, "\"new.pub\"", true);
     caller.goes_on(&gate);
     assert_eq!(in_force(&gate).0, Some(2));
-    // What the thief publishes is refused, and the refusal says what is in force.
+    // What the thief publishes is refused, and the refusal shows what is in force.
     build(&gate, "forged.kgt", &["signer.pem"]);
     fs::rename(gate.folder.file("forged.kgt"), gate.folder.file("keys.kgt")).unwrap();
     gate.process.eventually("the forgery is refused", || refused(&gate) == 1.0);
@@ -177,7 +177,7 @@ fn a_compromised_signer_is_dropped_while_callers_go_on() {
     caller.end();
 }
 
-/// The list stays as it is; a file that it names is another one. Nobody signals.
+/// The list is unchanged, but a file that it names is replaced. Nobody signals.
 #[test]
 fn a_changed_file_of_a_signer_is_noticed() {
     let upstream = Upstream::start();
@@ -208,7 +208,7 @@ fn a_changed_file_of_a_signer_is_noticed() {
     caller.end();
 }
 
-/// The table is the thief's, or nobody can tell that it is not.
+/// The table is the thief's, or that cannot be ruled out.
 #[test]
 fn a_signer_is_dropped_and_its_table_with_it() {
     let upstream = Upstream::start();
@@ -218,7 +218,7 @@ fn a_signer_is_dropped_and_its_table_with_it() {
         let (_, thief) = in_force(&gate);
         gate.folder.signer("new");
         trust(&gate, "\"new.pub\"", signal);
-        // The reload was counted when all of it was done: there is nothing to wait for.
+        // The reload was counted when all of it was done, so there is nothing to wait for.
         assert_eq!(exchange(gate.address, get()).status(), 503);
         assert_eq!(gate.probe("/readyz").status(), 503);
         let status = gate.probe("/status").json();
@@ -232,9 +232,9 @@ fn a_signer_is_dropped_and_its_table_with_it() {
         assert_eq!(metric(&gate, "keygate_ready"), 0.0);
         let info = |signer: &str| format!("keygate_table_info{{signer=\"{signer}\"}}");
         assert_eq!(metric(&gate, &info(&thief[0])), 0.0, "{}", gate.metrics());
-        // The serials of the dropped one do not bind the new one.
+        // The serials of the removed one do not bind the new one.
         build_anew(&gate, "keys.kgt", "new.pem");
-        // Status, gauges and readiness say so a moment after the first request is served by it.
+        // Status, gauges and readiness follow a moment after the first request is served by it.
         gate.process.eventually("keys again", || gate.probe("/readyz").status() == 200);
         assert_eq!(exchange(gate.address, get()).status(), 200);
         let (_, now) = in_force(&gate);

@@ -1,5 +1,5 @@
-//! `keygatectl --server URL keys …` where something is wrong: options, credentials, answers that get
-//! lost, servers that are none.
+//! `keygatectl --server URL keys …` when something is wrong: options, credentials, lost answers,
+//! servers that are not a management service.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -57,7 +57,8 @@ fn what_makes_no_sense_at_a_service_says_so() {
     assert!(told.code == Some(75), "{told:?}");
 }
 
-/// Passes everything on but the answers to the first POSTs, which it swallows with their connections.
+/// Passes everything on except the answers to the first POSTs, which it swallows together with
+/// their connections.
 fn lossy(to: String, losses: u32) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -118,8 +119,8 @@ fn states(keys: &[Value]) -> Vec<&str> {
     keys.iter().map(|key| key["state"].as_str().unwrap()).collect()
 }
 
-/// The answer to a change gets lost: it is asked for again under the same name, and made once. A
-/// secret that nobody has seen is taken back.
+/// The answer to a change gets lost: the change is requested again under the same name, and made
+/// once. A secret that nobody has seen is revoked again.
 #[test]
 fn an_answer_that_is_lost_makes_one_key() {
     let both = Both::start();
@@ -129,11 +130,11 @@ fn an_answer_that_is_lost_makes_one_key() {
     assert!(told.error.contains("the secret of KEY got lost"), "{told:?}");
     assert!(told.error.contains("KEY was revoked"), "{told:?}");
     assert_eq!(states(&listed(&both, "once")), ["revoked"]);
-    // What needs no secret is done once and told as if nothing had happened.
+    // A change without a secret is made once and reported as if nothing had happened.
     assert_eq!(both.over_service(&create("twice")).code, Some(0));
     let told = over_lossy(&both, &["keys", "disable", "twice"]);
     assert_eq!((told.code, told.out.trim()), (Some(0), "KEY (twice) disabled; serial SERIAL"));
-    // A key that was rotated is as before.
+    // A rotated key is as before.
     both.over_service(&["keys", "enable", "twice"]);
     let before = shown(&both, "twice");
     let told = over_lossy(&both, &["keys", "rotate", "twice"]);
@@ -151,7 +152,7 @@ fn an_answer_that_is_lost_makes_one_key() {
     assert!(after["former_secret_until"].is_string(), "{after}");
 }
 
-/// No try is answered: nothing is promised of another one, and what was made is named.
+/// No attempt is answered: nothing is promised about another one, and what was created is named.
 #[test]
 fn a_change_that_nobody_has_answered_is_looked_for() {
     let both = Both::start();
@@ -169,7 +170,7 @@ fn a_change_that_nobody_has_answered_is_looked_for() {
         assert!(told.error.contains(says), "{told:?}");
     }
     assert_eq!(listed(&both, "once").len(), 2);
-    // What can be done twice may be.
+    // What can safely be done twice may be repeated.
     let id = made[0]["id"].as_str().unwrap();
     let told = losing(&both, 3, "key", &["keys", "revoke", id]);
     assert_eq!(told.code, Some(75), "{told:?}");
@@ -177,7 +178,7 @@ fn a_change_that_nobody_has_answered_is_looked_for() {
         assert!(told.error.contains(says), "{told:?}");
     }
     assert_eq!(both.over_service(&["keys", "revoke", id]).code, Some(0));
-    // A pair has a former secret; its key is never revoked.
+    // A pair has a former secret, so its key is never revoked.
     let pair = ["keys", "create", "--name", "pair", "--permission", "read", "--pair"];
     assert_eq!(both.over_service(&pair).code, Some(0));
     let told = losing(&both, 3, "key", &["keys", "rotate", "pair"]);
@@ -185,7 +186,7 @@ fn a_change_that_nobody_has_answered_is_looked_for() {
     assert_eq!(shown(&both, "pair")["state"], "active");
 }
 
-/// A new key that may not be revoked is disabled, and the key that was rotated is as before.
+/// A new key that may not be revoked is disabled, and the rotated key is as before.
 #[test]
 fn a_credential_that_may_not_revoke_takes_back_what_it_can() {
     let both = Both::start();
@@ -202,7 +203,7 @@ fn a_credential_that_may_not_revoke_takes_back_what_it_can() {
     assert_eq!((&after[0]["id"], &after[0]["expires"]), (&before["id"], &before["expires"]));
 }
 
-/// The commands in hints work where the command has worked.
+/// The commands in hints work wherever the command worked.
 #[test]
 fn hints_name_the_service() {
     let both = Both::start();
@@ -264,13 +265,13 @@ fn a_change_that_is_not_published_says_why() {
         "{told:?}"
     );
     assert!(told.out.contains("(late)"), "{told:?}");
-    // Who tries again is not told that all is well.
+    // A second attempt does not report that all is well.
     both.at(&place, &["keys", "revoke", "late"]);
     let told = both.at(&place, &["keys", "revoke", "late"]);
     assert!(told.code == Some(75) && told.out.is_empty(), "{told:?}");
 }
 
-/// Answers everything with this, and counts how often it was asked.
+/// Answers everything with this, and counts the requests.
 fn stub(answer: &'static str) -> (String, Arc<AtomicU32>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -356,7 +357,7 @@ fn a_service_with_tls_of_its_own() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("keys:revoke"), "{output:?}");
 }
 
-/// Posts what a sidecar has counted.
+/// Posts a sidecar's counts.
 fn report(both: &Both, lines: &[Value]) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 60;
     let head = json!({
@@ -390,7 +391,7 @@ fn what_sidecars_have_told_a_service() {
         let create = ["keys", "create", "--org", "acme", "--name", name, "--permission", "read"];
         assert_eq!(both.over_service(&create).code, Some(0));
     }
-    // Nobody has reported: an answer would be a guess.
+    // Nobody has reported, so any answer would be a guess.
     for period in ["1s", "90d"] {
         let told = both.over_service(&["keys", "unused", "--for", period]);
         assert!(told.code == Some(75) && told.error.contains("has reported yet"), "{told:?}");

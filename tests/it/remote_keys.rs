@@ -6,10 +6,10 @@ use std::time::Duration;
 use crate::support::gate::{Folder, keygatectl};
 use crate::support::process::Process;
 
-/// Changes are published within milliseconds; so often it is looked.
+/// Changes are published within milliseconds: this is how often the test checks.
 pub(crate) const LOOKS: u32 = 200;
 
-/// What a second credential may do, in the file `writer`: it ends nothing.
+/// The permissions of a second credential, in the file `writer`: it cannot end anything.
 const WRITER: &str = "read,keys:read,keys:write";
 
 /// The token of the sidecars.
@@ -22,7 +22,7 @@ pub(crate) struct Both {
     pub(crate) address: String,
 }
 
-/// What a command has said.
+/// The output of a command.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) code: Option<i32>,
@@ -95,7 +95,7 @@ impl Both {
         let place = ["--server", &server, "--credential-file", "key"];
         let mut told = self.at(&place, arguments);
         for _ in 0..LOOKS {
-            // Whoever looks at once may come before the publisher.
+            // An immediate check may be earlier than the publisher.
             let left = ["(not published)", "\"published\":false", "\"published\": false"];
             if !left.iter().any(|left| told.out.contains(left)) {
                 break;
@@ -107,7 +107,7 @@ impl Both {
     }
 }
 
-/// Ids, secrets, serials and times differ; so do the widths of what they stand in.
+/// Ids, secrets, serials and times differ, and so do the widths of their columns.
 fn same(text: &str) -> String {
     let mut out = String::new();
     let mut word = String::new();
@@ -205,7 +205,7 @@ fn the_same_transcript_over_files_and_over_a_service() {
         let (files, service) = (both.over_files(&arguments), both.over_service(&arguments));
         let place = |text: &str| match text.split_once(" in ") {
             Some((what, _)) if what.starts_with("error: no key") => what.to_owned(),
-            // What a registry has, and a service need not tell.
+            // A registry has this, but a service need not report it.
             _ => text.lines().filter(|l| !l.starts_with("hint: ")).collect::<Vec<_>>().join("\n"),
         };
         assert_eq!(service.code, files.code, "{arguments:?}: {files:?}\n{service:?}");

@@ -1,5 +1,5 @@
-//! `keygatectl --server URL keys …` at a service whose answers are odd: what they do not say for sure is
-//! not believed, and no key stays whose secret nobody has.
+//! `keygatectl --server URL keys …` with a service whose answers are odd: what they do not state
+//! with certainty is not believed, and no key stays whose secret nobody has.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,14 +13,14 @@ const KEY: &str = "key_aaaaaaaaaaaa";
 const OTHER: &str = "key_bbbbbbbbbbbb";
 const SECRET: &str = "kg_5ecre7Ab3dE5f6Gh7iJ8kL9mN0";
 
-/// Answers as a service does, but for what `odd` says of a request (`GET /v1/…`).
+/// Answers like a service, except for what `odd` returns for a request (`GET /v1/…`).
 struct OddService {
     folder: Folder,
     address: String,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
-/// What a command has said.
+/// The output of a command.
 #[derive(Debug)]
 struct Said {
     code: Option<i32>,
@@ -45,7 +45,7 @@ impl OddService {
                 let (status, body) = odd(&request).unwrap_or_else(|| (200, usual(&request)));
                 notes.lock().unwrap().push(request);
                 let length = body.len();
-                // Whoever wants no more of it goes.
+                // A client that wants no more of it leaves.
                 write!(
                     client,
                     "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nretry-after: 0\r\n\
@@ -69,7 +69,7 @@ impl OddService {
         Said { code: output.status.code(), out: text(&output.stdout), error: text(&output.stderr) }
     }
 
-    /// How often something was asked that ends so.
+    /// How often a request that ends like this was made.
     fn asked(&self, end: &str) -> usize {
         self.asked.lock().unwrap().iter().filter(|request| request.ends_with(end)).count()
     }
@@ -155,7 +155,7 @@ fn a_new_key_whose_answer_cannot_be_read_is_taken_back() {
     }
 }
 
-/// An answer about a key that nobody has asked for ends nothing.
+/// An answer about a key that was not requested ends nothing.
 #[test]
 fn a_key_that_was_not_asked_for_is_not_ended() {
     for made in [
@@ -192,14 +192,14 @@ fn a_change_of_which_nothing_is_known_says_so() {
         assert!(said.error.contains("hint: whether it was done is not known"), "{said:?}");
         assert!(said.error.contains(says), "{said:?}");
     }
-    // So does an answer that is longer than any of a service.
+    // So does an answer longer than any that a service sends.
     let long = "x".repeat(17 << 20);
     let odd =
         move |asked: &str| asked.ends_with("T /v1/orgs/acme/keys").then(|| (201, long.clone()));
     let said = OddService::start(odd).run(&CREATE);
     assert_eq!(said.code, Some(75), "{said:?}");
     assert!(said.error.contains("whether it was done is not known"), "{said:?}");
-    // What a service refuses was not done.
+    // A refused request was not carried out.
     let odd = |asked: &str| {
         let told = json!({"code": "busy", "detail": "too much at once"}).to_string();
         (!asked.starts_with("GET ")).then_some((503, told))
@@ -208,8 +208,8 @@ fn a_change_of_which_nothing_is_known_says_so() {
     assert!(said.code == Some(75) && !said.error.contains("is not known"), "{said:?}");
 }
 
-/// The end of a key that was rotated is given back although the new one cannot be ended; where that
-/// fails as well, the command that does it is named.
+/// The end of a rotated key is restored although the new one cannot be ended. If that fails as
+/// well, the command that does it is named.
 #[test]
 fn what_cannot_be_taken_back_is_named() {
     let new = with(with(key(OTHER), "replaces", json!(KEY)), "state", json!("quarantined"));
@@ -239,12 +239,12 @@ fn what_cannot_be_taken_back_is_named() {
     }
 }
 
-/// Somebody has changed the key that was rotated before the rotation could be undone: what they have
-/// chosen stays.
+/// Somebody has changed the rotated key before the rotation could be undone: their choice stays.
 #[test]
 fn an_end_that_somebody_else_has_chosen_stays() {
     let changed = with(key(KEY), "version", json!(3)).to_string();
-    // Seen in time, by the service alone, and of an answer that does not say what the rotation has left.
+    // Noticed in time, by the service alone, and from an answer that does not say what the rotation
+    // has left.
     for (version, shown, patches) in [(json!(2), 3, 0), (json!(1), 1, 1), (json!("1"), 1, 0)] {
         let new = with(key(OTHER), "replaces", json!(KEY));
         let rotated = with(key(KEY), "version", version.clone());
@@ -294,7 +294,7 @@ fn an_answer_about_another_key_is_refused() {
             assert_eq!(said.out, "", "{arguments:?}");
         }
     }
-    // Of another organization, in a list.
+    // A key of another organization, in a list.
     let list = json!({"keys": [with(key(KEY), "org", json!("globex"))], "next": null}).to_string();
     let odd = move |asked: &str| asked.contains("/keys?").then(|| (200, list.clone()));
     let said = OddService::start(odd).run(&["keys", "list"]);
@@ -313,7 +313,7 @@ fn a_list_that_repeats_itself_has_an_end() {
     }
 }
 
-/// No sum wraps, and no time that cannot be read is passed over: a key in use is never called unused.
+/// No sum overflows, and no unreadable time is skipped: a key in use is never called unused.
 #[test]
 fn uses_that_are_told_badly_are_uses() {
     let usage = |last: Value, days: Value| {
@@ -342,7 +342,7 @@ fn uses_that_are_told_badly_are_uses() {
     }
 }
 
-/// A change that is kept is told as done only where it is published.
+/// A stored change is reported as done only once it is published.
 #[test]
 fn a_change_that_is_not_published_ends_with_75() {
     let so_far = |published: u64| json!({"published": published, "unpublished": null}).to_string();
@@ -366,7 +366,8 @@ fn a_change_that_is_not_published_ends_with_75() {
     }
 }
 
-/// The same where nobody can say so, whatever the command: of a new secret, and of what is so already.
+/// The same if nobody can confirm it, whatever the command: for a new secret, and for a change that
+/// was already made.
 #[test]
 fn what_may_not_be_published_ends_with_75_whatever_the_command() {
     let no = json!({"code": "not_found", "title": "no"}).to_string();

@@ -1,5 +1,5 @@
 //! Every file in `config/` and `deploy/` is parsed or checked by the program that would use it, so
-//! that a sample cannot rot. A file of a new kind fails until it is given a check here.
+//! that a sample cannot become outdated. A file of a new kind fails until it gets a check here.
 
 mod release;
 mod units;
@@ -28,17 +28,17 @@ fn every_sample_has_a_check() {
 enum Kind {
     AlertRules,
     AlertTests,
-    /// tests/it/chart looks at it, and at whatever else is for a cluster's platform team.
+    /// tests/it/chart checks it, and everything else for a cluster's platform team.
     Cluster,
     Compose,
     Config,
     Containerfile,
-    /// tests/it/dashboard.rs looks at it.
+    /// tests/it/dashboard.rs checks it.
     Dashboard,
     Kubernetes,
     Prose,
     Registry,
-    /// The compiler looks at it.
+    /// The compiler checks it.
     Rust,
     Scrape,
     Script,
@@ -105,8 +105,8 @@ fn rules_and_scrape_config_pass_promtool() {
     }
 }
 
-/// Each alert is raised by the failure that it names, a dead process among them, and none by a healthy
-/// fleet of two registries in one job.
+/// Each alert is raised by the failure that it names, including a dead process, and none by a
+/// healthy fleet of two registries in one job.
 #[test]
 fn every_alert_is_raised_by_its_failure() {
     let rules = of_kind(Kind::AlertRules);
@@ -124,7 +124,7 @@ fn every_alert_is_raised_by_its_failure() {
     }
 }
 
-/// Alerts speak of metrics that exist.
+/// Alerts use metrics that exist.
 #[test]
 fn alerts_name_declared_metrics() {
     // Of sidecars and injectors, of distributors, of the management service.
@@ -196,7 +196,7 @@ fn the_image_is_static_and_without_root() {
     }
 }
 
-/// Nothing but the sidecar answers for the pod, and probes reach what they are for.
+/// Only the sidecar answers for the pod, and probes reach their targets.
 #[test]
 fn the_manifest_keeps_the_gate_shut() {
     for file in of_kind(Kind::Kubernetes) {
@@ -263,14 +263,14 @@ fn the_manifest_keeps_the_gate_shut() {
             .iter()
             .find(|m| named(&pod["volumes"], m["name"].as_str().unwrap())["secret"].is_object());
         assert!(table.is_some(), "the table comes from a Secret");
-        // preStop says a command that keygate has.
+        // preStop runs a command that keygate has.
         let command = gate["lifecycle"]["preStop"]["exec"]["command"].as_array().expect("preStop");
         assert_eq!(command[0], "/keygate", "there is no shell in the image");
         run(keygate(root()).arg(command[1].as_str().unwrap()).arg("--help"));
     }
 }
 
-/// The configuration inside the manifest is one that keygate takes.
+/// keygate accepts the configuration inside the manifest.
 #[test]
 fn the_manifests_configuration_is_checked() {
     for file in of_kind(Kind::Kubernetes) {
@@ -303,7 +303,7 @@ fn the_manifests_configuration_is_checked() {
     }
 }
 
-/// By the schema of Compose, with its references resolved; and the gate is what can be reached.
+/// Valid by the schema of Compose, with its references resolved. Only the gate can be reached.
 #[test]
 fn the_compose_file_is_valid_and_keeps_the_gate_shut() {
     for file in of_kind(Kind::Compose) {
@@ -342,7 +342,7 @@ for check in (found.validate, found.validate_networks, found.validate_volumes, f
                 settings = volume["source"].as_str().map(|s| file.with_file_name(s));
             }
         }
-        // The configuration that is mounted is one that keygate takes.
+        // keygate accepts the configuration that is mounted.
         let folder = tempfile::tempdir().unwrap();
         let text = fs::read_to_string(settings.unwrap().join("keygate.toml")).unwrap();
         let here = folder.path().display().to_string();

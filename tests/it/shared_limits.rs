@@ -1,5 +1,5 @@
 //! One limit of several real sidecars, counted in a real redis-server: what all of them admit
-//! together, what callers are told, what is in the store. Also the words of the other tests of shared
+//! together, what callers see, what is in the store. Also helpers for the other tests of shared
 //! limits.
 
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ name = "x-api-key"
 path = "/*"
 "#;
 
-/// So long that no request of a test on a busy machine waits in vain.
+/// So long that no request of a test on a busy machine waits without an answer.
 pub(crate) const PATIENT: &str = "timeout = \"1s\"";
 
 /// Sidecars that share their limits: `key_a` and `key_b` of one org have `limit` each.
@@ -35,7 +35,7 @@ pub(crate) struct SharedFleet {
 // === impl SharedFleet ===
 
 impl SharedFleet {
-    /// `store`: what `[shared]` says.
+    /// `store`: the contents of `[shared]`.
     pub(crate) fn start(count: usize, limit: &str, store: &str) -> Self {
         let upstream = Upstream::start();
         let first = folder(&upstream, limit, store);
@@ -55,7 +55,7 @@ impl SharedFleet {
         fleet
     }
 
-    /// Until all of them reach the store, and know how many they are.
+    /// Waits until all of them reach the store, and know how many they are.
     pub(crate) fn wait_up(&self) {
         for gate in &self.gates {
             gate.process.eventually("the store", || is_up(gate));
@@ -106,7 +106,7 @@ pub(crate) fn status(client: &mut Client, secret: &str) -> u16 {
     client.send(request(secret)).response().status()
 }
 
-/// What of a limit is left, as an answer says.
+/// How much of a limit is left, according to an answer.
 fn left(answer: &Message) -> u32 {
     let field = answer.one("ratelimit").unwrap_or_else(|| panic!("no ratelimit"));
     let rest = field.split(";r=").nth(1).unwrap();
@@ -116,14 +116,14 @@ fn left(answer: &Message) -> u32 {
 #[test]
 fn a_pool_is_used_up_to_the_last_token_and_no_further() {
     let redis = RedisServer::start(&[]);
-    // Practically nothing comes back while the test runs: one in 14 minutes.
+    // Almost nothing is refilled while the test runs: one in 14 minutes.
     let store = format!("url = \"{}\"\n{PATIENT}", redis.url());
     let fleet = SharedFleet::start(3, "100/d burst 100", &store);
     let (mut admitted, mut refused_at_last) = (0, 0);
     let mut clients: Vec<_> =
         fleet.gates.iter().map(|gate| Client::connect(gate.address)).collect();
     let until = Instant::now() + Duration::from_secs(20);
-    // What a sidecar has in advance comes back to the others when it is not used.
+    // Tokens that a sidecar has in advance return to the others when they are not used.
     while refused_at_last < 30 && Instant::now() < until {
         for client in &mut clients {
             match status(client, SECRET) {
@@ -155,7 +155,7 @@ fn a_pool_is_used_up_to_the_last_token_and_no_further() {
 fn a_rate_is_held_by_all_together() {
     let redis = RedisServer::start(&[]);
     let store = format!("url = \"{}\"\n{PATIENT}", redis.url());
-    // A burst of five seconds: so long may a busy machine do something else without a loss.
+    // A burst of five seconds: a busy machine may do something else for that long without a loss.
     let fleet = SharedFleet::start(3, "1200/min burst 100", &store);
     let began = Instant::now();
     let end = began + Duration::from_secs(5);
@@ -169,7 +169,7 @@ fn a_rate_is_held_by_all_together() {
                 loop {
                     match status(&mut client, SECRET) {
                         200 => admitted += 1,
-                        // By then nothing is left that was taken in advance.
+                        // By then, nothing is left that was taken in advance.
                         429 if Instant::now() > end => return admitted,
                         429 => std::thread::sleep(Duration::from_millis(10)),
                         other => panic!("{other}"),
@@ -183,7 +183,7 @@ fn a_rate_is_held_by_all_together() {
     assert_eq!(fleet.total("shared_limits_fallback_total"), 0);
     let due = 100.0 + 20.0 * took;
     assert!(f64::from(admitted) <= due + 1.0, "{admitted} of {due:.1} in {took:.2} s");
-    // What comes in 50 ms may still be in the store.
+    // What arrives in 50 ms may still be in the store.
     let least = 0.98 * due - 3.0;
     assert!(f64::from(admitted) >= least, "{admitted} of {due:.1} in {took:.2} s");
 }
@@ -249,7 +249,7 @@ cost = 5
     assert_eq!([search(SECRET).status(), search(SECRET).status()], [200, 200]);
     let refused = search(SECRET);
     assert_eq!(refused.json()["violated-policies"], serde_json::json!(["search", "shared"]));
-    // It took nothing: the org's last two are there for its other key.
+    // It took nothing: the org's last two are available to its other key.
     assert_eq!([ask(gate.address, OTHER).status(), ask(gate.address, OTHER).status()], [200, 200]);
     let refused = ask(gate.address, OTHER);
     assert_eq!(refused.json()["violated-policies"], serde_json::json!(["shared"]));
@@ -266,7 +266,7 @@ fn a_drain_gives_back_what_was_taken_in_advance() {
         assert_eq!(status(&mut client, SECRET), 200);
     }
     let key = redis.keys("kg1:").into_iter().find(|key| key.ends_with(":per-key")).unwrap();
-    // What is taken, by how far the value is ahead of now: 86.4 s for each.
+    // How much is taken, by how far the value is ahead of now: 86.4 s for each.
     let taken = || {
         let value: f64 = redis.run(&["GET", &key]).text().parse().unwrap();
         let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
@@ -285,7 +285,7 @@ fn a_drain_gives_back_what_was_taken_in_advance() {
 fn status_says_how_the_store_stands() {
     let redis = RedisServer::start(&[]);
     let fleet = SharedFleet::start(2, "10/s", &format!("url = \"{}\"", redis.url()));
-    // The one that came first learns of the other with its next count.
+    // The earlier one learns of the other with its next count.
     let last = &fleet.gates[1];
     let status = last.probe("/status").json()["shared_limits"].clone();
     assert_eq!(status["up"], true);
@@ -301,7 +301,7 @@ fn status_says_how_the_store_stands() {
     assert!(last.log_soon("the store of shared limits is away"), "{}", last.log());
 }
 
-/// A request by which a sidecar meets its store; `false`, to be asked again.
+/// A request by which a sidecar contacts its store. `false`: ask again.
 fn client_asks(client: &mut Client) -> bool {
     status(client, OTHER);
     false

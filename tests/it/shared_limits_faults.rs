@@ -1,5 +1,6 @@
-//! A store of shared limits that pauses, hangs, dies, forgets, refuses, is slow or holds garbage: no
-//! caller within its limit is refused, nobody waits long, and it is used again when it is well.
+//! A store of shared limits that pauses, hangs, dies, forgets, refuses, is slow or holds garbage:
+//! no caller within its limit is refused, nobody waits long, and the store is used again when it is
+//! well.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -18,16 +19,16 @@ use crate::support::upstream::Upstream;
 const TIMEOUTS: &str = "shared_limits_requests_total{result=\"timeout\"}";
 const FALLBACKS: &str = "shared_limits_fallback_total";
 
-/// One way for a store to be away, and how it comes back.
+/// One way for a store to be away, and how it returns.
 struct StoreTrouble {
     name: &'static str,
     begins: fn(&RedisServer),
-    /// In what `/status` says of it.
+    /// Part of what `/status` says about it.
     why: &'static str,
     ends: fn(&RedisServer),
 }
 
-/// Of both sidecars one request after the other, all of which are within the limit.
+/// One request after the other to both sidecars, all of them within the limit.
 fn all_are_admitted(fleet: &SharedFleet, rounds: usize, name: &str) {
     for _ in 0..rounds {
         for gate in &fleet.gates {
@@ -46,7 +47,7 @@ fn survives_of(redis: &RedisServer, trouble: &StoreTrouble) {
     all_are_admitted(&fleet, 3, name);
     let before: Vec<_> = fleet.gates.iter().map(|gate| number(gate, TIMEOUTS)).collect();
     (trouble.begins)(redis);
-    // Each key asks anew: what was taken in advance would hide the trouble.
+    // Each key asks again: tokens taken in advance would hide the trouble.
     for gate in &fleet.gates {
         gate.process.eventually("away", || {
             assert_eq!(ask(gate.address, SECRET).status(), 200, "{name}");
@@ -59,7 +60,7 @@ fn survives_of(redis: &RedisServer, trouble: &StoreTrouble) {
         let waited = number(gate, TIMEOUTS) - before;
         assert!(waited <= 3, "{name}: {waited} requests have waited in vain");
         assert!(number(gate, FALLBACKS) > 0, "{name}");
-        // What it says once it is tried again.
+        // What it reports when it is tried again.
         gate.process.eventually(&format!("{name}: what it says"), || {
             let why = gate.probe("/status").json()["shared_limits"]["why"].clone();
             why.as_str().is_some_and(|why| why.contains(trouble.why))
@@ -100,10 +101,10 @@ fn a_store_that_is_killed() {
     });
 }
 
-/// It has come back, and reads what it had.
+/// It has returned, and is loading its data.
 #[test]
 fn a_store_that_loads() {
-    // Half a millisecond for each of 60,000 keys, until it is told to hurry. It answers meanwhile.
+    // Half a millisecond for each of 60,000 keys, until it is asked to hurry. It answers meanwhile.
     let slow = "--enable-debug-command yes --key-load-delay 500 \
                 --loading-process-events-interval-bytes 1024";
     survives_of(
@@ -169,7 +170,7 @@ fn a_store_that_forgets_is_asked_on() {
     let fleet = SharedFleet::start(2, "20/d", &store);
     all_are_admitted(&fleet, 5, "before");
     redis.run(&["FLUSHALL"]);
-    // It has forgotten the scripts as well: each is sent once more.
+    // It has forgotten the scripts as well: each is sent again.
     redis.run(&["SCRIPT", "FLUSH"]);
     // At most one more burst.
     all_are_admitted(&fleet, 10, "after");
@@ -193,7 +194,7 @@ fn garbage_and_clock_steps_in_a_bucket_lock_nobody_out() {
     for garbage in ["garbage", "nan", "", "-5", "0x", "\u{1f512}"] {
         redis.run(&["SET", &key, garbage]);
         assert_eq!(ask(gate.address, SECRET).status(), 200, "{garbage:?}");
-        // Limited as ever, by what it has become.
+        // Limited as before, by the new value.
         let value: f64 = redis.run(&["GET", &key]).text().parse().unwrap();
         assert!(value > 1e15, "{garbage:?}: {value}");
     }
@@ -221,7 +222,7 @@ fn now_us() -> u64 {
     since.as_micros() as u64
 }
 
-/// Carries bytes to a server and back, each direction late by this much.
+/// Forwards bytes to a server and back, delaying each direction by this much.
 fn slow_way(to: u16, late: Duration) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
     let port = listener.local_addr().unwrap().port();

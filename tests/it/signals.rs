@@ -1,5 +1,5 @@
-//! What signals do, and that nothing keeps the process from its end: not a log that nobody reads, not a
-//! start that waits for somebody.
+//! What signals do, and that nothing prevents the process from ending: not a log that nobody reads,
+//! and not a start that waits for somebody.
 
 use std::io::{BufRead, BufReader, PipeReader, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -22,7 +22,8 @@ fn serve(folder: &Folder) -> Command {
     command
 }
 
-/// A process whose standard output and error are one pipe, which is read no further than the test says.
+/// A process whose standard output and error are one pipe, which the test reads only as far as it
+/// says.
 struct Unread {
     child: Child,
     log: BufReader<PipeReader>,
@@ -77,7 +78,7 @@ impl Drop for Unread {
     }
 }
 
-/// Refusals fill the pipe until nothing more goes in.
+/// Refusals fill the pipe until nothing more fits.
 fn fill(unread: &Unread, address: SocketAddr) {
     const PIPE: u64 = 64 * 1024;
     let until = Instant::now() + PATIENCE;
@@ -89,7 +90,7 @@ fn fill(unread: &Unread, address: SocketAddr) {
             assert_eq!(client.response().status(), 401);
         }
     }
-    // More than the pipe has room for is on its way.
+    // There are more than the pipe can hold.
     for _ in 0..1000 {
         client.send("GET /v1/a HTTP/1.1\r\nhost: a\r\n\r\n");
         assert_eq!(client.response().status(), 401, "requests do not wait for the log");
@@ -133,7 +134,7 @@ fn nor_does_it_a_second_sigterm() {
     assert_eq!(gate.end().and_then(|s| s.code()), Some(0));
 }
 
-/// Its last words have nowhere to go.
+/// Its last log lines cannot be written.
 #[test]
 fn a_start_that_fails_ends_although_nobody_reads_why() {
     let folder = Gate::before_url("http://127.0.0.1:9").folder();
@@ -148,14 +149,14 @@ fn a_start_that_fails_ends_although_nobody_reads_why() {
     assert_eq!(gate.end().and_then(|s| s.code()), Some(78));
 }
 
-/// Signals that the process catches by now, as a mask (proc_pid_status(5)).
+/// Signals that the process catches at this time, as a mask (proc_pid_status(5)).
 fn caught(process: &Process) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
     u64::from_str_radix(mask.trim(), 16).unwrap()
 }
 
-/// The table's server takes the request and never answers.
+/// The table's server accepts the request and never answers.
 #[test]
 fn a_start_that_waits_is_ended_by_sigterm_and_by_nothing_less() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -193,7 +194,7 @@ fn sigusr1_opens_the_access_log_anew() {
     exchange(gate.address, get());
     gate.process.eventually("a line", || lines("access.log") == 1);
     assert_eq!(lines("access.log.1"), 1, "nothing went to the old one");
-    // Nothing but the logs was looked at.
+    // Nothing except the logs was reopened.
     assert!(!gate.log().contains("rereading configuration"), "{}", gate.log());
 }
 
@@ -207,7 +208,7 @@ fn no_other_signal_ends_a_running_sidecar() {
     }
     gate.process.eventually("the reload", || gate.log().contains("rereading configuration"));
     assert!(gate.process.wait(Duration::from_millis(100)).is_none(), "{}", gate.log());
-    // nginx's word for a graceful end.
+    // nginx uses it for a graceful end.
     gate.process.signal("QUIT");
     assert_eq!(gate.process.wait(PATIENCE).and_then(|s| s.code()), Some(0), "{}", gate.log());
     assert!(gate.log_soon("\"stopped\""), "the last line is there:\n{}", gate.log());

@@ -1,5 +1,5 @@
-//! `keygatectl signer serve` as a process: behind it the management service, in front of it users who
-//! may ask and users who may not; and tables that several sign.
+//! `keygatectl signer serve` as a process: the management service behind it, and in front of it
+//! users who may ask and users who may not. Also: tables that several sign.
 
 #[cfg(feature = "admin")]
 mod with_the_service;
@@ -33,7 +33,7 @@ fn serve_signer(folder: &Folder) -> Process {
     process
 }
 
-/// The command that a refusal names.
+/// The command that a refusal prints.
 #[cfg(feature = "admin")]
 fn allow_with(folder: &Folder, options: &str) -> String {
     let config = folder.path().join("signer.toml");
@@ -54,7 +54,8 @@ fn only_configured_users_are_answered() {
     let shown = folder.ctl(&["signer", "show", &socket]);
     assert_eq!(shown, folder.read("signer.pub.pem"));
     if !rustix::process::geteuid().is_root() {
-        // Nobody can be somebody else here; the test in `manage::signing` has another uid configured.
+        // It is impossible to become another user here. The test in `manage::signing` configures
+        // another uid.
         return;
     }
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -68,7 +69,7 @@ fn only_configured_users_are_answered() {
     let told = String::from_utf8_lossy(&other.stderr).into_owned();
     assert!(!other.status.success() && other.stdout.is_empty(), "{told}");
     process.wait_for_line("refused user 65534");
-    // Nor may somebody else than the signer's user allow anything.
+    // Nor may a user other than the signer's allow anything.
     let allow = Command::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
         .arg(env!("CARGO_BIN_EXE_keygatectl"))
@@ -85,7 +86,7 @@ fn only_configured_users_are_answered() {
     assert!(told.contains("another signer"), "{told}");
 }
 
-/// Neither starts where others could say what was signed or allowed, or hold the lock.
+/// Neither starts if others could change what was signed or allowed, or hold the lock.
 #[test]
 fn a_state_directory_of_others_stops_the_start() {
     let folder = Folder::empty();
@@ -142,7 +143,7 @@ fn what_is_allowed_is_shown_and_taken_back() {
     refused(&folder, &["signer", "allow", "--withdraw", "--for", "1h"]);
 }
 
-/// Fails; what it says.
+/// Must fail. Returns what it says.
 fn refused(folder: &Folder, arguments: &[&str]) -> String {
     let output = keygatectl(folder.path()).args(arguments).output().unwrap();
     assert!(!output.status.success() && output.stdout.is_empty(), "{arguments:?}: {output:?}");
@@ -153,7 +154,7 @@ fn refused(folder: &Folder, arguments: &[&str]) -> String {
 #[test]
 fn who_may_not_connect_is_told_the_group() {
     if !rustix::process::geteuid().is_root() {
-        // Nobody can be somebody else here.
+        // It is impossible to become another user here.
         return;
     }
     let folder = Folder::empty();
@@ -185,7 +186,7 @@ fn who_may_not_connect_is_told_the_group() {
     }
 }
 
-/// The scripts of docs/signer.md, in their order.
+/// The scripts of docs/signer.md, in order.
 fn scripts() -> Vec<String> {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/signer.md"));
     let page = page.unwrap();
@@ -193,7 +194,7 @@ fn scripts() -> Vec<String> {
     blocks.filter(|block| block.starts_with("#!")).map(str::to_owned).collect()
 }
 
-/// Runs a script with `message` on standard input; what it writes.
+/// Runs a script with `message` on standard input. Returns what it writes.
 fn run_script(folder: &Folder, script: &str, argument: &str, message: &[u8]) -> Vec<u8> {
     use std::io::Write as _;
     folder.write("sign", script);
@@ -212,7 +213,7 @@ fn run_script(folder: &Folder, script: &str, argument: &str, message: &[u8]) -> 
     output.stdout
 }
 
-/// Whether openssl takes it for a signature of the folder's signer.
+/// Whether openssl accepts it as a signature of the folder's signer.
 fn verifies(folder: &Folder, message: &[u8], signature: &[u8]) -> bool {
     std::fs::write(folder.file("message"), message).unwrap();
     std::fs::write(folder.file("signature"), signature).unwrap();
@@ -237,7 +238,7 @@ fn scripts_of_the_page_sign() {
     let signature = run_script(&folder, pkcs11, "signer.pem", message);
     assert_eq!(signature.len(), 64);
     assert!(verifies(&folder, message, &signature));
-    // A KMS that has the same key, and wants a token.
+    // A KMS that has the same key, and requires a token.
     folder.write_secret("kms.curl", "header = \"Authorization: Bearer of-the-kms\"\n");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

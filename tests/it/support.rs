@@ -1,5 +1,5 @@
-//! What the themes share: a client that sends bytes as they are, an upstream that records bytes as
-//! they came, and a runner for the real programs.
+//! What the tests share: a client that sends bytes unchanged, an upstream that records bytes as
+//! they arrived, and a runner for the real programs.
 
 pub(crate) mod client;
 pub(crate) mod distributor;

@@ -1,4 +1,5 @@
-//! What `keygate check` and `keygate explain` say of user tokens, and what they cost the build.
+//! What `keygate check` and `keygate explain` report about user tokens, and what tokens cost the
+//! build.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -8,7 +9,7 @@ use crate::support::gate::{Gate, READER, keygate};
 use crate::support::upstream::Upstream;
 use crate::tokens::{ROUTES, Signer, jwks, now, tokens};
 
-/// User tokens have cost the sidecar two packages.
+/// User tokens added two packages to the sidecar.
 #[test]
 fn the_dependencies_of_tokens_are_two() {
     let lock: toml::Table = include_str!("../../Cargo.lock").parse().unwrap();
@@ -103,13 +104,13 @@ fn check_names_each_fault_with_its_line_and_a_remedy() {
         assert_eq!(code, Some(78), "{name}: {said}");
         assert!(said.contains(want), "{name}: {said}");
         assert!(said.contains("keygate.toml:"), "{name}: {said}");
-        // Those two say in the message itself what may stand there.
+        // For those two, the message itself says what is allowed there.
         let says_it = ["a limit", "orgs"].contains(&name);
         assert!(said.contains("hint: ") || says_it, "{name}: {said}");
     }
 }
 
-/// What is wrong with a key file, whose it is, and what to do about it.
+/// What is wrong with a key file, which issuer it belongs to, and what to do about it.
 #[test]
 fn check_says_what_a_key_file_lacks() {
     let upstream = Upstream::start();
@@ -192,7 +193,7 @@ fn explain_judges_a_token_without_its_issuer() {
         told["headers"].as_array().unwrap().contains(&json!(["x-credential", "token"])),
         "{told}"
     );
-    // People who have sent a token read of a token.
+    // The message for people who have sent a token mentions a token.
     let lacking = explain("/admin/a", &issuer.token("one", json!({})));
     assert_eq!(lacking["reason"], "permission", "{lacking}");
     assert_eq!(lacking["token"]["subject"], "user-7", "{lacking}");

@@ -1,4 +1,4 @@
-//! Where the keys of user tokens come from: files, URLs, copies on disk; slow, gone or turned.
+//! Sources of the keys of user tokens: files, URLs, copies on disk; slow, gone or malicious.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use crate::support::gate::{Gate, READER, keygate};
 use crate::support::upstream::{Step, Upstream, answer};
 use crate::tokens::{ROUTES, Signer, bearer, code, jwks, now, tokens, with_file};
 
-/// The issuer answers only when it is told to. Until then nobody has waited for it.
+/// The issuer answers only when it is asked to by the test. Until then nobody has waited for it.
 #[test]
 fn no_request_waits_for_an_issuer() {
     let upstream = Upstream::start();
@@ -61,7 +61,7 @@ fn a_copy_on_disk_serves_while_the_issuer_is_down() {
     let token = issuer.token("one", json!({}));
     assert_eq!(exchange(gate.address, bearer("/both/a", &token)).status(), 200);
     assert!(gate.log_soon("cannot get its signing keys"));
-    // Keys of a URL that the operator has left are believed no longer.
+    // Keys of a URL that the operator has replaced are no longer believed.
     let folder = Gate::before(&upstream).rules(ROUTES).also(&also).folder();
     folder.write("idp.json", &copy("http://127.0.0.1:1/old").to_string());
     let gate = Gate::serve(folder);
@@ -133,13 +133,13 @@ fn made_up_kids_do_not_flood_the_issuer() {
         assert_eq!(client.send(bearer("/both/a", &token)).response().status(), 401);
     }
     assert_eq!(client.send(bearer("/both/a", &good)).response().status(), 200);
-    // The first fetch, and one for every half minute that this has taken on a busy machine.
+    // The first fetch, and one for every half minute that this took on a busy machine.
     let (asked, took) = (asked.load(Ordering::SeqCst), began.elapsed());
     assert!(asked as u64 <= 2 + took.as_secs() / 30, "{asked} in {took:?}");
 }
 
-/// Rotation under load: whoever has a good token at any moment is served, and the old key's tokens
-/// and streams end when it leaves the set.
+/// Rotation under load: a caller with a valid token at any moment is served, and the old key's
+/// tokens and streams end when it leaves the set.
 #[test]
 fn keys_rotate_under_load_and_streams_end_with_them() {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";

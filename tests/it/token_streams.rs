@@ -1,5 +1,5 @@
 //! Streams that a user token has opened, while the rules of its issuer and the table change: each
-//! goes on for as long as a request with its token would be let through.
+//! continues for as long as a request with its token would be let through.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ fn ended(gate: &Gate, reason: &str) {
     gate.process.eventually(&line, || gate.metrics().contains(&line));
 }
 
-/// Something comes again and again.
+/// Something arrives again and again.
 fn goes_on(name: &str, stream: &mut Client) {
     for _ in 0..20 {
         assert!(!stream.read_some().is_empty(), "{name}: it has ended");
@@ -151,14 +151,14 @@ fn streams_end_with_their_issuer_and_wider_rules_end_none() {
         probe.send(bearer("/both/a", &billing)).response_head().status() == 200
     });
     goes_on("wider", &mut stream);
-    // Another issuer has taken its place, with the same keys.
+    // Another issuer has replaced it, with the same keys.
     let other = wider.replace("https://idp.example/", "https://new.example/");
     gate.folder.write("keygate.toml", &other);
     gate.process.signal("HUP");
     while !stream.read_some().is_empty() {}
     let line = "keygate_streams_ended_total{reason=\"token_invalid\"}";
     gate.process.eventually(line, || gate.metrics().contains(line));
-    // No alert of the former one fires for ever.
+    // No alert for the former one fires for ever.
     let over = "keygate_jwks_age_seconds{issuer=\"https://idp.example/\"} NaN";
     gate.process.eventually(over, || gate.metrics().contains(over));
     let issuers = gate.probe("/status").json()["issuers"].clone();

@@ -1,5 +1,5 @@
-//! User tokens beside keys: what the service learns, what is refused, and an identity provider that
-//! is down, slow, or rotates its keys.
+//! User tokens in addition to keys: what the service learns, what is refused, and an identity
+//! provider that is down, slow, or rotates its keys.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -64,7 +64,7 @@ impl Signer {
         self.token_with(&json!({"alg": "EdDSA", "kid": kid}), changes)
     }
 
-    /// The same with a header of one's own.
+    /// The same with a given header.
     pub(crate) fn token_with(&self, header: &Value, changes: Value) -> String {
         let mut claims = json!({
             "iss": "https://idp.example/", "aud": "orders", "sub": "user-7", "org": "acme",
@@ -146,14 +146,14 @@ fn keys_and_tokens_share_routes() {
     assert_eq!(got.one("x-credential").as_deref(), Some("key"));
     assert_eq!(got.one("x-key-id").as_deref(), Some("key_reader"));
     assert_eq!(got.one("x-subject"), None);
-    // Where no token is taken it is a stranger's.
+    // Where no tokens are accepted, it is a stranger's.
     for path in ["/pass/a", "/open/a"] {
         assert_eq!(exchange(gate.address, bearer(path, &token)).status(), 200);
         let got = upstream.only();
         assert_eq!(got.one("authorization"), Some(format!("Bearer {token}")), "{path}");
         assert_eq!(got.one("x-subject"), None, "{path}");
     }
-    // A key beside it loses the token: an admitted request carries no credential on.
+    // With a key next to it the token is removed: an admitted request forwards no credential.
     let beside =
         bearer("/keys/a", &token).replace("\r\n\r\n", &format!("\r\nx-api-key: {MANAGER}\r\n\r\n"));
     assert_eq!(exchange(gate.address, beside).status(), 200);
@@ -171,7 +171,7 @@ fn keys_and_tokens_share_routes() {
     }
 }
 
-/// Whose token it is, the signature has proved; whether it opens anything is another question.
+/// The signature has proved whose token it is. Whether it opens anything is another question.
 #[test]
 fn a_refused_token_is_logged_with_its_user() {
     let upstream = Upstream::start();
@@ -197,7 +197,7 @@ fn a_refused_token_is_logged_with_its_user() {
         assert!(line.contains(&format!("{user}\"{name}\"")), "{line}");
         assert!(line.contains("\"org\":\"acme\""), "{line}");
     }
-    // Nobody has proved anything by a token that somebody else has signed.
+    // A token that somebody else has signed proves nothing.
     let forged = Signer::new(2).token("one", json!({"sub": "forged"}));
     assert_eq!(exchange(gate.address, bearer("/both/a", &forged)).status(), 401);
     assert!(gate.log_soon("\"reason\":\"token_invalid\""), "{}", gate.log());
@@ -381,7 +381,7 @@ fn bad_signatures_have_a_budget() {
     }
     let refused = statuses.iter().filter(|status| **status == 429).count();
     assert!(statuses[..30].iter().all(|status| *status == 401), "{statuses:?}");
-    // One comes back every two seconds.
+    // One becomes available every two seconds.
     assert!((5..=10).contains(&refused), "{statuses:?}");
     let fresh =
         client.send(bearer("/both/a", &issuer.token("one", json!({"sub": "new"})))).response();
@@ -409,8 +409,8 @@ fn each_subject_has_its_limit() {
     assert!(refused.one("retry-after").unwrap().parse::<u64>().unwrap() > 1000);
 }
 
-/// Users and keys of one org share what the table and the configuration state for it; what one limit
-/// refuses takes nothing from another.
+/// Users and keys of one org share what the table and the configuration state for it. If one limit
+/// refuses a request, the others lose nothing.
 #[test]
 fn tokens_are_charged_by_the_policies_of_their_org() {
     const POLICIES: &str = r#"
@@ -459,7 +459,7 @@ cost = 0
     assert!(first.one("ratelimit").unwrap().starts_with(r#""per-key";r=4;"#));
     // Three more each under `monthly` (4 left), `search` (1 left) and the subject's (1 left).
     assert_eq!(ask("/search", "a", "acme").status(), 200);
-    // Another subject of the org has a limit of its own left, and the class has not.
+    // Another subject of the org still has its own limit, but the class has nothing left.
     for _ in 0..5 {
         let refused = ask("/search", "b", "acme");
         assert_eq!(refused.status(), 429);
@@ -481,7 +481,7 @@ cost = 0
     assert!(refused.one("ratelimit").unwrap().starts_with(r#""monthly";r=0;"#));
     assert_eq!(exchange(gate.address, bearer("/both/a", READER)).status(), 429);
     assert_eq!(ask("/free", "b", "acme").status(), 200, "no cost");
-    // Another org is another matter: it has the class's default, and no `monthly`.
+    // Another org is independent: it has the class's default, and no `monthly`.
     assert_eq!(ask("/search", "a", "globex").status(), 429, "one is left to the subject");
     assert_eq!(ask("/search", "c", "globex").status(), 200);
     assert_eq!(ask("/search", "d", "globex").status(), 429, "and one to its class");
@@ -497,7 +497,7 @@ cost = 0
     }
 }
 
-/// What the service would not see enforced it does not see observed.
+/// What the service does not see when enforced, it does not see when observed.
 #[test]
 fn observing_with_strip_forwards_no_token() {
     let upstream = Upstream::start();

@@ -1,5 +1,5 @@
-//! `[upstream.credential]`: an unmodified service gets a credential that it knows, of the right caller
-//! and of nobody else, on every way to it; and the secret stays where it is.
+//! `[upstream.credential]`: an unmodified service gets a credential that it knows, for the right
+//! caller and nobody else, on every way to it. And the secret stays where it is.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -28,7 +28,7 @@ secret_file = "jwt-secret"
 claims = '{"user_id":"$owner.subject","organization_id":"$org","email":"$owner.email","role":"$owner.role","exp":"$exp"}'
 "#;
 
-/// With a key of kim, who has everything that the claims need.
+/// With a key that belongs to kim, who has everything that the claims need.
 fn setup(setup: Setup, section: &str) -> Folder {
     let kim = Key::new("key_admin", ADMIN).of_org("org-1").may("*").with(OWNER);
     let folder = setup.key(kim).format_2().upstream_option(section).folder();
@@ -56,7 +56,7 @@ fn token(values: &[String]) -> String {
     values[0].strip_prefix("Bearer ").unwrap_or_else(|| panic!("{values:?}")).to_owned()
 }
 
-/// What pyjwt makes of a token, with this secret or public key.
+/// How pyjwt reads a token, with this secret or public key.
 fn pyjwt(token: &str, secret: &str, algorithm: &str) -> Value {
     let script = "import json, jwt, sys\n\
                   print(json.dumps(jwt.decode(sys.argv[1], sys.argv[2], algorithms=[sys.argv[3]], \
@@ -107,7 +107,7 @@ fn eddsa_and_a_fixed_value() {
     folder.write_secret("jwt-secret", "s3rvice t0ken\n");
     let gate = Gate::serve(folder);
     gate.wait_ready();
-    // Nobody needs an owner, and nobody else writes a field of keygate's own.
+    // No owner is needed, and nobody else can write a field of keygate's own.
     for (key, sent) in [(READER, vec!["s3rvice t0ken".to_owned()]), ("", Vec::new())] {
         let fields =
             format!("x-api-key: {key}\r\nX-Service-Token: mine\r\nauthorization: Basic YTpi\r\n");
@@ -158,7 +158,7 @@ fn a_key_without_an_owner_is_refused_and_listed() {
     assert!(text.contains("no_upstream_identity") && text.contains("$owner.email"), "{text}");
 }
 
-/// Two orgs, many connections, over both workers: the token always is that of the key.
+/// Two orgs, many connections, over both workers: the token always belongs to the key.
 #[test]
 fn two_orgs_never_get_each_others_token() {
     let upstream = Upstream::answering(|m| {
@@ -184,7 +184,7 @@ fn two_orgs_never_get_each_others_token() {
             scope.spawn(move || {
                 let mut client = Client::connect(gate.address);
                 for n in 0..150 {
-                    // Two keys take turns on one connection.
+                    // Two keys alternate on one connection.
                     let (key, org) = match (thread + n) % 2 {
                         0 => (ADMIN, "org-1"),
                         _ => ("wa_Other0123456789abcdefghijkl", "org-2"),
@@ -216,7 +216,7 @@ fn a_strangers_token_passes_untouched_and_gets_none() {
     }
     assert_eq!(exchange(gate.address, request("/either/a", "")).status(), 200);
     assert!(upstream.only().all("authorization").is_empty());
-    // Beside a key of ours, whatever is there goes, in every spelling.
+    // Together with a key for keygate, whatever is there is removed, in every spelling.
     for name in ["authorization", "Authorization", "AUTHORIZATION"] {
         let fields = format!("x-api-key: {ADMIN}\r\n{name}: Bearer eyJ.user.jwt\r\n");
         assert_eq!(exchange(gate.address, request("/either/a", &fields)).status(), 200);
@@ -231,7 +231,7 @@ fn a_strangers_token_passes_untouched_and_gets_none() {
     assert!(!upstream.saw(ADMIN.as_bytes()));
 }
 
-/// As long as the service gets the caller's own credential it gets none of ours, whoever is enforced.
+/// While the service gets the caller's own credential, it gets none of ours, whoever is enforced.
 #[test]
 fn none_while_the_service_gets_the_callers_own() {
     for (observe, ours) in [
@@ -256,7 +256,7 @@ fn none_while_the_service_gets_the_callers_own() {
             assert_eq!(answer.status(), 200, "{observe} {key}: {}", answer.body_text());
             let sent = upstream.only().all("authorization");
             match ours {
-                // Its claims have no value: neither another's credential nor one of ours.
+                // Its claims have no value: it gets neither another's credential nor one of ours.
                 true if key == READER => assert!(!format!("{sent:?}").contains("organization_id")),
                 true => assert_eq!(claims(&token(&sent))["user_id"], "5f1c"),
                 false => assert_eq!(sent, ["Bearer eyJ.user.jwt"], "{observe} {key}"),
@@ -265,7 +265,7 @@ fn none_while_the_service_gets_the_callers_own() {
     }
 }
 
-/// hyper's way, by names in the client's spelling; HTTP/2; upgrades.
+/// hyper's way, because of names in the client's spelling; HTTP/2; upgrades.
 #[test]
 fn every_way_to_the_service() {
     let upstream = Upstream::start();
@@ -318,7 +318,7 @@ fn the_secret_is_watched_and_shown_nowhere() {
     let first = sent();
     assert_eq!(sent(), first, "used again");
     assert_eq!(pyjwt(&first, SECRET, "HS256")["role"], "admin");
-    // Open to others, too short: the old one stays in force.
+    // Readable by others, or too short: the old one stays in force.
     gate.folder.write("open", OTHER_SECRET);
     run(tools::command("chmod").args(["644", "open"]).current_dir(gate.folder.path()));
     std::fs::rename(gate.folder.file("open"), gate.folder.file("jwt-secret")).unwrap();
@@ -328,7 +328,7 @@ fn the_secret_is_watched_and_shown_nowhere() {
     assert!(gate.log_soon("shorter than 16 bytes"), "{}", gate.log());
     assert_eq!(pyjwt(&sent(), SECRET, "HS256")["role"], "admin");
     gate.folder.write_secret("jwt-secret", OTHER_SECRET);
-    // Another token says nothing: each worker makes one of its own.
+    // Another token proves nothing: each worker makes its own.
     let is_in_force = || gate.log().contains("configuration in force");
     gate.process.eventually("the new secret in force", is_in_force);
     assert_eq!(pyjwt(&sent(), OTHER_SECRET, "HS256")["role"], "admin");
@@ -339,7 +339,7 @@ fn the_secret_is_watched_and_shown_nowhere() {
     }
 }
 
-/// It is our fault, not the caller's: counted, and said once.
+/// It is our fault, not the caller's: counted, and logged once.
 #[test]
 fn a_401_of_the_service_is_counted() {
     let upstream = Upstream::answering(|_| answer("401 Unauthorized", "", ""));
@@ -355,7 +355,7 @@ fn a_401_of_the_service_is_counted() {
     assert!(gate.log_soon("the service answered 401 to the credential"));
 }
 
-/// A key that is narrowed, and a revoked one, never meet a token of before.
+/// A narrowed key, or a revoked one, never gets an earlier token.
 #[test]
 fn a_changed_key_never_meets_an_old_token() {
     let upstream = Upstream::start();

@@ -25,7 +25,7 @@ fn id(n: usize) -> KeyId {
     KeyId::parse(&format!("key_counted{n}")).unwrap()
 }
 
-/// A usage record, as the sidecar gives it now.
+/// A usage record, as the sidecar shows it now.
 fn record(gate: &Gate, query: &str) -> Vec<u8> {
     let answer = gate.probe(&format!("/usage{query}"));
     assert_eq!(answer.status(), 200, "{}", answer.body_text());
@@ -86,7 +86,7 @@ fn three_sidecars_say_together_what_clients_have_sent() {
                 })
             })
             .collect();
-        // Tables come while the requests run, and pages are read while they do.
+        // Tables are replaced while the requests run, and pages are read at the same time.
         for gate in &gates {
             let serial = (round * 10).to_string();
             gate.folder.build_as("keys.kgt", &["--serial", &serial]);
@@ -103,7 +103,7 @@ fn three_sidecars_say_together_what_clients_have_sent() {
             records.push(record(gate, "?since=0"));
         }
         if round == 3 {
-            // Killed, not asked to end. What it has told is all that it had counted.
+            // Killed, not asked to end. What it has reported is all that it had counted.
             drop(gates.remove(1));
         }
     }
@@ -131,7 +131,7 @@ fn a_record_says_what_was_used_and_what_was_refused() {
     assert_eq!((ask(READER), ask(READER)), (200, 200));
     assert_eq!((ask(&secret(1)), ask(&secret(1)), ask(&secret(2))), (200, 429, 401));
     assert_eq!(ask(&secret(3)), 401);
-    // Refusals are handed on a few times a second.
+    // Refusals are passed on a few times a second.
     let has_all = || {
         let text = String::from_utf8(record(&gate, "")).unwrap();
         (text.contains("rate_limited") && text.contains("\"revoked\"")).then_some(text)
@@ -164,7 +164,8 @@ fn a_record_says_what_was_used_and_what_was_refused() {
     assert_eq!(of("key_revoked")["refused"], serde_json::json!({ "revoked": 1 }));
     assert_eq!(lines.len(), 4, "a key that nobody used has no line: {text}");
     assert!(!text.contains("wa_"), "no part of a secret");
-    // What is no minute is refused, and one that has not come: it is seconds, or another clock.
+    // A value that is not a minute is refused, and so is a future minute: it is in seconds, or from
+    // another clock.
     for since in [now + 2, now * 60] {
         let answer = gate.probe(&format!("/usage?since={since}"));
         assert_eq!(answer.status(), 400, "{since}");
@@ -189,7 +190,7 @@ fn switched_off_nothing_is_counted() {
     assert!(!gate.process.soon(Duration::from_millis(200), || gate.log().contains("\"ERROR\"")));
 }
 
-/// Asked to end, a sidecar hands on what it has counted: to its file and to the collector.
+/// Asked to end, a sidecar reports what it has counted: to its file and to the collector.
 #[test]
 fn the_last_record_is_written_and_posted() {
     let upstream = Upstream::start();
@@ -224,8 +225,8 @@ fn the_last_record_is_written_and_posted() {
     assert!(!gate.log().contains("collect-0123456789"), "the credential is in the log");
 }
 
-/// Neither a collector that is silent nor a file that cannot be written is felt by a request or
-/// keeps the process alive; and what would never work is refused at the start.
+/// Neither a silent collector nor an unwritable file affects a request or keeps the process alive.
+/// What could never work is refused at the start.
 #[test]
 fn a_collector_or_file_that_fails_holds_nobody_up() {
     let upstream = Upstream::start();

@@ -1,4 +1,4 @@
-//! `keygatectl webhook` over real TLS: what it answers to reviews and to everything else, slow clients,
+//! `keygatectl webhook` over real TLS: its answers to reviews and to everything else, slow clients,
 //! a certificate that is replaced under load, and its end.
 
 use std::net::TcpStream;
@@ -54,7 +54,7 @@ fn patch_of(response: &Value) -> Vec<Value> {
     serde_json::from_slice(&patch).unwrap()
 }
 
-/// A pod gets the sidecar; a skip and a denial say why. The same word stands in the answer, in the
+/// A pod gets the sidecar. A skip and a denial say why, with the same word in the answer, in the
 /// metric and in the log.
 #[test]
 fn the_answer_has_the_uid_and_says_what_became_of_the_pod() {
@@ -132,8 +132,8 @@ fn a_dry_run_gets_the_same_answer() {
     world.hook.process.wait_for_line("dry_run=true");
 }
 
-/// Updates, other kinds and subresources are let through as they are: a rule of the configuration is
-/// too wide.
+/// Updates, other kinds and subresources are admitted unchanged: a rule of the configuration is too
+/// wide.
 #[test]
 fn what_is_no_new_pod_is_let_through() {
     let world = World::start(&[]);
@@ -160,7 +160,8 @@ fn what_is_no_new_pod_is_let_through() {
     assert_eq!(client.review(&asked)["auditAnnotations"]["reason"], "subresource");
 }
 
-/// What is no review gets a status and a sentence, and the next review on a new connection its answer.
+/// Anything that is not a review gets a status and a sentence, and the next review on a new
+/// connection gets its answer.
 #[test]
 fn what_is_no_review_is_refused_in_words() {
     let world = World::start(&[]);
@@ -246,7 +247,7 @@ fn what_is_no_review_is_refused_in_words() {
     assert_eq!((refused(404), refused(405), refused(415)), (2.0, 1.0, 4.0));
 }
 
-/// 3 MiB are taken, and of what is longer the client reads the answer, not a reset.
+/// 3 MiB are accepted. If a body is longer, the client reads the answer, not a reset.
 #[test]
 fn a_body_of_4_mib_is_too_long() {
     let world = World::start(&[]);
@@ -261,8 +262,8 @@ fn a_body_of_4_mib_is_too_long() {
     assert_eq!(world.client().review(&review("two"))["uid"], "two");
 }
 
-/// Clients that connect and say nothing, that stop in the middle of a handshake, a head or a body: they
-/// keep nobody out, and are let go.
+/// Clients that connect and send nothing, or stop in the middle of a handshake, a head or a body:
+/// they lock nobody out, and are dropped.
 #[test]
 fn slow_clients_keep_nobody_out() {
     let world = World::start(&[]);
@@ -284,8 +285,8 @@ fn slow_clients_keep_nobody_out() {
     assert_eq!(world.client().review(&review("last"))["uid"], "last");
 }
 
-/// Two bytes of JSON can take a kilobyte of memory, and many long bodies take what they are long: neither
-/// kills the process by the limit of the chart.
+/// Two bytes of JSON can take a kilobyte of memory, and many long bodies take their length. Neither
+/// kills the process under the limit of the chart.
 #[test]
 fn reviews_take_no_more_memory_than_the_chart_gives() {
     let world = World::start(&[]);
@@ -345,7 +346,7 @@ fn a_certificate_is_replaced_while_a_thousand_reviews_run_and_none_fails() {
     let answered = thread::scope(|scope| {
         let work = |number: usize| {
             let mut answered = 0;
-            // New connections for new handshakes, a few reviews on each; more until the swap is seen.
+            // New connections for new handshakes, a few reviews on each, until the swap is visible.
             while answered < 250 || !done.load(Ordering::Relaxed) {
                 let mut client = HookClient::connect(hook.reviews, &trust).unwrap();
                 let certificate = client.certificate();
@@ -373,7 +374,7 @@ fn a_certificate_is_replaced_while_a_thousand_reviews_run_and_none_fails() {
     });
     assert!(answered >= 1000, "{answered}");
     assert_eq!(shown.lock().unwrap().len(), 2, "the new certificate was never shown");
-    // One that does not fit its key changes nothing.
+    // A certificate that does not match its key changes nothing.
     let [chain, _] = authority.issue(NAME);
     let [_, key] = authority.issue(NAME);
     swap(folder.path(), 2, &[chain, key]);
@@ -404,8 +405,8 @@ fn it_waits_for_its_certificate() {
     assert!(hook.metric(expiry) > 4e9);
 }
 
-/// SIGTERM: not ready at once, reviews are answered for the delay, each answer ends its connection, and
-/// one that is under way is answered at the very end.
+/// SIGTERM: not ready immediately, reviews are answered during the delay, each answer ends its
+/// connection, and one that is under way is answered at the very end.
 #[test]
 fn it_drains_without_losing_a_review() {
     let mut world = World::start(&[]);
@@ -433,8 +434,8 @@ fn it_drains_without_losing_a_review() {
     assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
 }
 
-/// A client that does not believe the certificate says so in the handshake, and the log says what that
-/// means for an API server.
+/// A client that does not believe the certificate says so in the handshake, and the log explains
+/// what that means for an API server.
 #[test]
 fn a_client_that_refuses_the_certificate_is_counted() {
     let world = World::start(&[]);

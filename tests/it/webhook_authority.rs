@@ -1,5 +1,5 @@
-//! The webhook's own authority against an API server: who makes it, that certificates are always
-//! believed by an API server that is a little behind, and what happens while there is none.
+//! The webhook's own authority against an API server: who makes it, that an API server that is a
+//! little behind always believes the certificates, and what happens while there is none.
 
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -61,7 +61,7 @@ impl Replica {
         self.keeper.look(now).map_err(|error| error.to_string())
     }
 
-    /// The certificate that an API server with this `caBundle` gets to see and believes.
+    /// The certificate that an API server with this `caBundle` sees and believes.
     fn shown_to(&self, bundle: &str, unix_secs: u64) -> Result<CertificateDer<'static>, String> {
         let mut roots = RootCertStore::empty();
         for certificate in bundle::certificates(&BASE64_STANDARD.decode(bundle).unwrap()) {
@@ -133,7 +133,7 @@ fn authorities(bundle: &str) -> Vec<CertificateDer<'static>> {
     bundle::certificates(&BASE64_STANDARD.decode(bundle).unwrap())
 }
 
-/// Both find nothing, both make an authority; one of them is kept, and both sign with that.
+/// Both find nothing and both make an authority. One of them is kept, and both sign with it.
 #[test]
 fn replicas_that_race_agree_on_one_authority() {
     for has_empty_secret in [false, true] {
@@ -166,8 +166,8 @@ fn replicas_that_race_agree_on_one_authority() {
     }
 }
 
-/// Over two and a half years: at every look each replica shows a certificate that an API server
-/// believes which has the `caBundle` of now, and so does one that has that of a look before.
+/// Over two and a half years: at every look, each replica shows a certificate that is believed by
+/// an API server with the current `caBundle`, and by one with that of the previous look.
 #[test]
 fn two_authorities_follow_without_a_failed_admission() {
     let api = cluster();
@@ -191,7 +191,7 @@ fn two_authorities_follow_without_a_failed_admission() {
             }
             before = bundle;
         }
-        // Of quiet times one look a day is enough; around a change they come every minute.
+        // In quiet times one look a day is enough. Around a change there is one every minute.
         if api.object(SECRET).unwrap()["data"].get("next-ca.crt").is_some() {
             busy_until = now + 1800;
         }
@@ -203,7 +203,7 @@ fn two_authorities_follow_without_a_failed_admission() {
     assert!(authorities(&before).len() <= 2, "what has run out is gone");
 }
 
-/// `helm upgrade` and GitOps put the object back as the chart has it.
+/// `helm upgrade` and GitOps restore the object as the chart has it.
 #[test]
 fn a_bundle_that_was_reset_is_there_again_with_the_next_look() {
     let api = cluster();
@@ -221,14 +221,14 @@ fn a_bundle_that_was_reset_is_there_again_with_the_next_look() {
         assert_eq!(stored_bundle(&api), bundle, "after {reset:?}");
         replica.shown_to(&bundle, BEGIN + 10).unwrap();
     }
-    // Nothing is written that is right already.
+    // Nothing is written that is already right.
     let before = api.state().seen.len();
     replica.look(BEGIN + 20).unwrap();
     let seen = api.state().seen[before..].to_vec();
     assert_eq!(seen, [format!("GET {CONFIGURATION}")]);
 }
 
-/// Certificates are renewed from memory, and everything is looked at again afterwards.
+/// Certificates are renewed from memory, and everything is checked again afterwards.
 #[test]
 fn the_api_server_may_be_away_for_longer_than_a_certificate_lives() {
     let api = cluster();
@@ -258,7 +258,8 @@ fn the_api_server_may_be_away_for_longer_than_a_certificate_lives() {
     late.shown_to(&bundle, now).unwrap();
 }
 
-/// Whoever deletes the Secret gets a new authority; replicas that have not noticed yet are believed on.
+/// If the Secret is deleted, there is a new authority. Replicas that have not noticed yet are still
+/// believed.
 #[test]
 fn a_secret_that_was_deleted_is_made_anew_without_a_failed_admission() {
     let api = cluster();
@@ -317,7 +318,7 @@ fn what_the_api_server_refuses_is_said_with_a_remedy() {
         replica.look(BEGIN + 10).unwrap();
         replica.shown_to(&stored_bundle(&api), BEGIN + 10).unwrap();
     }
-    // A lost update is read anew; one that is lost again and again ends the look.
+    // After a lost update the object is read again. Repeated losses end the look.
     let api = cluster();
     api.state().faults.push((patch_hooks.clone(), 409, 3));
     Replica::new(&api).look(BEGIN).unwrap();
@@ -411,7 +412,7 @@ fn arguments_that_cannot_work_end_it_at_once() {
         let ended = process.wait(PATIENCE);
         let code_of = ended.and_then(|status| status.code());
         assert_eq!(code_of, Some(code), "{arguments:?}: {}", process.output());
-        // What it wrote may arrive behind its end.
+        // Its output may arrive after its end.
         let is_told = || process.output().contains(want);
         assert!(process.soon(PATIENCE, is_told), "{arguments:?}: {}", process.output());
     }

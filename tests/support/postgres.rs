@@ -1,6 +1,6 @@
-//! A PostgreSQL server for the tests of a process, and PgBouncer in front of it: started with the first
-//! that needs it, on a socket in a folder of its own and on a free port of 127.0.0.1, and ended with the
-//! process.
+//! A PostgreSQL server for the tests of a process, and PgBouncer in front of it. It is started with
+//! the first test that needs it, on a socket in a separate folder and on a free port of 127.0.0.1,
+//! and ended with the process.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,19 +12,19 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-/// Nothing on a test machine takes as long.
+/// Nothing on a test machine takes this long.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Files of its home.
 const TLS: &[&str] =
     &["-c", "ssl=on", "-c", "ssl_cert_file=../server.pem", "-c", "ssl_key_file=../server.key"];
 
-/// What becomes of what is committed when a server crashes.
+/// What happens to committed data when a server crashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TestDisk {
-    /// It is there.
+    /// It is still there.
     Flushed,
-    /// Nobody knows.
+    /// It is unknown.
     Unflushed,
 }
 
@@ -58,7 +58,7 @@ impl Drop for TestServer {
     }
 }
 
-/// The one of this process. Its folder is removed by the shell that waits for the process's end.
+/// The server of this process. The shell that waits for the process's end removes its folder.
 pub(crate) fn server() -> &'static TestServer {
     static SERVER: OnceLock<TestServer> = OnceLock::new();
     SERVER.get_or_init(|| {
@@ -71,7 +71,8 @@ pub(crate) fn server() -> &'static TestServer {
     })
 }
 
-/// Where the programs are: those of Debian's packages, the newest first, else of the machine.
+/// Where the programs are: those of Debian's packages, the newest first, otherwise those of the
+/// machine.
 fn programs() -> PathBuf {
     let mut found: Vec<_> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -96,7 +97,7 @@ fn unprivileged() -> &'static str {
         .expect("no user that is not root")
 }
 
-/// A command of the server's as somebody who is not root: it refuses to be.
+/// Runs a command of the server as a user other than root, because it refuses to be root.
 fn as_postgres(program: &Path, folder: &Path) -> Command {
     if !rustix::process::geteuid().is_root() {
         return Command::new(program);
@@ -117,7 +118,7 @@ impl TestServer {
         server
     }
 
-    /// One that shows a certificate of this name, by the authority in `ca.pem`.
+    /// One that shows a certificate for this name, by the authority in `ca.pem`.
     pub(crate) fn with_certificate(name: &str) -> Self {
         let server = Self::made(TestDisk::Unflushed, TLS);
         let authority_key = rcgen::KeyPair::generate().unwrap();
@@ -162,7 +163,7 @@ impl TestServer {
     /// Starts it, again after [`TestServer::stop`].
     pub(crate) fn run(&self) {
         let home = self.home();
-        // One that flushes does all that a real one does.
+        // One that flushes does everything that a real one does.
         let (fsync, vacuum) = match self.disk {
             TestDisk::Flushed => ("fsync=on", "autovacuum=on"),
             TestDisk::Unflushed => ("fsync=off", "autovacuum=off"),
@@ -186,12 +187,12 @@ impl TestServer {
         until_it_answers(self.url("postgres"), &self.directory.path().join("log"));
     }
 
-    /// At once, as a crash would.
+    /// Immediately, as in a crash.
     pub(crate) fn stop(&self) {
         self.signal(rustix::process::Signal::QUIT);
     }
 
-    /// After all that it has in memory is in its files.
+    /// After everything in memory was written to its files.
     pub(crate) fn end(&self) {
         self.signal(rustix::process::Signal::INT);
     }
@@ -220,7 +221,7 @@ impl TestServer {
         format!("postgres://postgres@/{database}?host={home}&port={}", self.port)
     }
 
-    /// A new and empty database; its name.
+    /// Creates a new and empty database. Returns its name.
     pub(crate) fn database(&self) -> String {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::SeqCst);
@@ -286,7 +287,8 @@ fn suite_runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// A static never drops: a shell waits for this process and ends the other one, and removes its folder.
+/// A static is never dropped: a shell waits for this process, ends the other one, and removes its
+/// folder.
 fn end_with_process(pid: u32, folder: &Path) {
     let script = "while kill -0 \"$1\" 2>/dev/null; do sleep 0.2; done; kill -QUIT \"$2\"; \
                   while kill -0 \"$2\" 2>/dev/null; do sleep 0.1; done; rm -rf \"$3\"";

@@ -1,5 +1,5 @@
 //! The calls for keys that products document, by their own clients, from end to end: a real sidecar
-//! with the product's sample in front, a real management service behind it on a Unix socket, and the
+//! with the product's sample in front, a real management service after it on a Unix socket, and the
 //! product's own service for everything else.
 
 mod page;
@@ -11,10 +11,10 @@ use super::*;
 use crate::support::gate::keygatectl;
 use crate::support::process::Process;
 
-/// A product whose keys a management service looks after.
+/// A product whose keys are managed by a management service.
 struct Managed {
     product: Product,
-    /// A key that was made before the service came, with `archives:read`.
+    /// A key from before the service, with `archives:read`.
     spare: String,
     registrar: Registrar,
 }
@@ -22,7 +22,7 @@ struct Managed {
 /// The product's management service.
 struct Registrar {
     folder: PathBuf,
-    /// Where it is told to listen, and where the product's own service is.
+    /// Its configured address, and that of the product's own service.
     listen: String,
     upstream: String,
     /// `None`: it is down.
@@ -39,10 +39,10 @@ fn org_of(name: &str) -> &'static str {
     }
 }
 
-/// Of a fleet, where a test adds one.
+/// The token of a fleet, where a test adds one.
 const FLEET_TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// A token as Whatomate gives it to its people, of this role.
+/// A token that Whatomate gives to people with this role.
 fn jwt(role: &str) -> String {
     let script = "import jwt, sys, time\n\
                   print(jwt.encode({'user_id': 'user-7', 'organization_id': 'my-organization', \
@@ -69,7 +69,7 @@ impl Registrar {
         command
     }
 
-    /// Starts it, or starts it again with what its configuration says now.
+    /// Starts it, or starts it again with its current configuration.
     fn serve(&mut self) {
         self.process = None;
         let process = Process::start(&mut self.command(&["serve"]));
@@ -87,12 +87,12 @@ impl Registrar {
 // === impl Managed ===
 
 impl Managed {
-    /// The service has the keys of the product's registry, as whoever moves to it does.
+    /// The service has the keys of the product's registry, as after a migration.
     fn over(name: &'static str, upstream: &Upstream) -> Self {
         Self::with(name, upstream, "")
     }
 
-    /// With more in its configuration.
+    /// With an addition to its configuration.
     fn with(name: &'static str, upstream: &Upstream, more: &str) -> Self {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
         let folder = Folder::empty();
@@ -115,7 +115,7 @@ impl Managed {
             folder.ctl(&[&create[..], &rest, environment, &owner, &["--no-publish"]].concat());
         let made: Value = serde_json::from_str(made.lines().next().unwrap()).unwrap();
         let spare = made["secret"].as_str().unwrap().to_owned();
-        // Those with documented endpoints are behind their sidecar, the others have a page.
+        // Those with documented endpoints are behind their sidecar. The others have a page.
         let socket = format!("unix:{}", folder.file("registrar.sock").display());
         let has_endpoints = matches!(name, "weshape" | "whatomate");
         let listen = if has_endpoints { socket.clone() } else { "127.0.0.1:0".to_owned() };
@@ -145,8 +145,8 @@ impl Managed {
         Self { product: Product { gate, name }, spare, registrar }
     }
 
-    /// From now on the service fetches what the sidecar counts. What it has counted already, it has
-    /// within a moment.
+    /// From now on the service fetches the sidecar's counts. Within a moment it has everything that
+    /// was counted already.
     fn fetch_usage(&mut self) {
         let url = format!("http://{}/usage", self.product.gate.admin);
         let folder = &self.product.gate.folder;
@@ -155,7 +155,7 @@ impl Managed {
         self.registrar.serve();
     }
 
-    /// A request with curl, of this method, credential and body.
+    /// A request with curl, with this method, credential and body.
     fn call(&self, method: &str, path: &str, credential: &str, body: &str) -> Answer {
         let body = match body {
             "" => String::new(),
@@ -165,7 +165,7 @@ impl Managed {
         self.product.curl(&format!("curl -X {method} '{url}{path}' -H '{credential}' {body}"))
     }
 
-    /// Waits until a request with this key is answered so.
+    /// Waits until a request with this key gets this answer.
     fn eventually(&self, method: &str, path: &str, key: &str, status: u16) {
         let field = format!("X-API-Key: {key}");
         let is_so = || self.call(method, path, &field, "").status == status;
@@ -190,7 +190,7 @@ fn whatomates_keys_from_creation_to_deletion() {
         r#"{{"status":"success","data":{{"id":"{id}","name":"Production Integration","key":"{secret}","key_prefix":"{start}","expires_at":"2031-12-31T23:59:59Z","created_at":"{created}"}}}}"#
     );
     assert_eq!(made.body, want);
-    // The service is called in the name of the person who has made the key.
+    // The service is called in the name of the person who created the key.
     product.eventually("GET", "/api/contacts", &secret, 200);
     let got = upstream.wait_for(1).pop().unwrap();
     assert_eq!(got.first_line(), "GET /api/contacts HTTP/1.1");
@@ -204,9 +204,9 @@ fn whatomates_keys_from_creation_to_deletion() {
         r#"{{"status":"success","data":[{{"id":"{id}","name":"Production Integration","key_prefix":"{start}","#
     );
     assert!(list.body.starts_with(&first), "{}", list.body);
-    // With those of the registry.
+    // Together with those of the registry.
     assert_eq!(list.json()["data"].as_array().unwrap().len(), 4, "{}", list.body);
-    // Others of the product's people may not, and what is not ours goes on as before.
+    // Other people of the product may not, and requests that do not concern us continue as before.
     let agent = format!("Authorization: Bearer {}", jwt("agent"));
     let refused = product.call("GET", "/api/api-keys", &agent, "");
     let want = r#"{"status":"error","message":"Admin access required","data":null}"#;
@@ -233,7 +233,7 @@ fn whatomates_keys_from_creation_to_deletion() {
 fn weshapes_keys_and_their_permissions() {
     let upstream = service();
     let product = Managed::over("weshape", &upstream);
-    // The page's own key, which came from the registry.
+    // The page's own key, which is from the registry.
     let key = "X-Api-Key: wsk_live_your_api_key_here";
     let list = product.call("GET", "/api/auth/apikeys", key, "");
     assert_eq!(list.status, 200, "{}", list.body);
@@ -254,7 +254,7 @@ fn weshapes_keys_and_their_permissions() {
     let answer = product.call("PUT", &path, key, more);
     assert_eq!((answer.status, &*answer.body), (200, more));
     product.eventually("POST", write, secret, 200);
-    // Nobody gains by it.
+    // Nobody gains anything from it.
     let cases = [
         (key, r#"{"permissions":["apikeys:write"]}"#, 403, "Forbidden"),
         (key, r#"{"permissions":["archives:burn"]}"#, 400, "Bad Request"),

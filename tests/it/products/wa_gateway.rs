@@ -1,4 +1,4 @@
-//! wa gateway: Bearer or x-api-key, beside user tokens.
+//! wa gateway: Bearer or x-api-key, in addition to user tokens.
 
 use super::*;
 
@@ -95,8 +95,8 @@ fn wa_gateway_permissions_and_revocation() {
     }
 }
 
-/// "The dashboard signs people in with a session cookie": pages, files, sign-in, callback, then the API as
-/// a person; and its scripts ask beforehand from another origin.
+/// "The dashboard signs people in with a session cookie": pages, files, sign-in, callback, then the
+/// API as a person. Its scripts send preflights from another origin.
 #[test]
 fn wa_gateway_dashboard() {
     let upstream = service();
@@ -131,7 +131,8 @@ fn wa_gateway_dashboard() {
             assert_eq!(got.all("cookie"), ["session=s3ss10n"], "{line}");
         }
     }
-    // A key is judged by its permissions wherever the API is, and never by the rule of the dashboard.
+    // A key is judged by its permissions everywhere in the API, and never by the rule of the
+    // dashboard.
     let key = "authorization: Bearer wa_example_notifier\r\n";
     product_refuses(&ask("DELETE /api/v1/api-keys/7", key), 403, "insufficient_permission");
     product_refuses(&ask("POST /api/v1/contacts", "x-api-key: wa_nope\r\n"), 401, "invalid_key");

@@ -50,7 +50,7 @@ fn we_link_as_documented() {
     let refused = product.curl(&pair("/api/v1/followups/1", id, secret));
     product.refused(403, "insufficient_permission", &refused);
     assert!(refused.body.contains("trigger_followup"), "{}", refused.body);
-    // Wrong secret and unknown key read alike.
+    // Wrong secret and unknown key look alike.
     for (id, secret) in [(id, "98765-zyxwv-43210-wrong"), ("00000-aaaaa-00000-aaaaa", secret)] {
         product.refused(401, "invalid_key", &product.curl(&pair("/api/v1/login_v2", id, secret)));
     }
@@ -98,12 +98,12 @@ fn we_link_life_of_a_pair() {
         exchange(product.gate.address, request).status()
     };
     assert_eq!(status(&public, &secret), 200);
-    // Rotation: the id stays, both secrets are good for the overlap.
+    // Rotation: the id stays, and both secrets are valid during the overlap.
     let rotated = product.keys(&["rotate", "Internal staging key 2", "--overlap", "7d"]);
     assert_eq!(text(&rotated, "public_id"), public);
     let second = text(&rotated, "secret");
     assert_eq!((status(&public, &secret), status(&public, &second)), (200, 200));
-    // Bound to an address that this is not.
+    // Bound to an address that is not this one.
     product.keys(&["edit", "Internal staging key 2", "--allow-ip", "203.0.113.0/24"]);
     assert_eq!(status(&public, &second), 403);
     product.keys(&["edit", "Internal staging key 2", "--any-ip"]);

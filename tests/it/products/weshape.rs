@@ -1,4 +1,4 @@
-//! WeShape: environments, permissions, its own error bodies, limits to back off by.
+//! WeShape: environments, permissions, its own error bodies, limits for back-off.
 
 use super::*;
 
@@ -275,7 +275,7 @@ fn weshape_rotation() {
     assert!(works(&newest));
 }
 
-/// People sign in and make keys without one; everything else under the API needs a key that exists.
+/// People sign in and create keys without one. Everything else under the API needs an existing key.
 #[test]
 fn weshape_sign_in_and_paths_without_a_rule() {
     let upstream = service();
@@ -295,7 +295,7 @@ fn weshape_sign_in_and_paths_without_a_rule() {
         assert_eq!(answer.status(), 200, "{line}: {}", answer.body_text());
         upstream.only();
     }
-    // No key would help there, so none is asked for; a wrong one is wrong all the same.
+    // No key would help there, so none is required, but a wrong one is still wrong.
     for (line, fields, status, code) in [
         ("GET /api/v3/nothing", "", 403, "no_route"),
         ("GET /wp-login.php", "", 403, "no_route"),

@@ -1,4 +1,4 @@
-//! Whatomate: X-API-Key beside JWT, envelopes.
+//! Whatomate: X-API-Key in addition to JWT, envelopes.
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn whatomate_as_documented() {
             "x-key-name: Production Integration"
         ]
     );
-    // An unmodified Whatomate finds a token as it gives its own users: of the key's owner.
+    // An unmodified Whatomate gets a token like those of its own users: that of the key's owner.
     let mut claims = token(&got);
     assert!(claims["exp"].take().is_u64());
     assert_eq!(
@@ -38,7 +38,7 @@ fn whatomate_as_documented() {
     let body = wrong.json();
     assert_eq!(body["status"], "error", "{body}");
     assert!(body["message"].as_str().is_some_and(|m| !m.is_empty()), "{body}");
-    // A signed-in user's token goes on untouched, on the same URL.
+    // A signed-in user's token is forwarded unchanged, on the same URL.
     let user =
         format!("curl {}/api/contacts -H 'Authorization: Bearer eyJ.user.jwt'", product.url());
     assert_eq!(product.curl(&user).status, 200);
@@ -85,7 +85,7 @@ fn whatomate_expiry_and_deletion() {
     assert_eq!(status(&secret), 401);
 }
 
-/// People beside keys: pages, sign-in, callbacks, the management of keys, preflights.
+/// People in addition to keys: pages, sign-in, callbacks, the management of keys, preflights.
 #[test]
 fn whatomate_dashboard() {
     let upstream = service();

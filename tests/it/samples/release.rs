@@ -1,4 +1,4 @@
-//! What a release is made with.
+//! What is used to make a release.
 
 use std::fs;
 use std::process::Command;
@@ -9,7 +9,8 @@ use super::root;
 use crate::support::process::run;
 use crate::support::tools;
 
-/// By the published schema; with what is linked in and without what only tests use.
+/// Valid by the published schema, with everything that is linked in and without what only tests
+/// use.
 #[test]
 fn the_sbom_is_cyclonedx_and_names_what_ships() {
     let folder = tempfile::tempdir().unwrap();
@@ -44,8 +45,8 @@ sys.exit(str(fault) if fault else 0)";
     }
 }
 
-/// What deploy/build-static.sh asks after a build by profile. The names in a library end with another
-/// hash than those in the profile if the build selected other targets.
+/// What deploy/build-static.sh checks after a profile-guided build. If the build selected other
+/// targets, the names in a library end with a hash that differs from those in the profile.
 #[test]
 fn a_profile_that_does_not_fit_fails_the_build() {
     let folder = tempfile::tempdir().unwrap();

@@ -23,7 +23,7 @@ fn the_unit_is_valid_and_hardened() {
         assert_eq!(value("ProtectSystem"), "strict");
         assert_eq!(value("CapabilityBoundingSet"), "");
         assert_eq!(value("Type"), "notify-reload");
-        // The configuration is checked first, and what does not pass is not sent.
+        // The configuration is checked first, and a faulty one is not sent.
         let reload: Vec<_> =
             text.lines().filter_map(|line| line.strip_prefix("ExecReload=")).collect();
         let [check, signal] = reload[..] else { panic!("{reload:?}") };
@@ -38,7 +38,7 @@ fn the_unit_is_valid_and_hardened() {
         let start = value("ExecStart");
         let arguments: Vec<_> = start.split_whitespace().collect();
         run(keygate(root()).args(&arguments[1..2]).arg("--help"));
-        // The machine's own judgement, where it has systemd.
+        // The machine's own judgement, if it has systemd.
         let folder = tempfile::tempdir().unwrap();
         let copy = folder.path().join(file.file_name().unwrap());
         let here = env!("CARGO_BIN_EXE_keygate");
@@ -63,12 +63,13 @@ fn the_unit_is_valid_and_hardened() {
     }
 }
 
-/// Of the programs that work beside the sidecar, each as a user of its own.
+/// Programs other than the sidecar, each as a user of its own.
 fn is_of_keygatectl(unit: &Path) -> bool {
     unit.ends_with("keygate-admin.service") || unit.ends_with("keygate-signer.service")
 }
 
-/// What is common to them, and what each has of its own: the signer no network, the service its sockets.
+/// What they have in common, and what is specific: the signer has no network, the service has its
+/// sockets.
 #[test]
 fn units_of_service_and_signer_are_valid_and_hardened() {
     let common = [
@@ -129,7 +130,7 @@ fn systemd_version() -> Option<u32> {
     text.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Its sockets are those of a configuration that a sidecar would take over.
+/// Its sockets are those of a configuration that a sidecar would accept.
 #[test]
 fn the_socket_unit_fits_the_sample_configuration() {
     let mut seen = 0;

@@ -1,13 +1,14 @@
-//! The signer behind the management service: what reaches sidecars, what waits, what an operator is told.
+//! The signer behind the management service: what reaches sidecars, what waits, what an operator
+//! sees.
 
 use super::*;
 use crate::support::client::exchange;
 use crate::support::http::Message;
 
-/// Of the second signer's program.
+/// The token of the second signer's program.
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// With keys `CRM` and `ERP`, a signer, and where tables go.
+/// With keys `CRM` and `ERP`, a signer, and targets for tables.
 fn service(folder: &Folder, signer: &str) -> (Process, String) {
     folder.write(
         "admin.toml",
@@ -35,8 +36,8 @@ fn id_of(folder: &Folder, name: &str) -> String {
     list[0]["id"].as_str().unwrap().to_owned()
 }
 
-/// Killed between, started again, and what was changed meanwhile is published; the audit log is
-/// signed by the same process.
+/// Killed in between and started again: changes made meanwhile are published, and the same process
+/// signs the audit log.
 #[test]
 fn a_service_publishes_through_a_signer_of_its_own() {
     let folder = Folder::empty();
@@ -49,7 +50,7 @@ fn a_service_publishes_through_a_signer_of_its_own() {
     process.wait_for_line("signed the table of serial");
     process.wait_for_line("of the audit log");
     service.eventually("a patch", || folder.file("out/keys.kgp").exists());
-    // Without a word of farewell, as by a power cut.
+    // Abruptly, as in a power cut.
     drop(process);
     let id = id_of(&folder, "CRM");
     let told = fails(&folder, 75, &["admin", "revoke", &id]);
@@ -67,14 +68,15 @@ fn a_service_publishes_through_a_signer_of_its_own() {
             || String::from_utf8_lossy(&shown.stdout).contains(&id)
     });
     folder.ctl(&["admin", "verify-audit"]);
-    // Two of three go: more than half. Whoever revokes is told that the key lives, and what ends it.
+    // Two of three are removed, which is more than half. The caller learns that the key is still
+    // valid, and what ends it.
     let allow = allow_with(&folder, "--audience shop --least 1");
     let told = fails(&folder, 75, &["admin", "revoke", &id_of(&folder, "ERP")]);
     assert!(told.contains(&allow), "{told}");
     assert!(told.contains(WITHOUT), "{told}");
     process.wait_for_line("not signed (brake)");
     process.wait_for_line(&allow);
-    // On the host a command says so too, as long as it is so.
+    // On the host, a command also reports this for as long as it is true.
     let check = || keygatectl(folder.path()).args(["admin", "check"]).output().unwrap();
     service.eventually("the reason", || {
         let told = check();
@@ -87,9 +89,9 @@ fn a_service_publishes_through_a_signer_of_its_own() {
     process.wait_for_line("has allowed");
     service.eventually("published", || check().status.success());
     assert!(folder.ctl(&["admin", "check", "--running"]).contains("all published"));
-    // The same command again says that it is in force now.
+    // The same command again reports that it is in force now.
     folder.ctl(&["admin", "revoke", &id_of(&folder, "ERP")]);
-    // The database is told first: a directory that takes nothing is in the way all the same.
+    // The database is written first, so a directory that accepts nothing still prevents publishing.
     let (out, away) = (folder.file("out"), folder.file("away"));
     std::fs::rename(&out, &away).unwrap();
     folder.write("one.toml", &ADDED.replace("added", "before").replace("4e07", "4e08"));
@@ -102,8 +104,8 @@ fn a_service_publishes_through_a_signer_of_its_own() {
     fails(&folder, 75, &["admin", "revoke", &id_of(&folder, "ERP")]);
     std::fs::rename(&away, &out).unwrap();
     service.eventually("published", || check().status.success());
-    // While nobody publishes and nothing is in the way, the service will when it starts; with the
-    // signer away it would not.
+    // While nobody publishes and nothing prevents it, the service will when it starts. With the
+    // signer away, it would not.
     drop(service);
     folder.ctl(&["admin", "check"]);
     let told = fails(&folder, 75, &["admin", "check", "--running"]);
@@ -117,7 +119,7 @@ fn a_service_publishes_through_a_signer_of_its_own() {
     assert!(told.contains("signer.sock") && told.contains("not published"), "{told}");
 }
 
-/// What a command says of a change that is not published.
+/// What a command says about a change that is not published.
 const WITHOUT: &str = "hint: sidecars do not know of it until it is.";
 
 /// Somebody has the lock of this file.
@@ -127,7 +129,7 @@ fn held(folder: &Folder, name: &str) -> std::fs::File {
     lock
 }
 
-/// A predecessor that is about to end, or a command on the host, stops no start.
+/// A predecessor that is about to end, or a command on the host, prevents no start.
 #[test]
 fn a_start_waits_for_whoever_has_the_state_directory() {
     let folder = Folder::empty();
@@ -154,7 +156,7 @@ const ADDED: &str = "registry = 1\nserial = 1\naudience = \"shop\"\n\n[[key]]\ni
         \"key_added\"\norg = \"acme\"\nname = \"added\"\ndigest = \
         \"sha256:4e0740856f3d1b2c9a8e7d6c5b4a39281706f5e4d3c2b1a0918273645546372a\"\n";
 
-/// Puts the backup in the place of the database.
+/// Replaces the database by the backup.
 fn restore(folder: &Folder) {
     for suffix in ["-wal", "-shm"] {
         std::fs::remove_file(folder.file(&format!("state/registrar.db{suffix}"))).ok();
@@ -162,7 +164,7 @@ fn restore(folder: &Folder) {
     std::fs::copy(folder.file("backup.db"), folder.file("state/registrar.db")).unwrap();
 }
 
-/// Fails with this code; what it says.
+/// Must fail with this code. Returns what it says.
 fn fails(folder: &Folder, code: i32, arguments: &[&str]) -> String {
     let output = keygatectl(folder.path()).args(arguments).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -170,7 +172,7 @@ fn fails(folder: &Folder, code: i32, arguments: &[&str]) -> String {
     told
 }
 
-/// A backup that lacks lines which were signed, with its signer running.
+/// A backup that lacks signed lines, with its signer running.
 fn restored(folder: &Folder) -> Process {
     signer_in(folder, &us());
     let socket = folder.file("signer.sock");
@@ -201,7 +203,7 @@ fn restored(folder: &Folder) -> Process {
     process
 }
 
-/// Without the word nothing changes; with it the log goes on.
+/// Without an allowance nothing changes. With one, the log continues.
 #[test]
 fn a_recovery_asks_the_signer_before_anything_changes() {
     let folder = Folder::empty();
@@ -229,7 +231,7 @@ fn a_recovery_is_signed_later() {
     let folder = Folder::empty();
     let process = restored(&folder);
     folder.ctl(&["signer", "allow", "--recovery"]);
-    // The signature comes to the service, and not to its file.
+    // The signature reaches the service, but not its file.
     let kept = folder.file("state/checkpoints.jsonl");
     let before = std::fs::read(&kept).unwrap();
     folder.ctl(&["admin", "recover"]);
@@ -237,7 +239,7 @@ fn a_recovery_is_signed_later() {
     fails(&folder, 65, &["admin", "verify-audit"]);
     let told = fails(&folder, 65, &["admin", "recover"]);
     assert!(told.contains("--sign-audit"), "{told}");
-    // The log has gone on meanwhile: what was lost is not only an answer.
+    // The log has continued meanwhile: not only an answer was lost.
     folder.ctl(&["signer", "allow", "--audience", "shop", "--least", "1"]);
     folder.ctl(&["admin", "revoke", &id_of(&folder, "ERP")]);
     let told = fails(&folder, 75, &["admin", "recover", "--sign-audit"]);
@@ -262,7 +264,7 @@ fn ask(server: &str, method: &str, path: &str, body: &str) -> Message {
     exchange(address.parse().unwrap(), head + body)
 }
 
-/// The second one's key is behind a signer of its own.
+/// The second one's key is behind a separate signer.
 #[test]
 fn two_signers_sign_and_the_second_by_its_own_program() {
     let folder = Folder::empty();
@@ -287,7 +289,7 @@ fn two_signers_sign_and_the_second_by_its_own_program() {
         let told = co_sign(token, audience).output().unwrap();
         assert!(!told.status.success(), "{token} {audience}: {told:?}");
     }
-    // A server is for this command alone.
+    // A server is meant for this command alone.
     let told = keygatectl(folder.path())
         .args(["--server", &server, "table", "inspect", "first.pem"])
         .output()
@@ -300,7 +302,7 @@ fn two_signers_sign_and_the_second_by_its_own_program() {
     });
     let listed = list();
     assert_eq!(listed["drafts"][0]["missing"], serde_json::json!(["second"]), "{listed}");
-    // Signatures that are none, of somebody else, or over something else.
+    // Invalid signatures, by somebody else, or over something else.
     let serial = listed["drafts"][1]["serial"].as_u64().unwrap();
     let sign = |serial: u64, signer: &str| {
         let body = serde_json::json!({"signer": signer, "signature": "A".repeat(86) + "=="});
@@ -338,11 +340,11 @@ fn two_signers_sign_and_the_second_by_its_own_program() {
     let verify = ["table", "verify", "out/keys.kgt", "--audience", "shop", "--required", "2"];
     let signers = ["--signer", "first.pub.pem", "--signer", "signer.pub.pem"];
     folder.ctl(&[&verify[..], &signers[..]].concat());
-    // It is published: a signature comes too late.
+    // It is published: a signature is too late.
     let (status, told) = sign(serial, id);
     assert_eq!((status, &told["code"]), (409, &"conflict".into()), "{told}");
     assert!(told["detail"].as_str().unwrap().contains("waits for no signature any more"), "{told}");
-    // Whoever revokes in an emergency, on the host, waits for the second as well.
+    // A revocation in an emergency, on the host, also waits for the second signer.
     let revoked = id_of(&folder, "CRM");
     let told = fails(&folder, 75, &["admin", "revoke", &revoked]);
     assert!(told.contains("by 1 of 2, and not yet by second"), "{told}");
@@ -353,7 +355,7 @@ fn two_signers_sign_and_the_second_by_its_own_program() {
         folder.ctl(&["table", "inspect", "out/keys.kgp", "--json"]).contains(&revoked)
     });
     drop(beside);
-    // With no service: it is in the database, and whom it waits for is said.
+    // Without a service: it is in the database, and the message says who has to sign.
     drop(service);
     let told = keygatectl(folder.path())
         .args(["admin", "revoke", &id_of(&folder, "ERP")])

@@ -1,4 +1,4 @@
-//! A client that sends the bytes it is given and says what came back.
+//! A client that sends the bytes it is given and returns the answer.
 
 use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::http::{Framing, Message, Reader};
 
-/// Longest wait for anything in a test that should come at once.
+/// Longest wait in a test for anything that should happen immediately.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One connection.
@@ -26,7 +26,7 @@ impl Client {
         Self { stream, reader }
     }
 
-    /// Sends; a peer that has closed already is not a fault here, its answer tells.
+    /// Sends. A peer that has already closed is not a fault here: its answer shows it.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         let _ = self.stream.write_all(bytes.as_ref());
         self
@@ -43,7 +43,7 @@ impl Client {
         self
     }
 
-    /// Says that nothing more will be sent.
+    /// Announces that nothing more will be sent.
     pub(crate) fn finish(&mut self) -> &mut Self {
         let _ = self.stream.shutdown(Shutdown::Write);
         self
@@ -63,7 +63,7 @@ impl Client {
         self.try_response(true).expect("a response in time").expect("a response, not a close")
     }
 
-    /// The next response; `None` when the connection was closed instead.
+    /// The next response. `None` if the connection was closed instead.
     pub(crate) fn try_response(&mut self, to_head: bool) -> io::Result<Option<Message>> {
         let Some(mut message) = self.reader.head()? else { return Ok(None) };
         if !message.head.ends_with(b"\r\n\r\n") {
@@ -88,22 +88,22 @@ impl Client {
         }
     }
 
-    /// Whether the peer closes within the patience, and says nothing before it.
+    /// Whether the peer closes within the patience, without sending anything before.
     pub(crate) fn is_closed(&mut self) -> bool {
         self.reader.pending().is_empty() && matches!(self.reader.fill(), Ok(false))
     }
 
-    /// Every byte that ever came.
+    /// Every byte that ever arrived.
     pub(crate) fn seen(&self) -> &[u8] {
         &self.reader.seen
     }
 
-    /// Bytes that came behind the last response.
+    /// Bytes that followed the last response.
     pub(crate) fn pending(&self) -> &[u8] {
         self.reader.pending()
     }
 
-    /// Takes `n` bytes of what came behind the last response.
+    /// Takes `n` bytes of what followed the last response.
     pub(crate) fn take(&mut self, n: usize) -> Vec<u8> {
         self.reader.take(n)
     }

@@ -17,7 +17,7 @@ pub(crate) struct Distributor {
 // === impl Distributor ===
 
 impl Distributor {
-    /// On ports of the system's choice; `options` may name others.
+    /// On ports that the system chooses. `options` may name others.
     pub(crate) fn start(folder: &Path, options: &[&str]) -> Self {
         let mut command = keygatectl(folder);
         command.args(["distributor", "--admin-listen", "127.0.0.1:0"]);

@@ -1,5 +1,5 @@
 //! A real `keygate serve` in front of an upstream: configuration, registry, signer and table are
-//! made in a folder of its own, ports are the system's choice, the process ends with the value.
+//! made in a separate folder, the system chooses the ports, and the process ends with the value.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -322,7 +322,7 @@ impl Folder {
         self.write(&format!("{name}.pub"), &public);
     }
 
-    /// Builds the table from the registry as it stands.
+    /// Builds the table from the current registry.
     pub(crate) fn build(&self) {
         self.build_as("keys.kgt", &[]);
     }
@@ -334,7 +334,7 @@ impl Folder {
         self.ctl(&[&build[..], &[table], options].concat());
     }
 
-    /// One `keygatectl` command in this folder; what it printed.
+    /// Runs one `keygatectl` command in this folder. Returns what it printed.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
         run(keygatectl(self.path()).args(arguments))
     }
@@ -389,7 +389,7 @@ impl Gate {
         Self::serve_with(folder, &[])
     }
 
-    /// The same with variables that the configuration refers to.
+    /// The same with variables that the configuration uses.
     pub(crate) fn serve_with(folder: Folder, variables: &[(&str, &str)]) -> Self {
         let mut command = keygate(folder.path());
         command.envs(variables.iter().copied());
@@ -397,7 +397,7 @@ impl Gate {
         Self::serve_by(folder, command)
     }
 
-    /// The same by a command that becomes `keygate serve`, or starts it.
+    /// The same with a command that becomes `keygate serve`, or starts it.
     pub(crate) fn serve_by(folder: Folder, mut command: std::process::Command) -> Self {
         let process = Process::start(&mut command);
         let line = process.wait_for_line("\"listening\"");
@@ -452,7 +452,7 @@ impl Gate {
         self.process.soon(Duration::from_secs(3), || self.log().contains(word))
     }
 
-    /// Sends `request`; it must be answered with `status` and `code` and must not reach the
+    /// Sends `request`. It must be answered with `status` and `code`, and must not reach the
     /// upstream.
     pub(crate) fn refuses(
         &self,
@@ -481,8 +481,8 @@ impl Gate {
     }
 }
 
-/// Exactly these lines (in any order) and no other reached the upstream. `x-request-id`, which differs
-/// from run to run, is checked for its form and left out.
+/// Exactly these lines (in any order) reached the upstream, and no others. `x-request-id`, which
+/// differs between runs, is only checked for its form.
 pub(crate) fn expect_request(got: &Recorded, line: &str, fields: &[&str]) {
     assert_eq!(got.first_line(), line);
     let id = got.one("x-request-id").expect("x-request-id");

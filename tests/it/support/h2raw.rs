@@ -33,19 +33,19 @@ pub(crate) struct Frame {
 pub(crate) struct H2 {
     stream: TcpStream,
     buffer: Vec<u8>,
-    /// Frames of streams that nobody has asked for yet.
+    /// Frames of streams that nobody has requested yet.
     kept: Vec<Frame>,
-    /// SETTINGS and PING of the peer are answered, and windows are opened as bytes come.
+    /// SETTINGS and PING of the peer are answered, and windows are opened as bytes arrive.
     pub(crate) polite: bool,
 }
 
-/// What came on one stream until its end.
+/// What arrived on one stream until its end.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answer {
     /// Of the first header block that is not interim.
     pub(crate) status: Option<u16>,
     pub(crate) header_blocks: usize,
-    /// The blocks as they came, HPACK encoded.
+    /// The blocks as they arrived, HPACK encoded.
     pub(crate) blocks: Vec<u8>,
     pub(crate) body: Vec<u8>,
     /// Error code of a RST_STREAM.
@@ -65,7 +65,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     bytes
 }
 
-/// A header block of literals without indexing: every byte as it is.
+/// A header block of literals without indexing: every byte unchanged.
 pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in fields {
@@ -129,7 +129,7 @@ impl H2 {
         h2
     }
 
-    /// A TCP connection on which nothing was said.
+    /// A TCP connection on which nothing was sent.
     pub(crate) fn silent(to: SocketAddr) -> Self {
         let stream = TcpStream::connect_timeout(&to, PATIENCE).expect("connect");
         stream.set_nodelay(true).unwrap();
@@ -150,7 +150,7 @@ impl H2 {
         self.send(&frame(DATA, flags, stream, bytes))
     }
 
-    /// The next frame; `None`: closed, or nothing came in time.
+    /// The next frame. `None`: closed, or nothing arrived in time.
     pub(crate) fn next(&mut self, within: Duration) -> Option<Frame> {
         let until = Instant::now() + within;
         loop {
@@ -291,7 +291,7 @@ impl H2 {
 /// `:status` of a header block, which every server puts first.
 pub(crate) fn status_of(block: &[u8]) -> Option<u16> {
     const INDEXED: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
-    // Size updates of the dynamic table may come first.
+    // Size updates of the dynamic table may precede it.
     let start = block.iter().position(|b| b & 0xe0 != 0x20)?;
     let block = &block[start..];
     match *block.first()? {

@@ -41,7 +41,7 @@ struct Record {
 pub(crate) struct Http2Upstream {
     pub(crate) address: SocketAddr,
     record: Arc<Record>,
-    /// Its thread ends with this.
+    /// Its thread ends when this is dropped.
     _stop: tokio::sync::oneshot::Sender<()>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-/// One message as it came: the head's exact bytes, the body decoded, and whether it ended as its
+/// One message as it arrived: the head's exact bytes, the body decoded, and whether it ended as its
 /// framing says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Message {
@@ -40,7 +40,8 @@ impl Message {
             .collect()
     }
 
-    /// The one value of a field; `None` without it. More than one is a fault of the test's peer.
+    /// The one value of a field. `None` if it is missing. More than one is a fault of the test's
+    /// peer.
     pub(crate) fn one(&self, name: &str) -> Option<String> {
         let mut all = self.all(name);
         assert!(all.len() < 2, "several `{name}` in\n{}", String::from_utf8_lossy(&self.head));
@@ -81,7 +82,7 @@ impl Message {
     }
 }
 
-/// Reads messages from one direction of a connection, keeping every byte that came.
+/// Reads messages from one direction of a connection, keeping every byte that arrived.
 #[derive(Debug)]
 pub(crate) struct Reader<R> {
     from: R,
@@ -95,7 +96,7 @@ impl<R: Read> Reader<R> {
         Self { from, seen: Vec::new(), at: 0 }
     }
 
-    /// More bytes; false at the end of the stream (an abortive close counts as the end).
+    /// Reads more bytes. False at the end of the stream (an abortive close counts as the end).
     pub(crate) fn fill(&mut self) -> io::Result<bool> {
         let mut buffer = [0u8; 16 * 1024];
         match self.from.read(&mut buffer) {
@@ -109,7 +110,7 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// What came and was not yet taken.
+    /// What arrived and was not yet taken.
     pub(crate) fn pending(&self) -> &[u8] {
         &self.seen[self.at..]
     }
@@ -120,8 +121,8 @@ impl<R: Read> Reader<R> {
         bytes
     }
 
-    /// The next head; `None` when the stream ended cleanly before it. Bytes of an unfinished head
-    /// come back as an incomplete message.
+    /// The next head. `None` if the stream ended cleanly before it. Bytes of an unfinished head are
+    /// returned as an incomplete message.
     pub(crate) fn head(&mut self) -> io::Result<Option<Message>> {
         loop {
             if let Some(end) = find(self.pending(), b"\r\n\r\n") {
@@ -207,8 +208,8 @@ pub(crate) enum Framing {
 }
 
 impl Framing {
-    /// Of a request, as RFC 9112 §6.3 has it. A head with two readings fails the test: nothing
-    /// that reaches an upstream may have one.
+    /// The framing of a request (RFC 9112 §6.3). A head that can be read in two ways fails the
+    /// test: nothing like that may reach an upstream.
     pub(crate) fn of_request(head: &Message) -> Self {
         let (te, cl) = (head.all("transfer-encoding"), head.all("content-length"));
         match (te.as_slice(), cl.as_slice()) {

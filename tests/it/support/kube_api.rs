@@ -1,5 +1,5 @@
-//! An API server of Kubernetes as far as keygate asks one: objects by path with resource versions that
-//! patches can insist on, lists in pages, and the faults that a test wants.
+//! A Kubernetes API server, as far as keygate needs one: objects by path with resource versions
+//! that patches can require, lists in pages, and the faults that a test needs.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
-/// A running server; it takes no connections any more once it is dropped.
+/// A running server. Once dropped, it accepts no more connections.
 pub(crate) struct KubeApi {
     pub(crate) url: String,
     port: u16,
@@ -24,9 +24,9 @@ pub(crate) struct KubeState {
     version: u64,
     /// Connections are closed without an answer.
     pub(crate) is_down: bool,
-    /// `VERB PATH` begins with this: answered with this status, that often.
+    /// If `VERB PATH` begins with this, the answer has this status, this many times.
     pub(crate) faults: Vec<(String, u16, usize)>,
-    /// What has to stand in `Authorization`.
+    /// The required value of `Authorization`.
     pub(crate) bearer: Option<String>,
     /// `VERB PATH` of every request that was answered.
     pub(crate) seen: Vec<String>,
@@ -169,7 +169,7 @@ fn refusal(code: u16, message: &str) -> Value {
     json!({"kind": "Status", "status": "Failure", "code": code, "message": message})
 }
 
-/// RFC 7396; `strategic`: members of lists are found by their name.
+/// RFC 7396. `strategic`: members of lists are found by their name.
 fn merge(object: &mut Value, change: &Value, strategic: bool) {
     match change {
         Value::Object(fields) => {

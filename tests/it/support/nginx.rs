@@ -18,7 +18,7 @@ pub(crate) struct Nginx {
 
 impl Nginx {
     pub(crate) fn start() -> Self {
-        // nginx cannot take port 0: ask the system for a free one, and again if somebody was faster.
+        // nginx cannot use port 0: ask the system for a free one, and again if somebody was faster.
         for _ in 0..5 {
             let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Tables and patches over HTTP, from this process, by a server that can go away and come back.
+//! Tables and patches over HTTP, from this process, by a server that can go away and return.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -33,7 +33,7 @@ impl ArtefactOrigin {
         Self { address, is_up }
     }
 
-    /// Whoever waits loses the connection, and nobody can connect.
+    /// Waiting clients lose their connection, and nobody can connect.
     pub(crate) fn goes(&self) {
         self.is_up.send_replace(false);
         self.until(|connected| !connected);
@@ -44,8 +44,8 @@ impl ArtefactOrigin {
         self.until(|connected| connected);
     }
 
-    /// Whether somebody can connect. A listener that closes may leave a connection half made, which the
-    /// system would try to finish for two minutes.
+    /// Waits until connecting succeeds or fails. A listener that closes may leave a half-made
+    /// connection, which the system would try to complete for two minutes.
     fn until(&self, wanted: fn(bool) -> bool) {
         let patience = Duration::from_millis(500);
         for _ in 0..2000 {
@@ -75,7 +75,7 @@ async fn serve(
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        // Dropped, they end all that they hold.
+        // When dropped, they end everything that they hold.
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {

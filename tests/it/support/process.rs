@@ -45,7 +45,7 @@ impl Process {
         line().unwrap()
     }
 
-    /// Waits until `condition` holds; fails with the process's output otherwise.
+    /// Waits until `condition` is true. Fails with the process's output otherwise.
     pub(crate) fn eventually(&self, what: &str, condition: impl Fn() -> bool) {
         let until = Instant::now() + PATIENCE;
         while !condition() {
@@ -59,7 +59,7 @@ impl Process {
         }
     }
 
-    /// Whether `condition` holds within the time.
+    /// Whether `condition` becomes true within the time.
     pub(crate) fn soon(&self, within: Duration, condition: impl Fn() -> bool) -> bool {
         let until = Instant::now() + within;
         while !condition() {
@@ -87,7 +87,7 @@ impl Process {
         rustix::process::kill_process(pid, number).expect("signal");
     }
 
-    /// Waits for its own end.
+    /// Waits until it ends without a signal.
     pub(crate) fn wait(&self, within: Duration) -> Option<ExitStatus> {
         let until = Instant::now() + within;
         loop {
@@ -128,7 +128,7 @@ fn collect(from: impl Read + Send + 'static, output: &Arc<Mutex<String>>) {
     });
 }
 
-/// Runs a command to its end, which must be a good one; what it wrote to standard output.
+/// Runs a command to its end, which must be successful. Returns its standard output.
 pub(crate) fn run(command: &mut Command) -> String {
     let output =
         command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));

@@ -1,4 +1,4 @@
-//! Other ways to an [`Upstream`]: each connection is carried to one of its own, byte for byte.
+//! Other ways to an [`Upstream`]: each connection is forwarded to one of its own, byte for byte.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub(crate) struct Relay {
     /// The `[upstream.tls]` table, if it needs one.
     pub(crate) options: String,
     _folder: Folder,
-    /// Its thread ends with this.
+    /// Its thread ends when this is dropped.
     _stop: oneshot::Sender<()>,
 }
 
@@ -44,7 +44,7 @@ impl Relay {
         Self { url, options: String::new(), _folder: folder, _stop: stop }
     }
 
-    /// Takes the TLS off.
+    /// Removes the TLS.
     pub(crate) fn tls(to: &Upstream) -> Self {
         let folder = Folder::empty();
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -82,7 +82,7 @@ impl Relay {
     }
 }
 
-/// Runs until what it returns is dropped.
+/// Runs until the returned value is dropped.
 fn start<F: Future<Output = ()>>(run: impl FnOnce() -> F + Send + 'static) -> oneshot::Sender<()> {
     let (stop, stopped) = oneshot::channel();
     thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! A folder of which `check` and `serve` say what is wrong with it.
+//! A folder for which `check` and `serve` report what is wrong.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -60,7 +60,7 @@ impl StartFolder {
         fs::write(self.path().join(name), bytes).unwrap();
     }
 
-    /// As a key is kept.
+    /// In the way in which a key is stored.
     pub(crate) fn write_key(&self, name: &str, bytes: &[u8]) {
         self.write(name, bytes);
         self.allow(name, 0o640);
@@ -78,7 +78,7 @@ impl StartFolder {
         self.keygate(&[&["check"], arguments].concat())
     }
 
-    /// `serve` where it is to end by itself.
+    /// `serve` when it should end without a signal.
     pub(crate) fn serve(&self) -> Said {
         self.keygate(&["serve"])
     }

@@ -1,5 +1,5 @@
-//! Tables made in this process, in the time of a signature. The program that makes them otherwise
-//! takes longer to start than the sidecar to take one.
+//! Tables made in this process, as fast as a signature. The program that otherwise makes them takes
+//! longer to start than the sidecar takes to accept one.
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
@@ -24,7 +24,7 @@ impl TableSigner {
         Self { pair, key: PublicKey::from_raw(raw).unwrap() }
     }
 
-    /// As `trusted_signers` takes it.
+    /// In the form that `trusted_signers` takes.
     pub(crate) fn public(&self) -> String {
         format!("ed25519:{}", STANDARD.encode(self.pair.public_key()))
     }

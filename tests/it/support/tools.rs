@@ -1,4 +1,4 @@
-//! Programs of the machine. The tests need them: a missing one is a failure with a remedy.
+//! Programs of the machine. The tests need them: a missing one causes a failure with a remedy.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,7 +11,7 @@ pub(crate) fn command(name: &str) -> Command {
     Command::new(found.unwrap_or_else(|| panic!("`{name}` is missing\nhint: make tools")))
 }
 
-/// Node with the packages of tests/tools.sh in reach of a script in `folder`.
+/// Node, with the packages of tests/tools.sh available to a script in `folder`.
 pub(crate) fn node_in(folder: &std::path::Path) -> Command {
     let modules = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/js/node_modules");
     assert!(std::path::Path::new(modules).exists(), "{modules} is missing\nhint: make tools");
@@ -43,7 +43,8 @@ pub(crate) fn oidc_python() -> Command {
     command
 }
 
-/// Python with Helm, from 3.12 on. `None`, and a line that says so, where none runs; in CI that fails.
+/// Python with Helm, from 3.12 on. `None`, and a line that says so, if none is available. In CI
+/// that fails.
 pub(crate) fn helm() -> Option<Command> {
     let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/helm/bin/python");
     if !std::path::Path::new(python).exists() {
@@ -58,7 +59,7 @@ pub(crate) fn helm() -> Option<Command> {
     Some(command)
 }
 
-/// Where browsers leave pictures for the eyes of people.
+/// Where browsers leave pictures for people to look at.
 #[cfg(feature = "admin")]
 pub(crate) fn pictures() -> &'static str {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/target/screens");

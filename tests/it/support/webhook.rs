@@ -61,7 +61,7 @@ impl TestAuthority {
         [params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem()]
     }
 
-    /// For a server of the test's own.
+    /// For a server that belongs to the test.
     pub(crate) fn server(&self, name: &str) -> Arc<ServerConfig> {
         let [chain, key] = self.issue(name);
         let chain = CertificateDer::from_pem_slice(chain.as_bytes()).unwrap();
@@ -88,7 +88,7 @@ pub(crate) fn trusting(pem: &str) -> Arc<ClientConfig> {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    // As API servers: each handshake shows the certificate of now.
+    // Like API servers: each handshake shows the current certificate.
     config.resumption = rustls::client::Resumption::disabled();
     Arc::new(config)
 }
@@ -106,7 +106,7 @@ impl Hook {
         Self { process, reviews, probes }
     }
 
-    /// With certificate and key of the files `tls.crt` and `tls.key` in the folder.
+    /// With the certificate and key in the files `tls.crt` and `tls.key` of the folder.
     pub(crate) fn of_files(folder: &Folder, arguments: &[&str]) -> Self {
         let files = ["--certs", "provided", "--certificate", "tls.crt", "--key", "tls.key"];
         Self::start(folder.path(), &[&files[..], arguments].concat())
@@ -149,7 +149,7 @@ impl HookClient {
         self.stream.0.lock().unwrap().sock.set_read_timeout(Some(wait)).unwrap();
     }
 
-    /// Sends; a peer that has closed already is not a fault here, its answer tells.
+    /// Sends. A peer that has already closed is not a fault here: its answer shows it.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> &mut Self {
         let mut stream = self.stream.0.lock().unwrap();
         let _ = stream.write_all(bytes).and_then(|()| stream.flush());
@@ -157,7 +157,7 @@ impl HookClient {
         self
     }
 
-    /// The next answer; `None`: the connection was closed instead.
+    /// The next answer. `None`: the connection was closed instead.
     pub(crate) fn answer(&mut self) -> io::Result<Option<Message>> {
         let Some(mut message) = self.reader.head()? else { return Ok(None) };
         let framing = Framing::of_response(&message, false);

@@ -25,7 +25,7 @@ fn gateway() -> Upstream {
     })
 }
 
-/// Somebody's browser at the service itself.
+/// A person's browser at the service itself.
 struct Visitor<'p> {
     product: &'p Managed,
     cookie: &'static str,
@@ -99,7 +99,7 @@ fn wa_gateways_session_makes_keys_of_the_org_that_is_active() {
     let list = kim.ask("/keys?q=Notifier", "");
     let id = list.body.split("href=\"/keys/").find(|part| part.starts_with("key_")).unwrap();
     let id = id.split('"').next().unwrap().to_owned();
-    // The page's own curl, through keygate: the org is the session's.
+    // The page's own curl, through keygate: the org is that of the session.
     let call = || {
         let url = product.product.url();
         product
@@ -110,13 +110,14 @@ fn wa_gateways_session_makes_keys_of_the_org_that_is_active() {
     let got = upstream.take().pop().unwrap();
     assert_eq!(got.all("x-org-id"), ["org_acme"]);
     assert_eq!(got.all("x-permissions"), ["read"]);
-    // By the API with the cookie alone: a look needs no more, a change shows where it came from.
+    // Through the API with the cookie alone: reading needs nothing else, a change has to show where
+    // it is from.
     let keys = "/v1/orgs/org_acme/keys";
     assert_eq!(kim.ask(&format!("{keys}/{id}"), "").status, 200);
     let create = "-H 'content-type: application/json' -d '{\"name\": \"n\"}'";
     assert!(kim.ask(keys, create).body.contains("\"cross_site\""));
     assert_eq!(kim.ask(keys, &format!("{create} {OURS}")).status, 201);
-    // Foreign is like not there, by every way.
+    // A foreign key looks like a missing one, in every way.
     for path in [format!("/keys/{id}"), format!("{keys}/{id}"), keys.to_owned()] {
         assert_eq!(eve.ask(&path, "").status, 404, "{path}");
     }
@@ -129,7 +130,7 @@ fn wa_gateways_session_makes_keys_of_the_org_that_is_active() {
     let nobody = Visitor { product: &product, cookie: "nonsense" };
     assert_eq!((nobody.ask("/keys", "").status, nobody.ask(keys, "").status), (303, 401));
     assert_eq!(call().status, 200);
-    // What was used is on the list and in the API.
+    // A use is visible in the list and in the API.
     product.fetch_usage();
     let kim = Visitor { product: &product, cookie: "good" };
     let key = format!("{keys}/{id}");
@@ -148,7 +149,7 @@ fn wa_gateways_session_makes_keys_of_the_org_that_is_active() {
         product.product.curl(&asks).status == 401
     };
     product.product.gate.process.eventually("the refusal", refused);
-    // While the signer is away, page and API say so, and no file of the host is named.
+    // While the signer is away, page and API report it, and name no file of the host.
     let folder = &product.product.gate.folder;
     let (pem, away) = (folder.file("signer.pem"), folder.file("away.pem"));
     std::fs::rename(&pem, &away).unwrap();

@@ -1,19 +1,19 @@
-//! When a key was last used: counted by a real sidecar, fetched by the service, told in each form.
+//! When a key was last used: counted by a real sidecar, fetched by the service, shown in each form.
 
 use super::*;
 
-/// Waits until `ask` is answered with something in that place, which must be of this day.
+/// Waits until the answer to `ask` has something in that place, which must be from this day.
 fn soon(product: &Managed, pointer: &str, ask: impl Fn() -> Answer) {
     let found = || ask().json().pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     let process = product.registrar.process.as_ref().unwrap();
     process.eventually(pointer, || found().is_some());
     let (at, now) = (found().unwrap(), run(tools::command("date").args(["-u", "+%Y-%m-%dT%H"])));
-    // A use is known to the minute, and a test may meet the turn of an hour.
+    // A use is known to the minute, and the hour may change during a test.
     assert!(at.ends_with(":00Z") && at <= format!("{}:59:59Z", now.trim()), "{at}");
     assert!(at[..10] == now[..10] || now.contains("T00"), "{at}, and now is {now}");
 }
 
-/// `last_used_at`: left out of a key that nobody has used, as the product's service does it.
+/// `last_used_at`: omitted for an unused key, as in the product's service.
 #[test]
 fn whatomate_tells_when_a_key_was_last_used() {
     let upstream = service();
@@ -34,7 +34,7 @@ fn whatomate_tells_when_a_key_was_last_used() {
     assert!(first["key_prefix"].is_string() && first["is_active"] == true, "{first}");
 }
 
-/// `lastUsed`: null of a key that nobody has used.
+/// `lastUsed`: null for an unused key.
 #[test]
 fn weshape_tells_when_a_key_was_last_used() {
     let upstream = service();
