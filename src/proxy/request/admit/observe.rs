@@ -23,8 +23,8 @@ impl<'s> Admission<'s> {
         }
     }
 
-    /// Whether all rules are only observed. If so, there is no enforced rule to bypass with a target
-    /// that the service reads differently from keygate.
+    /// Whether all rules are only observed. If so, there is no enforced rule to bypass with a
+    /// target that the service reads differently from keygate.
     pub(super) fn is_whole_gate(&self) -> bool {
         let observe = self.snapshot.settings.policy.observe.as_deref();
         observe.is_some_and(|observe| observe.reach == ObserveReach::WholeGate)
