@@ -79,7 +79,7 @@ pub(crate) fn rewrite(
     let RewriteContext { settings, chunks, .. } = context;
     let had_length = head.fields.has(header::CONTENT_LENGTH);
     let credential_field = context.credential.as_ref().and(context.credential_field);
-    drop_extensions(&mut head, &changes, credential_field, context.preserve_case);
+    drop_extensions(&mut head, &changes, &context);
     head.fields.remove_at(&changes.remove);
     for name in &changes.remove_named {
         head.fields.remove(name);
@@ -167,16 +167,12 @@ enum Named {
 }
 
 /// Drops what the client's reader noted that the upstream must not get.
-fn drop_extensions(
-    head: &mut RequestHead,
-    changes: &HeadChanges,
-    credential_field: Option<&HeaderName>,
-    preserve_case: bool,
-) {
+fn drop_extensions(head: &mut RequestHead, changes: &HeadChanges, context: &RewriteContext<'_>) {
     // hyper keeps the spellings in an extension that cannot be edited. If one of them belongs to a
     // field of keygate, drop them all: a client must not choose the spelling of that field.
-    let replaces = credential_field.is_some_and(|field| head.fields.has(field));
-    if !preserve_case || changes.claims_identity || replaces {
+    let field = context.credential.as_ref().and(context.credential_field);
+    let replaces = field.is_some_and(|field| head.fields.has(field));
+    if !context.preserve_case || changes.claims_identity || replaces {
         head.extensions.clear();
     } else {
         head.extensions.remove::<hyper::upgrade::OnUpgrade>();

@@ -284,9 +284,9 @@ fn fault(field: &str, label: &str, why: &str) -> FormFault {
 /// Writes all of them, in both languages, with the files that they refer to.
 pub(super) fn write(to: &Path) -> Vec<PathBuf> {
     fs::create_dir_all(to).unwrap();
-    fs::write(to.join("page.css"), include_str!("page.css")).unwrap();
-    fs::write(to.join("page.js"), include_str!("page.js")).unwrap();
-    fs::write(to.join("mark.svg"), include_str!("mark.svg")).unwrap();
+    fs::write(to.join("page.css"), include_str!("../page.css")).unwrap();
+    fs::write(to.join("page.js"), include_str!("../page.js")).unwrap();
+    fs::write(to.join("mark.svg"), include_str!("../mark.svg")).unwrap();
     let mut files = Vec::new();
     for (language, w) in [("", Words::preferred("en")), ("-pseudo", Words::preferred("ar-XB"))] {
         for Screen { name, html } in all(w) {
