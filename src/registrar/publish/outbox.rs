@@ -185,7 +185,12 @@ impl Outbox {
             };
             tokio::select! {
                 // Publish first what was committed until now.
-                _ = stopped.changed() => {}
+                told = stopped.changed() => {
+                    // Nobody is left who could stop it, and asking again would be told so forever.
+                    if told.is_err() {
+                        return;
+                    }
+                }
                 _ = changed => {}
                 folded = folded => {
                     self.folding = None;

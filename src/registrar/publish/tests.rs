@@ -421,6 +421,25 @@ fn a_signer_that_is_away_loses_no_change() {
     });
 }
 
+/// They would otherwise ask forever whether they may go on, and take a processor for it.
+#[test]
+fn threads_end_with_a_publisher_that_nobody_has_stopped() {
+    let house = House::new();
+    run(async {
+        let service = house.serve().await;
+        service.until(|state| state.published > 0).await;
+        let Publisher { stop, threads, .. } = service.publisher;
+        assert!(!threads.is_empty());
+        drop(stop);
+        let ended = async {
+            while !threads.iter().all(std::thread::JoinHandle::is_finished) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, ended).await.expect("the threads go on");
+    });
+}
+
 #[test]
 fn a_change_is_in_force_when_every_known_sidecar_has_it() {
     let house = House::new();
