@@ -13,8 +13,6 @@ const csp =
   "form-action 'self'; frame-ancestors 'none'; base-uri 'none'; require-trusted-types-for 'script'";
 const types = { css: "text/css", html: "text/html; charset=utf-8", js: "text/javascript", svg: "image/svg+xml" };
 const faults = [];
-// A look waits for its pictures half of the time.
-const AT_A_TIME = 3;
 
 const server = http.createServer((request, answer) => {
   const file = path.join(folder, path.basename(request.url.split("?")[0]));
@@ -127,18 +125,16 @@ const main = async () => {
     args: process.getuid() === 0 ? ["--no-sandbox"] : [],
   });
   const names = fs.readdirSync(folder).filter((file) => file.endsWith(".html"));
-  const looks = names
-    .map((file) => file.slice(0, -5))
-    .sort()
-    .flatMap((name) => ways(name).map((way) => ({ name, way })));
-  const left = [...looks];
-  const lookOn = async () => {
-    for (let next = left.shift(); next; next = left.shift()) await look(browser, next.name, next.way);
-  };
-  await Promise.all(Array.from({ length: AT_A_TIME }, lookOn));
+  let looks = 0;
+  for (const name of names.map((file) => file.slice(0, -5)).sort()) {
+    for (const way of ways(name)) {
+      await look(browser, name, way);
+      looks += 1;
+    }
+  }
   await browser.close();
   server.close();
-  console.log(`${looks.length} looks`);
+  console.log(`${looks} looks`);
   if (faults.length) {
     console.error(faults.join("\n"));
     process.exit(1);
