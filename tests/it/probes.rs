@@ -28,7 +28,7 @@ fn probing(urls: &[String], timeout: &str) -> Gate {
 
 #[test]
 fn grpc_services_say_how_they_are() {
-    let (health, port) = listening("grpc_health.py");
+    let (health, port) = listening("health_service.py");
     let (_echo, without) = listening("grpc_service.py");
     let of = |port: u16, service: &str| format!("grpc://127.0.0.1:{port}/{service}");
     let cases = [
@@ -57,7 +57,7 @@ fn grpc_services_say_how_they_are() {
 
 #[test]
 fn a_probe_of_what_speaks_otherwise_fails_in_words() {
-    let (_health, port) = listening("grpc_health.py");
+    let (_health, port) = listening("health_service.py");
     let urls = [format!("http://127.0.0.1:{port}/"), format!("tcp://127.0.0.1:{port}")];
     let gate = probing(&urls, "10s");
     let answer = gate.probe("/probe/0");
