@@ -31,7 +31,7 @@ impl Dice {
 const KEYS: u32 = 8;
 
 /// Histories of an audience; each is made by its number.
-const WORLDS: Range<u64> = 1..14;
+const WORLDS: Range<u64> = 1..40;
 
 /// What takes minutes.
 const MANY_WORLDS: Range<u64> = 1..400;
