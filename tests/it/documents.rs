@@ -156,17 +156,79 @@ fn the_help_of_every_command_says_what_it_does() {
     assert!(seen > 40, "{seen} commands");
 }
 
-/// Links between documents lead somewhere.
-#[test]
-fn links_resolve() {
+/// Those of docs/ and of the root.
+fn pages() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut pages: Vec<_> =
         fs::read_dir(root.join("docs")).unwrap().map(|e| e.unwrap().path()).collect();
     pages.extend(fs::read_dir(root).unwrap().map(|e| e.unwrap().path()));
     pages.retain(|p| p.extension().is_some_and(|e| e == "md"));
     assert!(pages.len() > 5);
+    pages
+}
+
+/// An operator who copies the name of a setting from a page gets no error for it.
+#[test]
+fn settings_that_pages_name_exist() {
+    let is_name = |text: &str| {
+        let is_part = |part: &str| {
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_')
+        };
+        text.contains('.') && text.split('.').all(is_part)
+    };
+    let spans = |text: &str| -> Vec<String> {
+        let spans = text.split('`').skip(1).step_by(2);
+        let name = |span: &str| span.split(" = ").next().unwrap_or_default().to_owned();
+        spans.map(name).filter(|span| is_name(span)).collect()
+    };
+    // Whatever a table of any page describes: settings of both programs, and other things.
+    let mut described = BTreeSet::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
+        described
+            .extend(rows.flat_map(|row| spans(&format!("`{}", row.split(" |").next().unwrap()))));
+    }
+    let config = read("docs/config.md");
+    let rows = config.lines().filter(|line| line.starts_with("| `"));
+    let sections: BTreeSet<_> = rows
+        .flat_map(&spans)
+        .filter(|name| described.contains(name))
+        .filter_map(|name| Some(name.split_once('.')?.0.to_owned()))
+        .collect();
+    assert!(sections.contains("table") && sections.len() > 10, "{sections:?}");
+    let is_file = |name: &str| {
+        let kinds = ["json", "kgp", "kgt", "md", "pem", "rs", "toml"];
+        kinds.iter().any(|kind| name.ends_with(&format!(".{kind}")))
+    };
+    let exists = |name: &str| {
+        let of_upstream = name.replace("upstreams.NAME.", "upstream.");
+        let is_section = format!("{name}.");
+        described.contains(name)
+            || described.contains(&of_upstream)
+            || described
+                .iter()
+                .any(|known| known.starts_with(&is_section) || known.replace("NAME.", "") == name)
+    };
+    let mut unknown = Vec::new();
+    // The changelog names settings that are gone.
+    for page in pages().into_iter().filter(|page| !page.ends_with("CHANGELOG.md")) {
+        for name in fs::read_to_string(&page).unwrap().lines().flat_map(&spans) {
+            let section = name.split('.').next().unwrap_or_default();
+            if sections.contains(section) && !is_file(&name) && !exists(&name) {
+                unknown.push(format!("{}: {name}", page.display()));
+            }
+        }
+    }
+    assert!(unknown.is_empty(), "{}", unknown.join("\n"));
+}
+
+/// Links between documents lead somewhere.
+#[test]
+fn links_resolve() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut broken = Vec::new();
-    for page in pages {
+    for page in pages() {
         let text = fs::read_to_string(&page).unwrap();
         for (at, _) in text.match_indices("](") {
             let target: String = text[at + 2..].chars().take_while(|c| *c != ')').collect();
