@@ -430,6 +430,7 @@ fn limit(steps: &mut Vec<Step>) -> Result<(), Failure> {
             scope: PolicyScope::Key,
             limit,
             quota: None,
+            item: None,
         });
         ChargedLimits::Several(charged.collect())
     };

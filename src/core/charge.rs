@@ -10,6 +10,7 @@ use super::grant::KeyView;
 use super::key::KeyId;
 use super::limit::{Exhausted, Limit, LimitSet, LimitStep, PolicyName};
 use super::quota::{QuotaPeriod, arrival_of, quota_step};
+use super::rate_fields::PolicyItem;
 use super::route::Route;
 
 /// Whose requests are counted together by default.
@@ -39,6 +40,8 @@ pub struct LimitPolicy {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LimitPolicies {
     list: Box<[LimitPolicy]>,
+    /// How callers are shown each default.
+    items: Box<[Option<PolicyItem>]>,
     /// Whatever its route, no key can be charged to anything but `per-key`.
     at_most_per_key: bool,
     /// Some org-wide policy has a default.
@@ -99,6 +102,8 @@ pub struct PolicyCharge<'c> {
     pub limit: Limit,
     /// `None`: a bucket that refills continuously.
     pub quota: Option<QuotaPeriod>,
+    /// How callers are shown the limit, where that was written in advance.
+    pub item: Option<&'c PolicyItem>,
 }
 
 /// The name of the limit that each subject of an issuer has: callers and metrics know it from keys.
@@ -170,7 +175,9 @@ impl LimitPolicies {
         let has_org_default =
             list.iter().any(|policy| policy.scope == PolicyScope::Org && policy.limit.is_some());
         let at_most_per_key = !list.iter().any(may_charge_more);
-        Self { list: list.into(), at_most_per_key, has_org_default }
+        let item = |policy: &LimitPolicy| Some(PolicyItem::new(&policy.name, policy.limit?));
+        let items = list.iter().map(item).collect();
+        Self { list: list.into(), items, at_most_per_key, has_org_default }
     }
 
     /// In the order of their names.
@@ -194,12 +201,40 @@ impl LimitPolicies {
         org_limits: Option<&'c LimitSet>,
         route: &Route,
     ) -> Option<Charge<'c>> {
-        let limits = match org_limits {
-            None if self.has_no_part_in(key) => ChargedLimits::PerKey(key.grant.limits.per_key()?),
-            _ => self.limits(key, org_limits, route)?,
-        };
+        if org_limits.is_some() || !self.has_no_part_in(key) {
+            return self.charge_listed(key, org_limits, route);
+        }
+        let limits = ChargedLimits::PerKey(key.grant.limits.per_key()?);
         let cost = Some(route.cost).filter(|cost| *cost > 0)?;
         Some(Charge { caller: ChargedCaller::Key(key.id), org: key.org, cost, limits })
+    }
+
+    fn charge_listed<'c>(
+        &'c self,
+        key: &KeyView<'c>,
+        org_limits: Option<&'c LimitSet>,
+        route: &Route,
+    ) -> Option<Charge<'c>> {
+        let (caller, org, cost) = (ChargedCaller::Key(key.id), key.org, route.cost);
+        let limits = ChargedLimits::Several(SmallVec::new());
+        // The list is written where it stays: to move one that was just written is slow.
+        let mut charge = Some(Charge { caller, org, cost, limits });
+        let Some(Charge { limits, .. }) = &mut charge else { return None };
+        if let ChargedLimits::Several(charges) = limits {
+            self.add(charges, PolicyScope::Key, Some(&key.grant.limits), route);
+            if org_limits.is_some() || self.has_org_default {
+                self.add(charges, PolicyScope::Org, org_limits, route);
+            }
+            let first = charges.first().map(|first| first.limit);
+            let is_lone =
+                self.at_most_per_key && key.grant.limits.is_plain() && org_limits.is_none();
+            match first {
+                Some(first) if is_lone => *limits = ChargedLimits::PerKey(first),
+                Some(_) => {}
+                None => charge = None,
+            }
+        }
+        charge.filter(|charge| charge.cost > 0)
     }
 
     /// What a request with this user token on this route is charged. `None`: nothing.
@@ -218,6 +253,7 @@ impl LimitPolicies {
             scope: PolicyScope::Key,
             limit,
             quota: None,
+            item: None,
         }));
         if org_limits.is_some() || self.has_org_default {
             self.add(&mut charges, PolicyScope::Org, org_limits, route);
@@ -236,25 +272,6 @@ impl LimitPolicies {
         self.list.is_empty() && key.grant.limits.is_plain()
     }
 
-    fn limits<'c>(
-        &'c self,
-        key: &KeyView<'c>,
-        org_limits: Option<&'c LimitSet>,
-        route: &Route,
-    ) -> Option<ChargedLimits<'c>> {
-        let mut charges = SmallVec::new();
-        self.add(&mut charges, PolicyScope::Key, Some(&key.grant.limits), route);
-        let is_lone = self.at_most_per_key && key.grant.limits.is_plain() && org_limits.is_none();
-        if org_limits.is_some() || self.has_org_default {
-            self.add(&mut charges, PolicyScope::Org, org_limits, route);
-        }
-        match charges.first() {
-            None => None,
-            Some(first) if is_lone => Some(ChargedLimits::PerKey(first.limit)),
-            Some(_) => Some(ChargedLimits::Several(charges)),
-        }
-    }
-
     /// Adds the limits of one scope: what the table states, and the defaults of what it does not.
     fn add<'c>(
         &'c self,
@@ -263,22 +280,24 @@ impl LimitPolicies {
         stated: Option<&'c LimitSet>,
         route: &Route,
     ) {
-        for named in stated.into_iter().flat_map(LimitSet::iter) {
+        for (named, item) in stated.into_iter().flat_map(LimitSet::iter_shown) {
             let policy = self.get(&named.policy);
             if policy.is_none_or(|policy| policy.is_for(route)) {
                 let limit = named.limit;
                 let quota = policy.and_then(|policy| policy.quota).filter(|q| q.counts(limit));
-                charges.push(PolicyCharge { policy: &named.policy, scope, limit, quota });
+                let policy = &named.policy;
+                charges.push(PolicyCharge { policy, scope, limit, quota, item });
             }
         }
-        for policy in self.list.iter().filter(|policy| policy.scope == scope) {
+        for (policy, item) in self.list.iter().zip(&self.items) {
             let is_stated = || stated.is_some_and(|set| set.get(policy.name.as_str()).is_some());
             if let Some(limit) = policy.limit
+                && policy.scope == scope
                 && policy.is_for(route)
                 && !is_stated()
             {
-                let quota = policy.quota;
-                charges.push(PolicyCharge { policy: &policy.name, scope, limit, quota });
+                let (quota, item) = (policy.quota, item.as_ref());
+                charges.push(PolicyCharge { policy: &policy.name, scope, limit, quota, item });
             }
         }
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::key::NameError;
+use super::rate_fields::PolicyItem;
 
 /// `count` requests per `window`, of which `burst` may arrive at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +41,8 @@ pub struct NamedLimit {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LimitSet {
     named: Box<[NamedLimit]>,
+    /// How callers are shown each of them. Empty for a plain set: most keys have no other limit.
+    items: Box<[PolicyItem]>,
     /// The limit of [`PolicyName::PER_KEY`], found once.
     per_key: Option<Limit>,
 }
@@ -287,7 +290,12 @@ impl LimitSet {
         let named: Box<[_]> =
             sorted.into_iter().map(|(policy, limit)| NamedLimit { policy, limit }).collect();
         let per_key = Self::find(&named, PolicyName::PER_KEY);
-        Self { named, per_key }
+        let mut set = Self { named, items: Box::default(), per_key };
+        if !set.is_plain() {
+            let item = |named: &NamedLimit| PolicyItem::new(&named.policy, named.limit);
+            set.items = set.named.iter().map(item).collect();
+        }
+        set
     }
 
     /// As a table of format 1 states it.
@@ -311,6 +319,11 @@ impl LimitSet {
     /// In the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = &NamedLimit> {
         self.named.iter()
+    }
+
+    /// The same, each with how callers are shown it, where that was written in advance.
+    pub fn iter_shown(&self) -> impl Iterator<Item = (&NamedLimit, Option<&PolicyItem>)> {
+        self.named.iter().enumerate().map(|(at, named)| (named, self.items.get(at)))
     }
 
     /// The same without the limit of this policy.

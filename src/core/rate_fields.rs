@@ -2,14 +2,16 @@
 //! draft-ietf-httpapi-ratelimit-headers, revision 10 of 27 September 2025. Revision 11 of 23 May
 //! 2026 is announced. Its text was not available when this was written.
 
+mod several;
+
 use std::time::Duration;
 
 use http::HeaderName;
-use smallvec::SmallVec;
 
+pub use self::several::PolicyItem;
+use self::several::{LeftOfLimit, SeveralLimits};
 use super::charge::PolicyCharge;
 use super::limit::{Limit, PolicyName, Spent};
-use super::quota::QuotaPeriod;
 
 /// Which fields inform a caller about its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,25 +42,6 @@ pub enum LimitReport {
     Several(Box<SeveralLimits>),
 }
 
-/// More than one limit, or one of another name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SeveralLimits {
-    /// The value of `RateLimit-Policy`, covering all limits, in ASCII. Most values fit here, so
-    /// that a report is one allocation.
-    policies: SmallVec<[u8; 2 * POLICY_ITEM]>,
-    /// What `RateLimit` shows: the limit with the least left, or all that refused.
-    shown: SmallVec<[ShownLimit; 1]>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct ShownLimit {
-    /// Where its name is in `policies`: the position of the first letter.
-    at: usize,
-    /// Bytes of the name.
-    len: usize,
-    state: LimitState,
-}
-
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
@@ -66,10 +49,12 @@ const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining")
 const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
 /// The length of two 64-bit numbers and the words around them.
-const LONGEST_RATE_FIELD: usize = 64;
+const LONGEST_LONE: usize = 64;
 
-/// Space for one item of `RateLimit-Policy`.
-const POLICY_ITEM: usize = 40;
+/// No wait is longer than 584 years.
+fn nanoseconds(wait: Duration) -> u64 {
+    u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX)
+}
 
 /// Whole seconds, rounded up, so that a caller that waits this long is not early.
 pub fn whole_seconds(duration: Duration) -> u64 {
@@ -80,59 +65,29 @@ pub fn whole_seconds(duration: Duration) -> u64 {
 
 impl LimitReport {
     /// For an admitted request. `spent` is in the order of `charges`.
-    pub fn spent(charges: &[PolicyCharge<'_>], spent: &[Spent]) -> Self {
-        let states = || {
-            charges.iter().zip(spent).map(|(charge, spent)| LimitState {
-                limit: charge.limit,
-                remaining: spent.remaining,
-                wait: spent.full_in,
-            })
-        };
-        // Among those with equally little left, the one that takes longest.
-        let least = states().enumerate().min_by_key(|(_, state)| {
-            let LimitState { remaining, wait, .. } = *state;
-            (remaining, std::cmp::Reverse(wait))
+    #[inline]
+    pub fn spent(charges: &[PolicyCharge<'_>], spent: impl Iterator<Item = Spent> + Clone) -> Self {
+        let left = spent.map(|spent| LeftOfLimit {
+            remaining: spent.remaining,
+            wait_ns: nanoseconds(spent.full_in),
         });
+        // Among those with equally little left, the one that takes longest.
+        let least = left
+            .clone()
+            .enumerate()
+            .min_by_key(|(_, left)| (left.remaining, std::cmp::Reverse(left.wait_ns)));
         let least = least.map(|(at, _)| at);
-        let shown = states().enumerate().map(|(at, state)| (least == Some(at)).then_some(state));
-        Self::several(charges, shown)
+        let shown = left.enumerate().map(|(at, left)| (least == Some(at)).then_some(left));
+        Self::Several(SeveralLimits::new(charges, shown))
     }
 
     /// For a refused request: how long each limit makes it wait. `None`: the limit has enough left.
-    pub fn refused(charges: &[PolicyCharge<'_>], waits: &[Option<Duration>]) -> Self {
-        let shown = charges.iter().zip(waits).map(|(charge, wait)| {
-            wait.map(|wait| LimitState { limit: charge.limit, remaining: 0, wait })
-        });
-        Self::several(charges, shown)
-    }
-
-    fn several(
+    pub fn refused(
         charges: &[PolicyCharge<'_>],
-        states: impl Iterator<Item = Option<LimitState>>,
+        waits: impl Iterator<Item = Option<Duration>>,
     ) -> Self {
-        // Written where it will stay, so that nothing is moved.
-        let mut several = Box::<SeveralLimits>::default();
-        let SeveralLimits { policies, shown } = &mut *several;
-        for (charge, state) in charges.iter().zip(states) {
-            let name = charge.policy.as_str();
-            policies.extend_from_slice(if policies.is_empty() { b"\"" } else { b", \"" });
-            if let Some(state) = state {
-                shown.push(ShownLimit { at: policies.len(), len: name.len(), state });
-            }
-            policies.extend_from_slice(name.as_bytes());
-            policies.extend_from_slice(b"\";q=");
-            policies.extend_from_slice(itoa::Buffer::new().format(charge.limit.count()).as_bytes());
-            // A month has no fixed window: it ends when the next one begins.
-            let window = match charge.quota {
-                Some(QuotaPeriod::Month) => None,
-                Some(QuotaPeriod::Day) | None => whole_window(charge.limit),
-            };
-            if let Some(seconds) = window {
-                policies.extend_from_slice(b";w=");
-                policies.extend_from_slice(itoa::Buffer::new().format(seconds).as_bytes());
-            }
-        }
-        Self::Several(several)
+        let left = |wait| LeftOfLimit { remaining: 0, wait_ns: nanoseconds(wait) };
+        Self::Several(SeveralLimits::new(charges, waits.map(|wait| wait.map(left))))
     }
 
     /// The limits that `RateLimit` shows, by name. For a refused request: all that refused it.
@@ -141,14 +96,7 @@ impl LimitReport {
             Self::PerKey(state) => (Some((PolicyName::PER_KEY, *state)), None),
             Self::Several(several) => (None, Some(several)),
         };
-        let named = several.into_iter().flat_map(|several| {
-            several.shown.iter().map(|shown| {
-                let name = several.policies.get(shown.at..shown.at + shown.len);
-                let name = name.and_then(|name| std::str::from_utf8(name).ok());
-                (name.unwrap_or_default(), shown.state)
-            })
-        });
-        lone.into_iter().chain(named)
+        lone.into_iter().chain(several.into_iter().flat_map(|several| several.shown()))
     }
 
     /// The longest wait of all that are shown.
@@ -177,7 +125,7 @@ impl RateFields {
     pub fn each(self, report: &LimitReport, add: impl FnMut(HeaderName, &[u8])) {
         match report {
             LimitReport::PerKey(state) => self.lone(*state, add),
-            LimitReport::Several(several) => self.several(report, several, add),
+            LimitReport::Several(several) => self.several(several, add),
         }
     }
 
@@ -185,7 +133,7 @@ impl RateFields {
         // On the path of every limited request, so it uses neither formatting machinery nor
         // allocations.
         let mut put = |name: HeaderName, parts: &[&str]| {
-            let mut text = [0; LONGEST_RATE_FIELD];
+            let mut text = [0; LONGEST_LONE];
             let mut used = 0;
             for part in parts {
                 if let Some(place) = text.get_mut(used..used + part.len()) {
@@ -219,28 +167,14 @@ impl RateFields {
         }
     }
 
-    fn several(
-        self,
-        report: &LimitReport,
-        several: &SeveralLimits,
-        mut add: impl FnMut(HeaderName, &[u8]),
-    ) {
+    fn several(self, several: &SeveralLimits, mut add: impl FnMut(HeaderName, &[u8])) {
         if self.standard {
-            add(RATELIMIT_POLICY, &several.policies);
-            let mut text = String::with_capacity(several.shown.len() * (64 + POLICY_ITEM));
-            for (name, state) in report.shown() {
-                text.push_str(if text.is_empty() { "\"" } else { ", \"" });
-                text.push_str(name);
-                text.push_str("\";r=");
-                text.push_str(itoa::Buffer::new().format(state.remaining));
-                text.push_str(";t=");
-                text.push_str(itoa::Buffer::new().format(whole_seconds(state.wait)));
-            }
-            add(RATELIMIT, text.as_bytes());
+            add(RATELIMIT_POLICY, several.policies());
+            add(RATELIMIT, several.state());
         }
         // These fields cover only one limit: the one with the longest wait.
-        if let Some((_, state)) = report.shown().max_by_key(|(_, state)| state.wait)
-            && self.x
+        if self.x
+            && let Some((_, state)) = several.shown().max_by_key(|(_, state)| state.wait)
         {
             add(X_LIMIT, itoa::Buffer::new().format(state.limit.count()).as_bytes());
             add(X_REMAINING, itoa::Buffer::new().format(state.remaining).as_bytes());

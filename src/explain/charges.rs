@@ -32,7 +32,7 @@ impl ExplainedCharge {
         let limits = match &charge.limits {
             ChargedLimits::PerKey(limit) => {
                 let (policy, scope) = (&per_key, PolicyScope::Key);
-                vec![PolicyCharge { policy, scope, limit: *limit, quota: None }]
+                vec![PolicyCharge { policy, scope, limit: *limit, quota: None, item: None }]
             }
             ChargedLimits::Several(limits) => limits.to_vec(),
         };

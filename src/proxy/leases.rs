@@ -167,7 +167,7 @@ impl SharedLimits {
                 Ok(report(
                     charge,
                     &limits,
-                    |limits| LimitReport::spent(limits, &spent),
+                    |limits| LimitReport::spent(limits, spent.iter().copied()),
                     || {
                         let spent = spent.first()?;
                         Some((spent.remaining, spent.full_in))
@@ -201,7 +201,7 @@ impl SharedLimits {
                 Ok(Ok(report(
                     charge,
                     limits,
-                    |limits| LimitReport::spent(limits, &spent),
+                    |limits| LimitReport::spent(limits, spent.iter().copied()),
                     || {
                         let spent = spent.first()?;
                         Some((spent.remaining, spent.full_in))
@@ -332,7 +332,13 @@ fn limits_of<'c>(charge: &Charge<'c>) -> SmallVec<[PolicyCharge<'c>; 4]> {
     match &charge.limits {
         ChargedLimits::PerKey(limit) => {
             let (policy, scope) = (&*PER_KEY, PolicyScope::Key);
-            SmallVec::from_iter([PolicyCharge { policy, scope, limit: *limit, quota: None }])
+            SmallVec::from_iter([PolicyCharge {
+                policy,
+                scope,
+                limit: *limit,
+                quota: None,
+                item: None,
+            }])
         }
         ChargedLimits::Several(limits) => limits.clone(),
     }
@@ -362,7 +368,7 @@ fn refusal(
     report(
         charge,
         limits,
-        |limits| LimitReport::refused(limits, waits),
+        |limits| LimitReport::refused(limits, waits.iter().copied()),
         || {
             let wait = waits.iter().flatten().max();
             Some((0, wait.copied().unwrap_or_default()))

@@ -3,6 +3,7 @@
 //! for those that were seen and are limited. Names that only a token gives have a place in a table
 //! of fixed size.
 
+mod attempt;
 mod buckets;
 mod kept;
 #[cfg(test)]
@@ -10,7 +11,6 @@ mod tests;
 
 use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -18,6 +18,7 @@ use dashmap::mapref::one::RefMut;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
+use self::attempt::Attempt;
 use self::buckets::Buckets;
 use crate::core::charge::{ChargedCaller, ChargedLimits, OrgSource, PolicyCharge};
 use crate::core::limit::{Exhausted, LimitStep, PolicyId, Spent};
@@ -51,32 +52,6 @@ pub struct LimitStore {
     kept_orgs: DashMap<u128, Buckets, RandomState>,
 }
 
-/// The result of charging a request to several limits.
-enum AllOrNone {
-    /// By each limit.
-    Spent(SmallVec<[Spent; 4]>),
-    /// How long each limit makes it wait, if it does. None of the limits was charged.
-    Refused(SmallVec<[Option<Duration>; 4]>),
-}
-
-/// What one limit says about a request.
-struct ChargeStep {
-    /// The arrival time before it.
-    seen: u64,
-    result: Result<LimitStep, Exhausted>,
-}
-
-// === impl AllOrNone ===
-
-impl AllOrNone {
-    fn told(self, limits: &[PolicyCharge<'_>]) -> Result<LimitReport, LimitReport> {
-        match self {
-            Self::Spent(spent) => Ok(LimitReport::spent(limits, &spent)),
-            Self::Refused(waits) => Err(LimitReport::refused(limits, &waits)),
-        }
-    }
-}
-
 // === impl LimitStore ===
 
 impl Default for LimitStore {
@@ -103,7 +78,9 @@ impl LimitStore {
             ChargedLimits::PerKey(limit) => *limit,
             // Nothing stays locked while the report is written.
             ChargedLimits::Several(limits) => {
-                return self.charge_several(charge, limits, now).told(limits);
+                let mut attempt = Attempt::new(charge.cost, limits, now);
+                self.charge_several(charge, &mut attempt);
+                return attempt.report(limits);
             }
         };
         self.charge_lone(charge, limit, limit, now)
@@ -131,7 +108,9 @@ impl LimitStore {
         };
         let parts: SmallVec<[_; 4]> =
             limits.iter().map(|one| PolicyCharge { limit: part(one), ..*one }).collect();
-        self.charge_several(charge, &parts, now).told(limits)
+        let mut attempt = Attempt::new(charge.cost, &parts, now);
+        self.charge_several(charge, &mut attempt);
+        attempt.report(limits)
     }
 
     /// Charges the only limit, `limit`. Callers are shown `told`.
@@ -192,29 +171,25 @@ impl LimitStore {
         }
     }
 
-    fn charge_several(
-        &self,
-        charge: &Charge<'_>,
-        limits: &[PolicyCharge<'_>],
-        now: Now,
-    ) -> AllOrNone {
-        let is_of = |scope: PolicyScope| limits.iter().any(|limit| limit.scope == scope);
+    /// Makes the attempt on the buckets of the charge's caller and org.
+    fn charge_several(&self, charge: &Charge<'_>, attempt: &mut Attempt<'_, '_>) {
         match charge.caller {
-            ChargedCaller::Key(key) => {
-                let mut of_key = is_of(PolicyScope::Key).then(|| self.buckets_of_key(key));
-                self.charge_all(charge, limits, of_key.as_deref_mut(), now)
+            ChargedCaller::Key(key) if attempt.is_of(PolicyScope::Key) => {
+                let mut of_key = self.buckets_of_key(key);
+                self.charge_all(charge, Some(&mut of_key), attempt);
             }
-            ChargedCaller::Subject(of) if is_of(PolicyScope::Key) => {
+            ChargedCaller::Subject(of) if attempt.is_of(PolicyScope::Key) => {
                 let subject = subject_of(of.issuer, of.subject);
-                self.subjects.with(subject, now, |state| {
+                self.subjects.with(subject, attempt.now(), |state| {
                     let before = state.load(Ordering::Relaxed);
                     let mut of_subject = Buckets::of_one(PolicyId::PER_KEY, before);
-                    let taken = self.charge_all(charge, limits, Some(&mut of_subject), now);
+                    self.charge_all(charge, Some(&mut of_subject), attempt);
                     state.store(of_subject.arrival(PolicyId::PER_KEY), Ordering::Relaxed);
-                    taken
-                })
+                });
             }
-            ChargedCaller::Subject(_) => self.charge_all(charge, limits, None, now),
+            ChargedCaller::Key(_) | ChargedCaller::Subject(_) => {
+                self.charge_all(charge, None, attempt);
+            }
         }
     }
 
@@ -222,16 +197,15 @@ impl LimitStore {
     fn charge_all(
         &self,
         charge: &Charge<'_>,
-        limits: &[PolicyCharge<'_>],
         of_caller: Option<&mut Buckets>,
-        now: Now,
-    ) -> AllOrNone {
-        if !limits.iter().any(|limit| limit.scope == PolicyScope::Org) {
-            return charge_buckets(charge.cost, limits, of_caller, None, now);
+        attempt: &mut Attempt<'_, '_>,
+    ) {
+        if !attempt.is_of(PolicyScope::Org) {
+            return attempt.make(of_caller, None);
         }
         // An org that has an entry keeps it, even if the table no longer knows the org.
         if let Some(mut found) = self.orgs.get_mut(charge.org) {
-            return charge_buckets(charge.cost, limits, of_caller, Some(&mut found), now);
+            return attempt.make(of_caller, Some(&mut found));
         }
         let foreign = org_of(charge.org);
         match charge.org_source() {
@@ -243,13 +217,13 @@ impl LimitStore {
                     self.take_kept_org(foreign).unwrap_or_else(of_tokens)
                 };
                 let mut new = place.or_insert_with(before);
-                charge_buckets(charge.cost, limits, of_caller, Some(&mut new), now)
+                attempt.make(of_caller, Some(&mut new));
             }
-            OrgSource::Token => self.foreign_orgs.with(foreign, now, |of_org| {
+            OrgSource::Token => self.foreign_orgs.with(foreign, attempt.now(), |of_org| {
                 if let Some(kept) = self.take_kept_org(foreign) {
                     *of_org = kept;
                 }
-                charge_buckets(charge.cost, limits, of_caller, Some(of_org), now)
+                attempt.make(of_caller, Some(of_org));
             }),
         }
     }
@@ -288,54 +262,4 @@ impl LimitStore {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-}
-
-/// Charges all of `limits`, or none. `of_org`: the buckets of the caller's org, locked. `None`: it
-/// has no limit.
-fn charge_buckets(
-    cost: u32,
-    limits: &[PolicyCharge<'_>],
-    mut of_caller: Option<&mut Buckets>,
-    mut of_org: Option<&mut Buckets>,
-    now: Now,
-) -> AllOrNone {
-    let step = |one: &PolicyCharge<'_>| {
-        let buckets = match one.scope {
-            PolicyScope::Key => of_caller.as_deref(),
-            PolicyScope::Org => of_org.as_deref(),
-        };
-        let seen = buckets.map_or(0, |buckets| buckets.arrival(one.policy.id()));
-        ChargeStep { seen, result: one.step(cost, seen, now) }
-    };
-    let steps: SmallVec<[ChargeStep; 4]> = limits.iter().map(step).collect();
-    let mut set = |one: &PolicyCharge<'_>, arrival| {
-        let buckets = match one.scope {
-            PolicyScope::Key => of_caller.as_deref_mut(),
-            PolicyScope::Org => of_org.as_deref_mut(),
-        };
-        if let Some(buckets) = buckets {
-            buckets.set(one.policy.id(), arrival, now);
-        }
-    };
-    if steps.iter().all(|step| step.result.is_ok()) {
-        let mut spent = SmallVec::new();
-        for (one, step) in limits.iter().zip(&steps) {
-            if let Ok(step) = &step.result {
-                set(one, step.arrival);
-                spent.push(step.spent);
-            }
-        }
-        return AllOrNone::Spent(spent);
-    }
-    let mut waits = SmallVec::new();
-    for (one, step) in limits.iter().zip(&steps) {
-        if let Err(Exhausted { arrival, .. }) = &step.result
-            && *arrival < step.seen
-        {
-            // If a debt is longer than its limit's burst, only the burst is kept.
-            set(one, *arrival);
-        }
-        waits.push(step.result.as_ref().err().map(|exhausted| exhausted.retry_in));
-    }
-    AllOrNone::Refused(waits)
 }

@@ -445,10 +445,17 @@ fn fields_of_several_policies_are_structured_fields() {
     let charges: Vec<PolicyCharge<'_>> = names
         .iter()
         .zip(limits)
-        .map(|(policy, limit)| PolicyCharge { policy, scope: PolicyScope::Key, limit, quota: None })
+        .map(|(policy, limit)| PolicyCharge {
+            policy,
+            scope: PolicyScope::Key,
+            limit,
+            quota: None,
+            item: None,
+        })
         .collect();
     let spent = |remaining, secs| Spent { remaining, full_in: Duration::from_secs(secs) };
-    let report = LimitReport::spent(&charges, &[spent(50, 30), spent(7, 2_000_000), spent(7, 1)]);
+    let report =
+        LimitReport::spent(&charges, [spent(50, 30), spent(7, 2_000_000), spent(7, 1)].into_iter());
     let refusals = Refusals { rate_fields: RateFields::ALL, ..refusals(Profile::ProblemJson) };
     let mut fields = Vec::new();
     refusals.limit_fields(&report, |name, value| {
@@ -470,7 +477,7 @@ fn fields_of_several_policies_are_structured_fields() {
     assert_eq!(x, ["1000000", "7", "2000000"]);
 
     let waits = [Some(Duration::from_millis(16_200)), None, Some(Duration::from_millis(40_001))];
-    let detail = Detail::RetryAfter(LimitReport::refused(&charges, &waits));
+    let detail = Detail::RetryAfter(LimitReport::refused(&charges, waits.into_iter()));
     let rejection = Rejection { reason: Reason::RateLimited, detail };
     let context = Context { request_id: "r-1", profile: None, grpc: false };
     let rendered = refusals.render(&rejection, &context);

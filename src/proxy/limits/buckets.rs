@@ -14,6 +14,10 @@ pub(super) struct Buckets {
     more: Option<Box<MoreBuckets>>,
 }
 
+/// Where a bucket was found. `None`: in the separate list, or nowhere.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct BucketPlace(Option<usize>);
+
 /// Few callers have as many policies as this.
 const INLINE: usize = 4;
 
@@ -38,13 +42,31 @@ impl Buckets {
     /// The arrival time under this policy. Zero if it was never charged.
     #[inline]
     pub(super) fn arrival(&self, policy: PolicyId) -> u64 {
-        for (known, arrival) in self.policies.iter().zip(self.arrivals) {
+        self.find(policy).1
+    }
+
+    /// Where the bucket of this policy is, and its arrival time.
+    #[inline]
+    pub(super) fn find(&self, policy: PolicyId) -> (BucketPlace, u64) {
+        for (at, (known, arrival)) in self.policies.iter().zip(self.arrivals).enumerate() {
             if *known == policy && arrival != 0 {
-                return arrival;
+                return (BucketPlace(Some(at)), arrival);
             }
         }
         let more = self.more.iter().flat_map(|more| &more.list);
-        more.copied().find(|(known, _)| *known == policy).map_or(0, |(_, arrival)| arrival)
+        let found = more.copied().find(|(known, _)| *known == policy);
+        (BucketPlace(None), found.map_or(0, |(_, arrival)| arrival))
+    }
+
+    /// As [`Buckets::set`], for a policy that [`Buckets::find`] has found at `place`. Another policy
+    /// may have got the place since, if this one's time was over.
+    #[inline]
+    pub(super) fn set_at(&mut self, place: BucketPlace, policy: PolicyId, arrival: u64, now: Now) {
+        let at = place.0.unwrap_or(INLINE);
+        match (self.policies.get(at), self.arrivals.get_mut(at)) {
+            (Some(known), Some(seen)) if *known == policy => *seen = arrival,
+            _ => self.set(policy, arrival, now),
+        }
     }
 
     /// All its buckets, zeros included.
@@ -54,7 +76,6 @@ impl Buckets {
     }
 
     /// Sets the state. A bucket whose time is over means nothing any more, and frees its place.
-    #[inline]
     pub(super) fn set(&mut self, policy: PolicyId, arrival: u64, now: Now) {
         let mut free = None;
         for (at, (known, seen)) in self.policies.iter().zip(&mut self.arrivals).enumerate() {
@@ -121,6 +142,23 @@ mod tests {
             buckets.set(id(n), 1_000 + u64::from(n), at(900 + u64::from(n)));
         }
         assert!(buckets.more.unwrap().list.len() < 200, "bounded by what still says something");
+    }
+
+    #[test]
+    fn a_place_that_another_policy_has_got_is_not_taken_from_it() {
+        let mut buckets = Buckets::default();
+        for n in 0..4 {
+            buckets.set(id(n), 100 + u64::from(n), at(0));
+        }
+        // The time of the first is over: its place is free for the next one.
+        let (place, arrival) = buckets.find(id(0));
+        assert_eq!(arrival, 100);
+        buckets.set(id(9), 900, at(100));
+        buckets.set_at(place, id(0), 800, at(100));
+        assert_eq!((buckets.arrival(id(9)), buckets.arrival(id(0))), (900, 800));
+        let (place, _) = buckets.find(id(1));
+        buckets.set_at(place, id(1), 700, at(100));
+        assert_eq!(buckets.arrival(id(1)), 700);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Barrier;
+use std::time::Duration;
 
 use governor::clock::FakeRelativeClock;
 use governor::{Quota, RateLimiter};
@@ -40,6 +41,7 @@ fn charge<'c>(policies: impl IntoIterator<Item = &'c TestPolicy>, cost: u32) -> 
         scope: policy.scope,
         limit: policy.limit,
         quota: None,
+        item: None,
     });
     let limits = ChargedLimits::Several(limits.collect());
     Charge { caller: ChargedCaller::Key(key(1)), org: "acme", cost, limits }
@@ -375,7 +377,7 @@ fn kept_charges() -> [Charge<'static>; 3] {
     let [monthly, daily] = &*NAMES;
     let quota = |policy, scope, period: QuotaPeriod, text: &str| {
         let (_, limit) = QuotaPeriod::parse(text).unwrap();
-        PolicyCharge { policy, scope, limit, quota: Some(period) }
+        PolicyCharge { policy, scope, limit, quota: Some(period), item: None }
     };
     let several = |limits| ChargedLimits::Several(SmallVec::from_iter([limits]));
     let of_key = |number, limits| Charge {

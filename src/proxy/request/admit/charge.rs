@@ -100,12 +100,14 @@ impl<'s> Admission<'s> {
     ) -> Option<SharedCharge> {
         let Snapshot { settings, keys, .. } = &**self.snapshot;
         let (shared, cells) = (&self.worker.shared, &self.worker.cells);
-        let charge = admitted.charge(&settings.policy, keys.as_deref()?)?;
+        let charge = admitted.charge(&settings.policy, keys.as_deref()?);
+        // Read where it was written: to move what was just written is slow.
+        let charge = charge.as_ref()?;
         let charged = match (&shared.shared_limits, waited) {
-            (None, _) => SharedCharge::Done(shared.limits.charge(&charge, now)),
-            (Some(limits), None) => limits.charge(&charge, now),
+            (None, _) => SharedCharge::Done(shared.limits.charge(charge, now)),
+            (Some(limits), None) => limits.charge(charge, now),
             (Some(limits), Some(waited)) => {
-                SharedCharge::Done(limits.charge_after(*waited, &charge, now))
+                SharedCharge::Done(limits.charge_after(*waited, charge, now))
             }
         };
         if let SharedCharge::Done(result) = &charged {
