@@ -61,6 +61,8 @@ struct UseLedger {
     draining: Vec<UseBlock>,
     /// Uses of secrets that no key has any more, by key.
     former: HashMap<KeyId, KeyUse>,
+    /// The same by org, including keys that were dropped. At most [`MOST_FORMER`].
+    former_orgs: HashMap<Box<str>, u64>,
     /// Number of keys that had to leave `former`.
     dropped: u64,
     /// Uses of the keys that were dropped.
@@ -76,8 +78,8 @@ pub(super) struct WalkedKey<'w> {
     pub(super) here: KeyUse,
     /// Uses under all secrets that it has or had.
     pub(super) total: KeyUse,
-    /// Whether it had secrets that are in no table any more.
-    pub(super) has_former: bool,
+    /// Of that, under secrets that are in no table any more.
+    pub(super) former: KeyUse,
 }
 
 // === impl UseBook ===
@@ -223,13 +225,7 @@ impl UseBook {
                 Some(public) => sum(blocks.iter().flat_map(|b| b.pair_cells(key.id, public))),
             };
             let former = ledger.former(key.id);
-            each(WalkedKey {
-                id: key.id,
-                org: key.org,
-                here,
-                total: known.and(former),
-                has_former: former != KeyUse::default(),
-            });
+            each(WalkedKey { id: key.id, org: key.org, here, total: known.and(former), former });
         }
         until
     }
@@ -249,6 +245,11 @@ impl UseBook {
     pub(super) fn former_total(&self) -> u64 {
         let ledger = self.lock();
         ledger.former.values().fold(ledger.forgotten, |sum, used| sum.saturating_add(used.admitted))
+    }
+
+    /// Uses of keys of this org under secrets that they no longer have.
+    pub(super) fn former_of_org(&self, org: &str) -> u64 {
+        self.lock().former_orgs.get(org).copied().unwrap_or(0)
     }
 
     /// What counts at this moment, and the lock that keeps it that way.
@@ -303,11 +304,17 @@ impl UseLedger {
         let cell = targets.iter().find_map(|target| target.cell(key.id, &key.digest));
         match cell {
             Some(cell) => cell.add(used),
-            None => self.keep_former(key.id, used),
+            None => self.keep_former(key.id, key.org, used),
         }
     }
 
-    fn keep_former(&mut self, id: KeyId, used: KeyUse) {
+    fn keep_former(&mut self, id: KeyId, org: &str, used: KeyUse) {
+        let has_room = self.former_orgs.len() < MOST_FORMER;
+        match self.former_orgs.get_mut(org) {
+            Some(sum) => *sum = sum.saturating_add(used.admitted),
+            None if has_room => drop(self.former_orgs.insert(org.into(), used.admitted)),
+            None => {}
+        }
         let known = self.former.entry(id).or_default();
         *known = known.and(used);
         if self.former.len() > MOST_FORMER {

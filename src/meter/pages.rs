@@ -109,7 +109,8 @@ impl UsePages {
                 // Written once the book is unlocked again.
                 let mut keys = Vec::new();
                 let next = self.book.walk(from, |key| {
-                    keys.push(PageKey { id: key.id, used: key.total, has_former: key.has_former });
+                    let has_former = key.former != KeyUse::default();
+                    keys.push(PageKey { id: key.id, used: key.total, has_former });
                 });
                 for key in keys {
                     self.key(out, key);

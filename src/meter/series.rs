@@ -46,8 +46,8 @@ struct SeriesPlaces<N> {
 
 #[derive(Clone, Copy, Debug)]
 struct SeriesPlace {
-    /// What was counted before the series began.
-    base: u64,
+    /// What the last walk found. `None`: there was none since the series began.
+    seen: Option<u64>,
     count: u64,
     /// The minute in which it last grew.
     grew: u32,
@@ -66,7 +66,7 @@ impl UseSeriesBook {
         loop {
             from = book.walk(from, |key| {
                 let used = key.here;
-                key_walk.add(key.id, used);
+                key_walk.add(key.id, used, key.former.admitted);
                 let has_room = org_sums.len() < MOST_ORGS || self.orgs.places.contains_key(key.org);
                 match org_sums.get_mut(key.org) {
                     Some(sum) => *sum = sum.and(used),
@@ -82,7 +82,8 @@ impl UseSeriesBook {
         }
         let mut org_walk = SeriesWalk::new(&self.orgs, top_orgs, now);
         for (org, used) in org_sums {
-            org_walk.add(org, used);
+            let former = book.former_of_org(&org);
+            org_walk.add(org, used, former);
         }
         org_walk.total = org_walk.total.saturating_add(others.admitted);
         let former = book.former_total();
@@ -109,19 +110,28 @@ impl UseSeriesBook {
 struct SeriesWalk<'s, N> {
     known: &'s SeriesPlaces<N>,
     total: u64,
-    /// New counts of those with a place.
-    counts: HashMap<N, u64>,
+    /// What those with a place have used.
+    counts: HashMap<N, SeriesSum>,
     /// The busiest of the others, the least of them on top.
     busiest: BinaryHeap<Reverse<(u64, N)>>,
     most: usize,
     now: u32,
 }
 
+/// All uses of a key or org.
+#[derive(Clone, Copy, Debug, Default)]
+struct SeriesSum {
+    /// Under secrets of the tables.
+    here: u64,
+    /// Under secrets that are in no table any more.
+    former: u64,
+}
+
 struct SeriesSeen<N> {
     total: u64,
-    counts: HashMap<N, u64>,
+    counts: HashMap<N, SeriesSum>,
     /// The busiest first.
-    busiest: Vec<(u64, N)>,
+    busiest: Vec<N>,
 }
 
 // === impl SeriesWalk ===
@@ -132,11 +142,13 @@ impl<'s, N: Clone + Eq + Hash + Ord> SeriesWalk<'s, N> {
         Self { known, total: 0, counts, busiest, most, now }
     }
 
-    fn add(&mut self, name: N, used: KeyUse) {
+    /// `used`: under one of its secrets. `former`: under all that it has no more.
+    fn add(&mut self, name: N, used: KeyUse, former: u64) {
         self.total = self.total.saturating_add(used.admitted);
         if self.known.places.contains_key(&name) {
             // A pair in rotation occurs twice.
-            *self.counts.entry(name).or_default() += used.admitted;
+            let sum = self.counts.entry(name).or_default();
+            (sum.here, sum.former) = (sum.here.saturating_add(used.admitted), former);
         } else if used.last.saturating_add(BUSY) > self.now {
             self.busiest.push(Reverse((used.admitted, name)));
             if self.busiest.len() > self.most {
@@ -148,6 +160,7 @@ impl<'s, N: Clone + Eq + Hash + Ord> SeriesWalk<'s, N> {
     fn done(self) -> SeriesSeen<N> {
         let mut busiest: Vec<_> = self.busiest.into_iter().map(|Reverse(one)| one).collect();
         busiest.sort_by(|a, b| b.cmp(a));
+        let busiest = busiest.into_iter().map(|(_, name)| name).collect();
         SeriesSeen { total: self.total, counts: self.counts, busiest }
     }
 }
@@ -165,11 +178,14 @@ impl<N: Clone + Eq + Hash + Ord> SeriesPlaces<N> {
     fn settle(&mut self, seen: SeriesSeen<N>, now: u32, places: Option<usize>) {
         // Counts of forgotten keys still count.
         self.total = self.total.max(seen.total);
-        for (name, count) in seen.counts {
+        for (name, SeriesSum { here, former }) in seen.counts {
             let Some(place) = self.places.get_mut(&name) else { continue };
-            let count = count.saturating_sub(place.base);
-            if count > place.count {
-                (place.count, place.grew) = (count, now);
+            let sum = here.saturating_add(former);
+            // A sum falls if former uses are forgotten. What follows is new all the same.
+            let rise = place.seen.map_or(0, |seen| sum.saturating_sub(seen));
+            place.seen = Some(sum);
+            if rise > 0 {
+                (place.count, place.grew) = (place.count.saturating_add(rise), now);
             }
         }
         let Some(most) = places else { return };
@@ -187,11 +203,11 @@ impl<N: Clone + Eq + Hash + Ord> SeriesPlaces<N> {
         let idle: Vec<_> =
             self.places.iter().filter(|(_, p)| idle(p)).map(|(name, _)| name.clone()).collect();
         idle.iter().for_each(|name| self.end(name));
-        for (base, name) in seen.busiest {
+        for name in seen.busiest {
             if self.places.len() >= most {
                 break;
             }
-            self.places.insert(name, SeriesPlace { base, count: 0, grew: now });
+            self.places.insert(name, SeriesPlace { seen: None, count: 0, grew: now });
         }
     }
 

@@ -427,6 +427,59 @@ fn no_series_falls_and_together_they_are_all_requests() {
     assert_eq!((book.shown().other_keys, book.shown().other_orgs), (None, None));
 }
 
+/// A key that loses a secret, and an org that loses a key, go on from what they had.
+#[test]
+fn what_follows_a_lost_secret_or_key_is_counted_in_the_same_series() {
+    let successor = KeySpec { digest: Digest::of(b"the next"), ..pair_spec(1) };
+    // Keys 1, 4 and 7 are of one org.
+    let all = [pair_spec(1), spec(4), spec(7)];
+    let bench = Bench::new(set(1, &all));
+    let mut book = super::series::UseSeriesBook::default();
+    let use_key = |spec: &KeySpec, times: u32| {
+        for _ in 0..times {
+            let snapshot = bench.store.load();
+            let keys = snapshot.keys.as_ref().unwrap();
+            let view = keys.any(&spec.digest).unwrap();
+            view.uses.unwrap().count(bench.clock.now());
+        }
+    };
+    all.iter().for_each(|spec| use_key(spec, 100));
+    book.walk(&bench.book, 10, 10);
+    book.walk(&bench.book, 10, 10);
+    let mut serial = 1;
+    let mut now_in_force = |specs: &[KeySpec]| {
+        serial += 1;
+        bench.swap(counted(set(serial, specs)));
+        while !bench.book.settle() {}
+    };
+    let series = |shown: &[(String, u64)], name: &str| {
+        shown.iter().find(|(known, _)| known == name).map(|(_, count)| *count)
+    };
+    let org = spec(1).org.as_str().to_owned();
+    let id = pair_spec(1).id.to_string();
+    // The secret is rotated, and later the former one is gone. Key 4 goes, and returns.
+    let (mut of_key, mut of_org) = (0, 0);
+    for specs in [
+        vec![pair_spec(1), successor.clone(), spec(4), spec(7)],
+        vec![successor.clone(), spec(4), spec(7)],
+        vec![successor.clone(), spec(7)],
+        vec![successor.clone(), spec(4), spec(7)],
+    ] {
+        now_in_force(&specs);
+        book.walk(&bench.book, 10, 10);
+        let last = if specs.contains(&successor) { &successor } else { &specs[0] };
+        use_key(last, 20);
+        use_key(&spec(7), 3);
+        (of_key, of_org) = (of_key + 20, of_org + 23);
+        book.walk(&bench.book, 10, 10);
+        let shown = book.shown();
+        assert_eq!(series(&shown.keys, &id), Some(of_key), "{} keys", specs.len());
+        assert_eq!(series(&shown.orgs, &org), Some(of_org), "{} keys", specs.len());
+        assert_eq!(shown.other_keys, Some(300), "those before the series began");
+        bench.clock.advance(std::time::Duration::from_secs(60));
+    }
+}
+
 /// The last record is passed on. Nobody waits for anything else that still runs.
 #[test]
 fn a_walk_over_many_keys_does_not_hold_up_the_end() {
