@@ -162,8 +162,8 @@ fn told<K: KeyLookup>(
                 && let Some(slot) = credential.missing(key, owner)
             {
                 let mut answer = Explained::new(ask, "rejected");
-                let owner = owner.map(|owner| owner.to_string());
-                answer.key = Some(ExplainedKey { owner, ..ExplainedKey::of(key) });
+                let shown_owner = owner.map(|owner| owner.to_string());
+                answer.key = Some(ExplainedKey { owner: shown_owner, ..ExplainedKey::of(key) });
                 answer.refuse(settings, &slot.rejection(), Some(route));
                 let of = match settings.upstream_name(route.upstream) {
                     None => "upstream".to_owned(),
@@ -176,8 +176,8 @@ fn told<K: KeyLookup>(
             let mut answer = Explained::new(ask, "admitted");
             answer.rule = Some(ExplainedRule::of(route, settings));
             if let Some(key) = key {
-                let owner = owner.map(|owner| owner.to_string());
-                answer.key = Some(ExplainedKey { owner, ..ExplainedKey::of(key) });
+                let shown_owner = owner.map(|owner| owner.to_string());
+                answer.key = Some(ExplainedKey { owner: shown_owner, ..ExplainedKey::of(key) });
                 if let Some(keys) = keys {
                     let charge = admitted.charge(&settings.policy, keys);
                     let stated = [Some(&key.grant.limits), keys.org_limits(key.org)];
@@ -185,7 +185,7 @@ fn told<K: KeyLookup>(
                         .map(|c| ExplainedCharge::all(&c, CallerKind::Key, stated))
                         .unwrap_or_default();
                 }
-                identity_fields(names, key, |n, v| answer.headers.push(shown(n, v)));
+                identity_fields(names, key, owner, |n, v| answer.headers.push(shown(n, v)));
                 let assertion = settings.assertion_for(route.upstream);
                 let assertion = assertion.map(|(a, _)| (&a.field, ASSERTION));
                 let credential = credential.map(|credential| (&credential.field, CREDENTIAL));

@@ -490,6 +490,7 @@ fn identity(
         org: name("org", default.org),
         key_id: name("key_id", default.key_id),
         key_name: name("key_name", default.key_name),
+        owner: name("owner", default.owner),
         permissions: name("permissions", default.permissions),
         environment: name("environment", default.environment),
         anonymous: name("anonymous", default.anonymous),

@@ -6,6 +6,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::grant::KeyView;
 use super::key::{Environment, KeyId};
+use super::owner::OwnerView;
 use super::user_token::UserToken;
 
 /// Names of the identity fields. `None`: not sent, but still removed from requests.
@@ -14,6 +15,8 @@ pub struct IdentityFields {
     pub org: Option<HeaderName>,
     pub key_id: Option<HeaderName>,
     pub key_name: Option<HeaderName>,
+    /// Subject of the key's owner. Not sent unless the configuration names a field.
+    pub owner: Option<HeaderName>,
     pub permissions: Option<HeaderName>,
     pub environment: Option<HeaderName>,
     /// Set to `true` on requests that passed without a key for keygate.
@@ -39,9 +42,12 @@ const SPACED_NAME: &AsciiSet = &NAME.add(b' ');
 ///
 /// A field without a value (no name, no permission, no environment) is not sent. An org, a name or
 /// a permission that is not a valid field value cannot get into a table.
+///
+/// `owner`: the key's. Only needed if its field has a name.
 pub fn identity_fields(
     names: &IdentityFields,
     key: &KeyView<'_>,
+    owner: Option<OwnerView<'_>>,
     mut put: impl FnMut(&HeaderName, &str),
 ) {
     let mut put = |name: &Option<HeaderName>, text: &str| {
@@ -54,6 +60,9 @@ pub fn identity_fields(
     put(&names.org, key.org);
     put(&names.key_id, key_id_text(key.id, &mut [0; KEY_ID]));
     put(&names.key_name, &encode_name(key.name));
+    if let Some(owner) = owner {
+        put(&names.owner, &encode_name(owner.subject));
+    }
     put(&names.permissions, key.grant.permissions.joined());
     put(&names.environment, key.grant.environment.map_or("", Environment::as_str));
     put(&names.credential, "key");
@@ -118,6 +127,7 @@ impl IdentityFields {
             &self.org,
             &self.key_id,
             &self.key_name,
+            &self.owner,
             &self.permissions,
             &self.environment,
             &self.anonymous,
@@ -138,6 +148,8 @@ impl Default for IdentityFields {
             org: Some(HeaderName::from_static("x-org-id")),
             key_id: Some(HeaderName::from_static("x-key-id")),
             key_name: Some(HeaderName::from_static("x-key-name")),
+            // It can be a person's name or address, which not every service may learn.
+            owner: None,
             permissions: Some(HeaderName::from_static("x-permissions")),
             environment: Some(HeaderName::from_static("x-environment")),
             anonymous: Some(HeaderName::from_static("x-anonymous")),
@@ -174,7 +186,7 @@ mod tests {
         let id = KeyId::parse("key_abc").unwrap();
         let key = KeyView { id, org: "acme", name, expires: None, grant, uses: None };
         let mut shown = Vec::new();
-        identity_fields(names, &key, |name, value| shown.push(format!("{name}: {value}")));
+        identity_fields(names, &key, None, |name, value| shown.push(format!("{name}: {value}")));
         shown
     }
 
@@ -209,6 +221,26 @@ mod tests {
             let back = percent_encoding::percent_decode_str(want).decode_utf8().unwrap();
             assert_eq!(back, name);
         }
+    }
+
+    #[test]
+    fn the_owner_is_sent_only_in_a_field_that_is_named() {
+        let (grant, id) = (grant(&[], None), KeyId::parse("key_abc").unwrap());
+        let key = KeyView { id, org: "acme", name: "", expires: None, grant: &grant, uses: None };
+        let owner = OwnerView { subject: "kim@büro", email: "kim@example.com", role: "admin" };
+        let mut names = IdentityFields::default();
+        let mut fields = Vec::new();
+        identity_fields(&names, &key, Some(owner), |name, _| fields.push(name.to_string()));
+        assert_eq!(fields, ["x-org-id", "x-key-id"]);
+        names.owner = Some(HeaderName::from_static("x-key-owner"));
+        let mut sent = None;
+        identity_fields(&names, &key, Some(owner), |name, value| {
+            if name == "x-key-owner" {
+                sent = Some(value.to_owned());
+            }
+        });
+        assert_eq!(sent.as_deref(), Some("kim@b%C3%BCro"));
+        assert!(names.names().any(|name| name == "x-key-owner"), "nobody else may set it");
     }
 
     #[test]

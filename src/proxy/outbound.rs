@@ -5,7 +5,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::{Method, Request};
 
 use crate::core::identity::{IdentityFields, anonymous_field, identity_fields, token_fields};
-use crate::core::{Admitted, Observed, Passed};
+use crate::core::{Admitted, Observed, OwnerView, Passed};
 use crate::proxy::body::{RequestBody, Upload};
 use crate::proxy::http1::chunks::ChunkForm;
 use crate::proxy::http1::head::RequestHead;
@@ -82,7 +82,8 @@ opaque!(UpstreamRequest);
 // === impl UpstreamRequest ===
 
 impl UpstreamRequest {
-    /// The only way to make one: it takes the verdict, which says who is asking.
+    /// The only way to make one: it takes the verdict, which says who is asking. `owner`: the
+    /// key's, if it is sent.
     ///
     /// # Errors
     /// hyper would have to send it, and cannot send its target.
@@ -90,6 +91,7 @@ impl UpstreamRequest {
         forward: Forward<'_>,
         draft: RewrittenRequest,
         names: &IdentityFields,
+        owner: Option<OwnerView<'_>>,
     ) -> Result<Self, BadTarget> {
         let RewrittenRequest { head, body, mut added, chunks } = draft;
         let idempotent = head.method.is_idempotent();
@@ -97,7 +99,7 @@ impl UpstreamRequest {
         let mut put = |name: &HeaderName, value: &str| added.put_told(name, value);
         match &forward {
             Forward::Admitted(admitted) => match (admitted.key(), admitted.token()) {
-                (Some(key), _) => identity_fields(names, key, put),
+                (Some(key), _) => identity_fields(names, key, owner, put),
                 (None, Some(token)) => token_fields(names, token, put),
                 (None, None) => {}
             },

@@ -198,6 +198,7 @@ fn sent_as(
         preserve_case: case == NameCase::AsWritten,
         upgrade: None,
         subject: None,
+        owner: None,
         credentials: CredentialPassage::Strip,
         chunks: ChunkForm::Data,
         assertion: None,

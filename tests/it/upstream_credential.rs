@@ -18,6 +18,7 @@ const SECRET: &str = "whatomate-jwt-secret-0123456789abcdef";
 const OTHER_SECRET: &str = "another-jwt-secret-0123456789abcdefgh";
 
 const ADMIN: &str = "wa_Admin0123456789abcdefghijkl";
+const ONCE: &str = "wa_Once00123456789abcdefghijk";
 const OWNER: &str = "owner = { subject = \"5f1c\", email = \"kim@example.com\", role = \"admin\" }";
 
 /// The claims of Whatomate's own tokens.
@@ -370,4 +371,43 @@ fn a_changed_key_never_meets_an_old_token() {
     gate.folder.build_as("keys.kgt", &["--format", "2", "--serial", "2"]);
     gate.wait_serial(2);
     assert_eq!(sent()["role"], "agent");
+}
+
+/// Metrics say what the service got: a request that is refused after all was sent no token.
+#[test]
+fn only_tokens_that_are_sent_are_counted() {
+    let upstream = Upstream::start();
+    let limited = Key::new("key_once", ONCE).of_org("org-1").may("*").with(OWNER);
+    let setup = Gate::before(&upstream).key(limited.with("limit = \"1/h\""));
+    let gate = Gate::serve(self::setup(setup, JWT));
+    gate.wait_ready();
+    assert_eq!(exchange(gate.address, keyed("/v1/a", ONCE)).status(), 200);
+    for _ in 0..3 {
+        assert_eq!(exchange(gate.address, keyed("/v1/a", ONCE)).status(), 429);
+    }
+    let metrics = gate.metrics();
+    let counted = metrics
+        .lines()
+        .filter(|line| line.starts_with("keygate_upstream_credentials_total"))
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap());
+    assert!((counted.sum::<f64>() - 1.0).abs() < f64::EPSILON, "{metrics}");
+}
+
+/// The owner's subject, only where the configuration names a field for it. Nobody else sets it.
+#[test]
+fn the_owner_is_sent_in_a_field_of_its_own_if_one_is_named() {
+    for (section, wanted) in
+        [("", None), ("[identity]\nowner = \"x-key-owner\"\n", Some("5f1c".to_owned()))]
+    {
+        let upstream = Upstream::start();
+        let gate = Gate::serve(setup(Gate::before(&upstream).also(section), JWT));
+        gate.wait_ready();
+        let asked = request("/v1/a", &format!("x-api-key: {ADMIN}\r\nx-key-owner: root\r\n"));
+        assert_eq!(exchange(gate.address, asked).status(), 200);
+        let seen = upstream.only().all("x-key-owner");
+        match wanted {
+            Some(subject) => assert_eq!(seen, [subject]),
+            None => assert_eq!(seen, ["root"], "not keygate's field"),
+        }
+    }
 }

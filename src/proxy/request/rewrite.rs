@@ -20,7 +20,7 @@ use super::upgrade_request::UpgradeRequest;
 use crate::config::Settings;
 use crate::core::address::AddressText;
 use crate::core::observe::CredentialPassage;
-use crate::core::{Route, TokenOnward};
+use crate::core::{OwnerView, Route, TokenOnward};
 use crate::proxy::body::RequestBody;
 use crate::proxy::http1::chunks::ChunkForm;
 use crate::proxy::http1::head::{Fields, RequestHead};
@@ -53,6 +53,8 @@ pub(crate) struct RewriteContext<'a> {
     pub(crate) upgrade: Option<Box<UpgradeRequest>>,
     /// Subject of the verified client certificate.
     pub(crate) subject: Option<&'a HeaderValue>,
+    /// The owner of the key, if an identity field is for it.
+    pub(crate) owner: Option<OwnerView<'a>>,
     pub(crate) credentials: CredentialPassage,
     /// The form in which the answer's writer takes a chunked answer.
     pub(crate) chunks: ChunkForm,
@@ -147,6 +149,7 @@ pub(crate) fn rewrite(
         forward,
         RewrittenRequest { head, body, added, chunks },
         &settings.identity,
+        context.owner,
     )
 }
 

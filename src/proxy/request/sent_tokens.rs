@@ -18,14 +18,27 @@ use crate::token::sign::credential::{CredentialForm, FixedCredential, NoToken};
 /// The value of the credential's field, for one request.
 pub(crate) enum SentCredential<'s> {
     Fixed(&'s FixedCredential),
-    Token(Rc<str>),
+    Token(SentToken),
+}
+
+/// A token, and whether it was signed for this request.
+pub(crate) struct SentToken {
+    pub(crate) text: Rc<str>,
+    origin: TokenOrigin,
 }
 
 /// The tokens that are sent with a request.
 #[derive(Default)]
 pub(super) struct SentTokens<'s> {
     pub(super) credential: Option<SentCredential<'s>>,
-    pub(super) assertion: Option<Rc<str>>,
+    pub(super) assertion: Option<SentToken>,
+}
+
+/// What metrics say about them.
+#[derive(Clone, Copy)]
+pub(super) struct SentOrigins {
+    credential: Option<TokenOrigin>,
+    assertion: Option<TokenOrigin>,
 }
 
 /// The tokens that are sent with a request that is only observed, and why the others are not: if
@@ -43,7 +56,33 @@ impl SentCredential<'_> {
     pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::Fixed(fixed) => fixed.as_str(),
-            Self::Token(text) => text,
+            Self::Token(token) => &token.text,
+        }
+    }
+}
+
+// === impl SentTokens ===
+
+impl SentTokens<'_> {
+    pub(super) fn origins(&self) -> SentOrigins {
+        let credential = match &self.credential {
+            Some(SentCredential::Token(token)) => Some(token.origin),
+            Some(SentCredential::Fixed(_)) | None => None,
+        };
+        SentOrigins { credential, assertion: self.assertion.as_ref().map(|token| token.origin) }
+    }
+}
+
+// === impl SentOrigins ===
+
+impl SentOrigins {
+    /// Counts them, once per request, when nothing can refuse it any more.
+    pub(super) fn count(self, worker: &Worker, record: &RequestRecord) {
+        if let Some(origin) = self.credential {
+            record.upstream().meter.credential(origin);
+        }
+        if let Some(origin) = self.assertion {
+            worker.cells.assertion(origin);
         }
     }
 }
@@ -71,17 +110,16 @@ pub(super) fn credential<'s>(
     let now = record.started();
     upstream.minted.follow(snapshot);
     if let Some(text) = upstream.minted.credentials.get(admitted, now.mono_ns) {
-        upstream.meter.credential(TokenOrigin::Cached);
-        return Ok(Some(SentCredential::Token(text)));
+        let origin = TokenOrigin::Cached;
+        return Ok(Some(SentCredential::Token(SentToken { text, origin })));
     }
     let owner = snapshot.keys.as_deref().and_then(|keys| admitted.owner(keys));
     let minted = tokens.mint(key, owner, now).map_err(|why| match why {
         NoToken::Failed => Reason::Internal.into(),
         NoToken::Missing(slot) => slot.rejection(),
     })?;
-    upstream.meter.credential(TokenOrigin::Signed);
     let text = upstream.minted.credentials.keep(admitted, minted);
-    Ok(Some(SentCredential::Token(text)))
+    Ok(Some(SentCredential::Token(SentToken { text, origin: TokenOrigin::Signed })))
 }
 
 /// The assertion about a request that a key has opened.
@@ -89,18 +127,17 @@ pub(super) fn credential<'s>(
 /// # Errors
 /// It could not be signed. Without it, the service would attribute the request to somebody else.
 pub(super) fn assertion(
-    worker: &Worker,
     snapshot: &Arc<Snapshot>,
     forward: &Forward<'_>,
     head: &RequestHead,
     record: &RequestRecord,
-) -> Result<Option<Rc<str>>, Reason> {
+) -> Result<Option<SentToken>, Reason> {
     let upstream = record.upstream();
     let Some((assertions, audience)) = snapshot.settings.assertion_for(upstream.index) else {
         return Ok(None);
     };
     let Forward::Admitted(admitted) = forward else { return Ok(None) };
-    let (cells, now) = (&worker.cells, record.started());
+    let now = record.started();
     let Some(key) = admitted.key() else { return Ok(None) };
     if assertions.binding == AssertionBinding::Request {
         let bound = BoundRequest {
@@ -110,23 +147,21 @@ pub(super) fn assertion(
         };
         let minted =
             assertions.mint(key, audience, Some(bound), now).map_err(|_| Reason::Internal)?;
-        cells.assertion(TokenOrigin::Signed);
-        return Ok(Some(minted.text.into()));
+        let (text, origin) = (minted.text.into(), TokenOrigin::Signed);
+        return Ok(Some(SentToken { text, origin }));
     }
     upstream.minted.follow(snapshot);
     if let Some(text) = upstream.minted.assertions.get(admitted, now.mono_ns) {
-        cells.assertion(TokenOrigin::Cached);
-        return Ok(Some(text));
+        return Ok(Some(SentToken { text, origin: TokenOrigin::Cached }));
     }
     let minted = assertions.mint(key, audience, None, now).map_err(|_| Reason::Internal)?;
-    cells.assertion(TokenOrigin::Signed);
-    Ok(Some(upstream.minted.assertions.keep(admitted, minted)))
+    let text = upstream.minted.assertions.keep(admitted, minted);
+    Ok(Some(SentToken { text, origin: TokenOrigin::Signed }))
 }
 
 /// Both, as far as they can be made: a fault in keygate must not refuse a request that it only
 /// observes.
 pub(super) fn observed<'s>(
-    worker: &Worker,
     snapshot: &'s Arc<Snapshot>,
     forward: &Forward<'_>,
     passage: CredentialPassage,
@@ -146,7 +181,7 @@ pub(super) fn observed<'s>(
             Err(rejection) => observed.no_credential = Some(rejection.reason),
         },
     }
-    match assertion(worker, snapshot, forward, head, record) {
+    match assertion(snapshot, forward, head, record) {
         Ok(assertion) => observed.sent.assertion = assertion,
         Err(reason) => observed.no_assertion = Some(reason),
     }

@@ -41,8 +41,7 @@ impl<'s> Admission<'s> {
     ) -> SentTokens<'s> {
         let IncomingRequest { head, body, .. } = incoming;
         let (forward, credentials) = (&passage.forward, passage.credentials);
-        let tokens =
-            sent_tokens::observed(self.worker, self.snapshot, forward, credentials, head, record);
+        let tokens = sent_tokens::observed(self.snapshot, forward, credentials, head, record);
         let route = passage.route;
         let mut denied = tokens.no_credential;
         let mut key = None;

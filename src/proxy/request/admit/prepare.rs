@@ -10,7 +10,7 @@ use crate::config::TraceStart;
 use crate::core::decision::Ticket;
 use crate::core::observe::{Conduct, CredentialPassage};
 use crate::core::rate_fields::LimitReport;
-use crate::core::{Policy, Reason, Rejection};
+use crate::core::{OwnerView, Policy, Reason, Rejection};
 use crate::observe::HeadNotice;
 use crate::proxy::body::{ClientBody, RequestBody, Upload, UploadProgress};
 use crate::proxy::http1::answer_write::Writer;
@@ -26,7 +26,7 @@ use crate::proxy::request::head_changes::{HeadChanges, KeptWith};
 use crate::proxy::request::record::RequestRecord;
 use crate::proxy::request::reply::{self, Reply};
 use crate::proxy::request::rewrite::{self, RewriteContext, answer};
-use crate::proxy::request::sent_tokens::{self, SentTokens};
+use crate::proxy::request::sent_tokens::{self, SentToken, SentTokens};
 use crate::proxy::request::upgrade_request::{self, UpgradeAsked, UpgradeRequest};
 
 /// What is sent in addition to the head, and where its credentials were.
@@ -129,7 +129,7 @@ impl<'s> Admission<'s> {
         let IncomingRequest { head, body, connect, writer } = incoming;
         let HeadExtras { client_ip, carried, upgrade, trace, sent } = extras;
         let Passage { forward, route, conduct, credentials } = passage;
-        let (settings, client) = (&self.snapshot.settings, self.client);
+        let (settings, client, origins) = (&self.snapshot.settings, self.client, sent.origins());
         let body_limit = route.body_limit.filter(|_| conduct == Conduct::Enforced);
         let (body, upload) = upstream_body(body, body_limit, client, record);
         let ticket = ticket(&forward, client_ip, &settings.policy);
@@ -151,17 +151,21 @@ impl<'s> Admission<'s> {
             preserve_case: upstream.preserve_case,
             upgrade,
             subject: client.subject.as_ref(),
+            owner: self.owner(&forward),
             credentials,
             chunks: match writer {
                 Writer::Plain => ChunkForm::Chunks,
                 Writer::Hyper => ChunkForm::Data,
             },
-            assertion: sent.assertion,
+            assertion: sent.assertion.map(|token| token.text),
             credential: sent.credential,
             credential_field: settings.credential_for(upstream.index).map(|of| &of.field),
         };
         match rewrite::rewrite(forward, head, body, changes, carried, context) {
-            Ok(request) => Ok(AdmittedRequest { request, plan, stream, upload, connect, writer }),
+            Ok(request) => {
+                origins.count(self.worker, record);
+                Ok(AdmittedRequest { request, plan, stream, upload, connect, writer })
+            }
             Err(bad) => {
                 record.failed(Reason::BadTarget);
                 record.refused_while_observing(Reason::BadTarget);
@@ -226,13 +230,18 @@ impl<'s> Admission<'s> {
         passage: &Passage<'_>,
         head: &RequestHead,
         record: &mut RequestRecord,
-    ) -> Result<Option<Rc<str>>, Reply> {
-        sent_tokens::assertion(self.worker, self.snapshot, &passage.forward, head, record).map_err(
-            |reason| {
-                record.failed(reason);
-                self.refuse(&reason.into(), passage.route.profile.as_deref(), record)
-            },
-        )
+    ) -> Result<Option<SentToken>, Reply> {
+        sent_tokens::assertion(self.snapshot, &passage.forward, head, record).map_err(|reason| {
+            record.failed(reason);
+            self.refuse(&reason.into(), passage.route.profile.as_deref(), record)
+        })
+    }
+
+    /// The owner of the key, if an identity field is for it.
+    fn owner(&self, forward: &Forward<'s>) -> Option<OwnerView<'s>> {
+        self.snapshot.settings.identity.owner.as_ref()?;
+        let Forward::Admitted(admitted) = forward else { return None };
+        admitted.owner(self.snapshot.keys.as_deref()?)
     }
 
     /// Starts a trace if the client sent none and the configuration asks for one.
