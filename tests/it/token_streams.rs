@@ -192,3 +192,29 @@ fn streams_end_when_the_table_forgets_their_org() {
     while !beta.read_some().is_empty() {}
     goes_on("acme", &mut acme);
 }
+
+/// A stream that was opened while there was no table yet is judged, when observing ends, like a new
+/// request with its token.
+#[test]
+fn a_token_that_was_observed_before_there_was_a_table_keeps_its_stream() {
+    let upstream = service();
+    let issuer = Signer::new(1);
+    let observing = tokens("jwks.json", "") + "[observe]\n";
+    let folder = Gate::before(&upstream).rules(ROUTES).also(&observing).without_table().folder();
+    folder.write("jwks.json", &crate::tokens::jwks(&[issuer.jwk("one")]));
+    let gate = Gate::serve(folder);
+    let token = issuer.token("one", json!({}));
+    let lacking = issuer.token("one", json!({"scope": []}));
+    gate.process.eventually("the issuer's keys", || {
+        gate.probe("/status").body_text().contains("\"one\"") || gate.log().contains("one")
+    });
+    let (mut stays, mut ends) = (open(&gate, "/both/a", &token), open(&gate, "/both/b", &lacking));
+    gate.folder.build();
+    gate.wait_ready();
+    let config = gate.folder.read("keygate.toml");
+    gate.folder.write("keygate.toml", &config.replace("[observe]", ""));
+    gate.process.signal("HUP");
+    ended(&gate, "permission");
+    while !ends.read_some().is_empty() {}
+    goes_on("a valid token", &mut stays);
+}

@@ -51,6 +51,8 @@ enum TicketHolder {
 pub(super) struct ObservedOrigin {
     callers: ShareCallers,
     digest: Option<Digest>,
+    /// A valid user token that another table may admit.
+    token: Option<Arc<UserToken>>,
 }
 
 // === impl ObservedOrigin ===
@@ -80,7 +82,13 @@ impl ObservedOrigin {
             }
             _ => None,
         };
-        Self { callers, digest }
+        let token = match (refused.rejection.reason, facts.presented) {
+            (Reason::NoTable | Reason::Permission | Reason::TokenOrg, Presented::Token(token)) => {
+                Some(Arc::clone(token))
+            }
+            _ => None,
+        };
+        Self { callers, digest, token }
     }
 }
 
@@ -113,14 +121,18 @@ impl Observed<'_> {
     /// What the stream registry keeps of this request, which `policy` has judged. `None`: any table
     /// would let it through.
     pub fn ticket(&self, client: IpAddr, policy: &Policy) -> Option<Ticket> {
-        let ObservedOrigin { callers, digest } = &*self.origin;
+        let ObservedOrigin { callers, digest, token } = &*self.origin;
         let reason = self.rejection.reason;
         let passes = matches!(self.route.access, Access::Public | Access::KeyOrPass(_));
         if passes && digest.is_none() && reason == Reason::NoTable {
             return None;
         }
+        let holder = match token {
+            Some(token) if !passes => TicketHolder::Token(Arc::clone(token)),
+            Some(_) | None => TicketHolder::Denied { reason, digest: *digest },
+        };
         Some(Ticket {
-            holder: TicketHolder::Denied { reason, digest: *digest },
+            holder,
             org: 0,
             client,
             observed: Some(Box::new(callers.clone())),
