@@ -61,6 +61,8 @@ pub struct AdminState {
     pub issuers: IssuerBoard,
     /// Whether clients can bypass keygate to reach the service.
     pub exposure: ExposureCell,
+    /// The same of each `[upstreams.NAME]`.
+    pub named_exposure: Vec<(Box<str>, ExposureCell)>,
     /// `None`: uses of keys are not counted.
     pub uses: Option<Arc<UseBook>>,
     /// What observing has seen.

@@ -134,7 +134,7 @@ fn build(
     fit_descriptors(&mut config);
     let readiness = Readiness::new();
     let exposure_check = ExposureCheck::of(&config, &config.upstream);
-    let named_exposure: Vec<_> = config
+    let named_checks: Vec<_> = config
         .upstreams
         .iter()
         .map(|named| (named.name.clone(), ExposureCheck::of(&config, &named.config)))
@@ -295,10 +295,13 @@ fn build(
     let exposure = ExposureCell::default();
     let gauge = metrics.control().upstream_exposed.clone();
     watchers.exposure(None, exposure_check, exposure.clone(), gauge)?;
-    for (name, check) in named_exposure {
-        let gauge = metrics.control().named_upstream_exposed(&name);
+    let mut named_exposure = Vec::new();
+    for (name, check) in named_checks {
+        let (gauge, cell) =
+            (metrics.control().named_upstream_exposed(&name), ExposureCell::default());
         gauge.set(-1.0);
-        watchers.exposure(Some(name), check, ExposureCell::default(), gauge)?;
+        named_exposure.push((name.clone(), cell.clone()));
+        watchers.exposure(Some(name), check, cell, gauge)?;
     }
 
     let leave = Arc::clone(&phase);
@@ -311,6 +314,7 @@ fn build(
             status: status.clone(),
             issuers: board,
             exposure,
+            named_exposure,
             uses,
             observe: ObserveDesk {
                 book: observed,

@@ -1,5 +1,6 @@
 //! The answer of each admin path.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -44,6 +45,8 @@ struct StatusPage<'s> {
     issuers: Vec<IssuerStatus>,
     /// Whether clients can bypass keygate to reach the service.
     upstream_exposure: &'s Exposure,
+    /// The same of each `[upstreams.NAME]`.
+    named_upstream_exposure: BTreeMap<&'s str, &'s Exposure>,
     /// `null`: limits apply per sidecar.
     shared_limits: Option<SharedLimitsStatus>,
     /// `null`: everything is enforced.
@@ -330,6 +333,8 @@ fn not_ready(state: &AdminState) -> Response<Full<Bytes>> {
 
 fn status(state: &AdminState) -> Response<Full<Bytes>> {
     let (status, exposure) = (state.status.load(), state.exposure.load());
+    let named: Vec<_> =
+        state.named_exposure.iter().map(|(name, cell)| (&**name, cell.load())).collect();
     let now = state.clock.now();
     let shown = StatusPage {
         version: env!("CARGO_PKG_VERSION"),
@@ -340,6 +345,7 @@ fn status(state: &AdminState) -> Response<Full<Bytes>> {
         certificates: (state.certificates)(),
         issuers: state.issuers.all(now),
         upstream_exposure: &exposure,
+        named_upstream_exposure: named.iter().map(|(name, of)| (*name, &**of)).collect(),
         shared_limits: (state.shared_limits)(),
         observe: state.observe.status(now),
         status: &status,

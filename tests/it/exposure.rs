@@ -74,6 +74,20 @@ fn a_service_on_loopback_is_closed() {
     }
 }
 
+/// Each named service has its own state.
+#[test]
+fn named_services_are_in_the_status_too() {
+    let (main, other) =
+        (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let url = |service: &TcpListener| format!("http://{}", service.local_addr().unwrap());
+    let named = format!("[upstreams.keys]\nurl = \"{}\"\n", url(&other));
+    let rules = "[[routes]]\npath = \"/*\"\n[[routes]]\npath = \"/keys/*\"\nupstream = \"keys\"\n";
+    let gate = Gate::before_url(&url(&main)).rules(rules).also(&named).start();
+    gate.process.eventually("closed", || {
+        gate.probe("/status").json()["named_upstream_exposure"]["keys"]["state"] == "closed"
+    });
+}
+
 #[test]
 fn a_service_on_every_address_raises_the_alarm_until_it_does_not() {
     if !has_addresses() {
