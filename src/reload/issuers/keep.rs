@@ -342,7 +342,10 @@ impl IssuerKeeper {
         self.failures = self.failures.saturating_add(1);
         match self.source {
             OpenedSource::File => FILE_EVERY,
-            OpenedSource::Url(_) | OpenedSource::Unusable(_) => self.spread(pause.min(FETCH_EVERY)),
+            // Two attempts are never closer than two wishes may be, except before there are any keys.
+            OpenedSource::Url(_) | OpenedSource::Unusable(_) => {
+                self.spread(pause.min(FETCH_EVERY)).max(first)
+            }
         }
     }
 
