@@ -333,7 +333,7 @@ fn headers(
         for name in gone {
             map.remove(name);
         }
-        identity_fields(&settings.identity, &key, |name, value| {
+        identity_fields(&settings.identity, &key, None, |name, value| {
             if let Ok(value) = HeaderValue::from_str(value) {
                 map.insert(name.clone(), value);
             }

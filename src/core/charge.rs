@@ -8,9 +8,10 @@ use smallvec::SmallVec;
 use super::Now;
 use super::grant::KeyView;
 use super::key::KeyId;
-use super::limit::{Exhausted, Limit, LimitSet, LimitStep, PolicyName};
+use super::limit::{Exhausted, Limit, LimitStep, PolicyName};
+use super::limit_set::LimitSet;
+use super::policy_item::PolicyItem;
 use super::quota::{QuotaPeriod, arrival_of, quota_step};
-use super::rate_fields::PolicyItem;
 use super::route::Route;
 
 /// Whose requests are counted together by default.

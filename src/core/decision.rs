@@ -15,7 +15,7 @@ use super::charge::{Charge, ChargedSubject, LimitPolicies, OrgSource};
 use super::credential::MissingHalf;
 use super::grant::{KeyView, PermissionSet};
 use super::key::{Environment, KeyStatus};
-use super::limit::LimitSet;
+use super::limit_set::LimitSet;
 use super::observe::{Conduct, Observe};
 use super::owner::OwnerView;
 use super::path::Traits;

@@ -2,7 +2,7 @@
 
 use super::address::NetworkSet;
 use super::key::{Environment, KeyId, KeyKind, KeyStatus, OrgId, Permission};
-use super::limit::LimitSet;
+use super::limit_set::LimitSet;
 use super::owner::Owner;
 use super::secret::Digest;
 use super::use_cell::UseCell;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-pub use self::several::PolicyItem;
 use self::several::{LeftOfLimit, SeveralLimits};
 use super::charge::PolicyCharge;
 use super::limit::{Limit, PolicyName, Spent};
@@ -151,7 +150,7 @@ impl RateFields {
         let wait = until.format(whole_seconds(wait));
         if self.standard {
             let policy = PolicyName::PER_KEY;
-            match whole_window(limit) {
+            match limit.whole_window() {
                 Some(w) => {
                     let width = width.format(w);
                     put(RATELIMIT_POLICY, &["\"", policy, "\";q=", count, ";w=", width]);
@@ -181,12 +180,6 @@ impl RateFields {
             add(X_RESET, itoa::Buffer::new().format(whole_seconds(state.wait)).as_bytes());
         }
     }
-}
-
-/// `w` is in whole seconds. The draft allows omitting other windows.
-fn whole_window(limit: Limit) -> Option<u64> {
-    let window = limit.window();
-    Some(window.as_secs()).filter(|seconds| *seconds > 0 && window.subsec_nanos() == 0)
 }
 
 impl Default for RateFields {

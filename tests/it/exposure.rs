@@ -81,7 +81,16 @@ fn named_services_are_in_the_status_too() {
         (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
     let url = |service: &TcpListener| format!("http://{}", service.local_addr().unwrap());
     let named = format!("[upstreams.keys]\nurl = \"{}\"\n", url(&other));
-    let rules = "[[routes]]\npath = \"/*\"\n[[routes]]\npath = \"/keys/*\"\nupstream = \"keys\"\n";
+    let rules = r#"
+[[credentials]]
+source = "header"
+name = "x-api-key"
+[[routes]]
+path = "/*"
+[[routes]]
+path = "/keys/*"
+upstream = "keys"
+"#;
     let gate = Gate::before_url(&url(&main)).rules(rules).also(&named).start();
     gate.process.eventually("closed", || {
         gate.probe("/status").json()["named_upstream_exposure"]["keys"]["state"] == "closed"

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::{LimitState, whole_window};
+use super::LimitState;
 use crate::core::charge::PolicyCharge;
-use crate::core::limit::{Limit, PolicyName};
-use crate::core::quota::QuotaPeriod;
+use crate::core::limit::Limit;
+use crate::core::policy_item;
 
 /// More than one limit, or one of another name than `per-key`.
 ///
@@ -49,14 +49,6 @@ pub(super) struct LeftOfLimit {
     pub(super) wait_ns: u64,
 }
 
-/// How `RateLimit-Policy` shows one limit, written in advance.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PolicyItem {
-    text: Box<str>,
-    /// Bytes of it before `;w=`.
-    rate: usize,
-}
-
 /// Writes the values into a buffer that is long enough.
 struct FieldText<'t> {
     buffer: &'t mut [u8],
@@ -87,7 +79,7 @@ impl SeveralLimits {
         let mut most = 0;
         for ((place, charge), left) in charges.iter().enumerate().zip(left) {
             let len = charge.policy.as_str().len();
-            most += charge.item.map_or(len + BESIDE_NAME, |item| item.text.len() + 2);
+            most += charge.item.map_or(len + BESIDE_NAME, |item| item.text(charge.quota).len() + 2);
             if let Some(left) = left {
                 shown.push(ShownLimit { place, at: 0, len, limit: charge.limit, left });
                 most += len + BESIDE_NAME;
@@ -135,29 +127,6 @@ impl SeveralLimits {
     }
 }
 
-// === impl PolicyItem ===
-
-impl PolicyItem {
-    pub fn new(policy: &PolicyName, limit: Limit) -> Self {
-        let mut buffer = vec![0; policy.as_str().len() + BESIDE_NAME];
-        let mut text = FieldText { buffer: &mut buffer, used: 0 };
-        text.rate(policy, limit);
-        let rate = text.used;
-        text.window(limit);
-        let whole = text.used;
-        buffer.truncate(whole);
-        Self { text: String::from_utf8(buffer).unwrap_or_default().into(), rate }
-    }
-
-    fn text(&self, quota: Option<QuotaPeriod>) -> &str {
-        match quota {
-            // A month has no fixed window: it ends when the next one begins.
-            Some(QuotaPeriod::Month) => self.text.get(..self.rate).unwrap_or_default(),
-            Some(QuotaPeriod::Day) | None => &self.text,
-        }
-    }
-}
-
 // === impl FieldText ===
 
 impl FieldText<'_> {
@@ -178,28 +147,10 @@ impl FieldText<'_> {
         }
     }
 
-    /// Writes an item of `RateLimit-Policy`. Not inlined: it would slow down the usual case.
+    /// Not inlined: it would slow down the usual case.
     #[inline(never)]
     fn item(&mut self, charge: &PolicyCharge<'_>) {
-        self.rate(charge.policy, charge.limit);
-        if charge.quota != Some(QuotaPeriod::Month) {
-            self.window(charge.limit);
-        }
-    }
-
-    /// The same without its window.
-    fn rate(&mut self, policy: &PolicyName, limit: Limit) {
-        self.put("\"");
-        self.put(policy.as_str());
-        self.put("\";q=");
-        self.put(itoa::Buffer::new().format(limit.count()));
-    }
-
-    fn window(&mut self, limit: Limit) {
-        if let Some(seconds) = whole_window(limit) {
-            self.put(";w=");
-            self.put(itoa::Buffer::new().format(seconds));
-        }
+        policy_item::each_part(charge.policy, charge.limit, charge.quota, |part| self.put(part));
     }
 
     /// Writes the value of `RateLimit`.
@@ -228,8 +179,9 @@ impl FieldText<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::PolicyScope;
+    use crate::core::policy_item::PolicyItem;
     use crate::core::rate_fields::{LimitReport, RateFields};
+    use crate::core::{PolicyName, PolicyScope};
 
     const WAIT: Duration = Duration::from_millis(61_500);
 
@@ -281,17 +233,5 @@ mod tests {
             assert_eq!(fields(&charges(true)), wanted, "{many} of {length}");
             assert_eq!(fields(&charges(false)), wanted, "{many} of {length}");
         }
-    }
-
-    #[test]
-    fn a_count_of_a_month_and_a_window_below_a_second_show_no_window() {
-        let name = PolicyName::parse("calls").unwrap();
-        let shown = |limit: &str, quota| {
-            PolicyItem::new(&name, Limit::parse(limit).unwrap()).text(quota).to_owned()
-        };
-        assert_eq!(shown("5/30d", Some(QuotaPeriod::Month)), "\"calls\";q=5");
-        assert_eq!(shown("5/d", Some(QuotaPeriod::Day)), "\"calls\";q=5;w=86400");
-        assert_eq!(shown("5/1500ms", None), "\"calls\";q=5");
-        assert_eq!(shown("5/30d", None), "\"calls\";q=5;w=2592000");
     }
 }
