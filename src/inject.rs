@@ -1,7 +1,7 @@
 //! keygate put in front of a workload on Kubernetes: what a pod needs for it, as a JSON patch.
 //!
 //! [`inject`] decides and changes nothing itself; `keygatectl inject` and the webhook call it.
-//! Everything below `pod` is pure. Imports core, exit and manage.
+//! Everything below `pod` is pure. Imports config, core, exit and manage.
 
 pub mod command;
 mod inventory;

@@ -9,8 +9,7 @@ use serde_json::json;
 
 use super::inventory::{InventoryRow, inventory};
 use super::pod::settings::{InjectorSettings, Steering};
-use super::stream::{self, LineKind, StreamOptions, StreamResult};
-use super::yaml::YamlFault;
+use super::stream::{self, LineKind, StreamFault, StreamOptions, StreamResult};
 use crate::exit::Exit;
 use crate::manage::AddedCommand;
 use crate::manage::error::{Error, Result};
@@ -81,9 +80,9 @@ fn run_inject(matches: &ArgMatches, session: &mut Session) -> Result<()> {
     let steering = args.steering.as_deref().and_then(Steering::of_word);
     settings.steering = steering.unwrap_or(settings.steering);
     let text = read(&args.file)?;
-    let unreadable = |fault| unreadable(&args.file, fault);
+    let failed = |fault| failed(&args.file, fault);
     if args.check {
-        let documents = stream::values(&text).map_err(unreadable)?;
+        let documents = stream::values(&text).map_err(failed)?;
         let form = match (args.csv, session.output.json) {
             (true, _) => InventoryForm::Csv,
             (false, true) => InventoryForm::Json,
@@ -96,7 +95,7 @@ fn run_inject(matches: &ArgMatches, session: &mut Session) -> Result<()> {
         rewrite_services: args.rewrite_services,
         is_required: false,
     };
-    let result = stream::inject_stream(&text, &settings, options).map_err(unreadable)?;
+    let result = stream::inject_stream(&text, &settings, options).map_err(failed)?;
     report(&result, "injected", session);
     if result.has(LineKind::Denied) {
         return Err(denied());
@@ -111,7 +110,7 @@ fn run_inject(matches: &ArgMatches, session: &mut Session) -> Result<()> {
 fn run_uninject(matches: &ArgMatches, session: &mut Session) -> Result<()> {
     let args = UninjectArgs::from_arg_matches(matches).map_err(usage)?;
     let text = read(&args.file)?;
-    let result = stream::uninject_stream(&text).map_err(|fault| unreadable(&args.file, fault))?;
+    let result = stream::uninject_stream(&text).map_err(|fault| failed(&args.file, fault))?;
     report(&result, "took the sidecar out of", session);
     if result.has(LineKind::Denied) {
         return Err(denied());
@@ -229,9 +228,17 @@ fn shown(file: &Path) -> String {
     }
 }
 
-fn unreadable(file: &Path, fault: YamlFault) -> Error {
-    let message = format!("{}: {fault}\nhint: nothing was written", shown(file));
-    Error::Added { message, exit: Exit::Data }
+fn failed(file: &Path, fault: StreamFault) -> Error {
+    match fault {
+        StreamFault::Unreadable(fault) => {
+            let message = format!("{}: {fault}\nhint: nothing was written", shown(file));
+            Error::Added { message, exit: Exit::Data }
+        }
+        StreamFault::Unwritable(fault) => {
+            let message = format!("{}: {fault}", shown(file));
+            Error::Added { message, exit: Exit::Internal }
+        }
+    }
 }
 
 fn denied() -> Error {

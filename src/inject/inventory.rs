@@ -12,12 +12,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::policies::{PolicyCover, cover};
+use super::pod::annotations::LabelName;
 use super::pod::outcome::{InjectOutcome, SkipReason};
 use super::pod::patch::applied;
 use super::pod::settings::InjectorSettings;
-use super::pod::status::InjectStatus;
-use super::pod::{InjectContext, inject};
-use super::stream::{self, Endpoint, ObjectRef, Workload};
+use super::pod::{InjectContext, inject_by_own_labels};
+use super::stream::{self, Endpoint, ObjectRef, PodGate, Workload};
 
 /// Namespaces where nothing is ever injected.
 const SYSTEM: [&str; 3] = ["kube-node-lease", "kube-public", "kube-system"];
@@ -67,8 +67,7 @@ pub(super) enum InventoryFinding {
     Reachable,
     /// It gets no sidecar, and the detail says why.
     Skipped,
-    /// It runs without a sidecar although its label names an injector: no injector of that name has
-    /// answered.
+    /// It runs without a sidecar although its labels ask for one: no injector has answered.
     Unanswered,
 }
 
@@ -107,7 +106,7 @@ struct Subject {
     count: usize,
     labels: Value,
     /// With the sidecar; `None`: it gets none.
-    after: Option<(Value, InjectStatus)>,
+    after: Option<(Value, PodGate)>,
     injected: bool,
     row: InventoryFinding,
     detail: String,
@@ -130,10 +129,12 @@ pub(super) fn inventory(documents: &[Value], settings: &InjectorSettings) -> Vec
 
 /// Replicas of one owner count as one, except those from before its pods had the sidecar.
 fn subjects(documents: &[Value], settings: &InjectorSettings) -> Vec<Subject> {
-    let mut all: BTreeMap<(ObjectRef, bool), Subject> = BTreeMap::new();
+    let mut all: BTreeMap<(ObjectRef, bool, bool), Subject> = BTreeMap::new();
     for workload in documents.iter().flat_map(stream::workloads) {
         let object = owner(&workload);
-        let key = (object.clone(), stream::status_of(&workload.template).is_some());
+        let pod = &workload.template;
+        let has_gate = PodGate::of(pod).is_some();
+        let key = (object.clone(), has_gate, !has_gate && runs(pod) && asks(pod));
         if let Some(known) = all.get_mut(&key) {
             known.count += 1;
             continue;
@@ -169,27 +170,25 @@ fn subject(object: ObjectRef, workload: &Workload, settings: &InjectorSettings) 
         row: InventoryFinding::Skipped,
         detail: String::new(),
     };
-    if let Some(status) = stream::status_of(pod) {
+    if let Some(gate) = PodGate::of(pod) {
         subject.injected = true;
         subject.row = InventoryFinding::Closed;
-        subject.after = Some((pod.clone(), status));
+        subject.after = Some((pod.clone(), gate));
         return subject;
     }
-    match inject(pod, &InjectContext::default(), settings) {
+    let outcome = inject_by_own_labels(pod, &InjectContext::default(), settings);
+    if runs(pod) && asks(pod) {
+        subject.row = InventoryFinding::Unanswered;
+        subject.detail = unanswered(pod, &outcome);
+        return subject;
+    }
+    match outcome {
         InjectOutcome::Patch(injection) => {
             let after = applied(pod, &injection.patch);
             subject.row = InventoryFinding::Injectable;
             let notes = std::iter::once(injection.steered).chain(injection.warnings);
             subject.detail = notes.collect::<Vec<_>>().join("; ");
-            subject.after = stream::status_of(&after).map(|status| (after, status));
-        }
-        InjectOutcome::Skip(SkipReason::OtherRevision) if runs(pod) => {
-            let revision = pod.pointer("/metadata/labels").and_then(|l| l.get("keygate.dev/rev"));
-            subject.row = InventoryFinding::Unanswered;
-            subject.detail = format!(
-                "runs without a sidecar: no injector has answered for its label keygate.dev/rev={}",
-                revision.and_then(Value::as_str).unwrap_or_default()
-            );
+            subject.after = PodGate::of(&after).map(|gate| (after, gate));
         }
         InjectOutcome::Skip(reason) => {
             subject.detail = format!("{reason}: {}", reason.advice());
@@ -202,9 +201,36 @@ fn subject(object: ObjectRef, workload: &Workload, settings: &InjectorSettings) 
     subject
 }
 
-/// A pod that has a node, and so was admitted.
+/// A pod that has a node, and so was admitted, and has not ended.
 fn runs(pod: &Value) -> bool {
+    let phase = pod.pointer("/status/phase").and_then(Value::as_str);
     pod.pointer("/spec/nodeName").is_some_and(|node| !node.is_null())
+        && !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Whether a pod's own labels ask for a sidecar: one that names an injector means to.
+fn asks(pod: &Value) -> bool {
+    let asked = label(pod, LabelName::Inject);
+    asked == Some("true") || asked != Some("false") && label(pod, LabelName::Revision).is_some()
+}
+
+/// Why a pod that asks for a sidecar may have none: the outage is over, the reason may not be.
+fn unanswered(pod: &Value, outcome: &InjectOutcome) -> String {
+    let name = |label: LabelName, value: &str| format!("{}={value}", label.name());
+    let asked = match label(pod, LabelName::Revision) {
+        Some(revision) => name(LabelName::Revision, revision),
+        None => name(LabelName::Inject, "true"),
+    };
+    let why = match outcome {
+        InjectOutcome::Skip(SkipReason::OtherRevision) | InjectOutcome::Patch(_) => String::new(),
+        InjectOutcome::Skip(reason) => format!(" ({reason}: {})", reason.advice()),
+        InjectOutcome::Deny(denial) => format!(" ({})", denial.message.replace('\n', "; ")),
+    };
+    format!("runs without a sidecar{why}: no injector has answered for its label {asked}")
+}
+
+fn label(pod: &Value, label: LabelName) -> Option<&str> {
+    pod.pointer("/metadata/labels")?.get(label.name())?.as_str()
 }
 
 fn row_of(subject: &Subject, policies: &[&Value]) -> InventoryRow {
@@ -218,27 +244,52 @@ fn row_of(subject: &Subject, policies: &[&Value]) -> InventoryRow {
         injected: subject.injected,
         detail: subject.detail.clone(),
     };
-    if let (true, Some((pod, status))) = (subject.injected, &subject.after) {
-        let upstream = status.upstream;
-        let names = stream::names_of(pod, upstream);
+    if let (true, Some((pod, gate))) = (subject.injected, &subject.after) {
         let beside = policies.iter().filter(|p| ObjectRef::of(p).is_beside(&subject.object));
-        (row.finding, row.detail) = match cover(beside.copied(), &subject.labels, upstream, &names)
-        {
-            PolicyCover::Closed => (InventoryFinding::Closed, String::new()),
-            PolicyCover::None => (
-                InventoryFinding::Reachable,
-                format!(
-                    "no NetworkPolicy selects it, so port {upstream} is open at the pod's address; \
-                     --emit-network-policy writes one"
-                ),
-            ),
-            PolicyCover::Admits(policy) => (
-                InventoryFinding::Reachable,
-                format!("NetworkPolicy {policy} admits port {upstream}, the app's own"),
-            ),
-        };
+        let beside: Vec<_> = beside.copied().collect();
+        let open = open_around(pod, gate, &subject.labels, &beside);
+        if !open.is_empty() {
+            row.finding = InventoryFinding::Reachable;
+            row.detail = open.join("; ");
+        }
     }
     row
+}
+
+/// How the app is reachable at the pod's address, for people; empty: it is not.
+fn open_around(pod: &Value, gate: &PodGate, labels: &Value, policies: &[&Value]) -> Vec<String> {
+    let ports = gate.app_ports(pod);
+    // An app that declares nothing still listens somewhere: is there a policy for all ports?
+    let tried = if ports.is_empty() { vec![ANY_PORT] } else { ports };
+    let shown: Vec<_> = tried.iter().map(|port| shown_port(*port)).collect();
+    let mut open = Vec::new();
+    for (port, name) in tried.iter().zip(&shown) {
+        let names = stream::names_of(pod, *port);
+        match cover(policies.iter().copied(), labels, *port, &names) {
+            PolicyCover::Closed => {}
+            PolicyCover::Admits(policy) => {
+                open.push(format!("NetworkPolicy {policy} admits {name}, the app's own"));
+            }
+            PolicyCover::None => {
+                return vec![format!(
+                    "no NetworkPolicy selects it, so {} is open at the pod's address; \
+                     --emit-network-policy writes one",
+                    shown.join(", ")
+                )];
+            }
+        }
+    }
+    open
+}
+
+/// No app has this one, and no policy names it.
+const ANY_PORT: u16 = 0;
+
+fn shown_port(port: u16) -> String {
+    match port {
+        ANY_PORT => "every port".to_owned(),
+        port => format!("port {port}"),
+    }
 }
 
 fn service_rows(service: &Value, subjects: &[Subject]) -> Vec<InventoryRow> {
@@ -269,11 +320,14 @@ fn service_rows(service: &Value, subjects: &[Subject]) -> Vec<InventoryRow> {
         }
         let each = mine.iter().map(|subject| {
             let name = ObjectRef { namespace: None, ..subject.object.clone() };
-            let Some((pod, status)) = &subject.after else {
-                let detail = format!("{name} gets no sidecar: {}", subject.detail);
+            let Some((pod, gate)) = &subject.after else {
+                let detail = match subject.row {
+                    InventoryFinding::Unanswered => format!("{name} {}", subject.detail),
+                    _ => format!("{name} gets no sidecar: {}", subject.detail),
+                };
                 return row(subject.row, subject.count, false, detail);
             };
-            let (finding, detail) = match stream::endpoint(service, port, pod, status) {
+            let (finding, detail) = match stream::endpoint(service, port, pod, gate) {
                 Endpoint::Gate => (InventoryFinding::Gate, name.to_string()),
                 Endpoint::Bypass => (
                     InventoryFinding::Bypass,

@@ -1,5 +1,5 @@
 //! One pod in, a patch or a reason out. Pure: the same pod and settings give the same answer in every
-//! replica. Imports core.
+//! replica. Imports config and core.
 
 pub mod annotations;
 mod configuration;
@@ -8,8 +8,10 @@ mod edits;
 mod handlers;
 pub mod names;
 pub mod outcome;
+mod passages;
 pub mod patch;
 pub mod quantity;
+mod readable;
 pub mod settings;
 pub mod sidecar;
 pub mod status;
@@ -46,6 +48,15 @@ pub struct InjectContext {
     pub is_required: bool,
 }
 
+/// How it was decided that this injector is the pod's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InjectorChoice {
+    /// By the selectors of a webhook, which know the namespace's labels (decision 0040).
+    Selectors,
+    /// By nobody yet: only the pod's own labels are known.
+    OwnLabels,
+}
+
 /// Why a pod is not injected.
 enum Halt {
     Deny(InjectDenial),
@@ -56,8 +67,30 @@ type Halted<T> = Result<T, Halt>;
 
 /// What `pod` needs to be behind keygate: an object of the API with `metadata` and `spec`, or the
 /// template of a workload. Never panics, whatever it is.
+///
+/// Whoever asks has chosen this injector. Where a namespace asks, its `keygate.dev/rev` counts and
+/// not the pod's, which would otherwise let a pod in without the sidecar.
 pub fn inject(pod: &Value, context: &InjectContext, settings: &InjectorSettings) -> InjectOutcome {
-    match injection(pod, settings) {
+    outcome(pod, context, settings, InjectorChoice::Selectors)
+}
+
+/// Like [`inject`], where no webhook's selectors have chosen the injector: a pod that asks for another
+/// one is skipped.
+pub(super) fn inject_by_own_labels(
+    pod: &Value,
+    context: &InjectContext,
+    settings: &InjectorSettings,
+) -> InjectOutcome {
+    outcome(pod, context, settings, InjectorChoice::OwnLabels)
+}
+
+fn outcome(
+    pod: &Value,
+    context: &InjectContext,
+    settings: &InjectorSettings,
+    choice: InjectorChoice,
+) -> InjectOutcome {
+    match injection(pod, settings, choice) {
         Ok(injection) => match injection.ways_around.first() {
             Some(way) if context.is_required => InjectOutcome::Deny(InjectDenial::way_around(way)),
             _ => InjectOutcome::Patch(Box::new(injection)),
@@ -74,7 +107,11 @@ pub fn inject(pod: &Value, context: &InjectContext, settings: &InjectorSettings)
     }
 }
 
-fn injection(pod: &Value, settings: &InjectorSettings) -> Halted<Injection> {
+fn injection(
+    pod: &Value,
+    settings: &InjectorSettings,
+    choice: InjectorChoice,
+) -> Halted<Injection> {
     let none = Value::Object(Map::new());
     let metadata = match pod.get("metadata") {
         None | Some(Value::Null) => &none,
@@ -87,12 +124,17 @@ fn injection(pod: &Value, settings: &InjectorSettings) -> Halted<Injection> {
     };
     let wishes = PodWishes::read(metadata, settings)?;
     let all = containers(spec)?;
-    stays_out(metadata, spec, &all, &wishes, settings)?;
+    let is_bare = !all.iter().any(|container| container.name == CONTAINER);
+    if choice == InjectorChoice::OwnLabels && is_bare && asks_another(&wishes, settings) {
+        return Err(Halt::Skip(SkipReason::OtherRevision));
+    }
+    stays_out(metadata, spec, &all, &wishes)?;
     let upstream = upstream_port(&all, &wishes)?;
     let pod_plan = steer(spec, &all, &upstream, &wishes, settings)?;
     let app = all.get(upstream.container).ok_or_else(|| malformed("there is no container"))?;
     let volumes = SidecarVolumes::new(spec, settings);
     let config = configuration(spec, &pod_plan, upstream.protocol, &wishes, settings);
+    refuse_unreadable(&config, &pod_plan, &wishes)?;
 
     let mut draft = PatchDraft::new(pod.clone());
     if !matches!(pod.get("metadata"), Some(Value::Object(_))) {
@@ -174,6 +216,36 @@ fn emptiable(pod: &Value) -> Vec<String> {
     undo::EMPTIED.into_iter().filter(stands).map(str::to_owned).collect()
 }
 
+/// Whether the pod itself asks, and names another injector.
+fn asks_another(wishes: &PodWishes, settings: &InjectorSettings) -> bool {
+    let is_other = wishes.revision.as_ref().is_some_and(|rev| *rev != settings.revision);
+    wishes.inject == Some(true) && is_other
+}
+
+/// # Errors
+/// A denial if the sidecar would refuse its configuration: it would restart for ever, and the pod never
+/// start.
+fn refuse_unreadable(config: &str, plan: &SteeredPod, wishes: &PodWishes) -> Halted<()> {
+    let Some(fault) = readable::faults(config).into_iter().next() else { return Ok(()) };
+    let said = readable::message(&fault);
+    if fault.key.starts_with("routes") && !wishes.skip_paths.is_empty() {
+        let name = AnnotationName::SkipPaths.name();
+        return Err(Halt::Deny(InjectDenial::annotation(format!(
+            "annotation {name}: together with the injector's routes the sidecar refuses it: {said}"
+        ))));
+    }
+    let passed = plan.passages.iter().enumerate();
+    let mut passed = passed.filter(|(at, _)| fault.key.starts_with(&format!("admin.probes[{at}]")));
+    let what = match passed.next() {
+        Some((_, passage)) => format!(
+            "{}: the sidecar cannot make this probe for the kubelet, as steering takeover asks: {said}",
+            passage.of
+        ),
+        None => format!("the sidecar would refuse its configuration: {}: {said}", fault.key),
+    };
+    Err(Halt::Deny(InjectDenial::malformed(what)))
+}
+
 /// # Errors
 /// Pods that get no sidecar.
 fn stays_out(
@@ -181,13 +253,10 @@ fn stays_out(
     spec: &Value,
     containers: &[PodContainer<'_>],
     wishes: &PodWishes,
-    settings: &InjectorSettings,
 ) -> Halted<()> {
     let skip = |holds: bool, reason| if holds { Err(Halt::Skip(reason)) } else { Ok(()) };
     skip(has_text(metadata, "annotations", MIRROR), SkipReason::Mirror)?;
     skip(wishes.inject == Some(false), SkipReason::Disabled)?;
-    let is_other = wishes.revision.as_ref().is_some_and(|rev| *rev != settings.revision);
-    skip(is_other, SkipReason::OtherRevision)?;
     skip(containers.iter().any(|c| c.name == CONTAINER), SkipReason::AlreadyInjected)?;
     // Monitors, policies and people rely on what it says.
     let label = ("label", "labels", LabelName::Injected.name());

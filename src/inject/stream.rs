@@ -1,6 +1,7 @@
 //! A stream of objects, from files or `kubectl`: which of them are workloads, and how the stream
 //! changes. All other objects stay byte for byte.
 
+mod gate;
 mod objects;
 mod policies;
 mod services;
@@ -9,16 +10,17 @@ mod tests;
 
 use serde_json::Value;
 
+pub(super) use self::gate::{PodGate, names_of};
 use self::objects::label_of;
 pub(super) use self::objects::{ObjectRef, Workload, each, selects, workloads};
-pub(super) use self::services::{Endpoint, endpoint, names_of, service_ports, status_of};
+pub(super) use self::services::{Endpoint, endpoint, service_ports};
 use super::pod::annotations::{AnnotationName, LabelName};
 use super::pod::outcome::{InjectDenial, InjectOutcome};
 use super::pod::patch::PatchOperation;
 use super::pod::settings::InjectorSettings;
 use super::pod::undo::{UndoError, is_injected, uninject};
-use super::pod::{InjectContext, inject};
-use super::yaml::{self, YamlDocument, YamlFault};
+use super::pod::{InjectContext, inject_by_own_labels};
+use super::yaml::{self, WriteFault, YamlDocument, YamlFault};
 
 /// What a run over a stream does in addition to injecting.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,15 +60,24 @@ pub(super) enum LineKind {
     Warned,
 }
 
+/// Why a stream has no result.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StreamFault {
+    #[error(transparent)]
+    Unreadable(#[from] YamlFault),
+    #[error(transparent)]
+    Unwritable(#[from] WriteFault),
+}
+
 /// Puts the sidecar into every workload of a stream.
 ///
 /// # Errors
-/// A document is not YAML.
+/// A document is not YAML, or cannot be written.
 pub(super) fn inject_stream(
     stream: &str,
     settings: &InjectorSettings,
     options: StreamOptions,
-) -> Result<StreamResult, YamlFault> {
+) -> Result<StreamResult, StreamFault> {
     let mut documents = parse(stream)?;
     let mut result = StreamResult::default();
     let demanding = demanding_namespaces(&documents);
@@ -82,7 +93,7 @@ pub(super) fn inject_stream(
     for document in &mut documents {
         services::lead(document, &injected, options, &mut result.report);
     }
-    result.text = documents.iter().map(YamlDocument::written).collect();
+    result.text = documents.iter().map(YamlDocument::written).collect::<Result<_, _>>()?;
     if options.emit_network_policy {
         policies::emit(&documents, &injected, &mut result);
     }
@@ -92,8 +103,8 @@ pub(super) fn inject_stream(
 /// Takes the sidecar out of every workload of a stream.
 ///
 /// # Errors
-/// A document is not YAML.
-pub(super) fn uninject_stream(stream: &str) -> Result<StreamResult, YamlFault> {
+/// A document is not YAML, or cannot be written.
+pub(super) fn uninject_stream(stream: &str) -> Result<StreamResult, StreamFault> {
     let mut documents = parse(stream)?;
     let mut result = StreamResult::default();
     documents.retain(|document| !policies::is_emitted(&document.value));
@@ -112,7 +123,7 @@ pub(super) fn uninject_stream(stream: &str) -> Result<StreamResult, YamlFault> {
         }
         services::lead_back(document, &mut result.report);
     }
-    result.text = documents.iter().map(YamlDocument::written).collect();
+    result.text = documents.iter().map(YamlDocument::written).collect::<Result<_, _>>()?;
     Ok(result)
 }
 
@@ -120,7 +131,7 @@ pub(super) fn uninject_stream(stream: &str) -> Result<StreamResult, YamlFault> {
 ///
 /// # Errors
 /// A document is not YAML.
-pub(super) fn values(stream: &str) -> Result<Vec<Value>, YamlFault> {
+pub(super) fn values(stream: &str) -> Result<Vec<Value>, StreamFault> {
     Ok(parse(stream)?.into_iter().map(|document| document.value).collect())
 }
 
@@ -137,7 +148,7 @@ fn inject_one(
 ) {
     let outcome = match misplaced(workload) {
         Some(denial) => InjectOutcome::Deny(denial),
-        None => inject(&workload.template, &context, settings),
+        None => inject_by_own_labels(&workload.template, &context, settings),
     };
     let object = &workload.object;
     match outcome {

@@ -1,6 +1,7 @@
 //! YAML documents that change only where something changes. Everywhere else they stay as written:
 //! order, quotes and comments. Imports `pod` for its operations.
 
+mod anchors;
 mod edit;
 mod parse;
 mod scalar;
@@ -19,6 +20,8 @@ use super::pod::patch::PatchOperation;
 #[derive(Clone, Debug)]
 pub(super) struct YamlDocument {
     text: String,
+    /// Where in its stream it begins, from 1.
+    line: usize,
     /// `None`: it has only comments, or cannot be changed.
     root: Option<YamlNode>,
     /// Its value.
@@ -33,6 +36,18 @@ pub(super) struct YamlFault {
     /// In the stream, from 1.
     pub(super) line: usize,
     pub(super) why: String,
+}
+
+/// A bug: the text of a changed document does not mean what it should.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "internal error: the document at line {line} cannot be written: {why}\n\
+     hint: nothing was written; report this with the document"
+)]
+pub(super) struct WriteFault {
+    /// In the stream, from 1.
+    line: usize,
+    why: String,
 }
 
 /// A value with its position in the document's text.
@@ -80,28 +95,56 @@ enum PartState {
 }
 
 /// The documents of a stream; their texts concatenated are the stream. A line that begins with
-/// `---` always starts one: text in block scalars is indented.
+/// `---` always starts one, and what comes after a line `...` is another: text in block scalars is
+/// indented.
 pub(super) fn split(stream: &str) -> Vec<(usize, &str)> {
     let mut documents = Vec::new();
     let (mut start, mut first_line) = (0, 1);
     let mut at = 0;
     let mut has_content = false;
+    // After a line `...`: position and number of the next line.
+    let mut ended = None;
     for (number, line) in stream.split_inclusive('\n').enumerate() {
-        let is_separator = line
-            .strip_prefix("---")
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
-        // Comments and directives before the first separator belong to its document.
-        if is_separator && has_content {
-            documents.push((first_line, stream.get(start..at).unwrap_or_default()));
-            (start, first_line) = (at, number + 1);
-        }
         let text = line.trim();
-        has_content |= is_separator || !(text.is_empty() || text.starts_with(['#', '%']));
+        let marker = marker(line);
+        // Comments and directives before the first separator belong to its document.
+        let cut = match marker {
+            Some(Marker::Separator) if has_content => Some(ended.unwrap_or((at, number + 1))),
+            Some(Marker::End) => None,
+            _ if text.is_empty() || text.starts_with('#') => None,
+            _ => ended,
+        };
+        if let Some((position, line_number)) = cut {
+            documents.push((first_line, stream.get(start..position).unwrap_or_default()));
+            (start, first_line) = (position, line_number);
+            (ended, has_content) = (None, false);
+        }
+        has_content |= marker.is_some() || !(text.is_empty() || text.starts_with(['#', '%']));
         at += line.len();
+        if marker == Some(Marker::End) && ended.is_none() {
+            ended = Some((at, number + 2));
+        }
     }
     documents.push((first_line, stream.get(start..).unwrap_or_default()));
     documents.retain(|(_, text)| !text.is_empty());
     documents
+}
+
+/// A line that begins or ends a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Marker {
+    /// `...`
+    End,
+    /// `---`
+    Separator,
+}
+
+fn marker(line: &str) -> Option<Marker> {
+    let (marker, rest) = match line.strip_prefix("---") {
+        Some(rest) => (Marker::Separator, rest),
+        None => (Marker::End, line.strip_prefix("...")?),
+    };
+    (rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n'])).then_some(marker)
 }
 
 // === impl YamlDocument ===
@@ -117,7 +160,7 @@ impl YamlDocument {
             _ => "\n",
         };
         let (root, value) = parse::document(text, line)?;
-        Ok(Self { text: text.to_owned(), root, value, line_end })
+        Ok(Self { text: text.to_owned(), line, root, value, line_end })
     }
 
     /// Carries out operations whose paths begin below `prefix`.
@@ -130,10 +173,24 @@ impl YamlDocument {
     }
 
     /// The text, changed only where operations have changed something.
-    pub(super) fn written(&self) -> String {
-        match &self.root {
-            Some(root) if root.is_changed() => write::document(root, &self.text, self.line_end),
-            _ => self.text.clone(),
+    ///
+    /// # Errors
+    /// It would mean something else than [`Self::value`]: a bug of the writer.
+    pub(super) fn written(&self) -> Result<String, WriteFault> {
+        let root = match &self.root {
+            Some(root) if root.is_changed() => root,
+            _ => return Ok(self.text.clone()),
+        };
+        let text = write::document(root, &self.text, self.line_end);
+        let fault = |why: &str| WriteFault { line: self.line, why: why.to_owned() };
+        let markers = |text: &str| text.lines().filter_map(marker).collect::<Vec<_>>();
+        if markers(&text) != markers(&self.text) {
+            return Err(fault("it would begin or end elsewhere"));
+        }
+        match parse::document(&text, self.line) {
+            Ok((_, value)) if value == self.value => Ok(text),
+            Ok(_) => Err(fault("its text would have another meaning")),
+            Err(unreadable) => Err(fault(&unreadable.why)),
         }
     }
 }
@@ -157,7 +214,9 @@ impl YamlNode {
 
     fn is_changed(&self) -> bool {
         match &self.kind {
-            NodeKind::Fresh(_) => true,
+            NodeKind::Fresh(_)
+            | NodeKind::List { column: edit::FRESH, .. }
+            | NodeKind::Map { column: edit::FRESH, .. } => true,
             NodeKind::Written(_) => false,
             NodeKind::List { items, .. } => {
                 items.iter().any(|i| i.state != PartState::Kept || i.value.is_changed())

@@ -87,7 +87,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("exit", &[]),
     ("explain", &["config", "core"]),
     ("exposure", &["config"]),
-    ("inject", &["core", "exit", "manage"]),
+    ("inject", &["config", "core", "exit", "manage"]),
     ("lib", &[]),
     ("manage", &["clock", "config", "core", "exit", "remote", "table", "usage", "wording"]),
     ("meter", &["clock", "config", "core", "remote", "snapshot", "table", "telemetry", "usage"]),

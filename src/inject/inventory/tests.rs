@@ -53,6 +53,132 @@ fn a_pod_whose_injector_has_not_answered_is_a_hole() {
     assert_eq!(template.finding, InventoryFinding::Skipped);
 }
 
+/// Created in an outage, or before there was a webhook: it serves without a gate, and so do its Services.
+#[test]
+fn a_running_pod_that_asked_for_a_sidecar_and_has_none_is_a_hole() {
+    let cluster = |spec: Value, status: Value| {
+        let mut spec = spec;
+        spec["containers"] =
+            json!([{"name": "app", "ports": [{"name": "http", "containerPort": 80}]}]);
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "web", "labels": {"app": "web", "keygate.dev/inject": "true"}},
+            "spec": spec, "status": status,
+        });
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+            "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]},
+        });
+        rows(&format!("{pod}\n---\n{service}"), &InjectorSettings::default())
+    };
+    let running = cluster(json!({"nodeName": "n"}), json!(null));
+    assert_eq!(
+        found(&running, InventoryFinding::Unanswered),
+        ["default/pod/web", "default/svc/web"]
+    );
+    assert!(running.iter().all(|row| row.finding.is_hole() && !row.injected), "{running:?}");
+    assert!(running[0].detail.ends_with("keygate.dev/inject=true"), "{running:?}");
+    // Why it has none is still worth a word.
+    let host = cluster(json!({"nodeName": "n", "hostNetwork": true}), json!(null));
+    assert!(host[0].detail.contains("host_network"), "{host:?}");
+    // One that waits for a node is on its way, and one that has ended serves nobody.
+    for (spec, status) in
+        [(json!({}), json!(null)), (json!({"nodeName": "n"}), json!({"phase": "Succeeded"}))]
+    {
+        let other = cluster(spec, status);
+        assert_eq!(found(&other, InventoryFinding::Injectable), ["default/pod/web"], "{other:?}");
+    }
+}
+
+/// As `deploy/policy/inject.yaml` or a person adds it: its container says where it listens.
+#[test]
+fn a_sidecar_without_a_status_is_judged_by_its_ports() {
+    let cluster = |target: Value, app: Value, policy: Value| {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "labels": {"app": "web"}},
+            "spec": {
+                "nodeName": "n",
+                "initContainers": [{"name": "keygate", "restartPolicy": "Always", "ports": [
+                    {"name": "authed", "containerPort": 15080},
+                    {"name": "keygate-metrics", "containerPort": 15020}]}],
+                "containers": [{"name": "app", "ports": app}],
+            },
+        });
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+            "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": target}]},
+        });
+        let policy = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"},
+            "spec": policy,
+        });
+        let rows =
+            rows(&format!("{pod}\n---\n{service}\n---\n{policy}"), &InjectorSettings::default());
+        let of = |object: &str| rows.iter().find(|row| row.object == object).unwrap().finding;
+        (of("svc/web"), of("pod/web"))
+    };
+    use InventoryFinding as F;
+    let app =
+        json!([{"name": "api", "containerPort": 9000}, {"name": "metrics", "containerPort": 9090}]);
+    let gate = json!({"podSelector": {}, "ingress": [{"ports": [{"port": 15080}]}]});
+    for (target, want) in [
+        (json!(9000), F::Bypass),
+        (json!("api"), F::Bypass),
+        // Nobody has declared it, and the sidecar is elsewhere.
+        (json!(9001), F::Bypass),
+        (json!("authed"), F::Gate),
+        (json!(15080), F::Gate),
+        (json!("metrics"), F::OtherPort),
+        (json!("keygate-metrics"), F::OtherPort),
+    ] {
+        assert_eq!(
+            cluster(target.clone(), app.clone(), gate.clone()),
+            (want, F::Closed),
+            "{target}"
+        );
+    }
+    let pods = |app: &Value, policy: Value| cluster(json!("authed"), app.clone(), policy).1;
+    let other = json!({"podSelector": {"matchLabels": {"app": "x"}}});
+    assert_eq!(pods(&app, other.clone()), F::Reachable);
+    assert_eq!(pods(&json!([]), other), F::Reachable, "it listens somewhere");
+    assert_eq!(pods(&json!([]), gate), F::Closed);
+    assert_eq!(pods(&json!([]), json!({"podSelector": {}, "ingress": [{}]})), F::Reachable);
+}
+
+/// Closed means every port of the app, not just the one that keygate protects.
+#[test]
+fn another_port_of_the_app_is_reachable_too() {
+    let stream = |annotations: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  labels: {{app: web}}\n  \
+             annotations: {{{annotations}}}\nspec:\n  containers:\n  - name: app\n    ports: [{{name: \
+             http, containerPort: 8080}}, {{name: api, containerPort: 9000}}, {{name: metrics, \
+             containerPort: 9090}}]\n"
+        )
+    };
+    let settings = InjectorSettings::default();
+    let finding = |annotations: &str, ports: Value| {
+        let options = StreamOptions::default();
+        let after = inject_stream(&stream(annotations), &settings, options).unwrap().text;
+        let policy = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"},
+            "spec": {"podSelector": {}, "ingress": [{"ports": ports}]},
+        });
+        let row = rows(&format!("{after}\n---\n{policy}"), &settings).remove(0);
+        (row.finding, row.detail)
+    };
+    use InventoryFinding as F;
+    let (open, detail) = finding("a: b", json!([{"port": 15080}, {"port": 9000}]));
+    assert_eq!(
+        (open, detail.as_str()),
+        (F::Reachable, "NetworkPolicy p admits port 9000, the app's own")
+    );
+    let said = "keygate.dev/open-ports: \"9000\"";
+    assert_eq!(finding(said, json!([{"port": 15080}, {"port": 9000}])).0, F::Closed);
+    assert_eq!(finding("a: b", json!([{"port": 15080}, {"port": 9090}])).0, F::Closed);
+    assert_eq!(finding(said, json!([{"port": 8080}])).0, F::Reachable);
+}
+
 #[test]
 fn steering_decides_who_goes_past() {
     let unique = InjectorSettings { steering: Steering::Unique, ..Default::default() };

@@ -7,6 +7,7 @@ use super::names::{is_dns_name, is_port_name, is_variable};
 use super::outcome::InjectDenial;
 use super::quantity::{Quantity, is_cpu};
 use super::settings::{InjectMode, InjectorSettings, Steering};
+use super::takeover::PortVariable;
 use crate::core::route::Pattern;
 
 /// The prefix of all our names.
@@ -78,7 +79,7 @@ pub(super) struct PodWishes {
     pub(super) steering: Steering,
     pub(super) table: String,
     pub(super) upstream_port: Option<PortWish>,
-    pub(super) upstream_port_env: Option<String>,
+    pub(super) upstream_port_env: Option<PortVariable>,
     pub(super) upstream_protocol: Option<UpstreamProtocol>,
 }
 
@@ -219,7 +220,7 @@ impl PodWishes {
             steering: settings.steering,
             table: settings.table.name.clone(),
             upstream_port: None,
-            upstream_port_env: settings.upstream_port_env.clone(),
+            upstream_port_env: settings.upstream_port_env.clone().map(PortVariable::Usual),
             upstream_protocol: None,
         }
     }
@@ -345,7 +346,7 @@ impl PodWishes {
                 if !is_variable(value) {
                     return Err(bad("is no name of an environment variable", "for example PORT"));
                 }
-                self.upstream_port_env = Some(value.to_owned());
+                self.upstream_port_env = Some(PortVariable::Stated(value.to_owned()));
             }
             AnnotationName::UpstreamProtocol => {
                 self.upstream_protocol = Some(match value {

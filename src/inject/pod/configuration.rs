@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::annotations::{PodWishes, UpstreamProtocol};
+use super::readable::has_routes;
 use super::settings::{InjectMode, InjectorSettings};
 use super::sidecar::{SIGNERS_DIRECTORY, SOURCE_DIRECTORY, STATE_DIRECTORY};
 use super::steering::SteeredPod;
@@ -120,10 +121,6 @@ fn drain(spec: &Value, wishes: &PodWishes) -> (u64, u64) {
     let delay = sleep.map_or(ENDPOINTS, |sleep| sleep.saturating_sub(2).clamp(1, ENDPOINTS));
     let delay = delay.min(grace / 3);
     (delay, grace.saturating_sub(delay).saturating_sub(2).max(1))
-}
-
-fn has_routes(config: &str) -> bool {
-    config.parse::<toml::Table>().is_ok_and(|table| table.contains_key("routes"))
 }
 
 /// A TOML string that contains no variable.

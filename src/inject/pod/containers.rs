@@ -28,7 +28,15 @@ pub(super) struct DeclaredPort<'p> {
     pub(super) name: Option<&'p str>,
     pub(super) number: u16,
     pub(super) is_tcp: bool,
-    pub(super) host_port: Option<u16>,
+    pub(super) host: Option<HostPort<'p>>,
+}
+
+/// Where a port is open on the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HostPort<'p> {
+    pub(super) number: u16,
+    /// `hostIP`: the node's only address with it.
+    pub(super) address: Option<&'p str>,
 }
 
 // === impl ContainerList ===
@@ -47,6 +55,12 @@ impl ContainerList {
 impl PodContainer<'_> {
     pub(super) fn is_app(&self) -> bool {
         self.list == ContainerList::Apps
+    }
+
+    /// Whether it runs beside the app, and so can be reached: an app, or a native sidecar.
+    pub(super) fn serves(&self) -> bool {
+        let restarts = || self.value.get("restartPolicy").and_then(Value::as_str) == Some("Always");
+        self.is_app() || restarts()
     }
 
     /// The number that a handler's port means here: its own, or that of a port by name.
@@ -109,7 +123,10 @@ fn ports<'p>(container: &'p Value, place: &str) -> Result<Vec<DeclaredPort<'p>>,
             name: value.get("name").and_then(Value::as_str).filter(|name| !name.is_empty()),
             number,
             is_tcp: protocol.is_none_or(|protocol| protocol == "TCP"),
-            host_port: value.get("hostPort").and_then(port).filter(|n| *n > 0),
+            host: value.get("hostPort").and_then(port).filter(|n| *n > 0).map(|number| HostPort {
+                number,
+                address: value.get("hostIP").and_then(Value::as_str).filter(|ip| !ip.is_empty()),
+            }),
         })
     });
     each.collect()

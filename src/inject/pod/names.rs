@@ -1,8 +1,27 @@
-//! What Kubernetes accepts as a name. The rules are those of
+//! What Kubernetes accepts as a name, and what names of ports mean. The rules are those of
 //! `k8s.io/apimachinery/pkg/util/validation`.
 
 /// Longest name of a port (IANA, RFC 6335).
 pub(super) const PORT_NAME_MAX: usize = 15;
+
+/// Names of auxiliary ports, for people and machines that look after a service.
+const SIDE_DOORS: &[&str] = &[
+    "admin",
+    "debug",
+    "health",
+    "healthcheck",
+    "healthz",
+    "jmx",
+    "management",
+    "metrics",
+    "mgmt",
+    "monitoring",
+    "pprof",
+    "probe",
+    "probes",
+    "prom",
+    "prometheus",
+];
 
 /// The name of a container's port: at most 15 lower-case letters, digits and `-`, one of them a
 /// letter, no `-` at an end or next to another.
@@ -45,6 +64,13 @@ pub fn is_variable(text: &str) -> bool {
         && text.len() <= 128
         && text.bytes().all(is_part)
         && !text.starts_with(|c: char| c.is_ascii_digit())
+}
+
+/// Whether a port's name says that it is for operators or monitoring, and not for clients.
+pub(in crate::inject) fn is_side_door(name: &str) -> bool {
+    let is_last = name.rsplit('-').next().is_some_and(|last| SIDE_DOORS.contains(&last));
+    // Such as `http-envoy-prom` of a mesh's container.
+    is_last || name.split('-').any(|part| matches!(part, "metrics" | "prom" | "prometheus"))
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub enum SkipReason {
     JobNeedsNativeSidecar,
     /// The mirror of a static pod, which must equal its file.
     Mirror,
-    /// No container declares a port, and no annotation names one.
+    /// No container declares a port for clients, and no annotation names one.
     NoUpstreamPort,
     /// Its label names another injector.
     OtherRevision,
@@ -144,7 +144,8 @@ impl SkipReason {
             }
             Self::Mirror => "it mirrors a static pod of the kubelet; change the file on the node",
             Self::NoUpstreamPort => {
-                "no container declares a port; declare the service's, or name it with the annotation \
+                "no container declares a port for clients (names such as admin or metrics are of ports for \
+                 operators); declare the service's, or name it with the annotation \
                  keygate.dev/upstream-port"
             }
             Self::OtherRevision => "its label keygate.dev/rev names another injector",

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names::{is_dns_name, is_label_value, is_port_name};
 use super::quantity::Quantity;
+use super::readable::fault_of_added;
 
 /// Sidecars of one injector. Every key has a default; docs/kubernetes.md has the table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -395,12 +396,14 @@ fn fault_of_config(text: &str) -> Option<String> {
         ));
     }
     let open = table.iter().find(|(_, value)| !value.is_table() && !is_tables(value));
-    open.map(|(name, _)| {
-        format!(
+    if let Some((name, _)) = open {
+        return Some(format!(
             "config: `{name}` stands outside of a table\nhint: the text follows other tables, so only \
              tables such as [[credentials]], [[routes]] and [limits] can be in it"
-        )
-    })
+        ));
+    }
+    // Found here, it stops the injector; found by the sidecar, it would stop every pod.
+    fault_of_added(text).map(|fault| format!("config: {fault}"))
 }
 
 fn is_tables(value: &toml::Value) -> bool {
@@ -480,5 +483,6 @@ mod tests {
         assert!(fault("table: {publicKeySecret: ''}").contains("both empty"));
         assert!(fault("config: '[listen]'").contains("[listen] is written by the injector"));
         assert!(fault("config: '[['").contains("config: line 1"));
+        assert!(fault("config: '[limit]'").contains("config: line 1: limit: "));
     }
 }

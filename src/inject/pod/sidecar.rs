@@ -151,8 +151,11 @@ pub(super) fn container(
             if let Some(name) = &port.name {
                 entry["name"] = json!(name);
             }
-            if let Some(host_port) = port.host_port {
-                entry["hostPort"] = json!(host_port);
+            if let Some(host) = &port.host {
+                entry["hostPort"] = json!(host.number);
+                if let Some(address) = &host.address {
+                    entry["hostIP"] = json!(address);
+                }
             }
             entry
         })

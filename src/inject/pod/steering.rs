@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::annotations::{AnnotationName, PodWishes};
-use super::containers::{DeclaredPort, PodContainer};
+use super::containers::{DeclaredPort, HostPort, PodContainer};
 use super::edits::{EditKind, PodEdit};
 use super::handlers::{Handler, handlers};
 use super::names::PORT_NAME_MAX;
 use super::outcome::{InjectDenial, SkipReason};
+use super::passages::{ProbePassage, commands_with, headers_of, passage_url};
 use super::settings::{InjectorSettings, SidecarPorts, Steering};
 use super::status::MovedPort;
 use super::takeover::{PortTold, tell_port};
@@ -44,19 +45,14 @@ pub(super) struct SteeredPod {
 pub(super) struct SidecarPort {
     pub(super) name: Option<String>,
     pub(super) number: u16,
-    pub(super) host_port: Option<u16>,
+    pub(super) host: Option<NodePort>,
 }
 
-/// A probe of the app that the sidecar performs for the kubelet.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct ProbePassage {
-    pub(super) path: String,
-    /// `http://127.0.0.1:8080/live`, `tcp://…`, `grpc://…/SERVICE`.
-    pub(super) url: String,
-    /// Names and values.
-    pub(super) headers: Vec<(String, String)>,
-    /// Seconds.
-    pub(super) timeout: u64,
+/// Where a port of the sidecar is open on the node.
+#[derive(Clone, Debug)]
+pub(super) struct NodePort {
+    pub(super) number: u16,
+    pub(super) address: Option<String>,
 }
 
 /// # Errors
@@ -91,7 +87,7 @@ pub(super) fn steer(
         declared: vec![SidecarPort {
             name: Some(wishes.port_name.clone()),
             number: ports.authed,
-            host_port: None,
+            host: None,
         }],
         app_port: upstream.number,
         edits: Vec::new(),
@@ -156,6 +152,14 @@ fn name_behind(name: &str, taken: &mut BTreeSet<String>) -> String {
     numbered.into_iter().find(|name| taken.insert(name.clone())).unwrap_or(plain)
 }
 
+// === impl NodePort ===
+
+impl NodePort {
+    fn of(host: HostPort<'_>) -> Self {
+        Self { number: host.number, address: host.address.map(str::to_owned) }
+    }
+}
+
 // === impl SteeredPod ===
 
 impl SteeredPod {
@@ -177,7 +181,7 @@ impl SteeredPod {
             self.declared.push(SidecarPort {
                 name: Some(name.clone()),
                 number: authed,
-                host_port: None,
+                host: None,
             });
         }
         for (at, container) in containers.iter().enumerate() {
@@ -224,7 +228,7 @@ impl SteeredPod {
         let is_called = |handler: &&Handler<'_>| handler.probe.is_none();
         let loopback = !calls.iter().any(|handler| is_called(&handler));
         let told = PortTold { from: number, to: self.ports.app, loopback };
-        let edits = tell_port(app.value, told, wishes.upstream_port_env.as_deref());
+        let edits = tell_port(app.value, told, wishes.upstream_port_env.as_ref());
         let edits = edits.ok_or(Halt::Skip(SkipReason::TakeoverNeedsPortEnv))?;
         self.app_port = self.ports.app;
         self.listens.push(number);
@@ -234,18 +238,21 @@ impl SteeredPod {
             kind,
         }));
         let names = self.names_of(containers, number);
-        let mut host_port = None;
+        let mut on_node = Vec::new();
         for (at, container) in containers.iter().enumerate() {
             let ports = container.ports.iter().filter(|p| p.is_tcp && p.number == number);
             for port in ports {
-                host_port = host_port.or(port.host_port);
+                on_node.extend(port.host.map(NodePort::of));
                 let place = format!("/ports/{}", port.index);
                 let mut edit = |at: usize, place: String, kind| {
                     self.edits.push(PodEdit { container: at, at: place, kind });
                 };
                 edit(at, format!("{place}/containerPort"), EditKind::Set(json!(self.ports.app)));
-                if port.host_port.is_some() {
+                if let Some(host) = port.host {
                     edit(at, format!("{place}/hostPort"), EditKind::Remove);
+                    if host.address.is_some() {
+                        edit(at, format!("{place}/hostIP"), EditKind::Remove);
+                    }
                 }
             }
         }
@@ -257,14 +264,14 @@ impl SteeredPod {
                 to: behind,
             });
         }
-        // One entry if the number has no name; else one for each name.
-        let entries: Vec<_> = match names.is_empty() {
-            true => vec![None],
-            false => names.iter().cloned().map(Some).collect(),
-        };
-        for name in entries {
-            self.declared.push(SidecarPort { name, number, host_port: host_port.take() });
+        // One entry for each name and each port of the node; one if there is neither.
+        let entries = names.len().max(on_node.len()).max(1);
+        let (mut names_left, mut on_node) = (names.iter().cloned(), on_node.into_iter());
+        for _ in 0..entries {
+            let (name, host) = (names_left.next(), on_node.next());
+            self.declared.push(SidecarPort { name, number, host });
         }
+        self.warnings.extend(commands_with(containers, number));
         for (at, container) in containers.iter().enumerate() {
             for handler in handlers(container) {
                 if !self.pass_on(at, container, &handler, number) {
@@ -278,13 +285,14 @@ impl SteeredPod {
 
     /// Names of the service's port in any container.
     fn names_of(&self, containers: &[PodContainer<'_>], number: u16) -> Vec<String> {
-        let ports = containers.iter().filter(|c| c.is_app()).flat_map(|c| &c.ports);
+        let ports = containers.iter().filter(|c| c.serves()).flat_map(|c| &c.ports);
         let named = ports.filter(|port| port.is_tcp && port.number == number);
         let names: BTreeSet<_> = named.filter_map(|port| port.name.map(str::to_owned)).collect();
         names.into_iter().collect()
     }
 
-    /// Removes `names` from every port of the pod that has one of them.
+    /// Removes `names` from every TCP port of the pod that has one of them: a Service asks for a name
+    /// and a protocol.
     fn rename<'c>(
         &mut self,
         containers: &'c [PodContainer<'c>],
@@ -298,7 +306,7 @@ impl SteeredPod {
         taken.insert(METRICS_PORT.to_owned());
         let mut renamed = Vec::new();
         for (at, container) in containers.iter().enumerate() {
-            for port in &container.ports {
+            for port in container.ports.iter().filter(|port| port.is_tcp) {
                 let Some(name) = port.name.filter(|name| names.iter().any(|n| n == name)) else {
                     continue;
                 };
@@ -367,10 +375,19 @@ impl SteeredPod {
             }
         }
         let seconds = container.value.get(probe).and_then(|p| p.get("timeoutSeconds"));
+        let (headers, framing) = headers_of(handler.action);
+        for name in framing {
+            self.warnings.push(format!(
+                "{probe} of container {} goes without its field {name}, which says how a message is \
+                 framed: the sidecar frames its own",
+                container.name
+            ));
+        }
         self.passages.push(ProbePassage {
             path,
+            of: format!("container {}: {probe}", container.name),
             url: passage_url(handler, self.ports.app),
-            headers: headers_of(handler.action),
+            headers,
             timeout: seconds.and_then(Value::as_u64).unwrap_or(1).clamp(1, 60),
         });
         true
@@ -379,9 +396,9 @@ impl SteeredPod {
     fn note_host_ports(&mut self, containers: &[PodContainer<'_>], number: u16) {
         for container in containers {
             for port in container.ports.iter().filter(|p| p.is_tcp && p.number == number) {
-                if let Some(host_port) = port.host_port {
+                if let Some(HostPort { number, .. }) = port.host {
                     self.ways_around.push(format!(
-                        "hostPort {host_port} of container {} leads to the app itself, around \
+                        "hostPort {number} of container {} leads to the app itself, around \
                          keygate; take it out, or use steering takeover",
                         container.name
                     ));
@@ -389,30 +406,6 @@ impl SteeredPod {
             }
         }
     }
-}
-
-fn passage_url(handler: &Handler<'_>, port: u16) -> String {
-    let text = |name: &str| handler.action.get(name).and_then(Value::as_str).unwrap_or_default();
-    match handler.kind {
-        "httpGet" => {
-            let path = text("path");
-            let slash = if path.starts_with('/') { "" } else { "/" };
-            format!("http://127.0.0.1:{port}{slash}{path}")
-        }
-        "grpc" => format!("grpc://127.0.0.1:{port}/{}", text("service")),
-        _ => format!("tcp://127.0.0.1:{port}"),
-    }
-}
-
-fn headers_of(action: &Value) -> Vec<(String, String)> {
-    let headers = action.get("httpHeaders").and_then(Value::as_array);
-    let text =
-        |header: &Value, name: &str| header.get(name).and_then(Value::as_str).map(str::to_owned);
-    headers
-        .into_iter()
-        .flatten()
-        .filter_map(|header| Some((text(header, "name")?, text(header, "value")?)))
-        .collect()
 }
 
 /// The lowest port that an unprivileged process may bind in this pod.

@@ -37,12 +37,21 @@ pub(super) struct PortTold {
     pub(super) loopback: bool,
 }
 
+/// The variable from which an app reads its port, and who says so.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum PortVariable {
+    /// The pod: it is this one.
+    Stated(String),
+    /// The injector's settings: it is usually this one.
+    Usual(String),
+}
+
 /// Changes of a container's environment, by position; `None`: it is unknown which variable it
 /// reads.
 pub(super) fn tell_port(
     container: &Value,
     told: PortTold,
-    named: Option<&str>,
+    named: Option<&PortVariable>,
 ) -> Option<Vec<(String, EditKind)>> {
     let empty = Vec::new();
     let env = container.get("env").and_then(Value::as_array).unwrap_or(&empty);
@@ -61,8 +70,9 @@ pub(super) fn tell_port(
     // settings is only a guess.
     let is_there = |name: &str| env.iter().any(|entry| name_of(entry).as_deref() == Some(name));
     let name = match named {
-        Some(name) if is_there(name) => name.to_owned(),
-        Some(name) => known().unwrap_or_else(|| name.to_owned()),
+        Some(PortVariable::Stated(name)) => name.clone(),
+        Some(PortVariable::Usual(name)) if is_there(name) => name.clone(),
+        Some(PortVariable::Usual(name)) => known().unwrap_or_else(|| name.clone()),
         None => known()?,
     };
     let mut edits = Vec::new();
@@ -112,7 +122,8 @@ mod tests {
 
     fn told(env: Value, named: Option<&str>, told: PortTold) -> Option<Vec<String>> {
         let container = json!({"env": env});
-        let edits = tell_port(&container, told, named)?;
+        let named = named.map(|name| PortVariable::Usual(name.to_owned()));
+        let edits = tell_port(&container, told, named.as_ref())?;
         Some(
             edits
                 .into_iter()
@@ -141,6 +152,13 @@ mod tests {
         assert_eq!(named, [format!("/env/0={}", port("15088"))]);
         let missing = told(json!([]), Some("PORT"), LOOPBACK).unwrap();
         assert_eq!(missing, [format!("/env+{}", port("15088"))]);
+        // What the pod states counts, whatever else there is; what the settings say is a guess.
+        let container = json!({"env": [entry("PORT", "8080")]});
+        let place = |named: PortVariable| {
+            tell_port(&container, LOOPBACK, Some(&named)).unwrap().remove(0).0
+        };
+        assert_eq!(place(PortVariable::Stated("APP_LISTEN".into())), "/env");
+        assert_eq!(place(PortVariable::Usual("APP_LISTEN".into())), "/env/0");
         // Addresses.
         let listen = |value: &str, to: PortTold| {
             told(json!([entry("LISTEN", value)]), None, to).unwrap().remove(0)

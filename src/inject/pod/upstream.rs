@@ -4,29 +4,11 @@
 use serde_json::Value;
 
 use super::annotations::{AnnotationName, PodWishes, PortWish, UpstreamProtocol};
-use super::containers::PodContainer;
+use super::containers::{DeclaredPort, PodContainer};
 use super::handlers::{Handler, handlers};
+use super::names::is_side_door;
 use super::outcome::{InjectDenial, SkipReason};
 use super::{Halt, Halted};
-
-/// Names of auxiliary ports, for people and machines that look after a service.
-const SIDE_DOORS: &[&str] = &[
-    "admin",
-    "debug",
-    "health",
-    "healthcheck",
-    "healthz",
-    "jmx",
-    "management",
-    "metrics",
-    "mgmt",
-    "monitoring",
-    "pprof",
-    "probe",
-    "probes",
-    "prom",
-    "prometheus",
-];
 
 /// The port to protect.
 #[derive(Clone, Debug)]
@@ -45,8 +27,8 @@ pub(super) fn upstream_port(
     wishes: &PodWishes,
 ) -> Halted<UpstreamPort> {
     let ports = || {
-        let apps = containers.iter().enumerate().filter(|(_, c)| c.is_app());
-        apps.flat_map(|(at, container)| container.ports.iter().map(move |port| (at, port)))
+        let serving = containers.iter().enumerate().filter(|(_, c)| c.serves());
+        serving.flat_map(|(at, container)| container.ports.iter().map(move |port| (at, port)))
     };
     let (at, number, name) = match &wishes.upstream_port {
         Some(PortWish::Number(number)) => {
@@ -70,13 +52,14 @@ pub(super) fn upstream_port(
         }
         None => {
             let declared: Vec<_> = ports().collect();
-            let (at, port) = match only_one(declared.iter().filter(|(_, p)| p.is_tcp).copied()) {
+            let fronts = fronts(containers, &declared);
+            let (at, port) = match only_one(&fronts) {
                 Some(found) => found,
-                None if declared.is_empty() => return Err(Halt::Skip(SkipReason::NoUpstreamPort)),
-                None if declared.iter().all(|(_, port)| !port.is_tcp) => {
+                None if !fronts.is_empty() => return Err(Halt::Skip(SkipReason::AmbiguousPort)),
+                None if !declared.is_empty() && declared.iter().all(|(_, port)| !port.is_tcp) => {
                     return Err(Halt::Skip(SkipReason::UdpOnly));
                 }
-                None => return Err(Halt::Skip(SkipReason::AmbiguousPort)),
+                None => return Err(Halt::Skip(SkipReason::NoUpstreamPort)),
             };
             if port.name.is_some_and(is_tls) {
                 return Err(Halt::Skip(SkipReason::TlsUpstream));
@@ -100,6 +83,7 @@ pub(super) fn upstream_port(
 /// Warnings about ports of the app that stay without the sidecar. Ports for metrics and the like
 /// are meant to.
 pub(super) fn unguarded(containers: &[PodContainer<'_>], upstream: &UpstreamPort) -> Vec<String> {
+    // Ports of a mesh's or an agent's sidecar are its own affair.
     let apps = containers.iter().filter(|container| container.is_app());
     let ports =
         apps.flat_map(|container| container.ports.iter().map(move |port| (container, port)));
@@ -117,33 +101,45 @@ pub(super) fn unguarded(containers: &[PodContainer<'_>], upstream: &UpstreamPort
     .collect()
 }
 
+/// The position of a container, and a port of it.
+type PlacedPort<'p, 'c> = (usize, &'p DeclaredPort<'c>);
+
+/// The ports that clients may be meant to use. Those of a native sidecar (a mesh's, an agent's) count
+/// only if their name says so, or if the app itself declares none.
+fn fronts<'p, 'c>(
+    containers: &[PodContainer<'c>],
+    declared: &[PlacedPort<'p, 'c>],
+) -> Vec<PlacedPort<'p, 'c>> {
+    let tcp = declared.iter().copied().filter(|(_, port)| port.is_tcp);
+    let all: Vec<_> = tcp.filter(|(_, port)| !port.name.is_some_and(is_side_door)).collect();
+    let is_apps = |at: usize| containers.get(at).is_some_and(PodContainer::is_app);
+    let declares = all.iter().any(|(at, _)| is_apps(*at));
+    let is_named = |port: &DeclaredPort<'_>| {
+        port.name.is_some_and(|name| LEVELS.iter().any(|level| level(name)))
+    };
+    all.into_iter().filter(|(at, port)| is_apps(*at) || !declares || is_named(port)).collect()
+}
+
+/// Names of a service's port, the likeliest first.
+const LEVELS: [fn(&str) -> bool; 3] = [
+    |name| name == "http",
+    |name| name == "web" || is_http2(name),
+    |name| name.starts_with("http-"),
+];
+
 /// The one of these that is the service's, if that can be determined.
-fn only_one<'p, 'c: 'p>(
-    tcp: impl Iterator<Item = (usize, &'p super::containers::DeclaredPort<'c>)>,
-) -> Option<(usize, &'p super::containers::DeclaredPort<'c>)> {
-    let fronts: Vec<_> = tcp.filter(|(_, port)| !port.name.is_some_and(is_side_door)).collect();
-    let levels: [fn(&str) -> bool; 3] = [
-        |name| name == "http",
-        |name| name == "web" || is_http2(name),
-        |name| name.starts_with("http-"),
-    ];
+fn only_one<'p, 'c>(fronts: &[PlacedPort<'p, 'c>]) -> Option<PlacedPort<'p, 'c>> {
     // A number with two names is one port.
-    let number_of = |found: &[(usize, &'p super::containers::DeclaredPort<'c>)]| {
+    let number_of = |found: &[PlacedPort<'p, 'c>]| {
         let (first, rest) = found.split_first()?;
         rest.iter().all(|(_, port)| port.number == first.1.number).then_some(*first)
     };
-    number_of(&fronts).or_else(|| {
-        levels.iter().find_map(|level| {
+    number_of(fronts).or_else(|| {
+        LEVELS.iter().find_map(|level| {
             let named = fronts.iter().filter(|(_, port)| port.name.is_some_and(level));
             number_of(&named.copied().collect::<Vec<_>>())
         })
     })
-}
-
-fn is_side_door(name: &str) -> bool {
-    let is_last = name.rsplit('-').next().is_some_and(|last| SIDE_DOORS.contains(&last));
-    // Such as `http-envoy-prom` of a mesh's container.
-    is_last || name.split('-').any(|part| matches!(part, "metrics" | "prom" | "prometheus"))
 }
 
 fn is_http2(name: &str) -> bool {

@@ -39,25 +39,31 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("StatefulSet", "apps/", "/spec/template"),
 ];
 
-/// Objects of a document with their positions: the document itself, or its items if it is a list.
+/// Objects of a document with their positions: the document itself, or its items if it is a list, also
+/// one in another list.
 pub(in crate::inject) fn each(document: &Value) -> Vec<(String, Value)> {
-    let kind = document["kind"].as_str().unwrap_or_default();
-    let Some(inner) = kind.strip_suffix("List") else {
-        return vec![(String::new(), document.clone())];
-    };
-    let version = &document["apiVersion"];
-    let items = document["items"].as_array().into_iter().flatten().enumerate();
-    items
-        .map(|(at, item)| {
+    let mut found = Vec::new();
+    let mut open = vec![(String::new(), document.clone())];
+    while let Some((place, object)) = open.pop() {
+        let Some(inner) = object["kind"].as_str().and_then(|kind| kind.strip_suffix("List")) else {
+            found.push((place, object));
+            continue;
+        };
+        let items = object["items"].as_array().into_iter().flatten().enumerate();
+        let items = items.map(|(at, item)| {
             let mut item = item.clone();
             // Items of a list of one kind do not repeat it.
-            if let (false, Some(object)) = (inner.is_empty(), item.as_object_mut()) {
-                object.entry("kind").or_insert_with(|| inner.into());
-                object.entry("apiVersion").or_insert_with(|| version.clone());
+            if let (false, Some(members)) = (inner.is_empty(), item.as_object_mut()) {
+                members.entry("kind").or_insert_with(|| inner.into());
+                members.entry("apiVersion").or_insert_with(|| object["apiVersion"].clone());
             }
-            (format!("/items/{at}"), item)
-        })
-        .collect()
+            (format!("{place}/items/{at}"), item)
+        });
+        // Taken from the end, so that they come in their order.
+        let items: Vec<_> = items.collect();
+        open.extend(items.into_iter().rev());
+    }
+    found
 }
 
 /// Workloads of a document.
@@ -95,7 +101,7 @@ pub(in crate::inject) fn selects(selector: &Value, labels: &Value) -> bool {
 }
 
 /// `deploy` for `Deployment`.
-fn short(kind: &str) -> String {
+pub(super) fn short(kind: &str) -> String {
     let short = match kind {
         "DaemonSet" => "ds",
         "Deployment" => "deploy",

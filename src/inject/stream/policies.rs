@@ -4,12 +4,11 @@
 
 use serde_json::{Value, json};
 
-use super::super::pod::annotations::{AnnotationName, LabelName};
-use super::super::pod::patch::pointer;
+use super::super::pod::annotations::LabelName;
 use super::super::pod::sidecar::CONTAINER;
 use super::super::yaml::{YamlDocument, fresh_document};
-use super::objects::{ObjectRef, Workload, each};
-use super::services::status_of;
+use super::gate::{open_ports, shown_ports, status_of};
+use super::objects::{ObjectRef, Workload, each, short};
 use super::{LineKind, StreamResult};
 
 /// The owner of the object, in the label that Kubernetes recommends.
@@ -17,20 +16,44 @@ const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
 const US: &str = "keygatectl";
 
-/// Appends a policy for each injected workload that does not have one in the stream yet.
+/// Appends a policy for each injected workload that does not have one in the stream yet, and reports
+/// those that no policy can select.
 pub(super) fn emit(documents: &[YamlDocument], workloads: &[Workload], result: &mut StreamResult) {
-    let there: Vec<_> = documents
+    let mut there: Vec<_> = documents
         .iter()
         .flat_map(|document| each(&document.value))
         .filter(|(_, object)| object["kind"] == "NetworkPolicy")
-        .map(|(_, object)| ObjectRef::of(&object))
+        .map(|(_, object)| (ObjectRef::of(&object), object["spec"]["podSelector"].clone()))
         .collect();
     for workload in workloads {
-        let Some(policy) = policy(workload) else { continue };
-        let object = ObjectRef::of(&policy);
-        if there.contains(&object) {
+        let Some(status) = status_of(&workload.template) else { continue };
+        let Some(selector) = selector(workload) else {
+            let text = format!(
+                "{}: no NetworkPolicy can select its pods, which have no labels of their own: the app \
+                 stays open at their address\n\
+                 hint: give the pod template a label, such as app.kubernetes.io/name",
+                workload.object
+            );
+            result.line(LineKind::Bypass, text);
+            continue;
+        };
+        let mut policy = policy(workload, &selector, &status.revision);
+        let mut object = ObjectRef::of(&policy);
+        // Two pods with a generated name, for example.
+        let name = object.name.clone();
+        for number in 2.. {
+            match there.iter().find(|(known, _)| *known == object) {
+                Some((_, known)) if *known != selector => {
+                    object.name = format!("{name}-{number}");
+                    policy["metadata"]["name"] = json!(object.name);
+                }
+                _ => break,
+            }
+        }
+        if there.iter().any(|(known, _)| *known == object) {
             continue;
         }
+        there.push((object.clone(), selector));
         if !result.text.is_empty() && !result.text.ends_with('\n') {
             result.text.push('\n');
         }
@@ -53,31 +76,43 @@ pub(super) fn is_emitted(object: &Value) -> bool {
         && labels.get(LabelName::Injected.name()).is_some()
 }
 
-fn policy(workload: &Workload) -> Option<Value> {
-    let status = status_of(&workload.template)?;
-    let labels = workload.template.pointer("/metadata/labels")?;
-    let selector = match &workload.selector {
-        Some(selector) if selector.get("matchLabels").is_some() => selector.clone(),
-        // A ReplicationController selects only by labels.
-        Some(selector) if selector.is_object() && selector.get("matchExpressions").is_none() => {
-            json!({"matchLabels": selector})
-        }
-        Some(selector) => selector.clone(),
-        None => json!({"matchLabels": own_labels(labels)?}),
+/// What selects the pods of a workload and no others; `None`: nothing does.
+fn selector(workload: &Workload) -> Option<Value> {
+    let labels = || own_labels(workload.template.pointer("/metadata/labels")?);
+    let has = |selector: &Value, member: &str| match selector.get(member) {
+        Some(Value::Object(labels)) => !labels.is_empty(),
+        Some(Value::Array(expressions)) => !expressions.is_empty(),
+        _ => false,
     };
+    match &workload.selector {
+        Some(of_set) if has(of_set, "matchLabels") || has(of_set, "matchExpressions") => {
+            Some(of_set.clone())
+        }
+        // A ReplicationController selects only by labels.
+        Some(Value::Object(of_map)) if of_map.values().any(Value::is_string) => {
+            Some(json!({"matchLabels": of_map}))
+        }
+        // An empty one would select the whole namespace.
+        _ => Some(json!({"matchLabels": labels()?})),
+    }
+}
+
+fn policy(workload: &Workload, selector: &Value, revision: &str) -> Value {
     // Numbers: older networks do not know an init container's names, and an unknown name closes
     // everything.
     let ports = gate_ports(&workload.template);
     let ports: Vec<_> = ports.into_iter().chain(open_ports(&workload.template)).collect();
     let ports: Vec<_> = ports.iter().map(|port| json!({"port": port, "protocol": "TCP"})).collect();
+    let ObjectRef { kind, name, .. } = &workload.object;
+    // With the kind: a Deployment and a StatefulSet may have one name, also in two streams.
     let mut metadata = json!({
-        "name": format!("{}-keygate", workload.object.name.trim_end_matches(['*', '-'])),
-        "labels": {MANAGED_BY: US, LabelName::Injected.name(): status.revision},
+        "name": format!("{}-{}-keygate", name.trim_end_matches(['*', '-']), short(kind)),
+        "labels": {MANAGED_BY: US, LabelName::Injected.name(): revision},
     });
     if let Some(namespace) = &workload.object.namespace {
         metadata["namespace"] = json!(namespace);
     }
-    Some(json!({
+    json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": metadata,
@@ -86,7 +121,7 @@ fn policy(workload: &Workload) -> Option<Value> {
             "policyTypes": ["Ingress"],
             "ingress": [{"ports": ports}],
         }
-    }))
+    })
 }
 
 /// A pod's labels except ours: without any, a policy would select the whole namespace.
@@ -97,19 +132,10 @@ fn own_labels(labels: &Value) -> Option<Value> {
     (!own.is_empty()).then_some(Value::Object(own))
 }
 
-fn gate_ports(template: &Value) -> Vec<u64> {
-    let lists = ["/spec/containers", "/spec/initContainers"];
-    let all = lists.iter().filter_map(|list| template.pointer(list)?.as_array()).flatten();
-    let sidecar = all.filter(|container| container["name"] == CONTAINER);
-    let ports = sidecar.flat_map(|container| container["ports"].as_array().into_iter().flatten());
-    let mut numbers: Vec<_> = ports.filter_map(|port| port["containerPort"].as_u64()).collect();
+fn gate_ports(template: &Value) -> Vec<u16> {
+    let own = shown_ports(template).filter(|port| port.container == CONTAINER);
+    let mut numbers: Vec<_> = own.map(|port| port.number).collect();
     numbers.sort_unstable();
     numbers.dedup();
     numbers
-}
-
-fn open_ports(template: &Value) -> Vec<u64> {
-    let path = pointer(&["metadata", "annotations", AnnotationName::OpenPorts.name()]);
-    let text = template.pointer(&path).and_then(Value::as_str).unwrap_or_default();
-    text.split([',', ' ', '\n', '\t']).filter_map(|part| part.parse().ok()).collect()
 }

@@ -3,9 +3,8 @@
 use serde_json::{Value, json};
 
 use super::super::pod::patch::PatchOperation;
-use super::super::pod::sidecar::CONTAINER;
-use super::super::pod::status::InjectStatus;
 use super::super::yaml::YamlDocument;
+use super::gate::{PodGate, shown_ports};
 use super::objects::{ObjectRef, Workload, each, selects};
 use super::{LineKind, STATUS, StreamLine, StreamOptions, annotate};
 
@@ -58,73 +57,33 @@ pub(in crate::inject) fn service_ports(service: &Value) -> Vec<ServicePort> {
     .collect()
 }
 
-/// Where `port` of `service` leads in a pod (or a template) with the sidecar that `status`
-/// describes.
+/// Where `port` of `service` leads in a pod (or a template) with the sidecar `gate`.
 pub(in crate::inject) fn endpoint(
     service: &Value,
     port: &ServicePort,
     pod: &Value,
-    status: &InjectStatus,
+    gate: &PodGate,
 ) -> Endpoint {
-    let gate = gate_numbers(pod, status);
     let number = match &port.target {
         Value::String(name) => match number_named(pod, name) {
             Some(number) => number,
             None => return Endpoint::Nowhere,
         },
-        number => number.as_u64().unwrap_or_default(),
+        number => number.as_u64().and_then(|n| u16::try_from(n).ok()).unwrap_or_default(),
     };
     let is_headless = service.pointer("/spec/clusterIP").and_then(Value::as_str) == Some("None");
-    if gate.contains(&number) && !is_headless {
-        return Endpoint::Gate;
-    }
-    // A port that was taken over belongs to the sidecar, whichever way clients take.
-    let takes_over = gate.contains(&number) && number != u64::from(status.ports.authed);
-    match (is_headless, takes_over) {
-        (true, true) => Endpoint::Gate,
-        (true, false) => Endpoint::Headless,
-        _ if number == u64::from(status.upstream) => Endpoint::Bypass,
-        _ => Endpoint::Other(number.to_string()),
+    match is_headless {
+        true if gate.taken_over.contains(&number) => Endpoint::Gate,
+        true => Endpoint::Headless,
+        false if gate.numbers.contains(&number) => Endpoint::Gate,
+        false if gate.is_passed_at(pod, number) => Endpoint::Bypass,
+        false => Endpoint::Other(number.to_string()),
     }
 }
 
-/// Numbers at which the sidecar accepts requests.
-fn gate_numbers(pod: &Value, status: &InjectStatus) -> Vec<u64> {
-    let sidecar = containers(pod).find(|container| container["name"] == CONTAINER);
-    let ports = sidecar.and_then(|sidecar| sidecar["ports"].as_array()).into_iter().flatten();
-    let numbers = ports.filter_map(|port| port["containerPort"].as_u64());
-    numbers.filter(|number| *number != u64::from(status.ports.public)).collect()
-}
-
-/// The number that a Service resolves a name to: that of the first container that has it, the app's
-/// before those that start first (finding 2 of the design: measured on an API server).
-fn number_named(pod: &Value, name: &str) -> Option<u64> {
-    let ports = containers(pod).flat_map(|c| c["ports"].as_array().into_iter().flatten());
-    let named = ports.filter(|port| port["name"] == name);
-    named.filter_map(|port| port["containerPort"].as_u64()).next()
-}
-
-fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
-    let apps = pod.pointer("/spec/containers").and_then(Value::as_array);
-    let init = pod.pointer("/spec/initContainers").and_then(Value::as_array);
-    // Other init containers have ended by the time traffic arrives.
-    let sidecars = init.into_iter().flatten().filter(|c| c["restartPolicy"] == "Always");
-    apps.into_iter().flatten().chain(sidecars)
-}
-
-/// Names of a number in a pod: a NetworkPolicy means all of them.
-pub(in crate::inject) fn names_of(pod: &Value, number: u16) -> Vec<&str> {
-    let ports = containers(pod).flat_map(|c| c["ports"].as_array().into_iter().flatten());
-    let named = ports.filter(|port| port["containerPort"] == json!(number));
-    named.filter_map(|port| port["name"].as_str()).collect()
-}
-
-/// The status of a pod or template with the sidecar. If the sidecar is missing, the annotation was
-/// copied.
-pub(in crate::inject) fn status_of(pod: &Value) -> Option<InjectStatus> {
-    let path = super::super::pod::patch::pointer(&["metadata", "annotations", STATUS.name()]);
-    let status = InjectStatus::read(pod.pointer(&path)?.as_str()?).ok()?;
-    containers(pod).any(|container| container["name"] == CONTAINER).then_some(status)
+/// The number that a Service resolves a name to: that of the first container that has it.
+fn number_named(pod: &Value, name: &str) -> Option<u16> {
+    shown_ports(pod).find(|port| port.name == Some(name)).map(|port| port.number)
 }
 
 /// Reports the Services of a document that lead past the sidecar of a workload, or redirects them
@@ -144,23 +103,24 @@ pub(super) fn lead(
         let mut former = Vec::new();
         for workload in workloads.iter().filter(|w| w.object.is_beside(&object)) {
             let labels = workload.template.pointer("/metadata/labels").unwrap_or(&Value::Null);
-            let Some(status) = status_of(&workload.template) else { continue };
+            let Some(gate) = PodGate::of(&workload.template) else { continue };
             if !selects(&service["spec"]["selector"], labels) {
                 continue;
             }
             for port in service_ports(&service) {
                 let shown =
                     format!("{object}: port {} (target {})", port.shown, text_of(&port.target));
-                let name = authed_name(&workload.template, &status);
+                let target = gate.target();
+                let name = text_of(&target);
                 let mut line = |kind, text| report.push(StreamLine { kind, text });
-                match endpoint(&service, &port, &workload.template, &status) {
+                match endpoint(&service, &port, &workload.template, &gate) {
                     Endpoint::Gate => {}
                     Endpoint::Bypass if options.rewrite_services => {
                         if former.iter().any(|(index, _)| *index == port.index) {
                             continue;
                         }
                         let path = format!("/spec/ports/{}/targetPort", port.index);
-                        patch.push(PatchOperation::Add { path, value: json!(name) });
+                        patch.push(PatchOperation::Add { path, value: target });
                         former.push((port.index, port.written.clone()));
                         line(LineKind::Noted, format!("{shown} now leads to {name}"));
                     }
@@ -196,9 +156,11 @@ pub(super) fn lead(
             }
         }
         if !patch.is_empty() {
-            let former: Vec<_> =
-                former.iter().map(|(index, was)| json!({"port": index, "was": was})).collect();
-            patch.push(annotate(&service, json!({"targetPorts": former}).to_string()));
+            let mut all = former_ports(&service).unwrap_or_default();
+            // What a run before this one has noted is older, and so the original.
+            former.retain(|(index, _)| !all.iter().any(|known| known["port"] == json!(index)));
+            all.extend(former.iter().map(|(index, was)| json!({"port": index, "was": was})));
+            patch.push(annotate(&service, json!({"targetPorts": all}).to_string()));
             document.apply(&place, &patch);
         }
     }
@@ -210,11 +172,7 @@ pub(super) fn lead_back(document: &mut YamlDocument, report: &mut Vec<StreamLine
     let services =
         each(&document.value).into_iter().filter(|(_, object)| object["kind"] == "Service");
     for (place, service) in services {
-        let status = service.pointer(&path).and_then(Value::as_str);
-        let status: Option<Value> = status.and_then(|text| serde_json::from_str(text).ok());
-        let Some(former) = status.as_ref().and_then(|s| s["targetPorts"].as_array()) else {
-            continue;
-        };
+        let Some(former) = former_ports(&service) else { continue };
         let mut patch: Vec<_> = former
             .iter()
             .map(|former| {
@@ -234,15 +192,11 @@ pub(super) fn lead_back(document: &mut YamlDocument, report: &mut Vec<StreamLine
     }
 }
 
-/// The name that only the sidecar has.
-fn authed_name(pod: &Value, status: &InjectStatus) -> String {
-    let sidecar = containers(pod).find(|container| container["name"] == CONTAINER);
-    let ports = sidecar.and_then(|sidecar| sidecar["ports"].as_array()).into_iter().flatten();
-    let moved = |name: &str| status.moved.iter().any(|moved| moved.from.as_deref() == Some(name));
-    let mut names = ports
-        .filter(|port| port["containerPort"] == json!(status.ports.authed))
-        .filter_map(|port| port["name"].as_str());
-    names.find(|name| !moved(name)).unwrap_or("authed").to_owned()
+/// What [`lead`] has noted on a Service.
+fn former_ports(service: &Value) -> Option<Vec<Value>> {
+    let path = super::super::pod::patch::pointer(&["metadata", "annotations", STATUS.name()]);
+    let status: Value = serde_json::from_str(service.pointer(&path)?.as_str()?).ok()?;
+    status["targetPorts"].as_array().cloned()
 }
 
 fn text_of(target: &Value) -> String {

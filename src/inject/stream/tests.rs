@@ -181,7 +181,7 @@ fn a_policy_admits_the_gate_alone() {
     let options = StreamOptions { emit_network_policy: true, ..Default::default() };
     let result = run(&stream, options);
     let policy = values(&result.text).unwrap().pop().unwrap();
-    assert_eq!(policy["metadata"]["name"], "web-keygate");
+    assert_eq!(policy["metadata"]["name"], "web-deploy-keygate");
     assert_eq!(policy["spec"]["podSelector"], serde_json::json!({"matchLabels": {"app": "web"}}));
     let ports: Vec<_> = policy["spec"]["ingress"][0]["ports"]
         .as_array()
@@ -222,4 +222,109 @@ fn annotations_of_the_workload_itself_are_misplaced() {
         "{result:?}"
     );
     assert_eq!(result.text, stream, "what is denied stays as it was");
+}
+
+/// Two workloads of one name have two policies, and one without labels is named: its pods stay open.
+#[test]
+fn every_workload_has_a_policy_of_its_own_or_a_word() {
+    let sts = DEPLOYMENT.replace("kind: Deployment", "kind: StatefulSet");
+    let sts = sts.replace("app: web", "app: store");
+    let pods = ["a", "b"].map(|app| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{generateName: web-, labels: {{app: {app}}}}}\n\
+             spec: {{containers: [{{name: app, ports: [{{containerPort: 80}}]}}]}}\n"
+        )
+    });
+    let bare = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: once}\nspec: {template: {spec: \
+                {containers: [{name: app, ports: [{containerPort: 80}]}]}}}\n";
+    let everything = "apiVersion: v1\nkind: ReplicationController\nmetadata: {name: rc}\nspec: \
+                      {selector: {}, template: {metadata: {labels: {app: rc}}, spec: \
+                      {containers: [{name: app, ports: [{containerPort: 80}]}]}}}\n";
+    let stream = [DEPLOYMENT, &sts, &pods[0], &pods[1], bare, everything].join("---\n");
+    let options = StreamOptions { emit_network_policy: true, ..Default::default() };
+    let result = run(&stream, options);
+    let policies = |text: &str| {
+        let documents = values(text).unwrap().into_iter();
+        let policies = documents.filter(|document| document["kind"] == "NetworkPolicy");
+        policies
+            .map(|policy| {
+                let app = &policy["spec"]["podSelector"]["matchLabels"]["app"];
+                format!(
+                    "{} {}",
+                    policy["metadata"]["name"].as_str().unwrap(),
+                    app.as_str().unwrap()
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    let want = [
+        "web-deploy-keygate web",
+        "web-sts-keygate store",
+        "web-pod-keygate a",
+        "web-pod-keygate-2 b",
+        "rc-rc-keygate rc",
+    ];
+    assert_eq!(policies(&result.text), want);
+    let open: Vec<_> = result.report.iter().filter(|l| l.kind == LineKind::Bypass).collect();
+    assert_eq!(open.len(), 1, "{open:?}");
+    assert!(open[0].text.starts_with("job/once: no NetworkPolicy can select"), "{open:?}");
+    assert_eq!(run(&result.text, options).text, result.text, "another run adds nothing");
+}
+
+/// What was noted first is the original, however often Services are redirected.
+#[test]
+fn a_second_redirection_keeps_what_the_first_has_noted() {
+    let options = StreamOptions { rewrite_services: true, ..Default::default() };
+    let stream = format!("{DEPLOYMENT}---\n{}", service("    targetPort: 8080\n"));
+    let once = run(&stream, options).text;
+    let more = |text: &str| format!("{text}  - port: 81\n    targetPort: 8080\n");
+    let mut documents = values(&once).unwrap();
+    let ports = documents[1]["spec"]["ports"].as_array_mut().unwrap();
+    ports.push(serde_json::json!({"port": 81, "targetPort": 8080}));
+    // Somebody has also undone the first by hand.
+    for undone in [false, true] {
+        if undone {
+            documents[1]["spec"]["ports"][0]["targetPort"] = serde_json::json!("up-http");
+        }
+        let text: Vec<_> = documents.iter().map(ToString::to_string).collect();
+        let twice = run(&text.join("\n---\n"), options).text;
+        let back = uninject_stream(&twice).unwrap().text;
+        assert_eq!(values(&back).unwrap(), values(&more(&stream)).unwrap());
+    }
+}
+
+/// A list in a list, as `kubectl` and templates make them.
+#[test]
+fn lists_in_lists_are_read() {
+    let deployment: serde_json::Value = values(DEPLOYMENT).unwrap().remove(0);
+    let list = |items: serde_json::Value| serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items});
+    let mut typed = deployment.clone();
+    typed.as_object_mut().unwrap().remove("kind");
+    typed.as_object_mut().unwrap().remove("apiVersion");
+    let typed = serde_json::json!(
+        {"apiVersion": "apps/v1", "kind": "DeploymentList", "items": [typed]}
+    );
+    let nested = list(serde_json::json!([list(serde_json::json!([deployment])), typed]));
+    let result = run(&nested.to_string(), StreamOptions::default());
+    assert_eq!(lines(&result), ["Injected deploy/web: move http->15080"; 2]);
+    let back = uninject_stream(&result.text).unwrap();
+    assert_eq!(values(&back.text).unwrap(), [nested]);
+}
+
+/// A sidecar that nobody has noted in a status, as the API server's own policy or a person adds it.
+#[test]
+fn services_past_a_sidecar_without_a_status_are_named() {
+    let by_hand = DEPLOYMENT.replace(
+        "      containers:\n",
+        "      initContainers:\n      - {name: keygate, restartPolicy: Always, ports: [{name: gate, containerPort: 15080}]}\n      containers:\n",
+    );
+    for (target, bypasses) in [("8080", true), ("gate", false), ("metrics", false)] {
+        let stream = format!("{by_hand}---\n{}", service(&format!("    targetPort: {target}\n")));
+        let result = run(&stream, StreamOptions::default());
+        assert_eq!(result.has(LineKind::Bypass), bypasses, "{target}: {result:?}");
+    }
+    let stream = format!("{by_hand}---\n{}", service("    targetPort: 8080\n"));
+    let options = StreamOptions { rewrite_services: true, ..Default::default() };
+    let services = values(&run(&stream, options).text).unwrap();
+    assert_eq!(services[1]["spec"]["ports"][0]["targetPort"], "gate");
 }

@@ -101,16 +101,24 @@ impl YamlNode {
     fn remove(&mut self, name: &str) {
         match &mut self.kind {
             NodeKind::List { items, .. } => {
-                let at: Option<usize> = name.parse().ok();
-                let mut kept = items.iter_mut().filter(|i| i.state != PartState::Removed);
-                if let Some(item) = at.and_then(|at| kept.nth(at)) {
-                    item.state = PartState::Removed;
+                let Ok(at) = name.parse() else { return };
+                let all = items.iter().enumerate();
+                let mut kept = all.filter(|(_, item)| item.state != PartState::Removed);
+                let Some((at, _)) = kept.nth(at) else { return };
+                match items.get_mut(at) {
+                    Some(item) if item.state == PartState::Kept => item.state = PartState::Removed,
+                    _ => drop(items.remove(at)),
                 }
             }
             NodeKind::Map { entries, .. } => {
-                let mut kept = entries.iter_mut().filter(|e| e.state != PartState::Removed);
-                if let Some(entry) = kept.find(|entry| entry.key == name) {
-                    entry.state = PartState::Removed;
+                let mut all = entries.iter();
+                let is_it = |e: &YamlEntry| e.state != PartState::Removed && e.key == name;
+                let Some(at) = all.position(is_it) else { return };
+                match entries.get_mut(at) {
+                    Some(entry) if entry.state == PartState::Kept => {
+                        entry.state = PartState::Removed;
+                    }
+                    _ => drop(entries.remove(at)),
                 }
             }
             NodeKind::Fresh(_) | NodeKind::Written(_) => {}

@@ -2,9 +2,12 @@
 
 use std::ops::Range;
 
-use granit_parser::{Event, Parser, ScalarStyle, Span, StructureStyle};
+use granit_parser::{
+    Event, Parser, ScalarStyle, Scanner, Span, StrInput, StructureStyle, TokenType,
+};
 use serde_json::{Map, Value};
 
+use super::anchors::AnchorBook;
 use super::scalar::meaning;
 use super::{NodeKind, PartState, YamlEntry, YamlFault, YamlItem, YamlNode};
 
@@ -18,22 +21,35 @@ pub(super) fn document(
 ) -> Result<(Option<YamlNode>, Value), YamlFault> {
     let options = granit_parser::options! { emit_comments: false };
     let mut events = Vec::new();
-    for read in Parser::new_from_str_with_options(text, options) {
+    for read in Parser::new_from_str_with_options(text, options.clone()) {
         let (event, span) = read.map_err(|error| YamlFault {
             line: first_line + error.marker().line().saturating_sub(1),
             why: error.info().to_string(),
         })?;
         events.push((event, span));
     }
+    let named = events.iter().filter_map(|(event, _)| match event {
+        Event::Alias(anchor) => Some(*anchor),
+        _ => None,
+    });
+    let anchors = AnchorBook::new(named.collect());
+    // The parser does not say where the `-` of an item is; the scanner does, in the same order.
+    let tokens = Scanner::with_options(StrInput::new(text), options).map_while(Result::ok);
+    let dashes = tokens.filter_map(|token| match token.token_type() {
+        TokenType::BlockEntry => Some(dash_before(text, byte(token.span().start.byte_offset()))),
+        _ => None,
+    });
     let mut reader = NodeReader {
         text,
         first_line,
         events: events.into_iter().peekable(),
-        anchors: Vec::new(),
-        is_odd: false,
+        dashes,
+        anchors,
+        // What is copied is cut where lines end, and only LF ends one here.
+        is_odd: text.split("\r\n").any(|part| part.contains('\r')),
     };
     let mut root = None;
-    while let Some((event, _)) = reader.events.peek() {
+    while let Some((event, span)) = reader.events.peek() {
         match event {
             Event::StreamStart
             | Event::StreamEnd
@@ -41,13 +57,20 @@ pub(super) fn document(
             | Event::DocumentEnd => {
                 reader.events.next();
             }
+            _ if root.is_some() => {
+                let why = "a second document begins here\n\
+                           hint: begin it with a line `---`; lines end with LF or CRLF";
+                let line = span.start.line();
+                return Err(reader.fault(line, why));
+            }
             _ => root = Some(reader.node(0)?),
         }
     }
     let Some(root) = root else { return Ok((None, Value::Null)) };
     let value = root.value();
     let is_empty = value.is_null() && root.span.is_empty();
-    // Other places may refer to parts of it by name: such a document is rewritten as a whole.
+    // Parts may be referred to by name, or stand where nobody would look: such a document is
+    // rewritten as a whole.
     let root = match reader.is_odd {
         true => YamlNode { kind: NodeKind::Written(value.clone()), span: root.span },
         false => root,
@@ -55,19 +78,24 @@ pub(super) fn document(
     Ok(((!is_empty).then_some(root), value))
 }
 
-struct NodeReader<'t, I: Iterator<Item = (Event<'t>, Span)>> {
+struct NodeReader<'t, I: Iterator<Item = (Event<'t>, Span)>, D: Iterator<Item = usize>> {
     text: &'t str,
     first_line: usize,
     events: std::iter::Peekable<I>,
-    /// Anchors and their values.
-    anchors: Vec<(usize, Value)>,
-    /// Anchors, merges or tags are used.
+    /// The `-` of each item in block style, in the order of the items.
+    dashes: D,
+    anchors: AnchorBook,
+    /// Anchors, merges, tags, names after `?` or line ends of old are used.
     is_odd: bool,
 }
 
 // === impl NodeReader ===
 
-impl<'t, I: Iterator<Item = (Event<'t>, Span)>> NodeReader<'t, I> {
+impl<'t, I, D> NodeReader<'t, I, D>
+where
+    I: Iterator<Item = (Event<'t>, Span)>,
+    D: Iterator<Item = usize>,
+{
     fn node(&mut self, depth: usize) -> Result<YamlNode, YamlFault> {
         let Some((event, span)) = self.events.next() else {
             return Err(self.fault(0, "it ends early"));
@@ -84,7 +112,14 @@ impl<'t, I: Iterator<Item = (Event<'t>, Span)>> NodeReader<'t, I> {
                     (ScalarStyle::Plain, None) => meaning(&text),
                     _ => Value::String(text.into_owned()),
                 };
-                let span = start..byte(span.end.byte_offset()).max(start);
+                let end = byte(span.end.byte_offset()).max(start);
+                let span = match (&value, style) {
+                    (Value::String(text), ScalarStyle::Literal | ScalarStyle::Folded) => {
+                        let end = block_end(self.text, start..end, text);
+                        start.min(end)..end
+                    }
+                    _ => start..end,
+                };
                 (YamlNode { kind: NodeKind::Written(value), span }, anchor)
             }
             Event::SequenceStart(style, anchor, tag) => {
@@ -97,9 +132,8 @@ impl<'t, I: Iterator<Item = (Event<'t>, Span)>> NodeReader<'t, I> {
             }
             Event::Alias(id) => {
                 self.is_odd = true;
-                let known = self.anchors.iter().rev().find(|(anchor, _)| *anchor == id);
-                let value = known.map(|(_, value)| value.clone());
-                let value = value.ok_or_else(|| self.fault(line, "it names what is not there"))?;
+                let value = self.anchors.value(id, depth, DEEPEST);
+                let value = value.map_err(|fault| self.fault(line, &fault.to_string()))?;
                 let span = start..byte(span.end.byte_offset()).max(start);
                 (YamlNode { kind: NodeKind::Written(value), span }, 0)
             }
@@ -107,7 +141,7 @@ impl<'t, I: Iterator<Item = (Event<'t>, Span)>> NodeReader<'t, I> {
         };
         if anchor != 0 {
             self.is_odd = true;
-            self.anchors.push((anchor, node.value()));
+            self.anchors.learn(anchor, &node);
         }
         Ok(node)
     }
@@ -136,8 +170,12 @@ impl<'t, I: Iterator<Item = (Event<'t>, Span)>> NodeReader<'t, I> {
                     }
                 });
             }
+            // Before its value is read: items of that have dashes too.
+            let dash = match style {
+                StructureStyle::Block => self.dashes.next().unwrap_or(start),
+                StructureStyle::Flow => start,
+            };
             let value = self.node(depth + 1)?;
-            let dash = self.dash_before(value.span.start);
             end = end.max(value.span.end).max(dash + 1);
             items.push(YamlItem { dash, value, state: PartState::Kept });
         }
@@ -196,24 +234,11 @@ impl<'t, I: Iterator<Item = (Event<'t>, Span)>> NodeReader<'t, I> {
                 return Err(self.fault(line, "a name stands twice in one mapping"));
             }
             let key_span = key.span;
+            let behind = self.text.get(key_span.end..).unwrap_or_default();
+            // After `?` its colon can be anywhere.
+            self.is_odd |= style == StructureStyle::Block
+                && !behind.trim_start_matches([' ', '\t']).starts_with(':');
             entries.push(YamlEntry { key: name, key_span, value, state: PartState::Kept });
-        }
-    }
-
-    /// The `-` of an item: before its value, or on an earlier line that has nothing after it.
-    fn dash_before(&self, value: usize) -> usize {
-        let mut end = value;
-        loop {
-            let start = start_of_line(self.text, end);
-            let line = self.text.get(start..end).unwrap_or_default();
-            let line = if line.trim_start().starts_with('#') { "" } else { line.trim_end() };
-            if line.ends_with('-') {
-                return start + line.len() - 1;
-            }
-            if start == 0 {
-                return value;
-            }
-            end = start - 1;
         }
     }
 
@@ -226,18 +251,34 @@ fn byte(offset: Option<usize>) -> usize {
     offset.unwrap_or_default()
 }
 
+/// The `-` of an item whose token is at `at`: the scanner has read over the white space and the
+/// comment behind it.
+fn dash_before(text: &str, at: usize) -> usize {
+    let line = start_of_line(text, at);
+    let behind = text.get(line..at).unwrap_or_default();
+    // Only white space and indicators can precede it on its line.
+    let before_comment = behind.split('#').next().unwrap_or_default();
+    before_comment.rfind('-').map_or(at, |dash| line + dash)
+}
+
 /// The first byte of the line that `at` is on.
 pub(super) fn start_of_line(text: &str, at: usize) -> usize {
     text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1)
 }
 
-/// Where a value ends, without trailing white space and line ends.
-pub(super) fn content_end(text: &str, span: &Range<usize>) -> usize {
-    let body = text.get(span.clone()).unwrap_or_default();
-    let header = body.lines().next().unwrap_or_default();
-    // Such a block keeps the empty lines after it.
-    if body.starts_with(['|', '>']) && header.contains('+') {
-        return span.end;
+/// Where a block scalar ends: before its last line end.
+fn block_end(text: &str, span: Range<usize>, value: &str) -> usize {
+    // The scanner has already read the indentation of what comes next.
+    let line = start_of_line(text, span.end);
+    let indent = text.get(line..span.end).unwrap_or_default();
+    let end = if indent.trim().is_empty() { line } else { span.end };
+    let body = text.get(span.start.min(end)..end).unwrap_or_default();
+    // White space at its end is part of it (`|+`), or not.
+    let last = value.strip_suffix('\n').unwrap_or(value);
+    let is_kept = last.is_empty() || last.ends_with(['\n', ' ', '\t']);
+    let end = if is_kept { end } else { end - (body.len() - body.trim_end().len()) };
+    match text.get(..end).is_some_and(|before| before.ends_with('\n')) {
+        true => end - 1,
+        false => end,
     }
-    span.start + body.trim_end().len()
 }

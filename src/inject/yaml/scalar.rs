@@ -57,14 +57,17 @@ pub(super) fn quoted(text: &str) -> String {
         && meaning(text) == text;
     match is_plain {
         true => text.to_owned(),
-        // JSON's strings are YAML's, except for two line ends that JSON leaves as they are.
-        false => Value::from(text)
-            .to_string()
-            .replace('\u{2028}', "\\u2028")
-            .replace('\u{2029}', "\\u2029")
-            .replace('\u{85}', "\\u0085")
-            .replace('\u{feff}', "\\ufeff"),
+        false => escaped(&Value::from(text).to_string()),
     }
+}
+
+/// JSON's strings are YAML's, except for the byte order mark and line ends of YAML 1.1 that JSON
+/// leaves as they are.
+pub(super) fn escaped(json: &str) -> String {
+    json.replace('\u{2028}', "\\u2028")
+        .replace('\u{2029}', "\\u2029")
+        .replace('\u{85}', "\\u0085")
+        .replace('\u{feff}', "\\ufeff")
 }
 
 /// Whether a text of several lines can be written as a block.

@@ -1,5 +1,8 @@
 //! What stays as written, and what a change looks like.
 
+mod generated;
+mod page;
+
 use serde_json::{Value, json};
 
 use super::{YamlDocument, split};
@@ -21,7 +24,7 @@ fn remove(path: &str) -> PatchOperation {
 fn changed(text: &str, patch: &[PatchOperation]) -> String {
     let mut document = YamlDocument::parse(text, 1).unwrap();
     document.apply("", patch);
-    let written = document.written();
+    let written = document.written().unwrap();
     let again = YamlDocument::parse(&written, 1).unwrap_or_else(|e| panic!("{e}\n{written}"));
     assert_eq!(again.value, document.value, "{written}");
     written
@@ -113,6 +116,13 @@ fn blocks_keep_their_lines() {
     let got = changed(text, &[set("/d", json!("g")), add("/h", json!(1))]);
     assert_eq!(got, "a: |\n  ---\n  x: y\n\nb: |+\n  c\n\nd: g\nh: 1\n");
     assert_eq!(split(text).len(), 1);
+    // Empty lines that are kept, or not, at the end.
+    for (header, want) in [("|+", "  c\n\n\ne: 1\n# d\n"), ("|", "  c\ne: 1\n\n\n# d\n")] {
+        let got = changed(&format!("a: {header}\n  c\n\n\n# d\n"), &[add("/e", json!(1))]);
+        assert_eq!(got, format!("a: {header}\n{want}"));
+    }
+    let got = changed("a:\n  b: |+\n    c\n  d: 1\n\n# e\n", &[remove("/a/d")]);
+    assert_eq!(got, "a:\n  b: |+\n    c\n# e\n");
 }
 
 #[test]
@@ -134,7 +144,7 @@ fn anchors_and_merges_are_resolved() {
     assert_eq!(value, want);
     assert!(got.starts_with("# head\n"), "{got}");
     // Nothing changes, so nothing is rewritten.
-    assert_eq!(YamlDocument::parse(text, 1).unwrap().written(), text);
+    assert_eq!(YamlDocument::parse(text, 1).unwrap().written().unwrap(), text);
 }
 
 #[test]
@@ -154,6 +164,12 @@ fn a_stream_is_its_documents() {
         ("a: b\n---\n# only\n---\n", 3),
         ("a: b\n--- # x\nc: d\n---e: f\n", 2),
         ("a: |\n  ---\n  b\n...\n---\r\nc: d\r\n", 2),
+        ("a: b\n...\nc: d\n", 2),
+        ("a: b\r\n... # end\r\n# head\r\nc: d\r\n", 2),
+        ("a: b\n...\n%YAML 1.2\n---\nc: d\n", 2),
+        ("a: b\n...\n...\n# only\n\n", 1),
+        ("...\na: b\n...x: y\n", 2),
+        ("a: |\n  ...\n  b\n....: c\n", 1),
     ] {
         let documents = split(stream);
         assert_eq!(documents.len(), want, "{stream:?} {documents:?}");
@@ -161,6 +177,122 @@ fn a_stream_is_its_documents() {
         assert_eq!(whole, stream);
     }
     assert_eq!(split("a: b\n---\nc: d\n")[1].0, 2);
+    assert_eq!(split("a: b\n...\n# c\nd: e\n")[1], (3, "# c\nd: e\n"));
+}
+
+/// Whatever `split` overlooks, no document hides behind another.
+#[test]
+fn a_second_document_is_refused() {
+    for text in ["a: b\r---\rc: d\r", "a: b\n...\nc: d\n", "--- a\n--- b\n"] {
+        let fault = YamlDocument::parse(text, 1).unwrap_err().to_string();
+        assert!(fault.contains("a second document begins here\nhint: "), "{text:?} {fault}");
+    }
+}
+
+/// Something over several lines in flow style goes as a whole, and only it.
+#[test]
+fn flow_over_several_lines_is_written_anew() {
+    let port = json!({"name": "http", "containerPort": 8080});
+    let want = "a: b\nports:\n  - name: http\n    containerPort: 8080\n  - 1\n# next\nc: d\n";
+    for flow in [
+        "[\n  {name: http, containerPort: 8080}\n]\n",
+        "[ {name: http,\n          containerPort: 8080 } ] # tail\n",
+        "[ # {\n  { name: http, # ] }\n\n \"containerPort\" : 8080,\n },\n# ]\n   ]  # tail\n",
+        "\n  [{name: 'http',\n  containerPort: 8080}]\n",
+    ] {
+        let text = format!("a: b\nports: {flow}# next\nc: d\n");
+        assert_eq!(changed(&text, &[add("/ports/-", json!(1))]), want, "{text}");
+    }
+    let text = "spec:\n- {name: c0, image: \"x\n  y\",\n   ports: [{name: http,\n     containerPort: 8080}]}\n# end\n";
+    let want = "spec:\n- name: c0\n  image: \"x y\"\n  ports:\n    - name: http\n      containerPort: 8080\n  z: 1\n# end\n";
+    assert_eq!(changed(text, &[add("/spec/0/z", json!(1))]), want);
+    let text = "metadata: {\n\"name\": \"p\",\n\"labels\": {\n app: web\n}}\nspec: 1\n";
+    let want = "metadata:\n  name: p\n  labels:\n    app: web\n    http: \n      name: http\n      containerPort: 8080\nspec: 1\n";
+    assert_eq!(changed(text, &[add("/metadata/labels/http", port)]), want.replace(": \n", ":\n"));
+}
+
+/// An item begins at its `-`, whatever follows that.
+#[test]
+fn comments_after_a_dash_stay_with_its_item() {
+    let text = "c:\n  - # the app - x\n    name: c1\n  -   # its\n\n    # port\n    - 1\n  - - # y\n      z\n";
+    let first = changed(text, &[add("/c/0", json!({"name": "x"}))]);
+    assert_eq!(first, text.replace("  - # the", "  - name: x\n  - # the"));
+    let last = changed(text, &[add("/c/1/-", json!(2)), add("/c/2/0", json!(3))]);
+    let want = text.replace("    - 1\n", "    - 1\n    - 2\n");
+    assert_eq!(last, want.replace("  - - # y\n", "  - \n    - 3\n    - # y\n"));
+    let gone = changed(text, &[remove("/c/0"), remove("/c/0/0")]);
+    assert_eq!(gone, "c:\n  - []\n  - - # y\n      z\n");
+}
+
+/// A text block takes in what is indented as deep as it is.
+#[test]
+fn comments_behind_a_new_text_block_are_not_in_it() {
+    let text = "a: x # why\n        # deep\n    \n# c\nb: y\n      # end\n          \n";
+    let patch = [set("/a", json!("1\n2\n")), add("/c", json!("3\n4\n"))];
+    assert_eq!(
+        changed(text, &patch),
+        "a: | # why\n  1\n  2\n# deep\n\n# c\nb: y\n      # end\nc: |\n  3\n  4\n\n"
+    );
+}
+
+/// What is odd is rewritten, but neither its beginning, nor its end, nor the comments after it.
+#[test]
+fn odd_documents_keep_their_edges() {
+    let text = "# head\n--- &x\na: &y 1\n? b # c: d\n: *y\n# tail\n... # end\n";
+    let got = changed(text, &[add("/c", json!(2))]);
+    assert_eq!(got, "# head\n--- &x\na: 1\nb: 1\nc: 2\n# tail\n... # end\n");
+    let text = "? a # x: y\n: b\nc: d\n";
+    assert_eq!(changed(text, &[set("/a", json!("e"))]), "a: e\nc: d\n");
+}
+
+/// Aliases of aliases multiply.
+#[test]
+fn aliases_have_a_bound() {
+    let chain = |levels: usize, width: usize| {
+        let mut text = "a0: &a0 [x]\n".to_owned();
+        for level in 1..=levels {
+            let below = vec![format!("*a{}", level - 1); width].join(", ");
+            text.push_str(&format!("a{level}: &a{level} [{below}]\n"));
+        }
+        text
+    };
+    assert!(YamlDocument::parse(&chain(4, 10), 1).is_ok());
+    for text in [
+        chain(8, 10),
+        chain(60, 2),
+        format!("- &a {}\n{}", "x".repeat(1 << 20), "- *a\n".repeat(40)),
+    ] {
+        let fault = YamlDocument::parse(&text, 7).unwrap_err();
+        assert!(fault.line > 7, "{fault}");
+        let told = fault.to_string();
+        assert!(
+            told.contains("aliases stand for more than 300000 values or 32 MiB of text\nhint: "),
+            "{told}"
+        );
+    }
+    // A template that a hundred objects use.
+    let template = (0..500).map(|at| format!("  k{at}: {at}\n")).collect::<String>();
+    let text = format!("t: &t\n{template}items:\n{}", "- *t\n".repeat(100));
+    assert_eq!(YamlDocument::parse(&text, 1).unwrap().value["items"][99]["k499"], 499);
+    let deep = (1..60).fold("a0: &a0 [[[[[x]]]]]\n".to_owned(), |text, at| {
+        text + &format!("a{at}: &a{at} [[[[[*a{}]]]]]\n", at - 1)
+    });
+    let fault = YamlDocument::parse(&deep, 1).unwrap_err();
+    assert!(fault.why.contains("nested too deep"), "{fault}");
+}
+
+/// The last line of defence: a wrong text is no text.
+#[test]
+fn a_text_that_means_something_else_is_not_written() {
+    let mut document = YamlDocument::parse("a: b\nc: d\n", 3).unwrap();
+    document.apply("", &[set("/a", json!("e"))]);
+    assert_eq!(document.written().unwrap(), "a: e\nc: d\n");
+    document.value = json!({"a": "other", "c": "d"});
+    let told = document.written().unwrap_err().to_string();
+    assert!(
+        told.starts_with("internal error: the document at line 3 cannot be written: "),
+        "{told}"
+    );
 }
 
 #[test]
@@ -196,7 +328,7 @@ fn texts_mean_themselves() {
         "", " ", "a", "true", "no", "y", "1", "0x1", "~", "-", "a: b", "#", "a #b", "*a", "&a",
         "!a", "é", "\u{85}", "\u{2028}", "\t", "a\nb", "a\nb\n", "\n", " a\n", "a\r\nb\n", "'",
         "\"", "\\", "{", "[", "%", "@", "`", "null", "1e3", ".5", "=", "<<", "\u{feff}",
-        "a\n\nb\n", "a  \nb\n",
+        "a\n\nb\n", "a  \nb\n", "a\n  \n", "a\n\n\n", "#\n",
     ] {
         let got = changed("a: b\n", &[set("/a", json!(text))]);
         assert_eq!(YamlDocument::parse(&got, 1).unwrap().value["a"], json!(text), "{got:?}");

@@ -5,8 +5,8 @@ use std::ops::Range;
 use serde_json::Value;
 
 use super::edit::FRESH;
-use super::parse::{content_end, start_of_line};
-use super::scalar::{is_block, quoted};
+use super::parse::start_of_line;
+use super::scalar::{escaped, is_block, quoted};
 use super::{NodeKind, PartState, YamlNode};
 
 /// The text of a document in which something has changed.
@@ -15,7 +15,7 @@ pub(super) fn document(root: &YamlNode, text: &str, line_end: &str) -> String {
     let body = match first.starts_with(['{', '[']) {
         true => json(root, text),
         false => {
-            let mut writer = NodeWriter { text, out: String::new() };
+            let mut writer = NodeWriter::new(text);
             writer.whole(root);
             writer.out
         }
@@ -32,12 +32,14 @@ fn json(root: &YamlNode, text: &str) -> String {
     let before = text.get(..root.span.start).unwrap_or_default();
     let after = text.get(root.span.end..).unwrap_or_default();
     let value = serde_json::to_string_pretty(&root.value()).unwrap_or_default();
-    format!("{before}{value}{after}")
+    format!("{before}{}{after}", escaped(&value))
 }
 
 struct NodeWriter<'t> {
     text: &'t str,
     out: String,
+    /// The column of the text block that `out` ends with.
+    open_block: Option<usize>,
 }
 
 /// One part of a list or mapping that may be copied.
@@ -45,12 +47,14 @@ struct WrittenPart<'n> {
     /// From the first byte that is its own: the beginning of a line, if nothing else precedes it
     /// there.
     start: usize,
+    /// Its `-`, or the first byte of its name.
+    head: usize,
     /// After its `-`, or its name and colon.
     head_end: usize,
     value: &'n YamlNode,
     state: PartState,
-    /// `-`, or the name and a colon.
-    head: String,
+    /// `-`, or the name and a colon, for a new one.
+    head_text: String,
     place: FreshPlace,
 }
 
@@ -65,36 +69,56 @@ enum FreshPlace {
 
 // === impl NodeWriter ===
 
-impl NodeWriter<'_> {
+impl<'t> NodeWriter<'t> {
+    fn new(text: &'t str) -> Self {
+        Self { text, out: String::new(), open_block: None }
+    }
+
     fn whole(&mut self, root: &YamlNode) {
         let end = self.text.len();
         match &root.kind {
-            NodeKind::Fresh(value) => {
-                self.copy(0..root.span.start);
-                self.fresh_body(value, 0);
-                self.end_line();
-            }
-            NodeKind::Map { column: FRESH, .. } | NodeKind::List { column: FRESH, .. } => {
-                self.copy(0..start_of_line(self.text, root.span.start));
-                self.fresh_body(&root.value(), 0);
-                self.end_line();
-            }
             NodeKind::Written(_) => self.copy(0..end),
-            _ => {
+            _ if has_own_parts(root) => {
                 self.copy(0..self.own_start(root.span.start));
                 self.parts(root, end);
+            }
+            _ => {
+                self.copy(0..self.own_start(root.span.start));
+                self.end_line();
+                self.fresh_body(&root.value(), 0);
+                self.end_line();
+                self.copy(self.line_behind(root.span.end, end)..end);
             }
         }
     }
 
     fn copy(&mut self, range: Range<usize>) {
-        self.out.push_str(self.text.get(range).unwrap_or_default());
+        let mut text = self.text.get(range).unwrap_or_default();
+        // Comments and white space behind a new text block must not become part of it.
+        while let (Some(column), Some(line)) = (self.open_block, text.split_inclusive('\n').next())
+        {
+            let content = line.trim_start_matches([' ', '\t']);
+            let is_blank = content.trim().is_empty();
+            if is_blank || content.starts_with('#') && line.len() - content.len() >= column {
+                self.indent(if is_blank { 0 } else { column.saturating_sub(2) });
+                self.out.push_str(content);
+                text = text.get(line.len()..).unwrap_or_default();
+            } else {
+                self.open_block = None;
+            }
+        }
+        self.out.push_str(text);
     }
 
     fn end_line(&mut self) {
         if !self.out.is_empty() && !self.out.ends_with('\n') {
             self.out.push('\n');
         }
+    }
+
+    /// Whether something is on the last line.
+    fn is_line_open(&self) -> bool {
+        !self.out.is_empty() && !self.out.ends_with('\n')
     }
 
     /// The start of the line, if only white space precedes `at`.
@@ -110,66 +134,84 @@ impl NodeWriter<'_> {
         rest.find('\n').map_or(bound, |newline| at + newline + 1)
     }
 
+    /// The position after comments at `from` that are indented deeper than a block: they belong to
+    /// its last part.
+    fn behind_comments(&self, from: usize, end: usize, column: usize) -> usize {
+        let (mut at, mut behind) = (from, from);
+        for line in self.text.get(from..end).unwrap_or_default().split_inclusive('\n') {
+            at += line.len();
+            let content = line.trim_start();
+            if content.starts_with('#') && line.len() - content.len() > column {
+                behind = at;
+            } else if !content.is_empty() {
+                break;
+            }
+        }
+        behind
+    }
+
     /// The parts of a block, up to `end`: what follows the last one (comments) is copied too.
     fn parts(&mut self, node: &YamlNode, end: usize) {
         let (column, parts) = self.parts_of(node);
         let written: Vec<_> = parts.iter().filter(|p| p.state != PartState::New).collect();
+        let last = written.iter().map(|part| self.content_of(part)).max();
+        // What is new at the end comes before comments that belong to the next block, not to this
+        // one.
+        let own_end = match (parts.last(), last) {
+            (Some(WrittenPart { state: PartState::New, .. }), Some(last)) => {
+                self.behind_comments(self.line_behind(last, end), end, column)
+            }
+            _ => end,
+        };
         let region_of = |part: &WrittenPart<'_>| {
             let next = written.iter().find(|other| other.start > part.start);
-            part.start..next.map_or(end, |next| next.start)
+            part.start..next.map_or(own_end, |next| next.start)
         };
-        let last_content = written.iter().map(|p| self.content_of(p)).max();
-        let mut strips = false;
-        let mut tail = None;
-        for part in &parts {
+        for (at, part) in parts.iter().enumerate() {
             match part.state {
                 PartState::New => {
-                    // Before comments that belong to the next block, not to this one.
-                    if let (None, Some(content)) = (&tail, last_content) {
-                        let is_behind_all = parts
-                            .iter()
-                            .rev()
-                            .take_while(|other| other.state == PartState::New)
-                            .any(|other| std::ptr::eq(other, part));
-                        if is_behind_all {
-                            let from = self.line_behind(content, end);
-                            let keep = end.saturating_sub(from);
-                            let cut = self.out.len().saturating_sub(keep);
-                            let copied = self.text.get(from..end).unwrap_or_default();
-                            if self.out.ends_with(copied) {
-                                self.out.truncate(cut);
-                                tail = Some(copied.to_owned());
-                            }
-                        }
-                    }
                     self.end_line();
                     self.indent(column);
-                    self.out.push_str(&part.head);
+                    self.out.push_str(&part.head_text);
                     self.fresh_value(&part.value.value(), column, part.place);
                 }
                 PartState::Removed => {
                     let region = region_of(part);
-                    let is_inline = self.own_start(region.start) == region.start
-                        && start_of_line(self.text, region.start) != region.start;
-                    strips |= is_inline;
                     let from = self.line_behind(self.content_of(part), region.end);
-                    if !strips {
+                    let mut from = self.behind_comments(from, region.end, column);
+                    let mut earlier = parts.iter().take(at).rev();
+                    let last = earlier.find(|other| other.state != PartState::Removed);
+                    // A text block that keeps empty lines at its end would take these too.
+                    if last.is_some_and(|last| ends_with_lines(last.value)) {
+                        let rest = self.text.get(from..region.end).unwrap_or_default();
+                        let lines = rest.split_inclusive('\n');
+                        let empty = lines.take_while(|line| line.trim().is_empty());
+                        from += empty.map(str::len).sum::<usize>();
+                    }
+                    let mut later = parts.iter().skip(at + 1);
+                    let next = later.find(|other| other.state != PartState::Removed);
+                    // After a `-` the next one takes its place, without the comments between them.
+                    let is_taken = next.is_some_and(|next| next.state == PartState::Kept);
+                    if !(self.is_line_open() && is_taken) {
+                        self.end_line();
                         self.copy(from..region.end);
                     }
                 }
                 PartState::Kept => {
                     let mut region = region_of(part);
-                    if strips {
-                        region.start += column.min(region.len());
-                        strips = false;
+                    let is_inline = start_of_line(self.text, region.start) != region.start;
+                    match (is_inline, self.is_line_open()) {
+                        (true, false) => self.indent(column),
+                        (false, true) => region.start = part.head,
+                        _ => {}
                     }
                     self.kept(part, region, column);
                 }
             }
         }
-        if let Some(tail) = tail {
+        if own_end < end {
             self.end_line();
-            self.out.push_str(&tail);
+            self.copy(own_end..end);
         }
     }
 
@@ -178,32 +220,24 @@ impl NodeWriter<'_> {
         if !value.is_changed() {
             return self.copy(region);
         }
-        match &value.kind {
-            NodeKind::Map { column: below, entries } if *below != FRESH && !entries.is_empty() => {
-                let first = self.own_start(value.span.start);
-                self.copy(region.start..first);
-                self.parts(value, region.end);
-            }
-            NodeKind::List { column: below, items } if *below != FRESH && !items.is_empty() => {
-                let first = self.own_start(value.span.start);
-                self.copy(region.start..first);
-                self.parts(value, region.end);
-            }
-            _ => {
-                self.copy(region.start..part.head_end);
-                let content = self.content_of(part).max(part.head_end);
-                self.fresh_value(&value.value(), column, part.place);
-                // A comment on the same line, if the new value takes one line too.
-                let rest = self.line_behind(content, region.end);
-                let beside = self.text.get(content..rest).unwrap_or_default();
-                let is_line = !matches!(value.value(), Value::Array(_) | Value::Object(_));
-                if is_line && self.out.ends_with('\n') && !beside.trim().is_empty() {
-                    self.out.pop();
-                    self.out.push_str(beside);
-                }
-                self.copy(rest..region.end);
-            }
+        if has_own_parts(value) {
+            let first = self.own_start(value.span.start);
+            self.copy(region.start..first);
+            return self.parts(value, region.end);
         }
+        self.copy(region.start..part.head_end);
+        let content = self.content_of(part).max(part.head_end);
+        let head = self.out.len();
+        self.fresh_value(&value.value(), column, part.place);
+        // A comment on the same line, if the new value is a scalar too.
+        let rest = self.line_behind(content, region.end);
+        let beside = self.text.get(content..rest).unwrap_or_default().trim_end();
+        let is_scalar = !matches!(value.value(), Value::Array(_) | Value::Object(_));
+        if is_scalar && beside.trim_start().starts_with('#') {
+            let line = self.out.get(head..).and_then(|fresh| fresh.find('\n'));
+            self.out.insert_str(line.map_or(self.out.len(), |line| head + line), beside);
+        }
+        self.copy(rest..region.end);
     }
 
     fn parts_of<'n>(&self, node: &'n YamlNode) -> (usize, Vec<WrittenPart<'n>>) {
@@ -214,10 +248,11 @@ impl NodeWriter<'_> {
                     let colon = rest.find(':').map_or(0, |at| at + 1);
                     WrittenPart {
                         start: self.own_start(entry.key_span.start),
+                        head: entry.key_span.start,
                         head_end: entry.key_span.end + colon,
                         value: &entry.value,
                         state: entry.state,
-                        head: format!("{}:", quoted(&entry.key)),
+                        head_text: format!("{}:", quoted(&entry.key)),
                         place: FreshPlace::Member,
                     }
                 });
@@ -226,10 +261,11 @@ impl NodeWriter<'_> {
             NodeKind::List { column, items } => {
                 let parts = items.iter().map(|item| WrittenPart {
                     start: self.own_start(item.dash),
+                    head: item.dash,
                     head_end: item.dash + 1,
                     value: &item.value,
                     state: item.state,
-                    head: "-".to_owned(),
+                    head_text: "-".to_owned(),
                     place: FreshPlace::Item,
                 });
                 (*column, parts.collect())
@@ -244,21 +280,20 @@ impl NodeWriter<'_> {
     }
 
     fn last_of(&self, node: &YamlNode) -> usize {
-        match &node.kind {
+        let is_written = |state: &PartState| *state != PartState::New;
+        let last = match &node.kind {
             NodeKind::Map { entries, .. } => {
-                let kept = entries.iter().filter(|entry| entry.state != PartState::New);
-                kept.map(|e| self.last_of(&e.value).max(e.key_span.end))
-                    .max()
-                    .unwrap_or(node.span.start)
+                let written = entries.iter().filter(|entry| is_written(&entry.state));
+                written.map(|e| self.last_of(&e.value).max(e.key_span.end)).max()
             }
             NodeKind::List { items, .. } => {
-                let kept = items.iter().filter(|item| item.state != PartState::New);
-                kept.map(|i| self.last_of(&i.value).max(i.dash + 1))
-                    .max()
-                    .unwrap_or(node.span.start)
+                let written = items.iter().filter(|item| is_written(&item.state));
+                written.map(|i| self.last_of(&i.value).max(i.dash + 1)).max()
             }
-            NodeKind::Fresh(_) | NodeKind::Written(_) => content_end(self.text, &node.span),
-        }
+            NodeKind::Fresh(_) | NodeKind::Written(_) => None,
+        };
+        // What was loosened has only new parts: all of its old text goes.
+        last.unwrap_or(node.span.end)
     }
 
     fn indent(&mut self, column: usize) {
@@ -267,6 +302,7 @@ impl NodeWriter<'_> {
 
     /// A value after its head, including the line end.
     fn fresh_value(&mut self, value: &Value, column: usize, place: FreshPlace) {
+        self.open_block = None;
         match value {
             Value::Array(items) if items.is_empty() => self.out.push_str(" []\n"),
             Value::Object(members) if members.is_empty() => self.out.push_str(" {}\n"),
@@ -295,6 +331,7 @@ impl NodeWriter<'_> {
                     self.out.push_str(line);
                     self.out.push('\n');
                 }
+                self.open_block = Some(column + 2);
             }
             Value::String(text) => {
                 self.out.push(' ');
@@ -317,7 +354,7 @@ impl NodeWriter<'_> {
                     self.fresh_value(item, column, FreshPlace::Item);
                 }
             }
-            Value::Object(members) => {
+            Value::Object(members) if !members.is_empty() => {
                 // What people look for first.
                 let leads = ["apiVersion", "kind", "metadata", "name", "image"];
                 let first = leads.iter().filter_map(|name| members.get_key_value(*name));
@@ -337,9 +374,38 @@ impl NodeWriter<'_> {
     }
 }
 
+/// Whether parts of it stay where they are in the text.
+fn has_own_parts(node: &YamlNode) -> bool {
+    match &node.kind {
+        NodeKind::Map { column, entries } => {
+            *column != FRESH && entries.iter().any(|entry| entry.state != PartState::Removed)
+        }
+        NodeKind::List { column, items } => {
+            *column != FRESH && items.iter().any(|item| item.state != PartState::Removed)
+        }
+        NodeKind::Fresh(_) | NodeKind::Written(_) => false,
+    }
+}
+
+/// Whether it ends with a text that may be a block with `|+`, as far as its value says.
+fn ends_with_lines(node: &YamlNode) -> bool {
+    match &node.kind {
+        NodeKind::Map { entries, .. } => {
+            let mut written = entries.iter().rev().filter(|e| e.state != PartState::Removed);
+            written.next().is_some_and(|entry| ends_with_lines(&entry.value))
+        }
+        NodeKind::List { items, .. } => {
+            let mut written = items.iter().rev().filter(|i| i.state != PartState::Removed);
+            written.next().is_some_and(|item| ends_with_lines(&item.value))
+        }
+        NodeKind::Written(Value::String(text)) => text.is_empty() || text.ends_with('\n'),
+        NodeKind::Fresh(_) | NodeKind::Written(_) => false,
+    }
+}
+
 /// A value as a document of its own.
 pub(in crate::inject) fn fresh_document(value: &Value) -> String {
-    let mut writer = NodeWriter { text: "", out: String::new() };
+    let mut writer = NodeWriter::new("");
     writer.fresh_body(value, 0);
     writer.out
 }

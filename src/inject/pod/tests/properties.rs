@@ -181,11 +181,20 @@ fn settings() -> impl Strategy<Value = InjectorSettings> {
 
 /// Names of ports with the containers that have them.
 fn port_names(pod: &Value) -> Vec<(String, String)> {
+    names_where(pod, |_| true)
+}
+
+fn tcp_names(pod: &Value) -> Vec<(String, String)> {
+    names_where(pod, |port| port.get("protocol").is_none_or(|protocol| protocol == "TCP"))
+}
+
+fn names_where(pod: &Value, holds: impl Fn(&Value) -> bool) -> Vec<(String, String)> {
     all(pod)
         .flat_map(|container| {
             let name = container["name"].as_str().unwrap().to_owned();
             let ports = container["ports"].as_array().cloned().unwrap_or_default();
-            ports.into_iter().filter_map(move |port| {
+            let wanted: Vec<_> = ports.into_iter().filter(&holds).collect();
+            wanted.into_iter().filter_map(move |port| {
                 Some((name.clone(), port.get("name")?.as_str()?.to_owned()))
             })
         })
@@ -244,8 +253,9 @@ proptest! {
         for (_, name) in &names {
             prop_assert!(is_port_name(name), "{}", name);
         }
-        for (_, name) in names.iter().filter(|(container, _)| container == "keygate") {
-            let holders: Vec<_> = names.iter().filter(|(_, n)| n == name).collect();
+        let on_tcp = tcp_names(&after);
+        for (_, name) in on_tcp.iter().filter(|(container, _)| container == "keygate") {
+            let holders: Vec<_> = on_tcp.iter().filter(|(_, n)| n == name).collect();
             prop_assert_eq!(holders.len(), 1, "{:?}", holders);
         }
         let doubled = |names: &[(String, String)]| {

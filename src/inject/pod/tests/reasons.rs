@@ -8,7 +8,7 @@ use super::{annotated, denied, injected, web};
 use crate::inject::pod::annotations::{AnnotationName, LabelName};
 use crate::inject::pod::outcome::{DenialReason, InjectOutcome, SkipReason};
 use crate::inject::pod::settings::{InjectorSettings, Steering};
-use crate::inject::pod::{InjectContext, inject};
+use crate::inject::pod::{InjectContext, inject, inject_by_own_labels};
 
 /// A pod for each skip, and the settings under which it is skipped.
 fn skipped() -> Vec<(SkipReason, Value, InjectorSettings)> {
@@ -60,7 +60,10 @@ fn skipped() -> Vec<(SkipReason, Value, InjectorSettings)> {
         (SkipReason::NoUpstreamPort, ports(json!(null)), default()),
         (
             SkipReason::OtherRevision,
-            with(|pod| pod["metadata"]["labels"] = json!({"keygate.dev/rev": "canary"})),
+            with(|pod| {
+                pod["metadata"]["labels"] =
+                    json!({"keygate.dev/inject": "true", "keygate.dev/rev": "canary"});
+            }),
             default(),
         ),
         (
@@ -107,11 +110,12 @@ fn skipped() -> Vec<(SkipReason, Value, InjectorSettings)> {
 fn every_skip_has_its_word() {
     let mut seen = BTreeSet::new();
     for (reason, pod, settings) in skipped() {
-        let outcome = inject(&pod, &InjectContext::default(), &settings);
+        let outcome = inject_by_own_labels(&pod, &InjectContext::default(), &settings);
         assert_eq!(outcome, InjectOutcome::Skip(reason), "{pod}");
         seen.insert(reason);
         // Where the namespace demands the sidecar, no pod gets in without it.
-        let required = inject(&pod, &InjectContext { is_required: true }, &settings);
+        let required = InjectContext { is_required: true };
+        let required = inject_by_own_labels(&pod, &required, &settings);
         match required {
             InjectOutcome::Deny(denial) => {
                 assert_eq!(denial.reason, DenialReason::Required);
@@ -124,6 +128,70 @@ fn every_skip_has_its_word() {
         }
     }
     assert_eq!(seen, SkipReason::ALL.into_iter().collect());
+}
+
+/// Whom the API server asks is decided by the webhooks' selectors (tests/it/chart/selectors.rs): where a
+/// namespace asks, a pod's own `keygate.dev/rev` must not keep the sidecar out.
+#[test]
+fn a_revision_counts_where_the_asking_label_is() {
+    let mut pod = web();
+    for labels in [
+        json!({"keygate.dev/rev": "canary"}),
+        json!({"keygate.dev/rev": "canary", "keygate.dev/inject": "true"}),
+    ] {
+        pod["metadata"]["labels"] = labels;
+        injected(&pod, &InjectorSettings::default());
+    }
+    // Nobody has chosen, and the pod itself asks another one.
+    let by_labels = |pod: &Value| {
+        inject_by_own_labels(pod, &InjectContext::default(), &InjectorSettings::default())
+    };
+    assert_eq!(by_labels(&pod), InjectOutcome::Skip(SkipReason::OtherRevision));
+    pod["metadata"]["labels"] = json!({"keygate.dev/rev": "canary"});
+    assert!(matches!(by_labels(&pod), InjectOutcome::Patch(_)));
+}
+
+/// A pod that would restart for ever is refused, with the name of what has to change.
+#[test]
+fn what_the_sidecar_would_not_start_with_is_denied() {
+    let config = format!("{}[[routes]]\npath = \"/healthz\"\n", InjectorSettings::default().config);
+    let settings = InjectorSettings { config, ..Default::default() };
+    let deny = |pod: &Value, settings: &InjectorSettings| match inject(
+        pod,
+        &InjectContext::default(),
+        settings,
+    ) {
+        InjectOutcome::Deny(denial) => denial.message,
+        other => panic!("{other:?}"),
+    };
+    let skips = annotated("keygate.dev/skip-paths", "/healthz");
+    let said = deny(&skips, &settings);
+    assert!(
+        said.starts_with("annotation keygate.dev/skip-paths: ") && said.contains("\nhint: "),
+        "{said}"
+    );
+    injected(&annotated("keygate.dev/skip-paths", "/other"), &settings);
+    let takeover = InjectorSettings { steering: Steering::Takeover, ..Default::default() };
+    let mut pod = annotated("keygate.dev/upstream-port-env", "PORT");
+    for probe in [
+        json!({"grpc": {"port": 8080, "service": "a b"}}),
+        json!({"httpGet": {"port": 8080, "httpHeaders": [{"name": "X-A", "value": "a\nb"}]}}),
+    ] {
+        pod["spec"]["containers"][0]["readinessProbe"] = probe;
+        let said = deny(&pod, &takeover);
+        assert!(said.starts_with("container app: readinessProbe: "), "{said}");
+        injected(&pod, &InjectorSettings::default());
+    }
+}
+
+/// A name of operators' ports is no client's, however many there are.
+#[test]
+fn a_single_port_for_operators_is_not_several() {
+    let mut pod = web();
+    pod["spec"]["containers"][0]["ports"] = json!([{"name": "admin", "containerPort": 9000}]);
+    let outcome = inject(&pod, &InjectContext::default(), &InjectorSettings::default());
+    assert_eq!(outcome, InjectOutcome::Skip(SkipReason::NoUpstreamPort));
+    assert!(SkipReason::NoUpstreamPort.advice().contains("names such as admin"));
 }
 
 /// Ways around the sidecar that the pod itself opens are reported, and refused where all requests

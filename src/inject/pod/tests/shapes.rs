@@ -156,6 +156,101 @@ fn takeover_binds_the_apps_number() {
     assert_eq!(undone(&after), pod);
 }
 
+/// What the sidecar cannot send is left out, and what cannot be led to the app is reported.
+#[test]
+fn takeover_reports_what_it_cannot_carry_over() {
+    let mut pod = annotated("keygate.dev/upstream-port-env", "PORT");
+    let app = &mut pod["spec"]["containers"][0];
+    app["livenessProbe"] = json!({"httpGet": {"port": 8080, "httpHeaders": [
+        {"name": "Connection", "value": "close"}, {"name": "X-A", "value": "1"},
+        {"name": "content-length", "value": "0"}, {"name": "Transfer-Encoding", "value": "x"},
+        {"name": "Upgrade", "value": "x"},
+    ]}});
+    app["readinessProbe"] =
+        json!({"exec": {"command": ["curl", "-f", "http://127.0.0.1:8080/ready"]}});
+    app["startupProbe"] = json!({"exec": {"command": ["test", "18080"]}});
+    app["lifecycle"] =
+        json!({"preStop": {"exec": {"command": ["sh", "-c", "nc -z localhost 8080"]}}});
+    let (injection, after) = injected(&pod, &with(Steering::Takeover));
+    let passages = &config_of(&after)["admin"]["probes"][0];
+    assert_eq!(passages["headers"].as_array().unwrap().len(), 1, "{passages}");
+    let told = injection.warnings.join("\n");
+    for want in [
+        "its field Connection",
+        "its field content-length",
+        "its field Transfer-Encoding",
+        "its field Upgrade",
+        "readinessProbe.exec of container app mentions 8080",
+        "lifecycle.preStop.exec of container app mentions 8080",
+    ] {
+        assert!(told.contains(want), "{want}: {told}");
+    }
+    assert_eq!(injection.warnings.len(), 6, "{told}");
+    let (injection, _) = injected(&pod, &default());
+    assert!(!injection.warnings.join("\n").contains("mentions"), "{injection:?}");
+    assert_eq!(undone(&after), pod);
+}
+
+/// Ports of the node keep their addresses, each of them.
+#[test]
+fn takeover_carries_addresses_of_the_node_along() {
+    let mut pod = annotated("keygate.dev/upstream-port-env", "PORT");
+    pod["spec"]["containers"][0]["ports"] = json!([
+        {"name": "http", "containerPort": 8080, "hostPort": 8080, "hostIP": "127.0.0.1"},
+        {"containerPort": 8080, "hostPort": 8081, "hostIP": "10.0.0.1"},
+    ]);
+    let (_, after) = injected(&pod, &with(Steering::Takeover));
+    let ports = sidecar_of(&after)["ports"].as_array().unwrap();
+    let on_node: Vec<_> = ports.iter().filter(|port| port.get("hostPort").is_some()).collect();
+    let shown = |port: &Value| (port["hostPort"].clone(), port["hostIP"].clone());
+    assert_eq!(
+        on_node.into_iter().map(shown).collect::<Vec<_>>(),
+        [(json!(8080), json!("127.0.0.1")), (json!(8081), json!("10.0.0.1"))]
+    );
+    for port in after["spec"]["containers"][0]["ports"].as_array().unwrap() {
+        assert!(port.get("hostPort").is_none() && port.get("hostIP").is_none(), "{port}");
+    }
+    assert_eq!(undone(&after), pod);
+}
+
+/// A proxy of the app as a native sidecar is a front like any other; that of a mesh is none.
+#[test]
+fn a_native_sidecar_can_be_the_front() {
+    let with_init = |app: Value, front: Value| {
+        let mut pod = web();
+        pod["spec"]["containers"][0]["ports"] = app;
+        pod["spec"]["initContainers"] =
+            json!([{"name": "proxy", "restartPolicy": "Always", "ports": front}]);
+        pod
+    };
+    let http = json!([{"name": "http", "containerPort": 8080}]);
+    for app in [json!(null), json!([{"containerPort": 9000}])] {
+        let pod = with_init(app, http.clone());
+        let (injection, after) = injected(&pod, &default());
+        assert_eq!(injection.steered, "move http->15080");
+        let proxy = &after["spec"]["initContainers"][0];
+        assert_eq!(ports(proxy), named(&[("up-http", 8080)]));
+        assert_eq!(undone(&after), pod);
+    }
+    let mesh = json!([{"name": "linkerd-proxy", "containerPort": 4143}]);
+    let pod = with_init(json!([{"containerPort": 8080}]), mesh);
+    let upstream = config_of(&injected(&pod, &default()).1)["upstream"]["url"].clone();
+    assert_eq!(upstream.as_str(), Some("http://127.0.0.1:8080"));
+}
+
+/// A Service asks for a name and a protocol: a name on UDP is another port.
+#[test]
+fn names_on_udp_stay() {
+    let mut pod = web();
+    pod["spec"]["containers"].as_array_mut().unwrap().push(json!({
+        "name": "quic",
+        "ports": [{"name": "http", "containerPort": 8443, "protocol": "UDP"}]
+    }));
+    let (_, after) = injected(&pod, &default());
+    assert_eq!(ports(&after["spec"]["containers"][1]), named(&[("http", 8443)]));
+    assert_eq!(ports(&after["spec"]["containers"][0]), named(&[("up-http", 8080)]));
+}
+
 /// The kubelet calls hooks at the pod's address: an app that listens only on loopback would not
 /// hear them.
 #[test]
