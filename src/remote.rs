@@ -79,8 +79,7 @@ pub fn authorization(options: &UrlOptions) -> Result<Option<HeaderValue>, Remote
         (None, None) => return Ok(None),
     };
     let failed = failed(RemoteFilePurpose::Credential, path);
-    let bytes = read_secret(path).map_err(&failed)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| failed(invalid("it is no text")))?;
+    let text = credential_text(path)?;
     let credential = match scheme {
         "Basic " => Zeroizing::new(base64::prelude::BASE64_STANDARD.encode(text.trim())),
         _ => Zeroizing::new(text.trim().to_owned()),
@@ -89,6 +88,14 @@ pub fn authorization(options: &UrlOptions) -> Result<Option<HeaderValue>, Remote
         .map_err(|_| failed(invalid("it holds bytes that no header can have")))?;
     value.set_sensitive(true);
     Ok(Some(value))
+}
+
+/// The text of a file with a credential.
+pub fn credential_text(path: &Path) -> Result<Zeroizing<String>, RemoteFileError> {
+    let failed = failed(RemoteFilePurpose::Credential, path);
+    let bytes = read_secret(path).map_err(&failed)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| failed(invalid("it is no text")))?;
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 fn roots(path: &Path) -> Result<RootCerts, RemoteFileError> {

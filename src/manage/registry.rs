@@ -18,6 +18,7 @@ pub mod published;
 mod raw_limits;
 pub mod settings;
 pub mod toml;
+pub mod uid;
 pub mod words;
 
 use std::collections::{HashMap, HashSet};

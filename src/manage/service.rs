@@ -2,15 +2,18 @@
 //! The credential comes from a file or the environment, never from an argument. Imports remote,
 //! wording, the configuration's host and errors.
 
+mod credential;
+
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, DATE, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Method, Request};
+use http::{HeaderMap, HeaderName, Method, Request};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use self::credential::ServiceCredential;
 use super::error::{Error, Result};
 use crate::config::{FileAccess, Host as _, ThisHost, UrlOptions};
 use crate::core::address;
@@ -19,10 +22,11 @@ use crate::remote;
 use crate::wording::shell::{quoted, quoted_path};
 use crate::wording::visible::one_line;
 
-const SCHEME: &str = "Bearer ";
-
 /// Variable with the credential, if no file has it.
 const VARIABLE: &str = "KEYGATE_CREDENTIAL";
+
+/// Field with the public id of a pair, at every management service.
+pub const PUBLIC_ID_FIELD: HeaderName = HeaderName::from_static("keygate-public-id");
 
 /// Limit for a whole request; a change may wait 20 s for sidecars.
 const WHOLE: Duration = Duration::from_secs(60);
@@ -41,7 +45,8 @@ pub struct ServiceArgs {
     /// Management service that is asked, such as `https://keys.example.com`
     #[arg(long, global = true, value_name = "URL")]
     pub server: Option<String>,
-    /// File with the credential, mode 0600 [default: the variable KEYGATE_CREDENTIAL]
+    /// File with the credential, mode 0600; of a pair two lines, public id and secret [default:
+    /// the variable KEYGATE_CREDENTIAL]
     #[arg(long, global = true, value_name = "FILE")]
     pub credential_file: Option<PathBuf>,
     /// PEM file of who is believed to be the service [default: public authorities]
@@ -53,7 +58,7 @@ pub struct ServiceArgs {
 pub struct ServiceClient {
     agent: ureq::Agent,
     base: String,
-    authorization: HeaderValue,
+    credential: ServiceCredential,
 }
 
 /// An answer of any status. Its body may hold a new secret.
@@ -145,20 +150,26 @@ impl ServiceArgs {
             return Err(Error::argument("--server", "must be scheme, host, port and path alone"));
         }
         self.credential_file.as_deref().map_or(Ok(()), refuse_open)?;
-        let options = UrlOptions {
-            ca: self.server_ca.clone(),
-            bearer_file: self.credential_file.clone(),
-            ..UrlOptions::default()
-        };
+        let options = UrlOptions { ca: self.server_ca.clone(), ..UrlOptions::default() };
         let unusable = |e: remote::RemoteFileError| Error::Added {
             message: e.to_string(),
             exit: Exit::NoInput,
         };
-        let given = match remote::authorization(&options).map_err(unusable)? {
-            Some(value) => Some(value),
-            None => ThisHost.variable(VARIABLE).map(Zeroizing::new).map(of_variable).transpose()?,
+        let given = match &self.credential_file {
+            Some(file) => {
+                let text = remote::credential_text(file).map_err(unusable)?;
+                let odd = |why: &str| Error::Added {
+                    message: format!("the credential in {} {why}", file.display()),
+                    exit: Exit::NoInput,
+                };
+                ServiceCredential::read(&text).map_err(odd)?
+            }
+            None => {
+                let text = ThisHost.variable(VARIABLE).map(Zeroizing::new).unwrap_or_default();
+                ServiceCredential::read(&text).map_err(|why| Error::argument(VARIABLE, why))?
+            }
         };
-        let Some(authorization) = given.filter(|value| value.len() > SCHEME.len()) else {
+        let Some(credential) = given else {
             let hint = "put a key or token into a file of mode 0600 and give --credential-file \
                         FILE, or set KEYGATE_CREDENTIAL";
             return Err(Error::Missing { what: "the credential for the service", hint });
@@ -167,7 +178,7 @@ impl ServiceArgs {
         // The credential is for this server only.
         let agent = remote::open(agent.max_redirects(0).timeout_global(Some(WHOLE)).build());
         let base = server.trim_end_matches('/').to_owned();
-        Ok(ServiceClient { agent, base, authorization })
+        Ok(ServiceClient { agent, base, credential })
     }
 }
 
@@ -179,14 +190,6 @@ fn refuse_open(file: &Path) -> Result<()> {
          hint: `chmod 600 {file}`; if somebody may have read it, rotate the key"
     );
     Err(Error::Added { message, exit: Exit::Data })
-}
-
-fn of_variable(text: Zeroizing<String>) -> Result<HeaderValue> {
-    let value = Zeroizing::new([SCHEME, text.trim()].concat());
-    let mut value = HeaderValue::try_from(value.as_str())
-        .map_err(|_| Error::argument(VARIABLE, "holds bytes that no header can have"))?;
-    value.set_sensitive(true);
-    Ok(value)
 }
 
 // === impl ServiceClient ===
@@ -212,7 +215,10 @@ impl ServiceClient {
         let mut request = Request::builder()
             .method(method)
             .uri(&url)
-            .header(AUTHORIZATION, self.authorization.clone());
+            .header(AUTHORIZATION, self.credential.authorization.clone());
+        if let Some(id) = &self.credential.public_id {
+            request = request.header(PUBLIC_ID_FIELD, id.clone());
+        }
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
@@ -303,9 +309,11 @@ impl ServiceAnswer {
     pub fn refusal(&self, server: &str) -> Error {
         let ToldProblem { code, .. } = self.problem();
         let (exit, hint) = match (&*code, self.status) {
-            ("no_credential" | "invalid_credential", _) => {
-                (Exit::Data, "--credential-file names a file with a key that is valid there")
-            }
+            ("no_credential" | "invalid_credential", _) => (
+                Exit::Data,
+                "--credential-file names a file with a key that is valid there; of a pair, its public id \
+                 and its secret, a line each",
+            ),
             ("address_not_allowed", _) => {
                 (Exit::Data, "the key is for other networks than this one")
             }

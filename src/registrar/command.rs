@@ -287,6 +287,13 @@ async fn check(config: AdminToml, asked: Check, session: &mut Session) -> Result
             session.output.line(&format!("{}: serial {serial}, {unpublished}", audience.name))?;
         }
         hindered.extend(why.map(|why| format!("{name}: not published: {why}")));
+        if !audience.targets.is_empty() && !config.knows_a_sidecar(&audience.name) {
+            session.output.warn(&format!(
+                "{name}: no sidecar is known, so changes are answered before any sidecar has them\n\
+                 hint: [[status.pull]] names the `/status` of each sidecar that reads the files of \
+                 [[audiences.targets]]; [[fleets]] is for those that fetch"
+            ));
+        }
     }
     if let Some(behind) = compared.into_iter().find_map(|compared| compared.behind) {
         return Err(is_behind(&behind));

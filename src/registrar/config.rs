@@ -160,6 +160,17 @@ impl AdminToml {
         rest.find('/').and_then(|at| rest.get(at..)).unwrap_or_default().trim_end_matches('/')
     }
 
+    /// [`AdminToml::base`], if there is one and no other room answers there. Elsewhere a proxy in front has
+    /// to remove it.
+    pub fn answered_base(&self) -> Option<&str> {
+        let base = base_path(self.base()).ok()?;
+        let overlaps = |other: &str| other.starts_with(&*base) || base.starts_with(other);
+        let mut routes = self.dialects.iter().flat_map(|dialect| &dialect.operations);
+        let is_taken = self.mount.as_deref().is_some_and(overlaps)
+            || routes.any(|operation| operation.routes.iter().any(|r| overlaps(&r.pattern())));
+        (!is_taken).then(|| self.base())
+    }
+
     /// The database's file, if the database is a file.
     pub fn database(&self) -> PathBuf {
         self.state.join(Self::DATABASE)
@@ -185,6 +196,13 @@ impl AdminToml {
             busy_timeout: self.store.busy_timeout,
             clock,
         }
+    }
+
+    /// Whether the service learns which sidecars have the changes of an audience: it asks one, or a
+    /// fleet fetches from it.
+    pub fn knows_a_sidecar(&self, audience: &AudienceName) -> bool {
+        self.status_pulls.iter().any(|sidecar| sidecar.audience == *audience)
+            || self.fleets.iter().any(|fleet| fleet.audiences.contains(audience))
     }
 
     pub fn audience(&self, name: &AudienceName) -> Option<&AudienceConfig> {

@@ -40,11 +40,12 @@ static INTEGRITY: LazyLock<String> = LazyLock::new(|| {
 
 /// The texts of the component.
 fn words(w: &Words) -> Value {
-    let texts: [(&str, &str); 41] = [
+    let texts: [(&str, &str); 44] = [
         ("again", &w.start_again),
         ("cancel", &w.cancel),
         ("copied", &w.copied),
         ("copy", &w.copy_secret),
+        ("copyId", &w.embed_copy_id),
         ("create", &w.embed_create),
         ("days30", &w.days_30),
         ("days365", &w.days_365),
@@ -64,8 +65,10 @@ fn words(w: &Words) -> Value {
         ("newKey", &w.embed_new),
         ("offline", &w.embed_offline),
         ("overlap", &w.old_key_works),
+        ("pairSecret", &w.embed_pair_secret),
         ("permissions", &w.permissions),
         ("permissionsHelp", &w.permissions_help),
+        ("publicId", &w.embed_public_id),
         ("revoke", &w.revoke),
         ("revokeKey", &w.revoke_key),
         ("revokeText", &w.revoke_consequence),

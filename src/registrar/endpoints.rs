@@ -68,6 +68,17 @@ pub fn routes(app: &App) -> Router<App> {
     by_path.into_iter().fold(Router::new(), add)
 }
 
+/// The answer to a request below a documented URL that no operation answers, in that product's form.
+/// `None`: the path is no product's.
+pub fn not_found(app: &App, path: &str) -> Option<Response> {
+    let has = |dialect: &&Dialect| {
+        let mut routes = dialect.operations.iter().flat_map(|operation| &operation.routes);
+        routes.any(|route| route.is_above(path))
+    };
+    let dialect = app.settings.dialects.iter().find(has)?;
+    Some(refusal(dialect, &DialectError::of(DialectCode::NotFound).into()))
+}
+
 /// The methods of one path.
 #[derive(Default)]
 struct DialectPath {

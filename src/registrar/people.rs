@@ -57,6 +57,7 @@ use crate::clock::Clock;
 use crate::core::{Limit, OrgId, Owner};
 use crate::manage::operation::may::{HeldRights, PersonRole};
 use crate::manage::registry::entry::RegistryEntry;
+use crate::manage::service::PUBLIC_ID_FIELD;
 use crate::token::{BoundedBuckets, looks_like_token, network_of};
 
 /// How many times one address (in IPv6: one /64) may fail before it has to wait.
@@ -68,6 +69,10 @@ const BEGINS: (u32, std::time::Duration) = (60, std::time::Duration::from_secs(6
 /// The header field that names an audience, where there are several. The query's `audience` can
 /// name it as well.
 const AUDIENCE: HeaderName = HeaderName::from_static("keygate-audience");
+
+/// The header field with the public id of a pair, beside the configured one: programs that do not
+/// know the product's name for it use this one.
+static PUBLIC_ID: HeaderName = PUBLIC_ID_FIELD;
 
 /// Who asks, in which org and audience.
 #[derive(Clone, Debug)]
@@ -428,7 +433,8 @@ impl Authenticator {
         for value in people.key_fields.iter().flat_map(|name| fields.get_all(name)) {
             take(value.as_bytes().trim_ascii())?;
         }
-        let mut ids = people.public_id_field.iter().flat_map(|name| fields.get_all(name));
+        let own = people.public_id_field.iter().filter(|name| **name != PUBLIC_ID);
+        let mut ids = own.chain([&PUBLIC_ID]).flat_map(|name| fields.get_all(name));
         let public_id = ids.next().map(|value| value.as_bytes().trim_ascii());
         match (found, public_id, ids.next()) {
             (_, _, Some(_)) => Err(AuthError::TwoCredentials),

@@ -18,7 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use axum::{Router, http};
 use http::header::{self, HeaderName, HeaderValue};
-use http::{StatusCode, request::Parts};
+use http::{StatusCode, Uri, request::Parts};
 use http_body_util::{BodyExt as _, Limited};
 
 pub use self::listen::{ServiceListener, serve};
@@ -72,10 +72,16 @@ pub fn router(app: App) -> Router {
 
 /// The routes of the other rooms.
 fn rooms(app: &App) -> Router<App> {
-    let shown = people::routes().merge(page::router(app));
     let across = from_fn_with_state(app.clone(), embed::across);
-    let shown = shown.merge(api::routes().layer(across)).merge(embed::routes(app));
-    shown.merge(endpoints::routes(app))
+    let others = people::routes().merge(api::routes().layer(across)).merge(embed::routes(app));
+    let own = page::router(app).merge(others.clone()).merge(endpoints::routes(app));
+    // A proxy in front may leave the path of `public_url` in place, as our sidecar does.
+    match app.settings.answered_base() {
+        Some(base) => own
+            .nest(base, page::screens().merge(others))
+            .route(&format!("{base}/"), get(page::home)),
+        None => own,
+    }
 }
 
 fn assemble(app: App, rooms: Router<App>) -> Router {
@@ -83,10 +89,18 @@ fn assemble(app: App, rooms: Router<App>) -> Router {
         .route("/healthz", get(health))
         .route("/metrics", get(show_metrics))
         .route("/artefacts/{*path}", any(artefacts))
-        .fallback(nothing)
+        .fallback(no_route)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(from_fn_with_state(app.clone(), around))
         .with_state(app)
+}
+
+/// For paths that no room answers.
+async fn no_route(State(app): State<App>, uri: Uri) -> Response {
+    match endpoints::not_found(&app, uri.path()) {
+        Some(answer) => answer,
+        None => nothing().await,
+    }
 }
 
 async fn nothing() -> Response {

@@ -45,7 +45,7 @@ pub use self::publishing::{
     UsedLease,
 };
 pub use self::query::{
-    AuditPage, AuditQuery, Cursor, KeyCount, KeyPage, KeyQuery, KeySort, KeyState,
+    AuditPage, AuditQuery, Cursor, KeyCount, KeyPage, KeyQuery, KeySort, KeyState, UnusedKeys,
 };
 pub use self::rows::{KeyRow, LastUse};
 pub use self::sql::{SchemaState, SqlStore};

@@ -27,6 +27,22 @@ pub fn is_deceptive(c: char) -> bool {
         )
 }
 
+/// Whether a reader sees anything of a text: a name without that cannot be found or clicked.
+pub fn has_visible(text: &str) -> bool {
+    let is_blank = |c: char| {
+        c.is_whitespace()
+            || is_deceptive(c)
+            || matches!(
+                u32::from(c),
+                // Combining grapheme joiner, fillers of Hangul and Khmer, the empty Braille pattern.
+                0x34f | 0x115f | 0x1160 | 0x17b4 | 0x17b5 | 0x2800 | 0x3164 | 0xffa0
+                // Variation selectors.
+                | 0x180b..=0x180f | 0xfe00..=0xfe0f | 0xe0100..=0xe01ef
+            )
+    };
+    !text.chars().all(is_blank)
+}
+
 /// The character as JSON escapes it: `\u202e`, or a pair of surrogates.
 pub fn escape(c: char, out: &mut String) {
     for unit in c.encode_utf16(&mut [0; 2]) {

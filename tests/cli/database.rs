@@ -181,3 +181,33 @@ fn faults_of_configuration_and_database_say_what_to_do() {
     let strange = room.run(&["admin", "check"]);
     assert_eq!(strange.code, 65, "{}", strange.stderr);
 }
+
+/// Neither stops anything, and both are seldom meant.
+#[test]
+fn check_and_bootstrap_warn_of_settings_that_are_missing() {
+    const NO_SIDECAR: &str = "shop: no sidecar is known";
+    const NO_HOST: &str = "`listen.public_url` is missing";
+    let room = Room::new();
+    room.ok(&["signer", "new"]);
+    fs::create_dir(room.path("served")).unwrap();
+    let settings = "state = \"state\"\n[listen]\naddress = \"unix:/run/nowhere/keys.sock\"\n\
+                    [[audiences]]\nname = \"shop\"\nsigner = \"signer.pem\"\n\
+                    [[audiences.targets]]\ndirectory = \"served\"\n";
+    room.write("admin.toml", settings);
+    room.ok(&["admin", "migrate"]);
+    let check = room.run(&["admin", "check"]);
+    assert_eq!(check.code, 0, "{}", check.stderr);
+    assert!(check.stderr.contains(NO_SIDECAR) && check.stderr.contains("[[status.pull]]"));
+    let link = room.run(&["admin", "bootstrap", "--org", "acme"]);
+    assert!(link.code == 0 && link.stdout.starts_with("/sign-in#"), "{}", link.stdout);
+    assert!(link.stderr.contains(NO_HOST), "{}", link.stderr);
+    let asked = "[[status.pull]]\nurl = \"http://127.0.0.1:9901/status\"\n";
+    let url =
+        "[listen]\npublic_url = \"https://keys.example.com\"\ntrusted_proxies = [\"127.0.0.1\"]\n";
+    room.write("admin.toml", settings.replace("[listen]\n", url) + asked);
+    let check = room.run(&["admin", "check"]);
+    assert!(check.code == 0 && !check.stderr.contains(NO_SIDECAR), "{}", check.stderr);
+    let link = room.run(&["admin", "bootstrap", "--org", "acme"]);
+    assert!(link.stdout.starts_with("https://keys.example.com/sign-in#"), "{}", link.stdout);
+    assert!(!link.stderr.contains(NO_HOST), "{}", link.stderr);
+}

@@ -11,11 +11,11 @@ fn address(process: &Process) -> SocketAddr {
     url_of(process).rsplit('/').next().unwrap().trim().parse().unwrap()
 }
 
-#[test]
-fn the_component_and_the_page_in_the_dashboard_of_a_product() {
+/// Chromium at the component. `kind`: of the audience's keys; `parts`: what `embed.js` looks at.
+fn look(kind: &str, parts: &str) {
     let (front, product, other) = (Front::new(), Front::new(), Front::new());
     let settings = format!(
-        "[embed]\norigins = [\"{0}\"]\n\n[page]\nbase_path = \"/settings/api-keys\"\n\
+        "kind = \"{kind}\"\n\n[embed]\norigins = [\"{0}\"]\n\n[page]\nbase_path = \"/settings/api-keys\"\n\
          sign_in_url = \"{0}/login\"\n\n[[people.product_sessions]]\nname = \"app\"\n\
          url = \"{0}/api/session\"\ncookie = \"app\"\norg = \"/org\"\nuser = \"/user\"\n\
          role = \"/role\"\nroles = {{ admin = \"admin\" }}\n",
@@ -35,11 +35,22 @@ fn the_component_and_the_page_in_the_dashboard_of_a_product() {
     product.lead_to(address(&dashboard));
     other.lead_to(address(&dashboard));
     let mut node = tools::node("embed.js");
-    node.env("KEYGATE_PICTURES", tools::pictures());
+    node.env("KEYGATE_PICTURES", tools::pictures()).env("KEYGATE_PARTS", parts);
     node.env("KEYGATE_SERVICE", &front.url).env("KEYGATE_PRODUCT", &product.url);
     let output = node.env("KEYGATE_OTHER", &other.url).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\n{}\n{}", dashboard.output(), process.output());
     assert!(String::from_utf8_lossy(&output.stdout).contains("embedded"));
     assert!(!process.output().contains("kge_"), "a token is in the log: {}", process.output());
+}
+
+#[test]
+fn the_component_and_the_page_in_the_dashboard_of_a_product() {
+    look("single", "all");
+}
+
+/// Without its public id nobody can use a pair.
+#[test]
+fn the_component_shows_both_halves_of_a_pair() {
+    look("pair", "pairs");
 }

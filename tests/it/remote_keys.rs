@@ -42,11 +42,16 @@ impl Both {
 
     /// `tls`: lines below `[listen]`.
     pub(crate) fn listening(folder: Folder, tls: &str) -> Self {
+        Self::of_kind("single", folder, tls)
+    }
+
+    /// `kind`: of the audience's keys, and of the credentials.
+    fn of_kind(kind: &str, folder: Folder, tls: &str) -> Self {
         folder.write(
             "admin.toml",
             &format!(
                 "state = \"state\"\n\n[listen]\naddress = \"127.0.0.1:0\"\n{tls}\n\
-                 [[audiences]]\nname = \"shop\"\nsigner = \"signer.pem\"\n\n\
+                 [[audiences]]\nname = \"shop\"\nkind = \"{kind}\"\nsigner = \"signer.pem\"\n\n\
                  [[audiences.targets]]\ndirectory = \"served\"\n\n\
                  [[fleets]]\nname = \"edge\"\naudiences = [\"shop\"]\nbearer_file = \"fleet\"\n"
             ),
@@ -60,9 +65,13 @@ impl Both {
         let all = "read,write,keys:read,keys:write,keys:revoke,usage:read";
         for (file, name, words) in [("key", "all", all), ("writer", "writer", WRITER)] {
             let create = ["-r", "keys.toml", "keys", "create", "--org", "acme", "--name", name];
-            let made = folder.ctl(&[&create[..], &["--permission", words, "--json"]].concat());
+            let pair: &[&str] = if kind == "pair" { &["--pair"] } else { &[] };
+            let rest = ["--permission", words, "--json"];
+            let made = folder.ctl(&[&create[..], &rest, pair].concat());
             let made: serde_json::Value = serde_json::from_str(&made).unwrap();
-            folder.write_secret(file, made["secret"].as_str().unwrap());
+            let halves = [&made["public_id"], &made["secret"]].map(|half| half.as_str());
+            let lines: Vec<_> = halves.into_iter().flatten().collect();
+            folder.write_secret(file, &lines.join("\n"));
         }
         folder.ctl(&["admin", "migrate"]);
         folder.ctl(&["admin", "import", "keys.toml"]);
@@ -212,4 +221,28 @@ fn the_same_transcript_over_files_and_over_a_service() {
         assert_eq!(service.out, files.out, "{arguments:?}");
         assert_eq!(place(&service.error), place(&files.error), "{arguments:?}");
     }
+}
+
+/// Where the audience has pairs, so is the credential that the page makes, and so are the keys that it
+/// makes.
+#[test]
+fn a_pair_manages_keys_and_makes_pairs() {
+    let both = Both::of_kind("pair", Folder::empty(), "");
+    let listed = both.over_service(&["keys", "list"]);
+    assert_eq!(listed.code, Some(0), "{listed:?}");
+    let create = ["keys", "create", "--permission", "read", "--json"];
+    let made = both.over_service(&[&create[..], &["--name", "CRM"]].concat());
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let told: serde_json::Value = serde_json::from_str(&made.raw).unwrap();
+    assert!(told["public_id"].is_string() && told["secret"].is_string(), "{told}");
+    let nameless = both.over_service(&create);
+    assert!(nameless.code != Some(0) && nameless.error.contains("--name NAME"), "{nameless:?}");
+    let blank = both.over_service(&[&create[..], &["--name", "  "]].concat());
+    assert!(blank.code != Some(0) && blank.error.contains("a visible character"), "{blank:?}");
+    // The secret alone opens nothing.
+    let pair = both.folder.read("key");
+    both.folder.write_secret("key", pair.lines().last().unwrap());
+    let alone = both.over_service(&["keys", "list"]);
+    assert_eq!(alone.code, Some(65), "{alone:?}");
+    assert!(alone.error.contains("of a pair, its public id and its secret"), "{alone:?}");
 }

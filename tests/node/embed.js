@@ -1,6 +1,6 @@
 // <keygate-keys> in the page of a product, and the service's page on a path of it, in Chromium. KEYGATE_PRODUCT is a
 // listed origin, KEYGATE_OTHER the same product at one that is not, KEYGATE_SERVICE the management service. Leaves
-// pictures in KEYGATE_PICTURES.
+// pictures in KEYGATE_PICTURES. KEYGATE_PARTS is `all`, or `pairs` for an audience with pairs.
 const fs = require("node:fs");
 const path = require("node:path");
 const { chromium } = require("playwright-core");
@@ -114,6 +114,42 @@ const component = async (browser) => {
   return token;
 };
 
+// In an audience with pairs: both halves are shown, and each can be copied; a new secret keeps the id.
+const pairs = async (browser) => {
+  const context = await browser.newContext({ bypassCSP: true, permissions: ["clipboard-read", "clipboard-write"] });
+  await context.addInitScript(opened);
+  const view = await page(context);
+  await view.goto(product);
+  const keys = view.locator("keygate-keys");
+  await keys.getByRole("button", { name: "New key" }).click();
+  await keys.locator("#name").fill("Pair");
+  await keys.getByRole("button", { name: "Create key" }).click();
+  const halves = keys.locator("output");
+  await halves.nth(1).waitFor();
+  const [id, secret] = await halves.allTextContents();
+  check(id !== secret && id.length > 8 && secret.length > 30, `the halves are ${id} and ${secret}`);
+  for (const [button, want] of [["Copy the public id", id], ["Copy the secret", secret]]) {
+    await keys.getByRole("button", { name: button }).click();
+    await keys.getByRole("button", { name: button }).waitFor({ state: "detached" });
+    check((await view.evaluate(() => navigator.clipboard.readText())) === want, `${button} copies something else`);
+  }
+  await view.evaluate(axe);
+  const found = await view.evaluate(() => window.axe.run("keygate-keys"));
+  check(found.violations.length === 0, found.violations.map((v) => v.id).join());
+  await picture(view, "pair");
+  await keys.getByRole("button", { name: "Done" }).click();
+  const row = keys.getByRole("listitem").filter({ hasText: "Pair" });
+  await row.getByRole("button", { name: "Rotate" }).click();
+  await keys.getByRole("button", { name: "Make the new secret" }).click();
+  await halves.nth(1).waitFor();
+  const again = await halves.allTextContents();
+  check(again[0] === id && again[1] !== secret, "the id changed, or the secret did not");
+  // Without the policy of its page, Chromium also looks for an icon of the product, which has none.
+  const others = faults.filter((text) => !text.includes("404"));
+  check(others.length === 0, `the console of the product: ${others.join("\n")}`);
+  await context.close();
+};
+
 // What a checker of accessibility says of the component.
 const accessible = async (browser) => {
   const context = await browser.newContext({ bypassCSP: true, viewport: { width: 320, height: 700 } });
@@ -205,11 +241,15 @@ const mounted = async (browser) => {
     args: process.getuid() === 0 ? ["--no-sandbox"] : [],
   });
   try {
-    const token = await component(browser);
-    await accessible(browser);
-    await strangers(browser, token);
-    faults.length = 0;
-    await mounted(browser);
+    if (env.KEYGATE_PARTS === "pairs") {
+      await pairs(browser);
+    } else {
+      const token = await component(browser);
+      await accessible(browser);
+      await strangers(browser, token);
+      faults.length = 0;
+      await mounted(browser);
+    }
     console.log("embedded");
   } finally {
     await browser.close();

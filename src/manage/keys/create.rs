@@ -23,7 +23,7 @@ pub struct Create {
     /// Organization that the key belongs to; with --server: that of the credential, unless given
     #[arg(long, value_parser = OrgId::parse)]
     pub org: Option<OrgId>,
-    /// Name by which people find the key
+    /// Name by which people find the key; with --server required
     #[arg(long, default_value = "", value_parser = name)]
     pub name: String,
     /// What the key may do; repeatable or separated by commas; `*`: everything
@@ -45,7 +45,8 @@ pub struct Create {
     /// `live` or `test` [default: valid wherever the sidecar requires none]
     #[arg(long = "env", value_name = "ENVIRONMENT", value_parser = Environment::parse)]
     pub environment: Option<Environment>,
-    /// Issue a public id and a secret, for two headers or Basic
+    /// Issue a public id and a secret, for two headers or Basic; with --server also where its
+    /// audience has pairs
     #[arg(long)]
     pub pair: bool,
     /// Prefix of the registry to issue the key with

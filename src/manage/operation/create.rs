@@ -2,10 +2,11 @@
 
 use ipnet::IpNet;
 
-use super::super::registry::entry::{RegistryEntry, check_name};
+use super::super::registry::entry::RegistryEntry;
+use super::super::registry::words::check_given_name;
 use super::super::time::When;
 use super::OperationSettings;
-use super::details::{DetailRequest, LimitChange};
+use super::details::{DetailRequest, LimitChange, each_once};
 use super::fault::{FieldError, KeyField, OperationError, RequestFaults};
 use super::secret::{IssuedSecret, RandomSource, new_key_id, new_public_id};
 use crate::core::{Environment, KeyKind, KeyStatus, LimitSet, OrgId, Permission};
@@ -14,7 +15,8 @@ use crate::core::{Environment, KeyKind, KeyStatus, LimitSet, OrgId, Permission};
 #[derive(Clone, Debug)]
 pub struct CreateRequest {
     pub org: OrgId,
-    /// At most 200 bytes of UTF-8 without control characters; may be empty.
+    /// At most 200 bytes of UTF-8 without control characters, at least one of them visible. Empty:
+    /// the key has none.
     pub name: String,
     pub permissions: Vec<Permission>,
     /// Empty: everywhere.
@@ -77,7 +79,9 @@ pub fn create(
     random: &mut dyn RandomSource,
 ) -> Result<IssuedKey, OperationError> {
     let mut faults = RequestFaults::default();
-    if let Err(why) = check_name(&request.name) {
+    if !request.name.is_empty()
+        && let Err(why) = check_given_name(&request.name)
+    {
         faults.add(KeyField::Name, FieldError::Name(why));
     }
     check_note(&request.note, &mut faults);
@@ -103,8 +107,8 @@ pub fn create(
         name: request.name.as_str().into(),
         status: if request.canary { KeyStatus::Canary } else { KeyStatus::Active },
         environment: request.environment,
-        permissions: request.permissions.clone(),
-        networks: request.networks.clone(),
+        permissions: each_once(&request.permissions),
+        networks: each_once(&request.networks),
         limits: limits.unwrap_or_default(),
         plan: None,
         created: Some(now),
@@ -118,6 +122,7 @@ pub fn create(
         digest: issued.digest,
         previous: None,
         replaces: None,
+        uid: None,
         note: request.note.as_str().into(),
     };
     request.details.apply(&mut entry, settings, now, &mut faults);

@@ -1,4 +1,4 @@
-//! What a new key and an edit have in common: limits per policy, plan, sunset, owner. Imports the
+//! What a new key and an edit have in common: lists, limits per policy, plan, sunset, owner. Imports the
 //! registry's entries and words.
 
 use super::super::registry::entry::{RegistryEntry, parse_limit};
@@ -40,6 +40,17 @@ pub struct PlanChange(pub Option<PlanName>);
 pub struct LimitChange {
     pub policy: PolicyName,
     pub limit: Option<Limit>,
+}
+
+/// A list as somebody gives it, without repeats.
+pub(super) fn each_once<T: Clone + PartialEq>(items: &[T]) -> Vec<T> {
+    let mut once = Vec::with_capacity(items.len());
+    for item in items {
+        if !once.contains(item) {
+            once.push(item.clone());
+        }
+    }
+    once
 }
 
 // === impl DetailRequest ===

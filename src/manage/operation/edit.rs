@@ -2,11 +2,12 @@
 
 use ipnet::IpNet;
 
-use super::super::registry::entry::{RegistryEntry, check_name};
+use super::super::registry::entry::RegistryEntry;
+use super::super::registry::words::check_given_name;
 use super::super::time::When;
 use super::OperationSettings;
 use super::create::check_note;
-use super::details::{DetailRequest, LimitChange};
+use super::details::{DetailRequest, LimitChange, each_once};
 use super::fault::{FieldError, KeyField, OperationError, RequestFaults, WrongState};
 use crate::core::{Environment, KeyStatus, Permission};
 
@@ -49,14 +50,14 @@ pub fn edit(
     }
     let mut new = entry.clone();
     if let Some(name) = &request.name {
-        if let Err(why) = check_name(name) {
+        if let Err(why) = check_given_name(name) {
             faults.add(KeyField::Name, FieldError::Name(why));
         }
         new.name = name.as_str().into();
     }
     edit_permissions(&mut new, request, &mut faults);
     if let Some(networks) = &request.networks {
-        new.networks.clone_from(networks);
+        new.networks = each_once(networks);
     }
     edit_window(&mut new, request, now, &mut faults);
     let limits = LimitChange::apply(&request.limits, &new.limits);
@@ -75,7 +76,7 @@ pub fn edit(
 
 fn edit_permissions(new: &mut RegistryEntry, request: &EditRequest, faults: &mut RequestFaults) {
     if let Some(permissions) = &request.permissions {
-        new.permissions.clone_from(permissions);
+        new.permissions = each_once(permissions);
     }
     for permission in &request.add_permissions {
         if !new.permissions.contains(permission) {

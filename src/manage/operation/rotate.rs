@@ -99,6 +99,7 @@ pub fn rotate(
         id: new_key_id(random)?,
         created: Some(now),
         replaces: Some(old.id),
+        uid: None,
         // The sunset announced the old key's end. Its callers move to this key.
         sunset: None,
         // The successor of a key that was disabled in haste is meant to work.

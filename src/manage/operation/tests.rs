@@ -208,6 +208,40 @@ fn without_random_bytes_nothing_is_made() {
     assert_eq!(made.unwrap_err(), OperationError::NoRandomness);
 }
 
+/// In two spellings a network is the same one.
+#[test]
+fn what_is_said_twice_is_kept_once() {
+    let words = || ["send", "read", "send"].map(word).to_vec();
+    let networks = || {
+        let texts = ["203.0.113.7", "2001:db8::/32", "203.0.113.7/32", "2001:DB8:0::/32"];
+        texts.map(|text| crate::core::address::parse_network(text).unwrap()).to_vec()
+    };
+    let request = CreateRequest { permissions: words(), networks: networks(), ..asked() };
+    let made = created(&request).unwrap().entry;
+    let request = EditRequest {
+        permissions: Some(words()),
+        add_permissions: vec![word("read"), word("pay"), word("pay")],
+        networks: Some(networks()),
+        ..EditRequest::default()
+    };
+    let changed = edited(&single(), &request).unwrap();
+    assert_eq!(made.permissions, ["send", "read"].map(word));
+    assert_eq!(changed.permissions, ["send", "read", "pay"].map(word));
+    for entry in [made, changed] {
+        assert_eq!(entry.networks, [networks()[0], networks()[1]]);
+    }
+}
+
+#[test]
+fn a_successor_does_not_have_the_uuid_of_another_key() {
+    let uid = Some(crate::manage::registry::uid::Uid(*b"0123456789abcdef"));
+    let old = RegistryEntry { uid, ..single() };
+    let done = rotated(&old, &overlap(7)).unwrap();
+    assert_eq!((done.changed.uid, done.added.unwrap().uid), (uid, None));
+    let old = RegistryEntry { uid, ..pair() };
+    assert_eq!(rotated(&old, &overlap(7)).unwrap().changed.uid, uid, "a pair is the same key");
+}
+
 #[test]
 fn an_edit_changes_what_it_says_and_nothing_else() {
     let entry = single();

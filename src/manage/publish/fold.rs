@@ -349,6 +349,7 @@ pub fn of_specs(specs: &[KeySpec], there: Option<&RegistryEntry>) -> Option<Regi
         previous: former
             .and_then(|spec| Some(Previous { digest: spec.digest, expires: spec.expires? })),
         replaces: there.and_then(|there| there.replaces),
+        uid: there.and_then(|there| there.uid),
         note: there.map(|there| there.note.clone()).unwrap_or_default(),
     })
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::super::time;
 use super::plans::{AppliedPlan, PlanName, overridden, own_part};
 use super::raw_limits::{parse_limits, raw_limit, raw_limits};
+use super::uid::Uid;
 use super::words::taken;
 pub use super::words::{
     FieldFault, check_name, check_public_id, parse_digest, parse_limit, show_digest, show_limit,
@@ -58,6 +59,8 @@ pub struct RegistryEntry {
     pub previous: Option<Previous>,
     /// The key that this one succeeds.
     pub replaces: Option<KeyId>,
+    /// Its UUID, where that is not [`Uid::of_key`].
+    pub uid: Option<Uid>,
     /// Free text for those who read the registry. Never in a table.
     pub note: Box<str>,
 }
@@ -117,6 +120,8 @@ pub struct RawEntry<'a> {
     pub previous: Option<RawPrevious<'a>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<Cow<'a, str>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub note: Option<Cow<'a, str>>,
 }
@@ -226,6 +231,10 @@ impl RawEntry<'_> {
                 .replaces
                 .as_ref()
                 .and_then(|t| taken("replaces", KeyId::parse(t), faults)),
+            uid: self.uid.as_ref().and_then(|text| {
+                let uid = Uid::parse(text).ok_or("must be a UUID: 36 characters");
+                taken("uid", uid, faults)
+            }),
             name: self.name.as_ref().into(),
             permissions,
             networks,
@@ -281,6 +290,7 @@ impl RegistryEntry {
                 expires: RawTime::of(p.expires),
             }),
             replaces: self.replaces.map(|id| id.to_string().into()),
+            uid: self.uid.map(|uid| uid.to_string().into()),
             note: text(&self.note),
         }
     }
@@ -452,6 +462,7 @@ pub mod tests {
             digest: Digest::of(b"new"),
             previous: Some(Previous { digest: Digest::of(b"old"), expires: 1_795_231_000 }),
             replaces: Some(KeyId::parse("key_old").unwrap()),
+            uid: None,
             note: "asked for by Kim".into(),
         }
     }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::entry::{Previous, RawEntry, RegistryEntry, parse_limit};
 use super::plans::{AppliedPlan, PlanName};
 use super::toml::{self, Piece};
+use super::uid::Uid;
 use crate::core::{
     Digest, Environment, KeyId, KeyStatus, Limit, LimitSet, OrgId, Owner, Permission, PolicyName,
 };
@@ -41,8 +42,9 @@ fn entries() -> impl Strategy<Value = RegistryEntry> {
         prop::collection::vec(("[a-z0-9_-]{1,10}", limit), 0..4),
         prop::option::of(prop::array::uniform3("[^\\p{C}]{0,20}")),
         prop::option::of("[a-z0-9_-]{5,10}"),
+        prop::option::of(any::<[u8; 16]>().prop_map(Uid)),
     );
-    (words, facts, more).prop_map(|(words, facts, (limits, owner, plan))| {
+    (words, facts, more).prop_map(|(words, facts, (limits, owner, plan, uid))| {
         let (id, org, name, permissions, public_id, key_prefix, note) = words;
         let (status, environment, networks, limit, times, digest, previous) = facts;
         let network = |(address, length): (u32, u8)| {
@@ -80,6 +82,7 @@ fn entries() -> impl Strategy<Value = RegistryEntry> {
             public_id: public_id.map(Into::into),
             digest: Digest(digest),
             replaces: None,
+            uid,
             note: note.into(),
         }
     })

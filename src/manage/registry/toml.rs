@@ -269,7 +269,7 @@ fn fields(entry: &RegistryEntry) -> Vec<(&'static str, Value)> {
         table.insert("expires", time(&previous.expires));
         fields.push(("previous", Value::InlineTable(table)));
     }
-    for (name, text) in [("replaces", &raw.replaces), ("note", &raw.note)] {
+    for (name, text) in [("replaces", &raw.replaces), ("uid", &raw.uid), ("note", &raw.note)] {
         if let Some(text) = text {
             fields.push((name, text.as_ref().into()));
         }

@@ -1,10 +1,11 @@
-//! Single words of a registry as text: digests, limits, networks, names. Imports core only.
+//! Single words of a registry as text: digests, limits, networks, names. Imports core and wording.
 
 use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::core::limit::LimitError;
 use crate::core::{Digest, KeySpec, Limit, LimitSet, NamedLimit, PolicyName};
+use crate::wording::visible::has_visible;
 
 /// What is wrong with one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,6 +129,14 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
     }
 }
 
+/// A name that somebody gives a key: people find keys by it. Old names may be blank.
+pub fn check_given_name(name: &str) -> Result<(), &'static str> {
+    match has_visible(name) {
+        true => check_name(name),
+        false => Err("must have a visible character"),
+    }
+}
+
 pub fn check_public_id(id: &str) -> Result<(), &'static str> {
     let ok = KeySpec::is_public_id(id) && !id.contains(':');
     if ok { Ok(()) } else { Err("must be 1 to 128 visible ASCII characters without `:`") }
@@ -165,6 +174,19 @@ mod tests {
         for text in ["Daily=1/d", "=1/d", "daily=", "daily", "key=1/s"] {
             assert!(parse_named_limit(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_given_name_can_be_seen() {
+        for name in ["CRM", " x ", "\u{200b}x", "é", "日本", "."] {
+            assert_eq!(check_given_name(name), Ok(()), "{name:?}");
+        }
+        for name in ["", " ", "   ", "\u{200b}", "\u{3164}\u{2800} ", "\u{a0}\u{fe0f}", "\u{feff}"]
+        {
+            assert_eq!(check_given_name(name), Err("must have a visible character"), "{name:?}");
+        }
+        assert_eq!(check_given_name("a\nb"), Err("must not contain control characters"));
+        assert_eq!(check_given_name(&"a".repeat(201)), Err("must be at most 200 bytes of UTF-8"));
     }
 
     #[test]

@@ -16,8 +16,8 @@ use super::document::{
 use super::head::{ChangeCall, PathNames, QueryParameters};
 use super::lists::{audit_query, grantable};
 use super::problem::{ApiProblem, ProblemDocument};
-use super::requests::{self, KeyCreation, KeyPatch, KeyRotation};
-use crate::core::{Environment, OrgId, Permission};
+use super::requests::{self, KeyCreation, KeyPatch, KeyRotation, NewKeyDefaults};
+use crate::core::{Environment, KeyKind, OrgId, Permission};
 use crate::manage::operation::may::{KeyAction, OrgAction};
 use crate::manage::operation::{OwnerChange, StatusChange};
 use crate::manage::time::{self, When};
@@ -26,7 +26,7 @@ use crate::registrar::people::CallerBy;
 use crate::registrar::sight::CallerSight;
 use crate::registrar::store::{
     AuditQuery, ChangeRequest, Cursor, KeyChange, KeyCount, KeyQuery, KeyRef, KeyRow, KeySort,
-    KeyState, Replay, StoreActor, StoreError,
+    KeyState, Replay, StoreActor, StoreError, UnusedKeys,
 };
 
 const SERIAL: HeaderName = HeaderName::from_static("keygate-serial");
@@ -70,7 +70,8 @@ struct ChangeAnswer {
         ("expires_before" = Option<String>, Query, description = "A time from now, such as `14d`, \
          a day or an instant."),
         ("unused_since" = Option<String>, Query, description = "Keys that nobody was seen to use \
-         since: a time before now, such as `90d`, a day or an instant."),
+         since, and that are not newer than that: a time before now, such as `90d`, a day or an \
+         instant."),
         ("sort" = Option<String>, Query, description = "`newest` (the default), `oldest`, `name` \
          or `expires` (keys without an end are left out)."),
         ("limit" = Option<u32>, Query, description = "1 to 200; 50 if left out."),
@@ -140,8 +141,12 @@ pub async fn create(
 ) -> Result<Response, ApiProblem> {
     let sight = caller.in_org(&app, &org).await?;
     let org = sight.org.clone().ok_or_else(ApiProblem::not_found)?;
-    let life = app.settings.audience(sight.audience()).and_then(|a| a.default_life);
-    let mut wanted = requests::new_key(&call.body, org, life)?;
+    let audience = app.settings.audience(sight.audience());
+    let defaults = NewKeyDefaults {
+        kind: audience.map_or(KeyKind::Single, |audience| audience.kind),
+        life: audience.and_then(|audience| audience.default_life),
+    };
+    let mut wanted = requests::new_key(&call.body, org, defaults)?;
     // Keys that people make belong to them, unless they say otherwise.
     if let (OwnerChange::Keep, StoreActor::Person { owner, .. }) =
         (&wanted.details.owner, &sight.caller.actor)
@@ -342,7 +347,9 @@ fn list_query(sight: &CallerSight, parts: &Parts) -> Result<KeyQuery, ApiProblem
             Environment::parse(word).map_err(|_| "must be `live` or `test`".to_owned())
         }),
         expires_before_ms: given.take("expires_before", instant).map(|at| at.saturating_mul(1000)),
-        unused_since_ms: given.take("unused_since", ago).map(|at| at.saturating_mul(1000)),
+        unused: given
+            .take("unused_since", ago)
+            .map(|at| UnusedKeys::Since(at.saturating_mul(1000))),
         owner: sight.own_keys_only(),
         sort: given.take("sort", sort).unwrap_or_default(),
         limit: given.limit().unwrap_or(all.limit),

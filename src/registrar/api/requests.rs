@@ -15,7 +15,7 @@ use crate::manage::operation::{
     RotateRequest,
 };
 use crate::manage::registry::plans::PlanName;
-use crate::manage::registry::words::{parse_limit, parse_policy};
+use crate::manage::registry::words::{check_given_name, parse_limit, parse_policy};
 use crate::manage::time::{self, When};
 use crate::registrar::store::PersonId;
 
@@ -25,8 +25,8 @@ const OVERLAP: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A new key. What is left out means nothing: no permission, no end, no restriction to networks.
 #[derive(Debug, ToSchema)]
 pub struct KeyCreation {
-    /// At most 200 bytes of UTF-8 without control characters.
-    #[schema(max_length = 200, example = "Production CRM")]
+    /// At most 200 bytes of UTF-8 without control characters, at least one character visible.
+    #[schema(min_length = 1, max_length = 200, example = "Production CRM")]
     pub name: String,
     #[schema(required = false, max_items = 256)]
     pub permissions: Vec<String>,
@@ -46,7 +46,8 @@ pub struct KeyCreation {
     pub plan: Option<String>,
     #[schema(value_type = Option<EnvironmentWord>)]
     pub environment: Option<String>,
-    /// A pair has a public id in addition to its secret.
+    /// A pair has a public id in addition to its secret. Left out, it is as `kind` of the audience
+    /// says.
     #[schema(required = false)]
     pub pair: bool,
     /// The name of the form of its secret; null: the default.
@@ -64,7 +65,7 @@ pub struct KeyCreation {
 /// A merge patch (RFC 7396): what it leaves out stays, and null removes.
 #[derive(Debug, ToSchema)]
 pub struct KeyPatch {
-    #[schema(required = false, max_length = 200)]
+    #[schema(required = false, min_length = 1, max_length = 200)]
     pub name: String,
     /// Replaces its permissions.
     #[schema(max_items = 256)]
@@ -144,15 +145,23 @@ pub struct AssignedRole {
     pub role: Option<PersonRole>,
 }
 
-/// A new key of `org`. `life`: its life if the body says nothing about its end.
+/// What a new key is if the body does not say so.
+#[derive(Clone, Copy, Debug)]
+pub struct NewKeyDefaults {
+    pub kind: KeyKind,
+    /// `None`: without end.
+    pub life: Option<Duration>,
+}
+
+/// A new key of `org`.
 pub fn new_key(
     body: &[u8],
     org: OrgId,
-    life: Option<Duration>,
+    defaults: NewKeyDefaults,
 ) -> Result<CreateRequest, ApiProblem> {
     let mut members = BodyMembers::read(body)?;
     let mut wanted = CreateRequest::plain(org);
-    match members.some_text("name", text) {
+    match members.some_text("name", given_name) {
         Some(name) => wanted.name = name,
         None if members.is_sound() => members.fault("name", "is missing"),
         None => {}
@@ -164,14 +173,17 @@ pub fn new_key(
     wanted.expires = match members.text("expires", end) {
         Patched::Set(when) => Some(when),
         Patched::Removed => None,
-        Patched::Kept => life.map(When::In),
+        Patched::Kept => defaults.life.map(When::In),
     };
     wanted.not_before = members.text("not_before", When::parse_begin).set();
     wanted.limits = limits(&mut members);
     wanted.environment = members.text("environment", environment).set();
-    if members.flag("pair") {
-        wanted.kind = KeyKind::Pair;
-    }
+    wanted.kind = match members.boolean("pair") {
+        Patched::Kept => defaults.kind,
+        Patched::Set(true) => KeyKind::Pair,
+        // As with every flag, null says no.
+        Patched::Set(false) | Patched::Removed => KeyKind::Single,
+    };
     wanted.prefix = members.text("prefix", text).set();
     wanted.note = members.text("note", text).set().unwrap_or_default();
     wanted.canary = members.flag("canary");
@@ -183,7 +195,7 @@ pub fn new_key(
 pub fn key_patch(body: &[u8]) -> Result<EditRequest, ApiProblem> {
     let mut members = BodyMembers::read(body)?;
     let wanted = EditRequest {
-        name: members.some_text("name", text),
+        name: members.some_text("name", given_name),
         permissions: members.list("permissions", permission).or_null(Vec::new()),
         add_permissions: Vec::new(),
         remove_permissions: Vec::new(),
@@ -269,6 +281,10 @@ fn limits(members: &mut BodyMembers) -> Vec<LimitChange> {
 
 fn text(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
+}
+
+fn given_name(text: &str) -> Result<String, &'static str> {
+    check_given_name(text).map(|()| text.to_owned())
 }
 
 fn permission(word: &str) -> Result<Permission, crate::core::NameError> {

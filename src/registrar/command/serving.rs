@@ -33,6 +33,12 @@ use crate::tls::TlsError;
 /// With one line per request, and without. `log.level` is about everything else.
 const ACCESS_DIRECTIVES: (&str, &str) = ("access=info", "access=off");
 
+/// What a link lacks if nothing says where people reach the service.
+const NO_HOST: &str = "the link has no host: `listen.address` is a Unix socket, and \
+                       `listen.public_url` is missing\nhint: set `listen.public_url` to the URL at \
+                       which people reach the service, such as https://keys.example.com; put the \
+                       beginning of that URL before this link";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Bootstrap {
     /// Organization of the person; without it an operator of the installation
@@ -57,6 +63,9 @@ impl Bootstrap {
     pub(super) async fn run(self, config: AdminToml, session: &mut Session) -> Result<()> {
         session.output.refuse_closed()?;
         let url = config.reached_at();
+        if url.is_empty() {
+            session.output.warn(NO_HOST);
+        }
         let OpenState { store, .. } = open_as_it_is(config, session)?;
         let by: Box<str> = session.stamp(0).who.into();
         let name = match &self.name {

@@ -23,6 +23,7 @@ pub enum DialectCode {
     MethodNotAllowed,
     NameMissing,
     NoSuchKey,
+    NotFound,
     PastExpiry,
     TooLarge,
     TooMany,
@@ -45,7 +46,7 @@ pub struct DialectMessages(BTreeMap<DialectCode, Box<str>>);
 // === impl DialectCode ===
 
 impl DialectCode {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::BadBody,
         Self::BadCredentials,
         Self::BadEnvironment,
@@ -61,6 +62,7 @@ impl DialectCode {
         Self::MethodNotAllowed,
         Self::NameMissing,
         Self::NoSuchKey,
+        Self::NotFound,
         Self::PastExpiry,
         Self::TooLarge,
         Self::TooMany,
@@ -86,6 +88,7 @@ impl DialectCode {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NameMissing => "name_missing",
             Self::NoSuchKey => "no_such_key",
+            Self::NotFound => "not_found",
             Self::PastExpiry => "past_expiry",
             Self::TooLarge => "too_large",
             Self::TooMany => "too_many",
@@ -115,7 +118,7 @@ impl DialectCode {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoSuchKey => StatusCode::NOT_FOUND,
+            Self::NoSuchKey | Self::NotFound => StatusCode::NOT_FOUND,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
@@ -136,7 +139,7 @@ impl DialectCode {
             Self::BadEnvironment => "The environment must be live or test",
             Self::BadExpiry => "The expiration date is not a time in the documented form",
             Self::BadId => "The id is not one of a key",
-            Self::BadName => "The name must be one line of at most 200 bytes",
+            Self::BadName => "The name must be one visible line of at most 200 bytes",
             Self::BadNetworks => "The networks must be a list of addresses such as 203.0.113.0/24",
             Self::BadPermissions => "The permissions must be a list of those on offer",
             Self::BadRequest => "The request cannot be meant so",
@@ -146,6 +149,7 @@ impl DialectCode {
             Self::MethodNotAllowed => "This URL does not take the method",
             Self::NameMissing => "The name is missing",
             Self::NoSuchKey => "No such key",
+            Self::NotFound => "There is nothing at this URL",
             Self::PastExpiry => "The expiration date is in the past",
             Self::TooLarge => "The body is larger than 64 KiB",
             Self::TooMany => "Too many failures, try again later",

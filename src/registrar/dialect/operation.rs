@@ -226,6 +226,17 @@ impl DialectRoute {
         self.segments.iter().enumerate().map(segment).collect()
     }
 
+    /// Whether a path is at or below the segments that come before the first parameter: there a
+    /// client of the product expects the product's answers.
+    pub fn is_above(&self, path: &str) -> bool {
+        let mut below = path.split('/').skip(1);
+        let mut literals = self.segments.iter().map_while(|segment| match segment {
+            RouteSegment::Literal(text) => Some(&**text),
+            RouteSegment::Key | RouteSegment::Org => None,
+        });
+        literals.all(|literal| below.next() == Some(literal))
+    }
+
     /// The words in the path of a request that matched this route.
     pub fn words<'p>(&self, path: &'p str) -> PathWords<'p> {
         let mut words = PathWords::default();

@@ -50,6 +50,9 @@ const el = (tag, fields = {}, ...children) => {
   return made;
 };
 
+// What a person can see of a name; the id of a key whose name shows nothing.
+const called = (key) => (/[^\p{C}\p{Z}\p{Default_Ignorable_Code_Point}\u2800]/u.test(key.name) ? key.name : key.id);
+
 const when = (text) => {
   const shown = new Intl.DateTimeFormat(words.lang, { dateStyle: "medium" }).format(new Date(text));
   return el("time", { datetime: text }, shown);
@@ -167,14 +170,14 @@ class KeygateKeys extends HTMLElement {
   #key(key) {
     const fact = (name, value) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
     const act = (label, does) =>
-      el("button", { type: "button", onclick: does }, label, el("span", { class: "hidden" }, `: ${key.name}`));
+      el("button", { type: "button", onclick: does }, label, el("span", { class: "hidden" }, `: ${called(key)}`));
     const acts = el("div", { class: "bar" });
     if (key.state === "active") acts.append(act(words.rotate, () => this.#confirmRotate(key)));
     acts.append(act(words.revoke, () => this.#confirmRevoke(key)));
     return el(
       "li",
       { class: "key" },
-      el("h3", {}, el("bdi", {}, key.name)),
+      el("h3", {}, el("bdi", {}, called(key))),
       el(
         "dl",
         {},
@@ -241,11 +244,23 @@ class KeygateKeys extends HTMLElement {
       const back = el("button", { type: "button", onclick: () => this.#list() }, words.done);
       return this.#show(async () => [this.#heading(words.wasShown), el("p", {}, words.wasShownText), back]);
     }
-    const output = el("output", { dir: "ltr", tabindex: "0", "aria-label": words.secret }, secret);
-    const copy = el("button", { type: "button" }, words.copy);
+    // A pair is of no use without its public id.
+    const id = key.public_id ? this.#value(key.public_id, words.publicId, words.copyId) : null;
+    const value = this.#value(secret, words.secret, words.copy);
+    const done = el("button", { type: "button", onclick: () => this.#list() }, words.done);
+    const lines = [this.#heading(words.secret), el("p", {}, el("bdi", {}, called(key)))];
+    if (id) lines.push(el("h3", {}, words.publicId), id.output, id.copy, el("h3", {}, words.pairSecret));
+    lines.push(value.output, el("p", {}, words.keep), el("div", { class: "bar" }, value.copy, done));
+    return this.#show(async () => lines);
+  }
+
+  // A text to copy, and the button for it.
+  #value(text, label, copyLabel) {
+    const output = el("output", { dir: "ltr", tabindex: "0", "aria-label": label }, text);
+    const copy = el("button", { type: "button" }, copyLabel);
     copy.addEventListener("click", async () => {
       try {
-        await navigator.clipboard.writeText(secret);
+        await navigator.clipboard.writeText(text);
         this.#tell(words.copied);
         copy.textContent = words.copied;
       } catch {
@@ -253,9 +268,7 @@ class KeygateKeys extends HTMLElement {
         getSelection()?.selectAllChildren(output);
       }
     });
-    const done = el("button", { type: "button", onclick: () => this.#list() }, words.done);
-    const lines = [this.#heading(words.secret), el("p", {}, el("bdi", {}, key.name)), output, el("p", {}, words.keep)];
-    return this.#show(async () => [...lines, el("div", { class: "bar" }, copy, done)]);
+    return { output, copy };
   }
 
   #confirm(title, lines, label, does) {
@@ -276,14 +289,14 @@ class KeygateKeys extends HTMLElement {
   }
 
   #confirmRotate(key) {
-    const title = fill(words.rotateTitle, { name: key.name });
+    const title = fill(words.rotateTitle, { name: called(key) });
     return this.#confirm(title, [words.rotateText, words.overlap], words.rotateButton, async () => {
       this.#shown(await this.#call("POST", `/${key.id}/rotate`, {}));
     });
   }
 
   #confirmRevoke(key) {
-    const title = fill(words.revokeTitle, { name: key.name });
+    const title = fill(words.revokeTitle, { name: called(key) });
     return this.#confirm(title, [words.revokeText], words.revokeKey, async () => {
       await this.#call("DELETE", `/${key.id}`);
       await this.#list(words.revoked);

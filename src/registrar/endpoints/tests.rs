@@ -395,6 +395,67 @@ fn a_dialect_of_ones_own_can_do_the_rest() {
     });
 }
 
+/// Below its URLs a product's client gets the product's answers, to what it was never told of as well.
+#[test]
+fn what_is_below_a_documented_url_is_told_in_its_form() {
+    run(async {
+        let whatomate =
+            r#"{"status":"error","message":"There is nothing at this URL","data":null}"#;
+        let weshape = r#"{"error":"Not Found","errorMessage":"There is nothing at this URL"}"#;
+        let own =
+            r#"{"code":"not_found","why":"There is nothing at this URL","title":"Not Found"}"#;
+        for (settings, want, paths) in [
+            (WHATOMATE, whatomate, &["/api/api-keys/", "/api/api-keys/x/y"][..]),
+            (
+                WESHAPE,
+                weshape,
+                &[
+                    "/api/auth/apikeys/",
+                    "/api/auth/apikeys/x",
+                    "/api/v3/companies",
+                    "/api/v3/companies/acme/api-keys/x",
+                    "/v3/companies/acme/api-keys/x/permissions/",
+                ],
+            ),
+            (OWN, own, &["/api/keys/", "/api/keys/x/y/z"]),
+        ] {
+            let desk = TestDesk::made(|_| settings.into());
+            for path in paths {
+                for method in [Method::GET, Method::POST, Method::DELETE] {
+                    let answer = desk.send(Ask::new(method, path)).await;
+                    assert_eq!(told(&answer), (404, want), "{path}");
+                }
+            }
+            // What is beside them is no product's.
+            for path in ["/api", "/api/api-keysx", "/api/auth", "/nothing"] {
+                let answer = desk.send(Ask::get(path)).await;
+                assert_eq!(answer.fields["content-type"], "application/problem+json", "{path}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_name_that_nobody_sees_is_missing() {
+    run(async {
+        let desk = TestDesk::made(|_| WHATOMATE.into());
+        let (_, admin) = key(&desk, "acme", wanted("CI", &["*"])).await;
+        let want = r#"{"status":"error","message":"Name is required","data":null}"#;
+        for name in ["", "   ", "\u{200b}", "\u{3164}"] {
+            let body = json!({"name": name}).to_string();
+            let answer = desk.send(ask(Method::POST, "/api/api-keys", &admin, &body)).await;
+            assert_eq!(told(&answer), (400, want), "{name:?}");
+        }
+        let desk = TestDesk::made(|_| OWN.into());
+        let words = &["keys:read", "keys:write", "read"];
+        let (made, manager) = key(&desk, "acme", wanted("CI", words)).await;
+        let path = format!("/api/keys/{}", made.key.entry.id);
+        let blank = ask(Method::PATCH, &path, &manager, r#"{"name":"  "}"#);
+        let answer = desk.send(blank).await;
+        assert_eq!(answer.json()["code"], "bad_name", "{answer:?}");
+    });
+}
+
 /// A list of more keys than a page of the store arrives complete, and in order.
 #[test]
 fn a_long_list_comes_whole() {

@@ -8,7 +8,7 @@ use super::view::{FilterTab, ListPage};
 use super::visit::{Section, Visit};
 use super::words::Words;
 use super::{findings, html, show};
-use crate::registrar::store::{Cursor, KeyCount, KeyQuery, KeySort, KeyState};
+use crate::registrar::store::{Cursor, KeyCount, KeyQuery, KeySort, KeyState, UnusedKeys};
 
 /// Rows per page.
 const ROWS: usize = 50;
@@ -96,8 +96,11 @@ impl ListFilter {
                 query.expires_before_ms = Some(query.now_ms + 14 * day);
                 query.sort = KeySort::Expires;
             }
-            Self::NeverUsed => query.unused_since_ms = Some(1),
-            Self::Unused => query.unused_since_ms = Some(query.now_ms.saturating_sub(90 * day)),
+            Self::NeverUsed => query.unused = Some(UnusedKeys::Never),
+            Self::Unused => {
+                let since = query.now_ms.saturating_sub(90 * day);
+                query.unused = Some(UnusedKeys::Since(since));
+            }
             _ => {}
         }
     }

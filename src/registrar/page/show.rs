@@ -10,6 +10,7 @@ use crate::manage::registry::entry::{RegistryEntry, show_limits, show_network};
 use crate::manage::time;
 use crate::registrar::config::AudienceConfig;
 use crate::registrar::store::{AuditLine, KeyCount, KeyRow, KeyUsage};
+use crate::wording::visible::has_visible;
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
@@ -139,11 +140,11 @@ pub fn limits(entry: &RegistryEntry) -> Vec<String> {
     show_limits(&entry.limits_in_force())
 }
 
-/// The name, or the id if the key has no name.
+/// The name, or the id if nothing of the name can be seen.
 pub fn name(entry: &RegistryEntry) -> String {
-    match &*entry.name {
-        "" => entry.id.to_string(),
-        name => name.to_owned(),
+    match has_visible(&entry.name) {
+        true => entry.name.to_string(),
+        false => entry.id.to_string(),
     }
 }
 

@@ -78,9 +78,12 @@ words! {
     edit = "Edit";
     edit_title = "Edit {name}";
     edited_notice = "Your changes are saved";
+    embed_copy_id = "Copy the public id";
     embed_create = "Create key";
     embed_new = "New key";
     embed_offline = "The service cannot be reached. Nothing was changed, as far as is known; look at the list once it can.";
+    embed_pair_secret = "Secret";
+    embed_public_id = "Public id";
     embed_title = "API keys";
     embed_wait = "Loading…";
     empty_text = "A key lets your own code call the API without a person signing in. Give each program a key of its own, with the permissions that it needs and no more.";

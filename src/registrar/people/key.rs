@@ -84,14 +84,13 @@ impl Authenticator {
         };
         let is_secret =
             entry.digest.matches(digest) || entry.previous.as_ref().is_some_and(is_former);
-        let is_id = match (&entry.public_id, &self.settings.people.public_id_field) {
-            (Some(id), Some(_)) => {
+        let is_id = match &entry.public_id {
+            Some(id) => {
                 // The id is not secret, but is compared as if it were.
                 let shown = shown.public_id.map(Digest::of);
                 shown.is_some_and(|shown| shown.matches(&Digest::of(id.as_bytes())))
             }
-            (Some(_), None) => false,
-            (None, _) => shown.public_id.is_none(),
+            None => shown.public_id.is_none(),
         };
         is_secret && is_id
     }

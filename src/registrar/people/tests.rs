@@ -161,6 +161,24 @@ fn of_a_pair_both_halves_are_needed() {
             ("the id alone", Ask::get("/who").with("x-api-key", &id), "401 invalid_credential"),
             ("another id", who().with("x-api-key", "other"), "401 invalid_credential"),
             ("two ids", who().with("x-api-key", &id).with("x-api-key", "x"), "400 two_credentials"),
+            ("our own field", who().with("keygate-public-id", &id), "key"),
+            ("another in it", who().with("keygate-public-id", "x"), "401 invalid_credential"),
+            (
+                "both fields",
+                who().with("x-api-key", &id).with("keygate-public-id", &id),
+                "400 two_credentials",
+            ),
+        ];
+        table(&desk, cases).await;
+        // Where the product's field is not configured, ours is there.
+        let desk = TestDesk::new("");
+        let made = suite::create_pair(&desk.store, "pair").await;
+        let secret = String::from_utf8(made.secret.unwrap().expose().to_vec()).unwrap();
+        let id = made.key.entry.public_id.unwrap();
+        let who = || Ask::get("/who").with("authorization", &format!("Bearer {secret}"));
+        let cases = vec![
+            ("both", who().with("keygate-public-id", &id), "key"),
+            ("the secret alone", who(), "401 invalid_credential"),
         ];
         table(&desk, cases).await;
     });

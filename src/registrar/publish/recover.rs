@@ -220,7 +220,9 @@ impl PublishedKeys {
         for theirs in published.values() {
             if let Some(entry) = of_specs(theirs, None) {
                 counts.returned += 1;
-                entries.push(RegistryEntry { note: NOTE.into(), ..entry });
+                // A table does not say when they were made.
+                let created = Some(terms.at_ms / 1000);
+                entries.push(RegistryEntry { created, note: NOTE.into(), ..entry });
             }
         }
         let RecoveryTerms { audience, actor, at_ms, above } = terms;

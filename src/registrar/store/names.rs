@@ -8,14 +8,11 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use crate::core::Digest;
 use crate::manage::registry::settings::is_audience;
+pub use crate::manage::registry::uid::Uid;
 
 /// Whom a table is for: 1 to 128 visible ASCII characters, as in a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AudienceName(Arc<str>);
-
-/// A UUID (RFC 9562) of a key, for products whose documented ids are UUIDs. Version 4.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Uid(pub [u8; 16]);
 
 /// The `iss` of people who sign in with a link made on the host, and the name of that way to sign
 /// in.
@@ -49,58 +46,6 @@ impl AudienceName {
 impl fmt::Display for AudienceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
-    }
-}
-
-// === impl Uid ===
-
-impl Uid {
-    /// Makes one of 16 random bytes: sets version 4 and variant.
-    pub const fn of_random(mut bytes: [u8; 16]) -> Self {
-        bytes[6] = bytes[6] & 0x0f | 0x40;
-        bytes[8] = bytes[8] & 0x3f | 0x80;
-        Self(bytes)
-    }
-
-    /// 36 characters with hyphens, in either case.
-    pub fn parse(text: &str) -> Option<Self> {
-        let bytes = text.as_bytes();
-        let is_hyphen = |at: usize| matches!(at, 8 | 13 | 18 | 23);
-        if bytes.len() != 36 {
-            return None;
-        }
-        let mut digits = Vec::with_capacity(32);
-        for (at, byte) in bytes.iter().enumerate() {
-            match (is_hyphen(at), byte) {
-                (true, b'-') => {}
-                (false, _) => digits.push(char::from(*byte).to_digit(16)? as u8),
-                (true, _) => return None,
-            }
-        }
-        let mut out = [0; 16];
-        for (to, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
-            let &[high, low] = pair else { return None };
-            *to = high << 4 | low;
-        }
-        Some(Self(out))
-    }
-}
-
-impl fmt::Display for Uid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, byte) in self.0.iter().enumerate() {
-            if matches!(at, 4 | 6 | 8 | 10) {
-                f.write_str("-")?;
-            }
-            write!(f, "{byte:02x}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Uid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 
@@ -174,18 +119,5 @@ mod tests {
         for subject in &all {
             crate::core::Owner::new(subject, "", "").unwrap();
         }
-    }
-
-    #[test]
-    fn uuids_are_read_as_they_are_written() {
-        let uid = Uid::of_random(*b"0123456789abcdef");
-        let text = uid.to_string();
-        assert_eq!(text, "30313233-3435-4637-b839-616263646566");
-        assert_eq!(Uid::parse(&text), Some(uid));
-        assert_eq!(Uid::parse(&text.to_uppercase()), Some(uid));
-        for bad in ["", "30313233343546378839616263646566", &text[1..], &text.replace('3', "g")] {
-            assert_eq!(Uid::parse(bad), None, "{bad}");
-        }
-        assert_eq!(Uid::parse("3031323-33435-4637-b839-6162636465666"), None);
     }
 }

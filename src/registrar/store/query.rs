@@ -27,8 +27,7 @@ pub struct KeyQuery {
     pub environment: Option<Environment>,
     /// Keys that end before this time, in milliseconds since 1970-01-01T00:00:00Z.
     pub expires_before_ms: Option<u64>,
-    /// Keys that nobody was seen to use since this time, including keys that were never used.
-    pub unused_since_ms: Option<u64>,
+    pub unused: Option<UnusedKeys>,
     /// Subject of the owner: a member's own keys.
     pub owner: Option<Box<str>>,
     pub sort: KeySort,
@@ -38,6 +37,16 @@ pub struct KeyQuery {
     pub limit: usize,
     /// The time at which states are judged, in milliseconds since 1970-01-01T00:00:00Z.
     pub now_ms: u64,
+}
+
+/// Keys without a known use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnusedKeys {
+    /// However new they are.
+    Never,
+    /// Since this time, in milliseconds since 1970-01-01T00:00:00Z. A key that was made later says
+    /// nothing yet; one of unknown age may be old.
+    Since(u64),
 }
 
 /// A key's state at a point in time: its status, combined with the clock.
@@ -138,7 +147,7 @@ impl KeyQuery {
             permission: None,
             environment: None,
             expires_before_ms: None,
-            unused_since_ms: None,
+            unused: None,
             owner: None,
             sort: KeySort::default(),
             cursor: None,

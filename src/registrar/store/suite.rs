@@ -52,11 +52,14 @@ macro_rules! store_suite {
                 a_policy_caps_what_is_new,
                 a_change_of_nothing_has_no_serial,
                 an_import_goes_in_as_a_whole,
+                an_import_of_nothing_new_has_no_serial,
+                a_key_keeps_its_uuid_in_an_import,
             },
             lists::{
                 pages_show_every_key_once,
                 searches_find_parts_of_names_and_ids,
                 states_and_grants_choose,
+                a_new_key_is_not_unused_since_long_ago,
             },
             people::{
                 sessions_end,
@@ -79,6 +82,7 @@ macro_rules! store_suite {
             },
             usage::{
                 repeats_and_disorder_add_nothing,
+                no_key_is_used_before_it_is_made,
                 a_report_of_strangers_keys_adds_nothing,
                 what_stands_out_is_found,
                 usage_is_forgotten_by_the_holder_of_the_lease,

@@ -25,8 +25,17 @@ struct Registrar {
     /// Its configured address, and that of the product's own service.
     listen: String,
     upstream: String,
+    /// Its sidecar's admin listener, and where people come in; `None`: there is no sidecar yet.
+    sidecar: Option<SidecarPlaces>,
     /// `None`: it is down.
     process: Option<Process>,
+}
+
+/// Where a product's sidecar listens.
+struct SidecarPlaces {
+    admin: String,
+    /// `http://127.0.0.1:PORT`
+    url: String,
 }
 
 /// The org of a product's page.
@@ -66,6 +75,14 @@ impl Registrar {
         let session = format!("{}/api/auth/session", self.upstream);
         command.env("KEYGATE_ADMIN_LISTEN", &self.listen).env("KEYGATE_UID", uid);
         command.env("KEYGATE_SESSION_URL", session);
+        // Nothing answers at that port.
+        let nobody = "http://127.0.0.1:9".to_owned();
+        let admin = self.sidecar.as_ref().map(|sidecar| format!("http://{}", sidecar.admin));
+        command.env("KEYGATE_SIDECAR", admin.unwrap_or(nobody));
+        if let Some(sidecar) = self.sidecar.as_ref().filter(|_| self.listen.starts_with("unix:")) {
+            let url = format!("{}/settings/api-keys", sidecar.url);
+            command.env("KEYGATE_ADMIN_URL", url);
+        }
         command
     }
 
@@ -123,6 +140,7 @@ impl Managed {
             folder: folder.path().to_owned(),
             listen,
             upstream: format!("http://{}", upstream.address),
+            sidecar: None,
             process: None,
         };
         run(&mut registrar.command(&["migrate"]));
@@ -142,16 +160,16 @@ impl Managed {
             ],
         );
         gate.wait_ready();
-        Self { product: Product { gate, name }, spare, registrar }
+        let product = Product { gate, name };
+        // From now on the service knows where the sidecar is.
+        let admin = product.gate.admin.to_string();
+        registrar.sidecar = Some(SidecarPlaces { admin, url: product.url() });
+        registrar.serve();
+        Self { product, spare, registrar }
     }
 
-    /// From now on the service fetches the sidecar's counts. Within a moment it has everything that
-    /// was counted already.
+    /// The service fetches the sidecar's counts every 15 s, and when it starts.
     fn fetch_usage(&mut self) {
-        let url = format!("http://{}/usage", self.product.gate.admin);
-        let folder = &self.product.gate.folder;
-        let admin = folder.read("admin.toml");
-        folder.write("admin.toml", &format!("{admin}\n[[usage.pull]]\nurl = \"{url}\"\n"));
         self.registrar.serve();
     }
 
@@ -191,13 +209,13 @@ fn whatomates_keys_from_creation_to_deletion() {
     );
     assert_eq!(made.body, want);
     // The service is called in the name of the person who created the key.
-    product.eventually("GET", "/api/contacts", &secret, 200);
+    let key = format!("X-API-Key: {secret}");
+    assert_eq!(product.call("GET", "/api/contacts", &key, "").status, 200);
     let got = upstream.wait_for(1).pop().unwrap();
     assert_eq!(got.first_line(), "GET /api/contacts HTTP/1.1");
     let claims = token(&got);
     assert_eq!((&claims["user_id"], &claims["role"]), (&json!("user-7"), &json!("admin")));
     // With the key itself, as the page's clients do it.
-    let key = format!("X-API-Key: {secret}");
     let list = product.call("GET", "/api/api-keys", &key, "");
     assert_eq!(list.status, 200, "{}", list.body);
     let first = format!(
@@ -228,6 +246,32 @@ fn whatomates_keys_from_creation_to_deletion() {
     assert_eq!((again.status, &*again.body), (404, want));
 }
 
+/// "This action is immediate": by the time of the answer, a new key opens the product and a deleted one
+/// does not, with the files as they are shipped.
+#[test]
+fn whatomates_changes_count_when_they_are_answered() {
+    let upstream = service();
+    let product = Managed::over("whatomate", &upstream);
+    let admin = format!("Authorization: Bearer {}", jwt("admin"));
+    for round in 0..5 {
+        let body = format!(r#"{{"name": "Round {round}"}}"#);
+        let made = product.call("POST", "/api/api-keys", &admin, &body);
+        assert_eq!(made.status, 200, "{}", made.body);
+        let told = made.json();
+        let key = format!("X-API-Key: {}", text(&told, "/data/key"));
+        assert_eq!(product.call("GET", "/api/contacts", &key, "").status, 200, "round {round}");
+        let path = format!("/api/api-keys/{}", text(&told, "/data/id"));
+        assert_eq!(product.call("DELETE", &path, &admin, "").status, 200);
+        assert_eq!(product.call("GET", "/api/contacts", &key, "").status, 401, "round {round}");
+    }
+    // What is below the documented URLs is answered in the same form.
+    for path in ["/api/api-keys/", "/api/api-keys/x/y"] {
+        let answer = product.call("GET", path, &admin, "");
+        let want = r#"{"status":"error","message":"There is nothing at this URL","data":null}"#;
+        assert_eq!((answer.status, &*answer.body), (404, want), "{path}");
+    }
+}
+
 /// "Retrieve all API keys for your company", and the permissions of one.
 #[test]
 fn weshapes_keys_and_their_permissions() {
@@ -253,7 +297,15 @@ fn weshapes_keys_and_their_permissions() {
     let more = r#"{"permissions":["archives:read","archives:write"]}"#;
     let answer = product.call("PUT", &path, key, more);
     assert_eq!((answer.status, &*answer.body), (200, more));
-    product.eventually("POST", write, secret, 200);
+    assert_eq!(product.call("POST", write, &own, "").status, 200, "the answer says it is in force");
+    // As the page writes the URL.
+    let printed = path.replace("/api/v3/", "/v3/");
+    let answer = product.call("GET", &printed, key, "");
+    assert_eq!((answer.status, &*answer.body), (200, more));
+    let answer = product.call("PUT", &printed, key, r#"{"permissions":["archives:read"]}"#);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(product.call("POST", write, &own, "").status, 403);
+    assert_eq!(product.call("GET", &printed, &own, "").status, 403);
     // Nobody gains anything from it.
     let cases = [
         (key, r#"{"permissions":["apikeys:write"]}"#, 403, "Forbidden"),

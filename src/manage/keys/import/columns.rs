@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::super::super::error::FileFault;
 use super::super::super::registry::entry::{RawEntry, RawOwner, RawPrevious, RawTime};
+use super::super::super::registry::uid::Uid;
 use super::collect::{Candidate, ImportItem, Wider};
 use crate::core::Secret;
 use crate::manage::time;
@@ -121,6 +122,7 @@ pub enum Column {
     Secret,
     Status,
     Sunset,
+    Uid,
 }
 
 /// `API Key`, `api-key` and `apiKey` are `api_key`.
@@ -211,6 +213,7 @@ impl Column {
             "key_prefix" | "start" => Self::KeyPrefix,
             "status" => Self::Status,
             "sunset" => Self::Sunset,
+            "uid" => Self::Uid,
             _ => return None,
         })
     }
@@ -271,6 +274,10 @@ impl Column {
             Self::Status => tighten(raw, status_word(value)),
             Self::Sunset if matches!(value, "never" | "null") => {}
             Self::Sunset => raw.sunset = begin(),
+            Self::Uid if Uid::parse(value).is_none() => {
+                return Err("is no UUID; if it is something else, leave the column out");
+            }
+            Self::Uid => raw.uid = text(),
         }
         Ok(())
     }

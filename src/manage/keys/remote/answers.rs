@@ -207,6 +207,7 @@ impl RemoteKey {
                 expires: RawTime(expires),
             }),
             replaces: word(&told.replaces),
+            uid: None,
             note: (!told.note.is_empty()).then_some(Cow::Borrowed(told.note.as_str())),
         };
         let odd = |field: &str, why: &str| {

@@ -31,6 +31,16 @@ impl RemoteKeys {
 
     /// All pages of an org's list.
     fn pages(&self, org: &str, query: &str) -> Result<Vec<RemoteKey>> {
+        self.pages_until(org, query, |_| false)
+    }
+
+    /// Up to the page on which `is_enough` is true of a key.
+    fn pages_until(
+        &self,
+        org: &str,
+        query: &str,
+        is_enough: impl Fn(&RemoteKey) -> bool,
+    ) -> Result<Vec<RemoteKey>> {
         let first = format!("{}?limit=200&{query}", Self::keys_of(org));
         let mut found = Vec::new();
         let mut seen = HashSet::new();
@@ -50,6 +60,9 @@ impl RemoteKeys {
                 Some(_) if found.len() == before => break,
                 Some(next) => cursor = format!("&cursor={}", path_segment(&next)),
                 None => return Ok(found),
+            }
+            if found.iter().skip(before).any(&is_enough) {
+                return Ok(found);
             }
         }
         let message = format!(
@@ -156,10 +169,18 @@ impl RemoteKeys {
         self.get(&format!("{org}/{}/usage", key.entry.id))
     }
 
-    /// Active keys without a known use since then (Unix seconds).
+    /// Active keys without a known use since then (Unix seconds), also those that were made later.
     pub fn unused_since(&self, org: Option<&OrgId>, since: u64) -> Result<Vec<RemoteKey>> {
-        let since = path_segment(&time::show(since));
-        self.pages(&self.org(org)?, &format!("state=active&unused_since={since}"))
+        let org = self.org(org)?;
+        let is_newer = |key: &RemoteKey| key.entry.created.is_some_and(|at| at > since);
+        let from = path_segment(&time::show(since));
+        let mut found = self.pages(&org, &format!("state=active&unused_since={from}"))?;
+        found.retain(|key| !is_newer(key));
+        // The service leaves these out of the list.
+        let mut newer = self.pages_until(&org, "state=active&sort=newest", |key| !is_newer(key))?;
+        newer.retain(|key| is_newer(key) && key.last_used.is_none());
+        found.append(&mut newer);
+        Ok(found)
     }
 
     fn none(&self, selector: &str) -> Error {

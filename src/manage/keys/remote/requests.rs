@@ -16,6 +16,10 @@ use crate::manage::registry::plans::PlanName;
 use crate::manage::time::{self, When};
 
 pub(super) fn new_key(create: &Create, now: u64) -> Result<Value> {
+    if create.name.is_empty() {
+        let hint = "give --name NAME: at a service every new key has one";
+        return Err(Error::Missing { what: "the name", hint });
+    }
     let mut body = Map::new();
     body.insert("name".into(), create.name.clone().into());
     body.insert("permissions".into(), words(&create.permissions));
@@ -33,6 +37,7 @@ pub(super) fn new_key(create: &Create, now: u64) -> Result<Value> {
     if let Some(environment) = create.environment {
         body.insert("environment".into(), Environment::as_str(environment).into());
     }
+    // Left out, the service makes what its audience has.
     if create.pair {
         body.insert("pair".into(), true.into());
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Who, ask, ask_with, is, key, owned, path_of, person, target};
 use crate::manage::operation::may::PersonRole;
 use crate::registrar::api::problem::ApiProblem;
-use crate::registrar::serve::tests::{Ask, TestDesk, run};
+use crate::registrar::serve::tests::{Ask, SETTINGS, TestDesk, run};
 use crate::registrar::store::StoreError;
 use crate::registrar::store::suite;
 
@@ -170,8 +170,14 @@ fn faults_are_told_with_their_places() {
                 vec!["/limits/per-key"],
             ),
             (json!({"name": "a", "plan": "gold", "note": "a\nb"}), vec!["/note", "/plan"]),
-            (json!({"name": "a".repeat(201), "environment": "prod"}), vec!["/environment"]),
+            (
+                json!({"name": "a".repeat(201), "environment": "prod"}),
+                vec!["/name", "/environment"],
+            ),
             (json!({"name": "a".repeat(201)}), vec!["/name"]),
+            (json!({"name": ""}), vec!["/name"]),
+            (json!({"name": "   "}), vec!["/name"]),
+            (json!({"name": "\u{200b}"}), vec!["/name"]),
             (json!({"name": "a", "owner": {"subject": "s", "age": 3}}), vec!["/owner/age"]),
             (json!({"name": "a", "pair": "yes"}), vec!["/pair"]),
         ] {
@@ -228,6 +234,53 @@ fn faults_are_told_with_their_places() {
 }
 
 #[test]
+fn a_name_that_nobody_sees_is_no_name() {
+    run(async {
+        let desk = TestDesk::new("");
+        let owner = person(&desk, PersonRole::Owner, "acme", "owner").await;
+        let made = target(&desk, None).await;
+        let path = path_of(&made, "");
+        for name in ["", " ", "\u{200b}\u{3164}", "\u{a0}"] {
+            let body = Some(json!({"name": name}));
+            let any = [("if-match", "*")];
+            let told = ask_with(&desk, &owner, Method::PATCH, &path, body, &any).await;
+            is(&told, 422);
+            let fault = &told.json()["errors"][0];
+            assert_eq!(fault["pointer"], "/name", "{told:?}");
+            assert!(fault["detail"].as_str().unwrap().contains("visible"), "{told:?}");
+        }
+    });
+}
+
+/// The audience says what its keys are, unless the request does.
+#[test]
+fn a_key_of_an_audience_with_pairs_is_a_pair() {
+    run(async {
+        let pairs = |of: &str| {
+            TestDesk::made(|_| of.replace("name = \"shop\"", "name = \"shop\"\nkind = \"pair\""))
+        };
+        let desk = pairs(SETTINGS);
+        let owner = person(&desk, PersonRole::Owner, "acme", "owner").await;
+        for (pair, is_pair) in
+            [(None, true), (Some(json!(true)), true), (Some(json!(false)), false)]
+        {
+            let mut body = json!({"name": "n"});
+            if let Some(pair) = &pair {
+                body["pair"] = pair.clone();
+            }
+            let told = ask(&desk, &owner, Method::POST, KEYS, Some(body)).await;
+            is(&told, 201);
+            let json = told.json();
+            assert_eq!(json["key"]["public_id"].is_string(), is_pair, "{pair:?}: {json}");
+        }
+        let desk = TestDesk::new("");
+        let owner = person(&desk, PersonRole::Owner, "acme", "owner").await;
+        let told = ask(&desk, &owner, Method::POST, KEYS, Some(json!({"name": "n"}))).await;
+        assert!(told.json()["key"]["public_id"].is_null(), "{told:?}");
+    });
+}
+
+#[test]
 fn lists_are_pages_of_what_was_asked_for() {
     run(async {
         let desk = TestDesk::new("");
@@ -261,7 +314,8 @@ fn lists_are_pages_of_what_was_asked_for() {
             ("state=active", "5"),
             ("permission=read", "5"),
             ("environment=test", "0"),
-            ("unused_since=90d", "6"),
+            ("unused_since=90d", "0"),
+            ("unused_since=2100-01-01", "6"),
             ("expires_before=14d", "0"),
             ("q=", "6"),
         ] {

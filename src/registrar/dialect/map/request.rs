@@ -12,6 +12,7 @@ use super::{SkeletonFault, SkeletonUse};
 use crate::core::address::parse_network;
 use crate::core::{Environment, Permission};
 use crate::manage::time::{self, When};
+use crate::wording::visible::has_visible;
 
 /// The compiled body of a request: where each value is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -136,7 +137,12 @@ impl RequestField {
         }
         // An empty text counts as missing: forms send it for fields that nobody has filled in.
         let is_blank = |json: &Json| json.is_null() || json.as_str().is_some_and(str::is_empty);
-        if self.slot.mark == SlotMark::Required && found.is_none_or(is_blank) {
+        let is_unseen = |json: &Json| {
+            is_blank(json)
+                || self.slot.kind == SlotKind::Name
+                    && json.as_str().is_some_and(|name| !has_visible(name))
+        };
+        if self.slot.mark == SlotMark::Required && found.is_none_or(is_unseen) {
             return Err(DialectError::of(missing(self.slot.kind)));
         }
         let Some(json) = found else { return Ok(()) };

@@ -14,6 +14,7 @@ use crate::manage::operation::{
 };
 use crate::manage::time::When;
 use crate::registrar::store::KeyRow;
+use crate::wording::visible::has_visible;
 
 pub fn create(visit: &Visit, typed: &Typed) -> Result<CreateRequest, Vec<FormFault>> {
     let mut faults = Faults { w: visit.w, found: Vec::new() };
@@ -82,7 +83,7 @@ impl Faults<'_> {
 
     /// People find keys by name, so the page requires one.
     fn name(&mut self, typed: &Typed) -> String {
-        if typed.name.is_empty() {
+        if !has_visible(&typed.name) {
             self.add("name", self.w.fault_name_missing.to_string());
         }
         typed.name.clone()

@@ -57,6 +57,10 @@ fn a_restored_database_brings_nothing_back() {
         let back =
             service.store.key(&audience(), None, suite_ref(newer.key.entry.id)).await.unwrap();
         assert!(back.entry.note.contains("recovered"));
+        assert_eq!(back.uid, newer.key.uid, "its callers know it by that");
+        assert_eq!(back.entry.created, Some(suite::NOW / 1000), "when it was recovered");
+        let known = service.store.key(&audience(), None, suite_ref(leaked.key.entry.id)).await;
+        assert_eq!(known.unwrap().uid, leaked.key.uid);
         // It continues from there.
         let serial = revoke(&service.store, kept.key.entry.id).await.unwrap();
         service.published(serial).await;

@@ -98,7 +98,7 @@ pub(super) fn change(
             let living = change.living(&made.entry)?;
             change.permit(KeyAction::Create { living }, &made.entry)?;
             change.knows_owner(None, &made.entry)?;
-            let written = change.add(&made.entry, random)?;
+            let written = change.add(&made.entry)?;
             Done { serial, written, replaced: None, secret: Some(made.issued.secret) }
         }
         KeyChange::Edit { key, if_match, request: wanted } => {
@@ -139,7 +139,7 @@ pub(super) fn change(
                 }
                 Some(successor) => {
                     let replaced = change.put(old, &rotated.changed)?;
-                    let written = change.add(successor, random)?;
+                    let written = change.add(successor)?;
                     Done { serial, written, replaced: Some(replaced), secret }
                 }
             }
@@ -268,17 +268,10 @@ impl Change<'_> {
         }
     }
 
-    fn add(
-        &self,
-        entry: &RegistryEntry,
-        random: &mut dyn RandomSource,
-    ) -> Result<Written, StoreError> {
-        let mut bytes = [0; 16];
-        random.fill(&mut bytes).map_err(|e| decide::refused(e.into()))?;
-        let uid = Uid::of_random(bytes);
+    fn add(&self, entry: &RegistryEntry) -> Result<Written, StoreError> {
         let audience = &self.request.audience;
-        keys::insert(self.store, audience, &[(uid, entry)], self.stamp)?;
-        let after = keys::new_row(audience, uid, entry, self.stamp);
+        keys::insert(self.store, audience, &[entry], self.stamp)?;
+        let after = keys::new_row(audience, entry, self.stamp);
         Ok(Written { before: None, after })
     }
 

@@ -64,7 +64,7 @@ impl Store for SqlStore {
 
     async fn import(&self, batch: ImportBatch) -> Result<ImportedBatch, StoreError> {
         self.refusals.check(Some(&batch.audience))?;
-        self.write(move |store| import::import(store, &batch, &mut SystemRandom)).await
+        self.write(move |store| import::import(store, &batch)).await
     }
 
     async fn settings(&self, audience: &AudienceName) -> Result<RawSettings, StoreError> {
@@ -274,7 +274,7 @@ impl Store for SqlStore {
     }
 
     async fn recover(&self, batch: RecoveredKeys) -> Result<u64, StoreError> {
-        self.write(move |store| recover::recover(store, &batch, &mut SystemRandom)).await
+        self.write(move |store| recover::recover(store, &batch)).await
     }
 
     async fn put_sidecar(&self, report: SidecarReport) -> Result<(), StoreError> {

@@ -1,45 +1,41 @@
 //! Imports keys of a registry as they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, json};
 
 use super::super::error::StoreError;
 use super::super::import::{ImportBatch, ImportedBatch};
-use super::super::names::{AudienceName, Uid};
+use super::super::names::AudienceName;
 use super::connection::StoreConnection;
 use super::keys::{self, ChangeStamp};
 use super::log::{self, Occasion, Subject};
 use super::writer::Work;
 use crate::core::KeyId;
-use crate::manage::operation::RandomSource;
 use crate::manage::registry::entry::RegistryEntry;
 use crate::manage::registry::settings::RawSettings;
 
 /// The savepoint to go back to when keys cannot be added together.
 const TOGETHER: &str = "together";
 
-/// One serial and one audit line for the whole batch.
+/// One serial and one audit line for the whole batch, if it changes anything.
 pub(super) fn import(
     store: &StoreConnection,
     batch: &ImportBatch,
-    random: &mut dyn RandomSource,
 ) -> Result<Work<ImportedBatch>, StoreError> {
     let ImportBatch { audience, actor, channel, at_ms, .. } = batch;
-    store.connection.execute(
-        "UPDATE audience SET serial = max(serial, ?2) WHERE name = ?1",
-        (audience.as_str(), batch.above),
-    )?;
+    let is_above = lift(store, audience, batch.above)?;
     let serial = store.raise(audience)?;
-    if let Some(settings) = &batch.settings {
-        put_settings(store, audience, settings)?;
-    }
+    let has_new_settings = match &batch.settings {
+        Some(settings) => put_settings(store, audience, settings)?,
+        None => false,
+    };
     let known_settings = store.settings(audience)?;
     let stamp = ChangeStamp { serial, at_ms: *at_ms };
     let mut done = ImportedBatch { serial, ..ImportedBatch::default() };
     let mut ids = Vec::new();
     let known = keys::load_all(store, audience, batch.entries.iter().map(|entry| entry.id))?;
-    let mut made: Vec<(Uid, RegistryEntry)> = Vec::new();
+    let mut made: Vec<RegistryEntry> = Vec::new();
     let mut places: BTreeMap<KeyId, usize> = BTreeMap::new();
     for entry in &batch.entries {
         let mut entry = entry.clone();
@@ -48,25 +44,25 @@ pub(super) fn import(
             .map_err(|fault| StoreError::invalid(fault.field, fault.why))?;
         let there = known.get(&entry.id).map(|known| &known.key.entry);
         let place = || places.get(&entry.id).and_then(|place| made.get(*place));
-        match there.or_else(|| place().map(|(_, entry)| entry)) {
-            Some(there) if *there == entry => done.known += 1,
-            Some(_) => {
-                let why = format!("{} is there already, with other content", entry.id);
-                return Err(StoreError::Conflict { why });
+        match there.or_else(place) {
+            Some(there) => {
+                // A key keeps the UUID that callers know.
+                if *there != (RegistryEntry { uid: there.uid, ..entry }) {
+                    let why = format!("{} is there already, with other content", there.id);
+                    return Err(StoreError::Conflict { why });
+                }
+                done.known += 1;
             }
             None => {
-                let mut bytes = [0; 16];
-                random.fill(&mut bytes).map_err(|_| StoreError::broken("no random bytes"))?;
                 ids.push(entry.id.to_string());
                 places.insert(entry.id, made.len());
-                made.push((Uid::of_random(bytes), entry));
+                made.push(entry);
                 done.added += 1;
             }
         }
     }
-    let made: Vec<_> = made.iter().map(|(uid, entry)| (*uid, entry)).collect();
-    insert(store, audience, &made, stamp)?;
-    if ids.is_empty() && batch.settings.is_none() {
+    insert(store, audience, &mut made, stamp)?;
+    if ids.is_empty() && !has_new_settings && !is_above {
         return Ok(Work::Undo(ImportedBatch { serial: serial.saturating_sub(1), ..done }));
     }
     let mut detail = Map::new();
@@ -81,28 +77,65 @@ pub(super) fn import(
     Ok(Work::Keep(done))
 }
 
-/// Adds them together. If that fails, adds them one after the other, to find the one that fails.
+/// Brings the audience's serial up to that of the registry. Returns whether it was lower.
+fn lift(store: &StoreConnection, audience: &AudienceName, above: u64) -> Result<bool, StoreError> {
+    let lifted = store.connection.execute(
+        "UPDATE audience SET serial = ?2 WHERE name = ?1 AND serial < ?2",
+        (audience.as_str(), above),
+    )?;
+    Ok(lifted > 0)
+}
+
+/// Adds them together. If that fails, first takes away the UUIDs that other keys have, and then
+/// adds the keys one after the other, to find the one that fails.
 fn insert(
     store: &StoreConnection,
     audience: &AudienceName,
-    made: &[(Uid, &RegistryEntry)],
+    made: &mut [RegistryEntry],
     stamp: ChangeStamp,
 ) -> Result<(), StoreError> {
-    let try_all = |made: &[(Uid, &RegistryEntry)]| -> Result<(), StoreError> {
-        keys::insert(store, audience, made, stamp)?;
+    let try_all = |made: &[RegistryEntry]| -> Result<(), StoreError> {
+        keys::insert(store, audience, &made.iter().collect::<Vec<_>>(), stamp)?;
         Ok(store.connection.settle()?)
     };
-    let together = store.connection.nested(TOGETHER, || try_all(made));
-    let Err(StoreError::Conflict { .. }) = together else { return together };
-    for (uid, entry) in made {
-        try_all(&[(*uid, *entry)]).map_err(|e| match e {
+    let mut together = store.connection.nested(TOGETHER, || try_all(made));
+    if is_conflict(&together) && give_up_uids(store, made)? {
+        together = store.connection.nested(TOGETHER, || try_all(made));
+    }
+    if !is_conflict(&together) {
+        return together;
+    }
+    for entry in made.iter() {
+        try_all(std::slice::from_ref(entry)).map_err(|e| match e {
             StoreError::Conflict { .. } => StoreError::Conflict {
-                why: format!("another key has the secret or public id of {}", entry.id),
+                why: format!("another key has the secret, public id or UUID of {}", entry.id),
             },
             e => e,
         })?;
     }
     together
+}
+
+const fn is_conflict(done: &Result<(), StoreError>) -> bool {
+    matches!(done, Err(StoreError::Conflict { .. }))
+}
+
+/// Of keys that state a UUID which another key has: somebody copied their lines, or imports them
+/// for a second audience. Returns whether there are any.
+fn give_up_uids(store: &StoreConnection, made: &mut [RegistryEntry]) -> Result<bool, StoreError> {
+    let mut statement =
+        store.connection.prepare_cached("SELECT count(*) FROM key WHERE uid = ?1")?;
+    let mut stated = BTreeSet::new();
+    let mut are_any = false;
+    for entry in made {
+        let Some(uid) = entry.uid else { continue };
+        let there: u64 = statement.query_row([uid.0], |row| row.get(0))?;
+        if there > 0 || !stated.insert(uid) {
+            entry.uid = None;
+            are_any = true;
+        }
+    }
+    Ok(are_any)
 }
 
 /// A server plans by the row counts that it took last, and those of a new database are nothing. By
@@ -120,12 +153,13 @@ fn count_rows(store: &StoreConnection, added: u64) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// As a registry has them, without the fields that tell one registry's file from another's.
+/// As a registry has them, without the fields that tell one registry's file from another's. Returns
+/// whether they were others.
 fn put_settings(
     store: &StoreConnection,
     audience: &AudienceName,
     settings: &RawSettings,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let raw = RawSettings {
         serial: 0,
         audience: Some(audience.as_str().to_owned()),
@@ -133,10 +167,11 @@ fn put_settings(
         ..settings.clone()
     };
     let text = serde_json::to_string(&raw).map_err(StoreError::broken)?;
-    store
-        .connection
-        .execute("UPDATE audience SET settings = ?2 WHERE name = ?1", (audience.as_str(), text))?;
-    Ok(())
+    let changed = store.connection.execute(
+        "UPDATE audience SET settings = ?2 WHERE name = ?1 AND settings <> ?2",
+        (audience.as_str(), text),
+    )?;
+    Ok(changed > 0)
 }
 
 pub(super) fn settings(

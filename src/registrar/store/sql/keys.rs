@@ -156,16 +156,21 @@ fn columns(entry: &RegistryEntry, stamp: ChangeStamp) -> [SqlValue<'_>; 19] {
     ]
 }
 
+/// The UUID of a new key.
+fn uid_of(audience: &AudienceName, entry: &RegistryEntry) -> Uid {
+    entry.uid.unwrap_or_else(|| Uid::of_key(audience.as_str(), entry.id))
+}
+
 /// Inserts new keys, without waiting for their row numbers.
 pub(super) fn insert(
     store: &StoreConnection,
     audience: &AudienceName,
-    made: &[(Uid, &RegistryEntry)],
+    made: &[&RegistryEntry],
     stamp: ChangeStamp,
 ) -> Result<(), StoreError> {
     let mut rows = Vec::with_capacity(made.len());
     let mut secrets = Vec::with_capacity(made.len());
-    for (uid, entry) in made {
+    for entry in made {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s] = columns(entry, stamp);
         let id = entry.id.to_string().to_value();
         rows.push([
@@ -189,7 +194,7 @@ pub(super) fn insert(
             r,
             s,
             id,
-            uid.0.to_value(),
+            uid_of(audience, entry).0.to_value(),
             audience.as_str().to_value(),
             entry.org.as_str().to_value(),
             entry.created.map(ms).to_value(),
@@ -217,13 +222,12 @@ pub(super) fn insert(
 /// A key that was just inserted.
 pub(super) fn new_row(
     audience: &AudienceName,
-    uid: Uid,
     entry: &RegistryEntry,
     stamp: ChangeStamp,
 ) -> KeyRow {
     KeyRow {
         audience: audience.clone(),
-        uid,
+        uid: uid_of(audience, entry),
         entry: entry.clone(),
         version: 1,
         changed: stamp.serial,
@@ -369,8 +373,11 @@ pub(super) fn decode(
     let former_expires = seconds("former_expires")?;
     let previous = digest("former")?
         .map(|digest| Previous { digest, expires: former_expires.unwrap_or_default() });
+    let audience = AudienceName::parse(&text("audience")?).ok_or_else(|| odd("audience"))?;
+    let id = KeyId::parse(&text("id")?).map_err(|_| odd("id"))?;
+    let uid = Uid(row.get("uid")?);
     let entry = RegistryEntry {
-        id: KeyId::parse(&text("id")?).map_err(|_| odd("id"))?,
+        id,
         org: OrgId::parse(&text("org")?).map_err(|_| odd("org"))?,
         name: text("name")?.into(),
         status: KeyStatus::parse(&text("status")?).map_err(|_| odd("status"))?,
@@ -394,13 +401,14 @@ pub(super) fn decode(
         replaces: maybe("replaces")?
             .map(|id| KeyId::parse(&id).map_err(|_| odd("replaces")))
             .transpose()?,
+        uid: (uid != Uid::of_key(audience.as_str(), id)).then_some(uid),
         note: text("note")?.into(),
     };
     let used = row.get::<_, Option<u64>>("used")?;
     let used_from = maybe("used_from")?.unwrap_or_default();
     let key = KeyRow {
-        audience: AudienceName::parse(&text("audience")?).ok_or_else(|| odd("audience"))?,
-        uid: Uid(row.get("uid")?),
+        audience,
+        uid,
         entry,
         version: row.get("version")?,
         changed: row.get("changed")?,

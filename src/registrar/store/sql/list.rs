@@ -5,7 +5,9 @@ mod tests;
 
 use super::super::error::StoreError;
 use super::super::names::AudienceName;
-use super::super::query::{Cursor, CursorPlace, KeyCount, KeyPage, KeyQuery, KeySort, KeyState};
+use super::super::query::{
+    Cursor, CursorPlace, KeyCount, KeyPage, KeyQuery, KeySort, KeyState, UnusedKeys,
+};
 use super::connection::StoreConnection;
 use super::driver::SearchIndex;
 use super::fault::OptionalExtension as _;
@@ -103,7 +105,7 @@ pub(super) fn count(store: &StoreConnection, query: &KeyQuery) -> Result<KeyCoun
 
 /// The join for the only condition on another table.
 fn last_use(query: &KeyQuery) -> &'static str {
-    match query.unused_since_ms {
+    match query.unused {
         Some(_) => "LEFT JOIN usage_last u ON u.key = k.row",
         None => "",
     }
@@ -181,8 +183,17 @@ impl Conditions {
         if let Some(at) = query.expires_before_ms {
             all.add("k.expires < ?", [number(at)]);
         }
-        if let Some(at) = query.unused_since_ms {
-            all.add("(u.at IS NULL OR u.at < ?)", [number(at)]);
+        match query.unused {
+            Some(UnusedKeys::Never) => all.add("u.at IS NULL", []),
+            Some(UnusedKeys::Since(at)) => {
+                all.add("(u.at IS NULL OR u.at < ?)", [number(at)]);
+                // The `+` keeps SQLite from sorting what it finds by age, instead of walking in
+                // another order until the page is full.
+                let by_age = matches!(query.sort, KeySort::Newest | KeySort::Oldest);
+                let plus = if by_age || store.connection.is_server() { "" } else { "+" };
+                all.add(&format!("{plus}k.since <= ?"), [number(at)]);
+            }
+            None => {}
         }
         if let Some(owner) = &query.owner {
             all.add("k.owner_subject = ?", [owner.to_string().into()]);

@@ -5,19 +5,16 @@ use serde_json::json;
 use super::super::change::{Channel, KeyRef};
 use super::super::error::StoreError;
 use super::super::import::RecoveredKeys;
-use super::super::names::Uid;
 use super::connection::StoreConnection;
 use super::keys::{self, ChangeStamp};
 use super::log::{self, Occasion, Subject};
 use super::writer::Work;
-use crate::manage::operation::RandomSource;
 use crate::manage::registry::audit::difference;
 
 /// One serial, and an audit line for each key.
 pub(super) fn recover(
     store: &StoreConnection,
     batch: &RecoveredKeys,
-    random: &mut dyn RandomSource,
 ) -> Result<Work<u64>, StoreError> {
     let RecoveredKeys { audience, actor, at_ms, above, entries } = batch;
     let name = audience.as_str();
@@ -34,9 +31,7 @@ pub(super) fn recover(
                 (Some(known.key.entry), entry.org.as_str())
             }
             Err(StoreError::NoSuchKey) => {
-                let mut bytes = [0; 16];
-                random.fill(&mut bytes).map_err(|_| StoreError::broken("no random bytes"))?;
-                keys::insert(store, audience, &[(Uid::of_random(bytes), entry)], stamp)?;
+                keys::insert(store, audience, &[entry], stamp)?;
                 (None, entry.org.as_str())
             }
             Err(e) => return Err(e),

@@ -10,8 +10,8 @@ use super::super::error::StoreError;
 use super::super::names::{AudienceName, Uid};
 use super::super::publishing::UsedLease;
 use super::super::usage::{
-    FindingQuery, FoundUsage, KeyUsage, RefusedFor, UsageAlert, UsageBatch, UsageBucket,
-    UsageTaken, UsedNetwork,
+    FindingQuery, FoundUsage, KeyUsage, RefusedFor, ReportedUse, UsageAlert, UsageBatch,
+    UsageBucket, UsageTaken, UsedNetwork,
 };
 use super::connection::StoreConnection;
 use super::driver::SqlConnection;
@@ -46,6 +46,16 @@ struct BatchTime {
     at_ms: u64,
 }
 
+/// A line about a key that the audience has.
+#[derive(Clone, Copy)]
+struct UsedKey<'r> {
+    /// Its row.
+    key: u64,
+    /// When it was made; 0 if nobody knows.
+    since_ms: u64,
+    line: &'r ReportedUse,
+}
+
 /// Stores a part of a record.
 pub(super) fn take(
     store: &StoreConnection,
@@ -63,7 +73,7 @@ pub(super) fn take(
     let mut found = Vec::with_capacity(batch.lines.len());
     for line in &batch.lines {
         match keys.get(&line.key.to_string()) {
-            Some(key) => found.push((*key, line)),
+            Some((key, since_ms)) => found.push(UsedKey { key: *key, since_ms: *since_ms, line }),
             None => taken.unknown += 1,
         }
     }
@@ -75,7 +85,7 @@ pub(super) fn take(
     let process = process(&store.connection, batch, time)?;
     // Sidecars report keys in an order of their own. In row order, neighbours share pages of every
     // table: that takes a third off the work for a minute's record of 100,000 keys.
-    found.sort_by_key(|(key, _)| *key);
+    found.sort_by_key(|used| used.key);
     taken.raised = fold::fold(&store.connection, process, found, time)?;
     Ok(Work::Keep(taken))
 }
@@ -112,17 +122,18 @@ fn process(
         )?)
 }
 
-/// Rows of keys by their ids.
+/// Rows of keys by their ids, and when they were made.
 fn key_rows(
     connection: &SqlConnection,
     batch: &UsageBatch,
-) -> Result<BTreeMap<String, u64>, StoreError> {
+) -> Result<BTreeMap<String, (u64, u64)>, StoreError> {
     let ids = SqlValue::texts(batch.lines.iter().map(|line| line.key.to_string()));
     let mut statement = connection.prepare_cached(
-        "SELECT id, row FROM key WHERE audience = ?1 AND id IN (SELECT value FROM json_each(?2))",
+        "SELECT id, row, since FROM key WHERE audience = ?1 AND id IN (SELECT value FROM \
+         json_each(?2))",
     )?;
     let rows = statement.query_all(vec![batch.audience.as_str().to_value(), ids], |row| {
-        Ok((row.get(0)?, row.get(1)?))
+        Ok((row.get(0)?, (row.get(1)?, row.get(2)?)))
     })?;
     Ok(rows.into_iter().collect())
 }

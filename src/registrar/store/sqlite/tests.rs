@@ -11,11 +11,14 @@ use tempfile::TempDir;
 
 use super::{SqliteOptions, SqliteStore};
 use crate::clock::Clock;
+use crate::manage::registry::entry::RawEntry;
 use crate::registrar::store::sql::SqlStore;
 use crate::registrar::store::sql::crash::in_tests::VARIABLE;
 use crate::registrar::store::sql::driver::SqlConnection;
 use crate::registrar::store::suite::{self, StoreFixture, audience, create, store_suite, terms};
-use crate::registrar::store::{AuditQuery, ChainFault, KeyRef, OrgRules, Store, StoreError};
+use crate::registrar::store::{
+    AuditQuery, ChainFault, ImportBatch, KeyQuery, KeyRef, KeyRow, OrgRules, Store, StoreError, Uid,
+};
 
 struct SqliteFixture {
     _directory: TempDir,
@@ -236,6 +239,47 @@ fn harm_to_the_log_is_found() {
     }
 }
 
+/// Export and import: callers know keys by their UUIDs.
+#[test]
+fn every_key_has_its_uuid_in_the_next_database() {
+    let directory = tempfile::tempdir().unwrap();
+    let [from, to] = ["from.db", "to.db"].map(|name| directory.path().join(name));
+    let [from_store, to_store]: [Arc<dyn Store>; 2] =
+        [&from, &to].map(|path| Arc::new(open(path, 5000).unwrap()) as Arc<dyn Store>);
+    let derived = suite::run(create(&from_store, "derived")).key;
+    let random = suite::run(create(&from_store, "of an earlier release")).key;
+    let random_uid = *b"0123456789abcdef";
+    Connection::open(&from)
+        .unwrap()
+        .execute("UPDATE key SET uid = ?1 WHERE id = ?2", (random_uid, random.entry.id.to_string()))
+        .unwrap();
+    let entries = |store: &Arc<dyn Store>| {
+        let query = KeyQuery::all(audience(), None, suite::NOW);
+        let mut keys = suite::run(store.keys(query)).unwrap().keys;
+        keys.sort_by_key(|key| key.entry.id);
+        keys
+    };
+    let before = entries(&from_store);
+    let lines: Vec<_> = before.iter().map(|key| serde_json::to_string(&key.entry.raw())).collect();
+    let read = |line: &String| serde_json::from_str::<RawEntry<'_>>(line).unwrap().parse().unwrap();
+    suite::run(to_store.import(ImportBatch {
+        audience: audience(),
+        actor: suite::host(),
+        channel: Default::default(),
+        at_ms: suite::NOW,
+        settings: None,
+        above: 0,
+        entries: lines.iter().map(|line| read(line.as_ref().unwrap())).collect(),
+    }))
+    .unwrap();
+    let uids = |keys: &[KeyRow]| keys.iter().map(|key| (key.entry.id, key.uid)).collect::<Vec<_>>();
+    assert_eq!(uids(&entries(&to_store)), uids(&before));
+    assert!(uids(&before).contains(&(derived.entry.id, derived.uid)));
+    assert!(uids(&before).contains(&(random.entry.id, Uid(random_uid))));
+    let stated = lines.iter().filter(|line| line.as_ref().unwrap().contains("\"uid\":")).count();
+    assert_eq!(stated, 1, "older programs read the others");
+}
+
 /// By somebody who has the file, and wants a key that nobody has asked for.
 #[test]
 fn a_key_that_no_line_tells_of_is_named() {
@@ -245,7 +289,7 @@ fn a_key_that_no_line_tells_of_is_named() {
     let real = suite::run(create(&store, "CRM")).key.entry.id;
     let mut imported = crate::manage::registry::entry::tests::full();
     imported.plan = None;
-    suite::run(store.import(crate::registrar::store::ImportBatch {
+    suite::run(store.import(ImportBatch {
         audience: audience(),
         actor: suite::host(),
         channel: Default::default(),

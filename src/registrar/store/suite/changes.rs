@@ -7,11 +7,12 @@ use super::*;
 use crate::core::{Digest, KeyStatus};
 use crate::manage::operation::may::{OrgPolicy, RequiredNetworks};
 use crate::manage::operation::{DetailRequest, PlanChange};
+use crate::manage::registry::entry::RegistryEntry;
 use crate::manage::registry::entry::tests::full;
 use crate::manage::registry::plans::PlanName;
 use crate::manage::registry::settings::{RawSettings, VERSION};
 use crate::registrar::store::{
-    AuditQuery, IdempotencyKey, ImportBatch, KeyQuery, OrgChange, OrgRules, Replay,
+    AuditQuery, IdempotencyKey, ImportBatch, KeyQuery, OrgChange, OrgRules, Replay, Uid,
 };
 
 pub(crate) async fn a_key_lives_from_creation_to_revocation(store: Arc<dyn Store>) {
@@ -299,27 +300,95 @@ pub(crate) async fn a_change_of_nothing_has_no_serial(store: Arc<dyn Store>) {
     assert_eq!(store.audit_head().await.unwrap().seq, 3);
 }
 
+fn import_of(
+    settings: Option<RawSettings>,
+    above: u64,
+    entries: Vec<RegistryEntry>,
+) -> ImportBatch {
+    ImportBatch {
+        audience: audience(),
+        actor: host(),
+        channel: Channel::default(),
+        at_ms: NOW,
+        settings: settings.map(Box::new),
+        above,
+        entries,
+    }
+}
+
+pub(crate) async fn an_import_of_nothing_new_has_no_serial(store: Arc<dyn Store>) {
+    let settings = |limit: &str| -> Option<RawSettings> {
+        let plan = format!(r#"[{{"name":"gold","limit":"{limit}"}}]"#);
+        serde_json::from_str(&format!(r#"{{"registry":{VERSION},"serial":7,"plan":{plan}}}"#)).ok()
+    };
+    let steps = [
+        (settings("9/s"), 40, 41, "new"),
+        (settings("9/s"), 40, 41, "the same file again"),
+        (None, 40, 41, "without settings"),
+        (settings("8/s"), 40, 42, "another plan"),
+        (settings("8/s"), 42, 42, "of the serial that it has"),
+        (settings("8/s"), 50, 51, "a registry that has gone on"),
+    ];
+    let mut lines = Vec::new();
+    for (settings, above, serial, what) in steps {
+        let done = store.import(import_of(settings, above, vec![full()])).await.unwrap();
+        assert_eq!(done.serial, serial, "{what}");
+        assert_eq!(store.publication(&audience()).await.unwrap().serial, serial, "{what}");
+        assert_eq!(store.watch().borrow().of(&audience()), serial, "{what}");
+        lines.push(store.audit_head().await.unwrap().seq);
+    }
+    assert_eq!(lines, [1, 1, 1, 2, 2, 3]);
+}
+
+/// Also one that an earlier release made at random.
+pub(crate) async fn a_key_keeps_its_uuid_in_an_import(store: Arc<dyn Store>) {
+    let key = |id: &str, uid: Option<Uid>| RegistryEntry {
+        id: KeyId::parse(id).unwrap(),
+        digest: Digest::of(id.as_bytes()),
+        public_id: None,
+        previous: None,
+        plan: None,
+        uid,
+        ..full()
+    };
+    let there = async |id: &str| {
+        store.key(&audience(), None, KeyRef::Id(KeyId::parse(id).unwrap())).await.unwrap()
+    };
+    let derived = |id: &str| Uid::of_key("shop", KeyId::parse(id).unwrap());
+    let own = Uid(*b"0123456789abcdef");
+    let first = vec![key("key_own", Some(own)), key("key_plain", None)];
+    store.import(import_of(None, 0, first)).await.unwrap();
+    let (kept, plain) = (there("key_own").await, there("key_plain").await);
+    assert_eq!((kept.uid, kept.entry.uid), (own, Some(own)), "it is exported again");
+    assert_eq!((plain.uid, plain.entry.uid), (derived("key_plain"), None));
+    let made = create(&store, "made").await.key;
+    assert_eq!(made.uid, Uid::of_key("shop", made.entry.id));
+    // A file from before it was stated.
+    let again = store.import(import_of(None, 0, vec![key("key_own", None)])).await.unwrap();
+    assert_eq!((again.added, again.known), (0, 1));
+    assert_eq!(there("key_own").await.uid, own);
+    // Lines that somebody has copied.
+    let other = Uid(*b"fedcba9876543210");
+    let copies = [("key_copy", own), ("key_new", other), ("key_twin", other)];
+    let copies = copies.map(|(id, uid)| key(id, Some(uid))).into();
+    let done = store.import(import_of(None, 0, copies)).await.unwrap();
+    assert_eq!(done.added, 3);
+    assert_eq!(there("key_copy").await.uid, derived("key_copy"));
+    assert_eq!(there("key_new").await.uid, other);
+    assert_eq!(there("key_twin").await.uid, derived("key_twin"));
+}
+
 pub(crate) async fn an_import_goes_in_as_a_whole(store: Arc<dyn Store>) {
     let plans: RawSettings = serde_json::from_str(&format!(
         r#"{{"registry":{VERSION},"serial":0,"plan":[{{"name":"gold","limit":"9/s"}}]}}"#
     ))
     .unwrap();
-    let batch = |entries| ImportBatch {
-        audience: audience(),
-        actor: host(),
-        channel: Channel::default(),
-        at_ms: NOW,
-        settings: Some(Box::new(plans.clone())),
-        above: 40,
-        entries,
-    };
+    let batch = |entries| import_of(Some(plans.clone()), 40, entries);
     let done = store.import(batch(vec![full()])).await.unwrap();
     assert_eq!((done.serial, done.added, done.known), (41, 1, 0));
     let there = store.key(&audience(), None, KeyRef::Id(full().id)).await.unwrap();
     assert_eq!(there.entry.without_plan().limits.len(), 2, "the plan's limit and its own");
-    let raw = |entry: &crate::manage::registry::entry::RegistryEntry| {
-        serde_json::to_string(&entry.raw()).unwrap()
-    };
+    let raw = |entry: &RegistryEntry| serde_json::to_string(&entry.raw()).unwrap();
     assert_eq!(raw(&there.entry), raw(&full()), "nothing is lost");
     let again = store.import(batch(vec![full()])).await.unwrap();
     assert_eq!((again.added, again.known), (0, 1));

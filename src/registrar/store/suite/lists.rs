@@ -3,9 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::usage::{Report, batch};
 use super::*;
+use crate::manage::registry::entry::tests::full;
 use crate::manage::time::When;
-use crate::registrar::store::{Cursor, KeyCount, KeyQuery, KeySort, KeyState};
+use crate::registrar::store::{
+    Cursor, ImportBatch, KeyCount, KeyQuery, KeySort, KeyState, UnusedKeys, UsageBatch,
+};
 
 fn all() -> KeyQuery {
     KeyQuery::all(audience(), Some(org("acme")), NOW)
@@ -144,8 +148,53 @@ pub(crate) async fn states_and_grants_choose(store: Arc<dyn Store>) {
     assert_eq!(names(&store, query).await, set_of(&["star"]));
     let query = KeyQuery { expires_before_ms: Some(NOW + 700_000), ..all() };
     assert_eq!(names(&store, query).await, set_of(&["expired", "soon"]));
-    let query = KeyQuery { unused_since_ms: Some(NOW), ..all() };
+    let query = KeyQuery { unused: Some(UnusedKeys::Never), ..all() };
     assert_eq!(store.count_keys(query).await.unwrap(), KeyCount::Exactly(7), "none was used");
     let query = KeyQuery { owner: Some("kim".into()), ..all() };
     assert_eq!(names(&store, query).await, BTreeSet::new());
+}
+
+pub(crate) async fn a_new_key_is_not_unused_since_long_ago(store: Arc<dyn Store>) {
+    const DAY: u64 = 86_400_000;
+    let old = make(&store, new_key("old"), NOW - 100 * DAY).await;
+    let used = make(&store, new_key("used"), NOW - 100 * DAY).await;
+    make(&store, new_key("at the bound"), NOW - 90 * DAY).await;
+    make(&store, new_key("new"), NOW).await;
+    let mut ageless = full();
+    ageless.created = None;
+    ageless.plan = None;
+    ageless.name = "of unknown age".into();
+    let import = ImportBatch {
+        audience: audience(),
+        actor: host(),
+        channel: Channel::default(),
+        at_ms: NOW,
+        settings: None,
+        above: 0,
+        entries: vec![ageless],
+    };
+    store.import(import).await.unwrap();
+    let report = Report {
+        instance: "a",
+        boot: "1",
+        key: used,
+        ago: 60,
+        admitted: 1,
+        refused: ("expired", 0),
+    };
+    store.take_usage(batch(report)).await.unwrap();
+    let unused = |unused, sort| names(&store, KeyQuery { unused: Some(unused), sort, ..all() });
+    let since = UnusedKeys::Since(NOW - 90 * DAY);
+    for sort in [KeySort::Newest, KeySort::Oldest, KeySort::Name] {
+        let want = set_of(&["old", "at the bound", "of unknown age"]);
+        assert_eq!(unused(since, sort).await, want, "{sort:?}");
+        let want = set_of(&["old", "at the bound", "of unknown age", "new"]);
+        assert_eq!(unused(UnusedKeys::Never, sort).await, want, "{sort:?}");
+    }
+    let report = Report { key: old, ago: 100 * 1440 - 1, ..report };
+    store.take_usage(UsageBatch { at_ms: NOW - 99 * DAY, ..batch(report) }).await.unwrap();
+    let want = set_of(&["old", "at the bound", "of unknown age"]);
+    assert_eq!(unused(since, KeySort::Newest).await, want, "used once, long ago");
+    let query = KeyQuery { unused: Some(since), search: Some("unknown".into()), ..all() };
+    assert_eq!(store.count_keys(query).await.unwrap(), KeyCount::Exactly(1));
 }

@@ -57,6 +57,11 @@ pub(crate) fn batch(report: Report) -> UsageBatch {
     }
 }
 
+async fn create_at(store: &Arc<dyn Store>, at_ms: u64) -> KeyId {
+    let asked = request(admin("kim"), KeyChange::Create(Box::new(new_key("used"))));
+    store.change(ChangeRequest { at_ms, ..asked }).await.unwrap().key.entry.id
+}
+
 async fn usage(store: &Arc<dyn Store>, key: KeyId) -> KeyUsage {
     store.key_usage(&audience(), Some(&org("acme")), KeyRef::Id(key), NOW).await.unwrap()
 }
@@ -72,7 +77,7 @@ fn sums(usage: &KeyUsage) -> [u64; 4] {
 pub(crate) async fn repeats_and_disorder_add_nothing(store: Arc<dyn Store>) {
     let mut sums_of = Vec::new();
     for order in [vec![0, 1, 2, 3], vec![3, 2, 1, 0], vec![1, 1, 0, 3, 2, 3, 1], vec![1, 3, 2]] {
-        let key = create(&store, "used").await.key.entry.id;
+        let key = create_at(&store, NOW - 3_600_000).await;
         let report = |instance, boot, ago, admitted, refused| Report {
             instance,
             boot,
@@ -101,6 +106,29 @@ pub(crate) async fn repeats_and_disorder_add_nothing(store: Arc<dyn Store>) {
         );
     }
     assert_eq!(sums_of, [[18, 5, 18, 5]; 4]);
+}
+
+/// A record says the minute in which a key was used, and sidecars' clocks may be behind.
+pub(crate) async fn no_key_is_used_before_it_is_made(store: Arc<dyn Store>) {
+    let key = create_at(&store, NOW + 30_000).await;
+    let report = |ago| Report {
+        instance: "a",
+        boot: "1",
+        key,
+        ago,
+        admitted: u64::from(10 - ago),
+        refused: ("expired", 0),
+    };
+    for ago in [2, 0, 0] {
+        let told = UsageBatch { at_ms: NOW + 45_000, ..batch(report(ago)) };
+        store.take_usage(told).await.unwrap();
+        assert_eq!(usage(&store, key).await.last.unwrap().at_ms, NOW + 30_000, "{ago}");
+    }
+    let mut later = UsageBatch { at_ms: NOW + 150_000, ..batch(report(0)) };
+    later.head.now = MINUTE + 2;
+    later.lines[0].last = MINUTE + 2;
+    store.take_usage(later).await.unwrap();
+    assert_eq!(usage(&store, key).await.last.unwrap().at_ms, NOW + 120_000);
 }
 
 pub(crate) async fn a_report_of_strangers_keys_adds_nothing(store: Arc<dyn Store>) {

@@ -168,6 +168,80 @@ fn wa_gateways_session_makes_keys_of_the_org_that_is_active() {
     assert!(kim.ask("/publication", "").body.contains("Everything is published"));
 }
 
+/// With `Prefer: wait` a change is answered once the sidecar has it, with the files as they are shipped.
+#[test]
+fn wa_gateways_api_waits_for_the_sidecar() {
+    let upstream = gateway();
+    let product = Managed::over("wa-gateway", &upstream);
+    let kim = Visitor { product: &product, cookie: "good" };
+    let keys = "/v1/orgs/org_acme/keys";
+    let body =
+        "-H 'content-type: application/json' -d '{\"name\": \"n\", \"permissions\": [\"read\"]}'";
+    let wait = "-H 'prefer: wait=10'";
+    let made = kim.ask(keys, &format!("{body} {wait} {OURS}"));
+    assert_eq!(made.status, 201, "{}", made.body);
+    let told = made.json();
+    assert_eq!(told["in_force"]["of"], 1, "{told}");
+    let key = format!("x-api-key: {}", text(&told, "/secret"));
+    assert_eq!(product.call("GET", "/api/v1/sessions", &key, "").status, 200);
+    let path = format!("{keys}/{}", text(&told, "/key/id"));
+    let gone = kim.ask(&path, &format!("-X DELETE {wait} {OURS}"));
+    assert_eq!(gone.status, 200, "{}", gone.body);
+    assert_eq!(product.call("GET", "/api/v1/sessions", &key, "").status, 401);
+}
+
+/// WeShape's people create keys on the service's page, which is on a path of the product behind the
+/// sidecar.
+#[test]
+fn weshapes_page_is_reached_through_the_sidecar() {
+    let upstream = service();
+    let product = Managed::over("weshape", &upstream);
+    let bootstrap = ["bootstrap", "--org", "company-1", "--name", "kim", "--json"];
+    let told = run(&mut product.registrar.command(&bootstrap));
+    let told: Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
+    let base = format!("{}/settings/api-keys", product.product.url());
+    let (page, token) = told["url"].as_str().unwrap().split_once('#').unwrap();
+    assert_eq!(page, format!("{base}/sign-in"));
+    let ask = |path: &str, more: &str| product.product.curl(&format!("curl '{base}{path}' {more}"));
+    let shown = ask("/sign-in", "");
+    assert_eq!(shown.status, 200, "{}", shown.body);
+    for attribute in ["<link rel=\"stylesheet\" href=\"", "<script type=\"module\" src=\""] {
+        let asset = shown.body.split(attribute).nth(1).unwrap().split('"').next().unwrap();
+        let asset = asset.strip_prefix("/settings/api-keys").unwrap();
+        assert_eq!(ask(asset, "").status, 200, "{asset}");
+    }
+    let folder = &product.product.gate.folder;
+    let jar = folder.file("jar").display().to_string();
+    let signed_in = ask("/sign-in", &format!("-d token={token} -c '{jar}' {OURS}"));
+    assert_eq!(signed_in.status, 303, "{}", signed_in.body);
+    let kept = folder.read("jar");
+    let cookie = kept.lines().find(|line| line.contains("__Host-keygate")).unwrap();
+    let cookie = format!("-H 'cookie: __Host-keygate={}'", cookie.rsplit('\t').next().unwrap());
+    let list = ask("/keys", &cookie);
+    assert_eq!(list.status, 200, "{}", list.body);
+    assert!(list.body.contains("Development Key"), "{}", list.body);
+    let form = ask("/keys/new", &cookie);
+    let main = form.body.split("<main").nth(1).unwrap();
+    let hidden = ["form", "once", "in_org"].map(|name| {
+        let value = main.split(&format!("name=\"{name}\" value=\"")).nth(1);
+        let value = value.and_then(|rest| rest.split('"').next()).unwrap_or_default();
+        format!("--data-urlencode '{name}={value}'")
+    });
+    let fields =
+        "-d name=Dashboard -d permission=archives:read -d environment=live -d expires=never";
+    let shown = ask("/keys", &format!("{cookie} {} {fields} {OURS}", hidden.join(" ")));
+    assert_eq!(shown.status, 200, "{}", shown.body);
+    let secret = shown.body.split("<output id=\"secret\"").nth(1).unwrap();
+    let secret = secret.split(['>', '<']).nth(1).unwrap();
+    let key = format!("X-Api-Key: {secret}");
+    assert_eq!(product.call("GET", "/api/v3/archives", &key, "").status, 200);
+    // Nobody is signed in by saying so, and no key of the product's clients is looked at there.
+    for said in ["-H 'x-key-id: key_def456' -H 'x-org-id: company-1'", ""] {
+        assert_eq!(ask("/v1/whoami", said).status, 401, "{said}");
+        assert_eq!(ask("/keys", said).status, 303, "{said}");
+    }
+}
+
 /// We-Link's "Create API Key", its pair, its IP restrictions and allowed actions, in Chromium.
 #[test]
 fn we_links_page_in_a_browser() {

@@ -4,10 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::super::error::StoreError;
-use super::super::super::usage::ReportedUse;
 use super::super::driver::SqlConnection;
 use super::super::value::{SqlValue, ToValue as _};
-use super::{BatchTime, DAY_MS, HOUR_MS, MINUTE_MS};
+use super::{BatchTime, DAY_MS, HOUR_MS, MINUTE_MS, UsedKey};
 use crate::usage::{HIGHEST_COUNT, ToldCounts};
 
 /// How many networks of a key are kept, the latest ones.
@@ -41,11 +40,11 @@ struct FoldedUse {
     last: BTreeMap<u64, (u64, String)>,
 }
 
-/// Returns how many lines reported something new. `lines` have their keys' rows, in order.
+/// Returns how many lines reported something new. `lines` are in the order of their keys' rows.
 pub(super) fn fold(
     connection: &SqlConnection,
     process: u64,
-    mut lines: Vec<(u64, &ReportedUse)>,
+    mut lines: Vec<UsedKey<'_>>,
     time: BatchTime,
 ) -> Result<u64, StoreError> {
     let mut raised = 0;
@@ -54,7 +53,7 @@ pub(super) fn fold(
         let mut again = Vec::new();
         let mut before = None;
         lines.retain(|line| {
-            let is_first = before.replace(line.0) != Some(line.0);
+            let is_first = before.replace(line.key) != Some(line.key);
             if !is_first {
                 again.push(*line);
             }
@@ -62,8 +61,8 @@ pub(super) fn fold(
         });
         let known = KnownUse::read(connection, process, &lines)?;
         let mut folded = FoldedUse::default();
-        for (key, line) in &lines {
-            raised += u64::from(folded.line(&known, *key, line, time));
+        for used in &lines {
+            raised += u64::from(folded.line(&known, *used, time));
         }
         folded.write(connection, process, time)?;
         lines = again;
@@ -77,9 +76,9 @@ impl KnownUse {
     fn read(
         connection: &SqlConnection,
         process: u64,
-        lines: &[(u64, &ReportedUse)],
+        lines: &[UsedKey<'_>],
     ) -> Result<Self, StoreError> {
-        let keys = SqlValue::integers(lines.iter().map(|(key, _)| *key));
+        let keys = SqlValue::integers(lines.iter().map(|used| used.key));
         let mut told = BTreeMap::new();
         let mut statement = connection.prepare_cached(
             "SELECT key, admitted, refused FROM usage_told \
@@ -116,7 +115,8 @@ impl KnownUse {
 
 impl FoldedUse {
     /// Returns whether the line reports something new.
-    fn line(&mut self, known: &KnownUse, key: u64, line: &ReportedUse, time: BatchTime) -> bool {
+    fn line(&mut self, known: &KnownUse, used: UsedKey<'_>, time: BatchTime) -> bool {
+        let UsedKey { key, since_ms, line } = used;
         let mut told = known.told.get(&key).cloned().unwrap_or_default();
         let rise = told.raise(&line.counts);
         let is_new = !rise.is_nothing();
@@ -147,7 +147,9 @@ impl FoldedUse {
         if is_seen {
             self.spread.insert(key);
         }
-        let at = (u64::from(line.last) * MINUTE_MS).min(time.at_ms);
+        // A record says the minute, and its clock may be behind ours: nobody used the key before it
+        // was made.
+        let at = (u64::from(line.last) * MINUTE_MS).max(since_ms).min(time.at_ms);
         let is_last = line.last > 0 && known.last.get(&key).is_none_or(|last| *last < at);
         if is_last {
             let network = line.nets.last().map(ToString::to_string).unwrap_or_default();
