@@ -51,9 +51,11 @@ pub(super) fn faults(config: &str) -> Vec<ConfigFault> {
 pub(super) fn fault_of_added(config: &str) -> Option<String> {
     let routes = if has_routes(config) { "" } else { "[[routes]]\npath = \"/*\"\n" };
     let head = format!("{HEAD}{routes}");
+    let before = head.lines().count();
     // One that has a place says more than one about what is missing.
-    let fault = faults(&format!("{head}{config}")).into_iter().min_by_key(|f| f.line == 0)?;
-    let place = match fault.line.checked_sub(head.lines().count()) {
+    let found = faults(&format!("{head}{config}")).into_iter();
+    let fault = found.min_by_key(|fault| fault.line <= before)?;
+    let place = match fault.line.checked_sub(before) {
         Some(line) if line > 0 => format!("line {line}: "),
         Some(_) | None => String::new(),
     };
