@@ -14,7 +14,7 @@ const UNKNOWN: &str = "only the namespace has its content";
 const UNSET: &str = "environment variable `";
 
 /// A configuration that lacks nothing but what the injector's settings may add.
-const HEAD: &str = "\
+const REST: &str = "\
 [[listen]]
 address = \"0.0.0.0:15080\"
 [upstream]
@@ -50,16 +50,11 @@ pub(super) fn faults(config: &str) -> Vec<ConfigFault> {
 /// The first fault of what the injector's settings add to each configuration, for people.
 pub(super) fn fault_of_added(config: &str) -> Option<String> {
     let routes = if has_routes(config) { "" } else { "[[routes]]\npath = \"/*\"\n" };
-    let head = format!("{HEAD}{routes}");
-    let before = head.lines().count();
-    // One that has a place says more than one about what is missing.
-    let found = faults(&format!("{head}{config}")).into_iter();
-    let fault = found.min_by_key(|fault| fault.line <= before)?;
-    let place = match fault.line.checked_sub(before) {
-        Some(line) if line > 0 => format!("line {line}: "),
-        Some(_) | None => String::new(),
-    };
-    Some(format!("{place}{}: {}", fault.key, message(&fault)))
+    // First, so that the lines are those of the setting.
+    let found = faults(&format!("{config}\n{REST}{routes}")).into_iter();
+    // A wrong key says more than one that is missing, perhaps because of that.
+    let fault = found.min_by_key(|fault| fault.message == "is missing")?;
+    Some(format!("line {}: {}: {}", fault.line.max(1), fault.key, message(&fault)))
 }
 
 /// What is wrong and what to do, without its place.
@@ -89,8 +84,9 @@ mod tests {
         assert!(said.starts_with("line ") && said.contains("credentials[0]"), "{said}");
         let twice = "[[routes]]\npath = \"/a\"\n[[routes]]\npath = \"/a\"\n";
         let said = fault_of_added(twice).unwrap();
-        assert!(said.starts_with("line 3: routes"), "{said}");
+        assert!(said.starts_with("line 4: routes[1].path: "), "{said}");
+        assert!(said.contains("(line 2)"), "{said}");
         let said = fault_of_added("").unwrap();
-        assert!(said.starts_with("credentials: is missing"), "{said}");
+        assert!(said.starts_with("line 1: credentials: is missing"), "{said}");
     }
 }
