@@ -53,6 +53,7 @@ pub use self::diff::needs_restart;
 pub use self::fault::{ConfigError, ConfigFault};
 pub use self::host::{Noted, ThisHost, open_regular};
 pub use self::log::{Log, LogFields, LogFormat, LogLevel};
+pub(crate) use self::probes::is_framing;
 pub use self::probes::{PassedProbe, ProbedTarget};
 pub use self::raw::{Host, Places};
 pub use self::shared::{SharedConfig, StoreNode, StoreTopology};

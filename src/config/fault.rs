@@ -45,6 +45,9 @@ pub struct ConfigFault {
     pub hint: Option<String>,
 }
 
+/// What is wrong with a key that does not exist.
+pub(crate) const UNKNOWN_KEY: &str = "unknown key";
+
 // `serde` passes a reference.
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that `serde` asks for")]
 fn is_default(place: &usize) -> bool {
@@ -70,6 +73,13 @@ fn shown(file: &Path, faults: &[ConfigFault]) -> String {
 }
 
 // === impl ConfigFault ===
+
+impl ConfigFault {
+    /// Whether no configuration may have its key, whatever the value.
+    pub fn is_unknown_key(&self) -> bool {
+        self.message == UNKNOWN_KEY
+    }
+}
 
 impl fmt::Display for ConfigFault {
     /// Written to follow a file name and a colon.

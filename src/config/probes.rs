@@ -126,15 +126,19 @@ fn escaped(path: &str) -> String {
     out
 }
 
+/// Whether a field says how a message is framed.
+pub(crate) fn is_framing(name: &HeaderName) -> bool {
+    [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE]
+        .contains(name)
+}
+
 fn field(text: &str) -> Result<(HeaderName, HeaderValue), ConfigProblem> {
     let none = || {
         ConfigProblem::new("is no field of a header").hint("name and value, such as \"X-Probe: 1\"")
     };
     let (name, value) = text.split_once(':').ok_or_else(none)?;
     let name: HeaderName = name.trim().parse().map_err(|_| none())?;
-    let framing =
-        [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE];
-    if framing.contains(&name) {
+    if is_framing(&name) {
         return Err(ConfigProblem::new("says how a message is framed").hint("leave it out"));
     }
     let value = HeaderValue::from_bytes(value.trim().as_bytes()).map_err(|_| none())?;

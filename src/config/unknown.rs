@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::fault::ConfigProblem;
+use super::fault::{ConfigProblem, UNKNOWN_KEY};
 
 /// A key of the file that its section does not have.
 pub(crate) struct UnknownKey {
@@ -34,7 +34,7 @@ impl UnknownKey {
         all: &BTreeSet<String>,
         lists: &BTreeSet<String>,
     ) -> ConfigProblem {
-        let problem = ConfigProblem::new("unknown key");
+        let problem = ConfigProblem::new(UNKNOWN_KEY);
         let here = nearest(&self.name, self.known.iter().copied());
         if let Some(near) = here {
             return problem.hint(format!("did you mean `{near}`?"));

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use self::policies::{PolicyCover, cover};
+use self::policies::{PolicyCover, admitted, cover};
 use super::pod::annotations::LabelName;
 use super::pod::outcome::{InjectOutcome, SkipReason};
 use super::pod::patch::applied;
@@ -177,7 +177,12 @@ fn subject(object: ObjectRef, workload: &Workload, settings: &InjectorSettings) 
         return subject;
     }
     let outcome = inject_by_own_labels(pod, &InjectContext::default(), settings);
-    if runs(pod) && asks(pod) {
+    // What the injector would skip today, it may have skipped then.
+    let is_skipped = matches!(
+        outcome,
+        InjectOutcome::Skip(reason) if reason != SkipReason::OtherRevision
+    );
+    if runs(pod) && asks(pod) && !is_skipped {
         subject.row = InventoryFinding::Unanswered;
         subject.detail = unanswered(pod, &outcome);
         return subject;
@@ -222,8 +227,7 @@ fn unanswered(pod: &Value, outcome: &InjectOutcome) -> String {
         None => name(LabelName::Inject, "true"),
     };
     let why = match outcome {
-        InjectOutcome::Skip(SkipReason::OtherRevision) | InjectOutcome::Patch(_) => String::new(),
-        InjectOutcome::Skip(reason) => format!(" ({reason}: {})", reason.advice()),
+        InjectOutcome::Skip(_) | InjectOutcome::Patch(_) => String::new(),
         InjectOutcome::Deny(denial) => format!(" ({})", denial.message.replace('\n', "; ")),
     };
     format!("runs without a sidecar{why}: no injector has answered for its label {asked}")
@@ -259,8 +263,14 @@ fn row_of(subject: &Subject, policies: &[&Value]) -> InventoryRow {
 /// How the app is reachable at the pod's address, for people; empty: it is not.
 fn open_around(pod: &Value, gate: &PodGate, labels: &Value, policies: &[&Value]) -> Vec<String> {
     let ports = gate.app_ports(pod);
-    // An app that declares nothing still listens somewhere: is there a policy for all ports?
-    let tried = if ports.is_empty() { vec![ANY_PORT] } else { ports };
+    // An app that declares nothing still listens somewhere: what do policies admit beside the gate?
+    let tried = match ports.is_empty() {
+        true => admitted(policies)
+            .filter_map(|mut ports| ports.find(|port| gate.is_foreign(pod, *port)))
+            .chain([ANY_PORT])
+            .collect(),
+        false => ports,
+    };
     let shown: Vec<_> = tried.iter().map(|port| shown_port(*port)).collect();
     let mut open = Vec::new();
     for (port, name) in tried.iter().zip(&shown) {
@@ -331,7 +341,12 @@ fn service_rows(service: &Value, subjects: &[Subject]) -> Vec<InventoryRow> {
                 Endpoint::Gate => (InventoryFinding::Gate, name.to_string()),
                 Endpoint::Bypass => (
                     InventoryFinding::Bypass,
-                    format!("leads to the app of {name}; targetPort: authed, or steering takeover"),
+                    format!(
+                        "leads to the app of {name}; targetPort: {}, or steering takeover",
+                        gate.target()
+                            .as_str()
+                            .map_or_else(|| gate.target().to_string(), str::to_owned)
+                    ),
                 ),
                 Endpoint::Other(number) => (
                     InventoryFinding::OtherPort,

@@ -216,34 +216,41 @@ fn emptiable(pod: &Value) -> Vec<String> {
     undo::EMPTIED.into_iter().filter(stands).map(str::to_owned).collect()
 }
 
-/// Whether the pod itself asks, and names another injector.
+/// Whether the pod's labels name another injector.
 fn asks_another(wishes: &PodWishes, settings: &InjectorSettings) -> bool {
     let is_other = wishes.revision.as_ref().is_some_and(|rev| *rev != settings.revision);
-    wishes.inject == Some(true) && is_other
+    wishes.inject != Some(false) && is_other
 }
 
 /// # Errors
-/// A denial if the sidecar would refuse its configuration: it would restart for ever, and the pod never
-/// start.
+/// A denial if the sidecar would refuse what the pod brings into its configuration: it would restart for
+/// ever, and the pod never start.
 fn refuse_unreadable(config: &str, plan: &SteeredPod, wishes: &PodWishes) -> Halted<()> {
-    let Some(fault) = readable::faults(config).into_iter().next() else { return Ok(()) };
-    let said = readable::message(&fault);
-    if fault.key.starts_with("routes") && !wishes.skip_paths.is_empty() {
-        let name = AnnotationName::SkipPaths.name();
-        return Err(Halt::Deny(InjectDenial::annotation(format!(
-            "annotation {name}: together with the injector's routes the sidecar refuses it: {said}"
-        ))));
+    for fault in readable::faults(config) {
+        let is_at = |list: &str, at: usize| fault.key.starts_with(&format!("{list}[{at}]"));
+        let said = || readable::message(&fault);
+        let mut skipped = wishes.skip_paths.iter().enumerate();
+        if fault.key.starts_with("routes[")
+            && skipped.any(|(at, path)| {
+                is_at("routes", at) || fault.message.contains(&format!("`{path}`"))
+            })
+        {
+            let name = AnnotationName::SkipPaths.name();
+            return Err(Halt::Deny(InjectDenial::annotation(format!(
+                "annotation {name}: together with the injector's routes the sidecar refuses it: {}",
+                said()
+            ))));
+        }
+        let mut passed = plan.passages.iter().enumerate();
+        if let Some((_, passage)) = passed.find(|(at, _)| is_at("admin.probes", *at)) {
+            return Err(Halt::Deny(InjectDenial::malformed(format!(
+                "{}: the sidecar cannot make this probe for the kubelet, as steering takeover asks: {}",
+                passage.of,
+                said()
+            ))));
+        }
     }
-    let passed = plan.passages.iter().enumerate();
-    let mut passed = passed.filter(|(at, _)| fault.key.starts_with(&format!("admin.probes[{at}]")));
-    let what = match passed.next() {
-        Some((_, passage)) => format!(
-            "{}: the sidecar cannot make this probe for the kubelet, as steering takeover asks: {said}",
-            passage.of
-        ),
-        None => format!("the sidecar would refuse its configuration: {}: {said}", fault.key),
-    };
-    Err(Halt::Deny(InjectDenial::malformed(what)))
+    Ok(())
 }
 
 /// # Errors

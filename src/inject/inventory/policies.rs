@@ -1,6 +1,8 @@
 //! Whether NetworkPolicies keep clients off a port of a pod (networking.k8s.io/v1: policies add up;
 //! a pod that no policy selects is open).
 
+use std::ops::RangeInclusive;
+
 use serde_json::Value;
 
 use super::super::stream::ObjectRef;
@@ -54,6 +56,20 @@ fn admits(rule: &Value, port: u16, names: &[&str]) -> bool {
         };
         let last = entry.get("endPort").and_then(Value::as_u64).or(first);
         is_tcp && first <= Some(u64::from(port)) && Some(u64::from(port)) <= last && first.is_some()
+    })
+}
+
+/// The ports that policies admit by number.
+pub(super) fn admitted<'p>(
+    policies: &'p [&'p Value],
+) -> impl Iterator<Item = RangeInclusive<u16>> + 'p {
+    let rules = policies.iter().flat_map(|policy| policy["spec"]["ingress"].as_array());
+    let entries = rules.flatten().flat_map(|rule| rule["ports"].as_array()).flatten();
+    entries.filter_map(|entry| {
+        let number = |name: &str| entry.get(name).and_then(Value::as_u64);
+        let first = number("port").and_then(|first| u16::try_from(first).ok());
+        let last = number("endPort").map_or(first, |last| u16::try_from(last).ok());
+        Some(first?..=last?)
     })
 }
 

@@ -78,8 +78,9 @@ fn a_running_pod_that_asked_for_a_sidecar_and_has_none_is_a_hole() {
     );
     assert!(running.iter().all(|row| row.finding.is_hole() && !row.injected), "{running:?}");
     assert!(running[0].detail.ends_with("keygate.dev/inject=true"), "{running:?}");
-    // Why it has none is still worth a word.
+    // What the injector would skip today may have no sidecar, and the row says why.
     let host = cluster(json!({"nodeName": "n", "hostNetwork": true}), json!(null));
+    assert_eq!(found(&host, InventoryFinding::Skipped), ["default/pod/web", "default/svc/web"]);
     assert!(host[0].detail.contains("host_network"), "{host:?}");
     // One that waits for a node is on its way, and one that has ended serves nobody.
     for (spec, status) in
@@ -143,6 +144,15 @@ fn a_sidecar_without_a_status_is_judged_by_its_ports() {
     assert_eq!(pods(&json!([]), other), F::Reachable, "it listens somewhere");
     assert_eq!(pods(&json!([]), gate), F::Closed);
     assert_eq!(pods(&json!([]), json!({"podSelector": {}, "ingress": [{}]})), F::Reachable);
+    // An app that declares nothing may listen on whatever else is admitted.
+    for ports in [
+        json!([{"port": 15080}, {"port": 8080}]),
+        json!([{"port": 1, "endPort": 65535}]),
+        json!([{"port": 15080, "endPort": 15081}]),
+    ] {
+        let policy = json!({"podSelector": {}, "ingress": [{"ports": ports}]});
+        assert_eq!(pods(&json!([]), policy.clone()), F::Reachable, "{policy}");
+    }
 }
 
 /// Closed means every port of the app, not just the one that keygate protects.

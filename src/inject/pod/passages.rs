@@ -5,9 +5,7 @@ use serde_json::Value;
 
 use super::containers::PodContainer;
 use super::handlers::{Handler, PROBES};
-
-/// What the sidecar's configuration refuses, because it says how a message is framed.
-const FRAMING: [&str; 4] = ["connection", "content-length", "transfer-encoding", "upgrade"];
+use crate::config::is_framing;
 
 /// A probe of the app that the sidecar performs for the kubelet.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,7 +44,7 @@ pub(super) fn headers_of(action: &Value) -> (Vec<(String, String)>, Vec<String>)
         let (Some(name), Some(value)) = (text(header, "name"), text(header, "value")) else {
             continue;
         };
-        match FRAMING.iter().any(|field| name.trim().eq_ignore_ascii_case(field)) {
+        match name.trim().parse().is_ok_and(|name| is_framing(&name)) {
             true => framing.push(name),
             false => sent.push((name, value)),
         }

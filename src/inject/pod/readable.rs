@@ -1,5 +1,5 @@
-//! Whether the sidecar would start with a configuration: asks the code that it reads it with. What a
-//! namespace holds (its Secrets, the variables of its ConfigMap) is unknown here, and not judged.
+//! Whether the sidecar could read its configuration: asks the code that reads it there. Only what is
+//! certain here counts. Variables, files and a whole `keygate.toml` of the namespace are unknown.
 //! Imports config.
 
 use std::io;
@@ -7,24 +7,11 @@ use std::path::Path;
 
 use crate::config::{Config, ConfigError, ConfigFault, Host};
 
-/// In every message about a file that is not here.
-const UNKNOWN: &str = "only the namespace has its content";
+/// What the text follows, as far as it matters to a reader: the last table takes keys that come before
+/// any table of the text.
+const HEAD: &str = "[observe]\nenforce = \"100%\"\n";
 
-/// How the reader reports a variable that nobody has set.
-const UNSET: &str = "environment variable `";
-
-/// A configuration that lacks nothing but what the injector's settings may add.
-const REST: &str = "\
-[[listen]]
-address = \"0.0.0.0:15080\"
-[upstream]
-url = \"http://127.0.0.1:8080\"
-[table]
-url = \"https://keys.invalid/table\"
-audience = \"default\"
-trusted_signers = [\"signer.pub\"]
-state_file = \"state\"
-";
+const ROUTES: &str = "[[routes]]\npath = \"/*\"\n";
 
 /// The machine of a pod that does not exist yet.
 struct UnknownMachine;
@@ -35,26 +22,26 @@ impl Host for UnknownMachine {
     }
 
     fn read(&self, _: &Path) -> io::Result<Vec<u8>> {
-        Err(io::Error::other(UNKNOWN))
+        Err(io::Error::other("only the namespace has its content"))
     }
 }
 
-/// Why the sidecar would end with 78.
+/// Everything that the sidecar would say here, certain or not.
 pub(super) fn faults(config: &str) -> Vec<ConfigFault> {
     match Config::parse(&UnknownMachine, Path::new("keygate.toml"), config) {
-        Err(ConfigError::Invalid { faults, .. }) => faults.into_iter().filter(is_certain).collect(),
+        Err(ConfigError::Invalid { faults, .. }) => faults,
         Ok(_) | Err(ConfigError::Unreadable { .. }) => Vec::new(),
     }
 }
 
-/// The first fault of what the injector's settings add to each configuration, for people.
-pub(super) fn fault_of_added(config: &str) -> Option<String> {
-    let routes = if has_routes(config) { "" } else { "[[routes]]\npath = \"/*\"\n" };
-    // First, so that the lines are those of the setting.
-    let found = faults(&format!("{config}\n{REST}{routes}")).into_iter();
-    // A wrong key says more than one that is missing, perhaps because of that.
-    let fault = found.min_by_key(|fault| fault.message == "is missing")?;
-    Some(format!("line {}: {}: {}", fault.line.max(1), fault.key, message(&fault)))
+/// The first key of what the injector's settings add to each configuration that no sidecar knows,
+/// for people. Whatever a variable holds, no sidecar would start with it.
+pub(super) fn unknown_key(added: &str) -> Option<String> {
+    let routes = if has_routes(added) { "" } else { ROUTES };
+    let head = format!("{HEAD}{routes}");
+    let fault = faults(&format!("{head}{added}")).into_iter().find(ConfigFault::is_unknown_key)?;
+    let line = fault.line.saturating_sub(head.lines().count());
+    Some(format!("line {line}: {}: {}", fault.key, message(&fault)))
 }
 
 /// What is wrong and what to do, without its place.
@@ -67,26 +54,34 @@ pub(super) fn has_routes(config: &str) -> bool {
     config.parse::<toml::Table>().is_ok_and(|table| table.contains_key("routes"))
 }
 
-fn is_certain(fault: &ConfigFault) -> bool {
-    !fault.message.contains(UNKNOWN) && !fault.message.contains(UNSET)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_only_the_namespace_knows_is_not_judged() {
-        let header = "[[credentials]]\nsource = \"header\"\n";
-        assert_eq!(fault_of_added(&format!("{header}name = \"x-api-key\"\n")), None);
-        assert_eq!(fault_of_added(&format!("{header}name = \"${{KEY_FIELD}}\"\n")), None);
-        let said = fault_of_added(&format!("{header}nam = \"x\"\n")).unwrap();
-        assert!(said.starts_with("line ") && said.contains("credentials[0]"), "{said}");
-        let twice = "[[routes]]\npath = \"/a\"\n[[routes]]\npath = \"/a\"\n";
-        let said = fault_of_added(twice).unwrap();
-        assert!(said.starts_with("line 4: routes[1].path: "), "{said}");
-        assert!(said.contains("(line 2)"), "{said}");
-        let said = fault_of_added("").unwrap();
-        assert!(said.starts_with("line 1: credentials: is missing"), "{said}");
+    fn only_what_no_namespace_can_mend_is_a_fault() {
+        for added in [
+            "",
+            "[[credentials]]\nsource = \"header\"\nname = \"x-api-key\"\n",
+            "[[credentials]]\nsource = \"header\"\nname = \"${KEY_FIELD}\"\n",
+            "[[tokens]]\naudiences = [\"${TOKEN_AUDIENCE}\"]\n",
+            "[[credentials]]\nsource = \"bearer\"\nprefixes = [\"${KEY_PREFIX}\"]\n\
+             [[routes]]\npath = \"/*\"\naccess = \"key-or-token\"\n",
+            "[shared]\nnodes = [\"${REDIS_NODE}\"]\ncluster = true\n",
+        ] {
+            assert_eq!(unknown_key(added), None, "{added}");
+        }
+        let said = unknown_key("[[credentials]]\nsource = \"header\"\nnam = \"x\"\n").unwrap();
+        assert!(said.starts_with("line 3: credentials[0].nam: "), "{said}");
+        assert!(said.contains("\nhint: did you mean `name`?"), "{said}");
+        // They would be keys of the table before them.
+        for added in [
+            "credentials = [{ source = \"header\", name = \"x-api-key\" }]\n",
+            "identity.owner = \"x-o\"\n",
+            "identity = { owner = \"x-o\" }\n",
+        ] {
+            let said = unknown_key(added).unwrap();
+            assert!(said.starts_with("line 1: routes[0]."), "{said}");
+        }
     }
 }

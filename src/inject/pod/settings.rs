@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names::{is_dns_name, is_label_value, is_port_name};
 use super::quantity::Quantity;
-use super::readable::fault_of_added;
+use super::readable::unknown_key;
 
 /// Sidecars of one injector. Every key has a default; docs/kubernetes.md has the table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -403,7 +403,7 @@ fn fault_of_config(text: &str) -> Option<String> {
         ));
     }
     // Found here, it stops the injector; found by the sidecar, it would stop every pod.
-    fault_of_added(text).map(|fault| format!("config: {fault}"))
+    unknown_key(text).map(|fault| format!("config: {fault}"))
 }
 
 fn is_tables(value: &toml::Value) -> bool {

@@ -104,20 +104,15 @@ pub(super) fn unguarded(containers: &[PodContainer<'_>], upstream: &UpstreamPort
 /// The position of a container, and a port of it.
 type PlacedPort<'p, 'c> = (usize, &'p DeclaredPort<'c>);
 
-/// The ports that clients may be meant to use. Those of a native sidecar (a mesh's, an agent's) count
-/// only if their name says so, or if the app itself declares none.
+/// The ports that clients may be meant to use. Never those of a native sidecar: taken by mistake, one
+/// of a mesh or an agent would leave the app's own port open.
 fn fronts<'p, 'c>(
     containers: &[PodContainer<'c>],
     declared: &[PlacedPort<'p, 'c>],
 ) -> Vec<PlacedPort<'p, 'c>> {
-    let tcp = declared.iter().copied().filter(|(_, port)| port.is_tcp);
-    let all: Vec<_> = tcp.filter(|(_, port)| !port.name.is_some_and(is_side_door)).collect();
     let is_apps = |at: usize| containers.get(at).is_some_and(PodContainer::is_app);
-    let declares = all.iter().any(|(at, _)| is_apps(*at));
-    let is_named = |port: &DeclaredPort<'_>| {
-        port.name.is_some_and(|name| LEVELS.iter().any(|level| level(name)))
-    };
-    all.into_iter().filter(|(at, port)| is_apps(*at) || !declares || is_named(port)).collect()
+    let tcp = declared.iter().copied().filter(|(at, port)| port.is_tcp && is_apps(*at));
+    tcp.filter(|(_, port)| !port.name.is_some_and(is_side_door)).collect()
 }
 
 /// Names of a service's port, the likeliest first.

@@ -117,7 +117,7 @@ impl PodGate {
     }
 
     /// What a Service has to target.
-    pub(super) fn target(&self) -> Value {
+    pub(in crate::inject) fn target(&self) -> Value {
         match (&self.name, self.numbers.first()) {
             (Some(name), _) => json!(name),
             // Somebody else's sidecar, whose port has no name.
@@ -144,6 +144,11 @@ impl PodGate {
             None if self.numbers.is_empty() && !is_shown() => false,
             None => !names_of(pod, number).into_iter().any(is_side_door),
         }
+    }
+
+    /// Whether a port is neither the sidecar's nor declared open.
+    pub(in crate::inject) fn is_foreign(&self, pod: &Value, number: u16) -> bool {
+        !self.owns(number) && !open_ports(pod).contains(&number)
     }
 
     /// Ports of the app at the pod's address that nobody has declared open.

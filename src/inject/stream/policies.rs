@@ -10,6 +10,7 @@ use super::super::yaml::{YamlDocument, fresh_document};
 use super::gate::{open_ports, shown_ports, status_of};
 use super::objects::{ObjectRef, Workload, each, short};
 use super::{LineKind, StreamResult};
+use crate::core::Digest;
 
 /// The owner of the object, in the label that Kubernetes recommends.
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
@@ -24,6 +25,12 @@ pub(super) fn emit(documents: &[YamlDocument], workloads: &[Workload], result: &
         .flat_map(|document| each(&document.value))
         .filter(|(_, object)| object["kind"] == "NetworkPolicy")
         .map(|(_, object)| (ObjectRef::of(&object), object["spec"]["podSelector"].clone()))
+        .collect();
+    let ours: Vec<Value> = documents
+        .iter()
+        .flat_map(|document| each(&document.value))
+        .filter(|(_, object)| is_emitted(object))
+        .map(|(_, object)| object)
         .collect();
     for workload in workloads {
         let Some(status) = status_of(&workload.template) else { continue };
@@ -49,6 +56,21 @@ pub(super) fn emit(documents: &[YamlDocument], workloads: &[Workload], result: &
                 }
                 _ => break,
             }
+        }
+        let is_of_it = |known: &&Value| {
+            known["spec"]["podSelector"] == selector && ObjectRef::of(known).is_beside(&object)
+        };
+        for known in ours.iter().filter(is_of_it) {
+            let why = match ObjectRef::of(known) == object {
+                true if known["spec"]["ingress"] == policy["spec"]["ingress"] => continue,
+                true => "admits other ports than it would now",
+                false => "has a former name, and policies add up",
+            };
+            let text = format!(
+                "{}: {why}: take it out of the stream, and delete it in the cluster",
+                ObjectRef::of(known)
+            );
+            result.line(LineKind::Warned, text);
         }
         if there.iter().any(|(known, _)| *known == object) {
             continue;
@@ -106,7 +128,7 @@ fn policy(workload: &Workload, selector: &Value, revision: &str) -> Value {
     let ObjectRef { kind, name, .. } = &workload.object;
     // With the kind: a Deployment and a StatefulSet may have one name, also in two streams.
     let mut metadata = json!({
-        "name": format!("{}-{}-keygate", name.trim_end_matches(['*', '-']), short(kind)),
+        "name": policy_name(name, kind),
         "labels": {MANAGED_BY: US, LabelName::Injected.name(): revision},
     });
     if let Some(namespace) = &workload.object.namespace {
@@ -122,6 +144,21 @@ fn policy(workload: &Workload, selector: &Value, revision: &str) -> Value {
             "ingress": [{"ports": ports}],
         }
     })
+}
+
+/// At most 240 bytes, so that a number still fits.
+fn policy_name(name: &str, kind: &str) -> String {
+    let whole = name.trim_end_matches(['*', '-']);
+    let end = format!("-{}-keygate", short(kind));
+    match whole.get(..240 - end.len()) {
+        Some(cut) if cut.len() < whole.len() => {
+            let hash = Digest::of(whole.as_bytes()).0;
+            let hash: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+            let cut = cut.get(..cut.len() - 9).unwrap_or_default().trim_end_matches(['-', '.']);
+            format!("{cut}-{hash}{end}")
+        }
+        _ => format!("{whole}{end}"),
+    }
 }
 
 /// A pod's labels except ours: without any, a policy would select the whole namespace.

@@ -271,6 +271,44 @@ fn every_workload_has_a_policy_of_its_own_or_a_word() {
     assert_eq!(run(&result.text, options).text, result.text, "another run adds nothing");
 }
 
+/// Policies add up: an older one of ours keeps open what it admits.
+#[test]
+fn policies_of_an_earlier_run_are_named() {
+    let options = StreamOptions { emit_network_policy: true, ..Default::default() };
+    let once = run(DEPLOYMENT, options).text;
+    let warned = |stream: &str| -> Vec<String> {
+        let result = run(stream, options);
+        let warned = result.report.into_iter().filter(|line| line.kind == LineKind::Warned);
+        warned.map(|line| line.text).filter(|text| text.contains("netpol/")).collect()
+    };
+    assert_eq!(warned(&once), Vec::<String>::new());
+    let former = warned(&once.replace("name: web-deploy-keygate", "name: web-keygate"));
+    assert!(
+        former.len() == 1 && former[0].contains("web-keygate: has a former name"),
+        "{former:?}"
+    );
+    let other = warned(&once.replace("port: 15020", "port: 9000"));
+    assert!(other.len() == 1 && other[0].contains("admits other ports"), "{other:?}");
+}
+
+/// The API server takes 253 bytes.
+#[test]
+fn names_of_policies_are_not_too_long() {
+    let named = |name: &str| {
+        let deployment = DEPLOYMENT.replace("name: web\n", &format!("name: {name}\n"));
+        let options = StreamOptions { emit_network_policy: true, ..Default::default() };
+        let documents = values(&run(&deployment, options).text).unwrap();
+        let policy = documents.iter().find(|document| document["kind"] == "NetworkPolicy").unwrap();
+        policy["metadata"]["name"].as_str().unwrap().to_owned()
+    };
+    let long = "a".repeat(252);
+    let (one, other) = (named(&format!("{long}b")), named(&format!("{long}c")));
+    for name in [&one, &other] {
+        assert!(name.len() <= 240 && name.ends_with("-deploy-keygate"), "{name}");
+    }
+    assert_ne!(one, other);
+}
+
 /// What was noted first is the original, however often Services are redirected.
 #[test]
 fn a_second_redirection_keeps_what_the_first_has_noted() {

@@ -142,13 +142,16 @@ fn a_revision_counts_where_the_asking_label_is() {
         pod["metadata"]["labels"] = labels;
         injected(&pod, &InjectorSettings::default());
     }
-    // Nobody has chosen, and the pod itself asks another one.
-    let by_labels = |pod: &Value| {
-        inject_by_own_labels(pod, &InjectContext::default(), &InjectorSettings::default())
-    };
-    assert_eq!(by_labels(&pod), InjectOutcome::Skip(SkipReason::OtherRevision));
-    pod["metadata"]["labels"] = json!({"keygate.dev/rev": "canary"});
-    assert!(matches!(by_labels(&pod), InjectOutcome::Patch(_)));
+    // Nobody has chosen, and the pod itself names another one.
+    for labels in [
+        json!({"keygate.dev/rev": "canary"}),
+        json!({"keygate.dev/rev": "canary", "keygate.dev/inject": "true"}),
+    ] {
+        pod["metadata"]["labels"] = labels;
+        let outcome =
+            inject_by_own_labels(&pod, &InjectContext::default(), &InjectorSettings::default());
+        assert_eq!(outcome, InjectOutcome::Skip(SkipReason::OtherRevision));
+    }
 }
 
 /// A pod that would restart for ever is refused, with the name of what has to change.
@@ -171,6 +174,11 @@ fn what_the_sidecar_would_not_start_with_is_denied() {
         "{said}"
     );
     injected(&annotated("keygate.dev/skip-paths", "/other"), &settings);
+    // What only the namespace knows is not judged, nor whether its ConfigMap replaces everything.
+    for config in ["", "[[tokens]]\naudiences = [\"${TOKEN_AUDIENCE}\"]\n"] {
+        let settings = InjectorSettings { config: config.to_owned(), ..Default::default() };
+        injected(&skips, &settings);
+    }
     let takeover = InjectorSettings { steering: Steering::Takeover, ..Default::default() };
     let mut pod = annotated("keygate.dev/upstream-port-env", "PORT");
     for probe in [

@@ -5,9 +5,11 @@ use serde_json::{Value, json};
 use super::{
     annotated, config_of, injected, restricted_faults, sidecar_of, undone, web, without_empty,
 };
+use crate::inject::pod::outcome::{InjectOutcome, SkipReason};
 use crate::inject::pod::settings::{InjectorSettings, Steering};
 use crate::inject::pod::status::InjectStatus;
 use crate::inject::pod::undo::{UndoError, uninject};
+use crate::inject::pod::{InjectContext, inject};
 
 fn default() -> InjectorSettings {
     InjectorSettings::default()
@@ -213,7 +215,7 @@ fn takeover_carries_addresses_of_the_node_along() {
     assert_eq!(undone(&after), pod);
 }
 
-/// A proxy of the app as a native sidecar is a front like any other; that of a mesh is none.
+/// A proxy of the app as a native sidecar is the front if the pod says so, and never by itself.
 #[test]
 fn a_native_sidecar_can_be_the_front() {
     let with_init = |app: Value, front: Value| {
@@ -224,18 +226,30 @@ fn a_native_sidecar_can_be_the_front() {
         pod
     };
     let http = json!([{"name": "http", "containerPort": 8080}]);
-    for app in [json!(null), json!([{"containerPort": 9000}])] {
-        let pod = with_init(app, http.clone());
-        let (injection, after) = injected(&pod, &default());
-        assert_eq!(injection.steered, "move http->15080");
-        let proxy = &after["spec"]["initContainers"][0];
-        assert_eq!(ports(proxy), named(&[("up-http", 8080)]));
-        assert_eq!(undone(&after), pod);
+    for wish in ["http", "8080"] {
+        for app in [json!(null), json!([{"containerPort": 9000}])] {
+            let mut pod = with_init(app, http.clone());
+            pod["metadata"]["annotations"] = json!({"keygate.dev/upstream-port": wish});
+            let (injection, after) = injected(&pod, &default());
+            assert_eq!(injection.steered, "move http->15080");
+            let proxy = &after["spec"]["initContainers"][0];
+            assert_eq!(ports(proxy), named(&[("up-http", 8080)]));
+            assert_eq!(undone(&after), pod);
+        }
     }
-    let mesh = json!([{"name": "linkerd-proxy", "containerPort": 4143}]);
-    let pod = with_init(json!([{"containerPort": 8080}]), mesh);
-    let upstream = config_of(&injected(&pod, &default()).1)["upstream"]["url"].clone();
-    assert_eq!(upstream.as_str(), Some("http://127.0.0.1:8080"));
+    for name in ["linkerd-proxy", "http", "grpc-otlp", "http-otlp", "web"] {
+        let sidecars = json!([{"name": name, "containerPort": 4317}]);
+        for app in
+            [json!([{"containerPort": 8080}]), json!([{"name": "api", "containerPort": 8080}])]
+        {
+            let pod = with_init(app, sidecars.clone());
+            let upstream = config_of(&injected(&pod, &default()).1)["upstream"]["url"].clone();
+            assert_eq!(upstream.as_str(), Some("http://127.0.0.1:8080"), "{name}");
+        }
+        let outcome =
+            inject(&with_init(json!(null), sidecars), &InjectContext::default(), &default());
+        assert_eq!(outcome, InjectOutcome::Skip(SkipReason::NoUpstreamPort), "{name}");
+    }
 }
 
 /// A Service asks for a name and a protocol: a name on UDP is another port.
