@@ -160,17 +160,6 @@ impl AdminToml {
         rest.find('/').and_then(|at| rest.get(at..)).unwrap_or_default().trim_end_matches('/')
     }
 
-    /// [`AdminToml::base`], if there is one and no other room answers there. Elsewhere a proxy in front has
-    /// to remove it.
-    pub fn answered_base(&self) -> Option<&str> {
-        let base = base_path(self.base()).ok()?;
-        let overlaps = |other: &str| other.starts_with(&*base) || base.starts_with(other);
-        let mut routes = self.dialects.iter().flat_map(|dialect| &dialect.operations);
-        let is_taken = self.mount.as_deref().is_some_and(overlaps)
-            || routes.any(|operation| operation.routes.iter().any(|r| overlaps(&r.pattern())));
-        (!is_taken).then(|| self.base())
-    }
-
     /// The database's file, if the database is a file.
     pub fn database(&self) -> PathBuf {
         self.state.join(Self::DATABASE)
@@ -230,7 +219,9 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
         let hint = "[listen.tls], or a TLS proxy in front of it and its https:// URL in public_url";
         listen.fault("address", problem.hint(hint));
     }
-    if public_url.is_some() && !tls_section.is_there() && !listen.has("trusted_proxies") {
+    // Who comes to a Unix socket has no address, whoever is in between.
+    let is_behind_proxy = matches!(bind, Some(Bind::Tcp(_))) && public_url.is_some();
+    if is_behind_proxy && !tls_section.is_there() && !listen.has("trusted_proxies") {
         let problem =
             ConfigProblem::new("is missing: all people come from one address, the proxy's");
         let hint = "the networks of the proxies in front: an address is told to wait after 30 \

@@ -49,19 +49,15 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 /// Every screen: at the service's own address, where people sign in, and again at the product's
 /// path, where they are signed in already.
 pub fn router(app: &App) -> Router<App> {
-    match &app.settings.mount {
-        Some(mount) => screens().nest(mount, signed_in()).route(&format!("{mount}/"), get(home)),
-        None => screens(),
-    }
-}
-
-/// The screens at the service's own address.
-pub fn screens() -> Router<App> {
     let signing_in = Router::new()
         .route(SIGN_IN, get(sign_in::show))
         .route(OIDC_SIGN_IN, post(sign_in::begin))
         .route(&format!("{OIDC_SIGN_IN}/{{provider}}"), get(sign_in::finish));
-    signed_in().merge(signing_in)
+    let own = signed_in().merge(signing_in);
+    match &app.settings.mount {
+        Some(mount) => own.nest(mount, signed_in()).route(&format!("{mount}/"), get(home)),
+        None => own,
+    }
 }
 
 /// The screens for people who are signed in, and their files.
@@ -90,8 +86,7 @@ fn signed_in() -> Router<App> {
         .route("/mark.svg", get(|| async { asset("image/svg+xml", MARK) }))
 }
 
-/// Leads to the list.
-pub async fn home(State(app): State<App>, parts: Parts) -> Redirect {
+async fn home(State(app): State<App>, parts: Parts) -> Redirect {
     Redirect::to(&format!("{}/keys", base_of(&app, &parts)))
 }
 

@@ -73,15 +73,9 @@ pub fn router(app: App) -> Router {
 /// The routes of the other rooms.
 fn rooms(app: &App) -> Router<App> {
     let across = from_fn_with_state(app.clone(), embed::across);
-    let others = people::routes().merge(api::routes().layer(across)).merge(embed::routes(app));
-    let own = page::router(app).merge(others.clone()).merge(endpoints::routes(app));
-    // A proxy in front may leave the path of `public_url` in place, as our sidecar does.
-    match app.settings.answered_base() {
-        Some(base) => own
-            .nest(base, page::screens().merge(others))
-            .route(&format!("{base}/"), get(page::home)),
-        None => own,
-    }
+    let shown = people::routes().merge(page::router(app));
+    let shown = shown.merge(api::routes().layer(across)).merge(embed::routes(app));
+    shown.merge(endpoints::routes(app))
 }
 
 fn assemble(app: App, rooms: Router<App>) -> Router {

@@ -51,7 +51,7 @@ const el = (tag, fields = {}, ...children) => {
 };
 
 // What a person can see of a name; the id of a key whose name shows nothing.
-const called = (key) => (/[^\p{C}\p{Z}\p{Default_Ignorable_Code_Point}\u2800]/u.test(key.name) ? key.name : key.id);
+const called = (key) => (/[^\p{Cc}\p{Cf}\p{Z}\p{Default_Ignorable_Code_Point}\u2800]/u.test(key.name) ? key.name : key.id);
 
 const when = (text) => {
   const shown = new Intl.DateTimeFormat(words.lang, { dateStyle: "medium" }).format(new Date(text));

@@ -9,7 +9,7 @@ use super::words::Words;
 use super::{SCRIPT, STYLE};
 use crate::core::{Digest, OrgId};
 use crate::registrar::people::{BootstrapFor, bootstrap_link};
-use crate::registrar::serve::tests::{Ask, SETTINGS, TestDesk, Told, run};
+use crate::registrar::serve::tests::{Ask, TestDesk, Told, run};
 use crate::registrar::store::suite;
 use crate::registrar::store::{ArtefactHead, ArtefactKind, ArtefactState, StoredArtefact};
 
@@ -464,46 +464,6 @@ fn a_name_that_nobody_sees_is_refused_and_an_old_one_is_the_id() {
         for name in ["", " ", "\u{200b}"] {
             entry.name = name.into();
             assert_eq!(super::show::name(&entry), entry.id.to_string());
-        }
-    });
-}
-
-/// A proxy in front may leave the path of `public_url` in place.
-#[test]
-fn the_page_answers_at_the_path_of_its_url() {
-    let at = |url: &str, more: &str| {
-        let listen = format!(
-            "[listen]\naddress = \"127.0.0.1:0\"\npublic_url = \"{url}\"\n\
-             trusted_proxies = [\"127.0.0.1/32\"]\n"
-        );
-        let settings = SETTINGS.replace("[listen]\naddress = \"127.0.0.1:0\"\n", &listen);
-        TestDesk::made(|_| format!("{settings}{more}"))
-    };
-    run(async {
-        let desk = at("https://h/settings/api-keys", "");
-        for base in ["", "/settings/api-keys"] {
-            let sign_in = desk.send(Ask::get(&format!("{base}/sign-in"))).await;
-            assert_eq!(sign_in.status, StatusCode::OK, "{base}");
-            assert!(sign_in.body.contains("action=\"/settings/api-keys/sign-in\""), "{base}");
-            let style = desk.send(Ask::get(&format!("{base}/page.css"))).await;
-            assert_eq!(style.status, StatusCode::OK, "{base}");
-            let home = desk.send(Ask::get(&format!("{base}/"))).await;
-            assert_eq!(home.fields["location"], "/settings/api-keys/keys", "{base}");
-            let api = desk.send(Ask::get(&format!("{base}/v1/whoami"))).await;
-            assert_eq!(api.code(), "no_credential", "{base}");
-        }
-        let home = desk.send(Ask::get("/settings/api-keys")).await;
-        assert_eq!(home.fields["location"], "/settings/api-keys/keys");
-        // Paths that something else has: the proxy has to remove them.
-        let dialect = "[[dialect]]\nname = \"weshape\"\n";
-        let mount = "[page]\nbase_path = \"/settings\"\n[[people.product_sessions]]\nname = \"p\"\n\
-                     url = \"https://h/s\"\ncookie = \"c\"\norg = \"/o\"\nuser = \"/u\"\n\
-                     role = \"/r\"\nroles = { admin = \"admin\" }\n";
-        for (path, more) in [("keys", ""), ("api", dialect), ("settings", mount)] {
-            let desk = at(&format!("https://h/{path}"), more);
-            let sign_in = desk.send(Ask::get(&format!("/{path}/sign-in"))).await;
-            assert_ne!(sign_in.status, StatusCode::OK, "{path}");
-            assert_eq!(desk.send(Ask::get("/sign-in")).await.status, StatusCode::OK, "{path}");
         }
     });
 }

@@ -25,17 +25,10 @@ struct Registrar {
     /// Its configured address, and that of the product's own service.
     listen: String,
     upstream: String,
-    /// Its sidecar's admin listener, and where people come in; `None`: there is no sidecar yet.
-    sidecar: Option<SidecarPlaces>,
+    /// The URL of its sidecar's admin listener; `None`: there is no sidecar yet.
+    sidecar: Option<String>,
     /// `None`: it is down.
     process: Option<Process>,
-}
-
-/// Where a product's sidecar listens.
-struct SidecarPlaces {
-    admin: String,
-    /// `http://127.0.0.1:PORT`
-    url: String,
 }
 
 /// The org of a product's page.
@@ -77,12 +70,7 @@ impl Registrar {
         command.env("KEYGATE_SESSION_URL", session);
         // Nothing answers at that port.
         let nobody = "http://127.0.0.1:9".to_owned();
-        let admin = self.sidecar.as_ref().map(|sidecar| format!("http://{}", sidecar.admin));
-        command.env("KEYGATE_SIDECAR", admin.unwrap_or(nobody));
-        if let Some(sidecar) = self.sidecar.as_ref().filter(|_| self.listen.starts_with("unix:")) {
-            let url = format!("{}/settings/api-keys", sidecar.url);
-            command.env("KEYGATE_ADMIN_URL", url);
-        }
+        command.env("KEYGATE_SIDECAR", self.sidecar.as_ref().unwrap_or(&nobody));
         command
     }
 
@@ -162,8 +150,7 @@ impl Managed {
         gate.wait_ready();
         let product = Product { gate, name };
         // From now on the service knows where the sidecar is.
-        let admin = product.gate.admin.to_string();
-        registrar.sidecar = Some(SidecarPlaces { admin, url: product.url() });
+        registrar.sidecar = Some(format!("http://{}", product.gate.admin));
         registrar.serve();
         Self { product, spare, registrar }
     }

@@ -213,7 +213,8 @@ impl Column {
             "key_prefix" | "start" => Self::KeyPrefix,
             "status" => Self::Status,
             "sunset" => Self::Sunset,
-            "uid" => Self::Uid,
+            // Not `uid`: elsewhere that is a user's.
+            "key_uid" => Self::Uid,
             _ => return None,
         })
     }

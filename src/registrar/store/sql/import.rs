@@ -108,7 +108,11 @@ fn insert(
     for entry in made.iter() {
         try_all(std::slice::from_ref(entry)).map_err(|e| match e {
             StoreError::Conflict { .. } => StoreError::Conflict {
-                why: format!("another key has the secret, public id or UUID of {}", entry.id),
+                why: format!(
+                    "another key has the secret, public id or UUID of {}; if a line states `uid` for \
+                     that key, take it out there",
+                    entry.id
+                ),
             },
             e => e,
         })?;

@@ -190,33 +190,35 @@ fn wa_gateways_api_waits_for_the_sidecar() {
     assert_eq!(product.call("GET", "/api/v1/sessions", &key, "").status, 401);
 }
 
-/// WeShape's people create keys on the service's page, which is on a path of the product behind the
-/// sidecar.
+/// WeShape's people create keys on the service's page, on a host of its own: a proxy leads it to the
+/// service's socket. Nothing of it can be reached through the product's sidecar.
 #[test]
-fn weshapes_page_is_reached_through_the_sidecar() {
+fn weshapes_page_has_a_host_of_its_own() {
     let upstream = service();
     let product = Managed::over("weshape", &upstream);
     let bootstrap = ["bootstrap", "--org", "company-1", "--name", "kim", "--json"];
     let told = run(&mut product.registrar.command(&bootstrap));
     let told: Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
-    let base = format!("{}/settings/api-keys", product.product.url());
     let (page, token) = told["url"].as_str().unwrap().split_once('#').unwrap();
-    assert_eq!(page, format!("{base}/sign-in"));
-    let ask = |path: &str, more: &str| product.product.curl(&format!("curl '{base}{path}' {more}"));
+    assert_eq!(page, "https://keys.weshape.today/sign-in");
+    let socket = product.registrar.listen.strip_prefix("unix:").unwrap();
+    let ask = |path: &str, more: &str| {
+        let at = format!("--unix-socket '{socket}' 'http://keys.weshape.today{path}'");
+        product.product.curl(&format!("curl {at} {more}"))
+    };
     let shown = ask("/sign-in", "");
     assert_eq!(shown.status, 200, "{}", shown.body);
     for attribute in ["<link rel=\"stylesheet\" href=\"", "<script type=\"module\" src=\""] {
         let asset = shown.body.split(attribute).nth(1).unwrap().split('"').next().unwrap();
-        let asset = asset.strip_prefix("/settings/api-keys").unwrap();
         assert_eq!(ask(asset, "").status, 200, "{asset}");
     }
     let folder = &product.product.gate.folder;
-    let jar = folder.file("jar").display().to_string();
-    let signed_in = ask("/sign-in", &format!("-d token={token} -c '{jar}' {OURS}"));
+    let head = folder.file("head").display().to_string();
+    let signed_in = ask("/sign-in", &format!("-d token={token} -D '{head}' {OURS}"));
     assert_eq!(signed_in.status, 303, "{}", signed_in.body);
-    let kept = folder.read("jar");
-    let cookie = kept.lines().find(|line| line.contains("__Host-keygate")).unwrap();
-    let cookie = format!("-H 'cookie: __Host-keygate={}'", cookie.rsplit('\t').next().unwrap());
+    let head = folder.read("head");
+    let cookie = head.split("__Host-keygate=").nth(1).unwrap();
+    let cookie = format!("-H 'cookie: __Host-keygate={}'", cookie.split(';').next().unwrap());
     let list = ask("/keys", &cookie);
     assert_eq!(list.status, 200, "{}", list.body);
     assert!(list.body.contains("Development Key"), "{}", list.body);
@@ -227,18 +229,25 @@ fn weshapes_page_is_reached_through_the_sidecar() {
         let value = value.and_then(|rest| rest.split('"').next()).unwrap_or_default();
         format!("--data-urlencode '{name}={value}'")
     });
-    let fields =
-        "-d name=Dashboard -d permission=archives:read -d environment=live -d expires=never";
+    let fields = "-d name=Dashboard -d permission=apikeys:write -d permission=archives:read \
+                  -d environment=live -d expires=never";
     let shown = ask("/keys", &format!("{cookie} {} {fields} {OURS}", hidden.join(" ")));
     assert_eq!(shown.status, 200, "{}", shown.body);
     let secret = shown.body.split("<output id=\"secret\"").nth(1).unwrap();
     let secret = secret.split(['>', '<']).nth(1).unwrap();
     let key = format!("X-Api-Key: {secret}");
     assert_eq!(product.call("GET", "/api/v3/archives", &key, "").status, 200);
-    // Nobody is signed in by saying so, and no key of the product's clients is looked at there.
-    for said in ["-H 'x-key-id: key_def456' -H 'x-org-id: company-1'", ""] {
-        assert_eq!(ask("/v1/whoami", said).status, 401, "{said}");
-        assert_eq!(ask("/keys", said).status, 303, "{said}");
+    // Neither a key nor a session opens the service's own API at the product's address.
+    for path in
+        ["/v1/whoami", "/v1/orgs/company-1/keys", "/keys", "/sign-in", "/settings/api-keys/keys"]
+    {
+        for credential in [&format!("Authorization: Bearer {secret}"), &key] {
+            let answer = product.call("GET", path, credential, "");
+            assert_eq!(answer.status, 403, "{path}: {}", answer.body);
+        }
+        let answer =
+            product.product.curl(&format!("curl '{}{path}' {cookie}", product.product.url()));
+        assert_eq!(answer.status, 403, "{path}: {}", answer.body);
     }
 }
 
