@@ -26,10 +26,9 @@ demo: ## Guided tour in a temporary folder; stays up until Ctrl-C (ONCE=1: ends 
 # Most tests wait for processes and timers most of the time: twice as many at a time as there are
 # processors.
 test test-admin-full: export RUST_TEST_THREADS ?= $(shell echo $$(( 2 * $$(nproc) )))
-test: tools check ## All tests, as CI runs them: format, lints, unit, integration, end to end, docs, fuzz corpus
+test: tools check ## All tests, as CI runs them: format, lints, unit, fuzz corpus, integration, end to end, docs
 	$(CARGO) test --no-fail-fast --tests --features $(FEATURES)
 	$(CARGO) test --no-fail-fast --doc --features $(FEATURES)
-	fuzz/run
 
 test-admin-full: tools ## Suites of the management service of which `make test` runs a bounded part
 	KEYGATE_SCREENS=all $(CARGO) test --lib --features $(FEATURES) registrar::page
@@ -45,8 +44,8 @@ check: ## Format and lints, no tests
 	$(CARGO) check --quiet --lib --bins # as the sidecar's image is built: without them
 	$(CARGO) check --quiet --lib --bins --no-default-features # without shared limits
 
-fuzz: ## Fuzz targets over their corpus; TARGET=name SECONDS=n: one of them for longer
-	fuzz/run $(if $(TARGET),$(TARGET) $(or $(SECONDS),60))
+fuzz: ## Every fuzz target with libFuzzer, SECONDS=60 each; TARGET=name: only that one
+	fuzz/run $(or $(TARGET),all) $(or $(SECONDS),60)
 
 fmt: ## Format the sources
 	$(CARGO) fmt --all

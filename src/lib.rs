@@ -40,3 +40,11 @@ pub mod usage;
 #[cfg(feature = "kubernetes")]
 pub mod webhook;
 pub mod wording;
+
+// The fuzz targets, which see keygate from outside, run as tests of the library.
+#[cfg(test)]
+extern crate self as keygate;
+#[cfg(test)]
+#[cfg(feature = "kubernetes")]
+#[path = "../fuzz/replay.rs"]
+mod fuzz_replay;

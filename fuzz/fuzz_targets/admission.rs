@@ -1,9 +1,10 @@
 //! AdmissionReviews: bytes as they come, and pods inside of a review that is right around them.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use keygate::inject::{InjectContext, InjectorSettings};
 use keygate::webhook::review::{AdmissionResult, all_results, answer};
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 

@@ -1,11 +1,12 @@
 //! Whatever our reader of answers takes, hyper's client must read with the same status, fields,
 //! body and trailers. The first byte: where the second read of the body begins.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::sync::OnceLock;
 
 use keygate::proxy::fuzz::readers::{hypers_answer, our_answer};
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
 

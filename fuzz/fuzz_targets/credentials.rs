@@ -1,10 +1,11 @@
 //! Credentials in every carrier of a whole head: four parts of the input, cut at 0xff, are the query
 //! and the values of `X-Api-Key`, `Authorization` and `Cookie`; an empty one is left out.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 mod service;
 
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -1,11 +1,12 @@
 //! X-Forwarded-For: nothing to the left of the first stranger matters.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use keygate::core::{NetworkSet, address};
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 
 static TRUSTED: LazyLock<NetworkSet> =

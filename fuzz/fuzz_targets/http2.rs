@@ -1,10 +1,11 @@
 //! HTTP/2 frames through the whole service. The first byte: whether there are keys, and what the
 //! upstream does ([`service::run`]).
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 mod service;
 
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

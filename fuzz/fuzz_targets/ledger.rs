@@ -1,10 +1,11 @@
 //! The state file: whatever is read is written back the same.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 mod sealed;
 
 use keygate::table::{Acceptance, Ledger, AcceptRules};
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

@@ -1,10 +1,11 @@
 //! The frame and the manifest: raw bytes as a file, and as a manifest behind a right signature.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 mod sealed;
 
 use keygate::table::{Manifest, Patch, Table};
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 
 /// The one file of the corpus that was signed by the signer that is trusted here.

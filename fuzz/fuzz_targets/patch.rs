@@ -1,7 +1,7 @@
 //! A patch's body behind a right signature, over a table: whatever is accepted does what it says, and
 //! its removals outlive it.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 mod sealed;
 
@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock};
 
 use keygate::core::{KeyLookup, Now};
 use keygate::table::{AcceptOutcome, Acceptance, Patch, AcceptRules, Table};
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 
 const NOW: Now = Now { unix_ms: 1_767_225_600_000, mono_ns: 0 };

@@ -1,8 +1,9 @@
 //! A path that is accepted without a trait that a route must allow means the same to every server.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use keygate::core::path::{Traits, decode, scan};
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|path: &[u8]| {

@@ -1,10 +1,11 @@
 //! The PROXY header: the same answer however the network cuts it, and no byte of what follows is lost.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::net::SocketAddr;
 
 use keygate::proxy::proxy_protocol::read_header;
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 

@@ -1,13 +1,14 @@
 //! Whatever our reader of requests takes, hyper's server must read with the same method, target,
 //! fields and body. Whatever is left to hyper it must take, and end where we found the end.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::sync::OnceLock;
 
 use keygate::proxy::fuzz::readers::{
     HypersSpan, hypers_request, hypers_span, our_request, our_span,
 };
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
 

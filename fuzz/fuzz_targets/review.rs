@@ -1,12 +1,13 @@
 //! An admission review, or a pod alone, as JSON: the injector never panics, the same input gives the same
 //! answer, and what it injects it finds injected and can take out again.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use keygate::inject::{
     InjectContext, InjectOutcome, InjectorSettings, PatchOperation, SkipReason, Steering, inject,
     uninject,
 };
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 

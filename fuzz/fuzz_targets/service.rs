@@ -10,6 +10,7 @@ use keygate::proxy::fuzz::Service;
 use keygate::snapshot::Snapshot;
 use keygate::table::{Issue, KeySet, Table};
 use keygate::table::write::{BodyBuilder, InMemory};
+use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,7 +28,7 @@ pub const SECRET: &str = "wa_secret0123456789";
 
 const CONFIG: &str = concat!(
     "environment = \"live\"\n",
-    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/minimal.toml")),
+    include_str!("../../tests/data/minimal.toml"),
     r#"[[credentials]]
 source = "header"
 name = "x-api-key"
@@ -80,6 +81,7 @@ struct Bench {
     runtime: tokio::runtime::LocalRuntime,
     services: [Service; 2],
     record: Rc<Record>,
+    _socket: TempDir,
 }
 
 /// What came of an input: by connection to the upstream, and to the client.
@@ -111,8 +113,8 @@ impl Bench {
             .enable_all()
             .build_local(tokio::runtime::LocalOptions::default())
             .expect("a runtime");
-        let socket = std::env::temp_dir().join(format!("keygate-fuzz-{}", std::process::id()));
-        let _ = std::fs::remove_file(&socket);
+        let folder = TempDir::new().expect("a folder");
+        let socket = folder.path().join("upstream");
         let url = format!("unix:{}", socket.display());
         let text = CONFIG.replace("http://127.0.0.1:1", &url);
         let (services, listener) = runtime.block_on(async {
@@ -134,7 +136,7 @@ impl Bench {
         });
         let record = Rc::<Record>::default();
         runtime.spawn_local(Rc::clone(&record).listen(listener));
-        let bench = Self { runtime, services, record };
+        let bench = Self { runtime, services, record, _socket: folder };
         bench.check();
         bench
     }

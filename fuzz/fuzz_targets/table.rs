@@ -1,7 +1,7 @@
 //! A table's body behind a right signature: whatever the reader accepts can be looked up in, walked,
 //! folded and drafted from.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 mod sealed;
 
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use keygate::core::{KeyLookup, KeyKind, PairLookup};
 use keygate::table::{KeySet, Table};
 use keygate::table::write::{PatchDraft, fold};
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

@@ -1,6 +1,6 @@
 //! User tokens and JWK Sets: claims and headers behind a right signature, and bytes as they come.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use keygate::core::{ClaimReading, Now, TokenFault, TokenOnward};
 use keygate::token::verify::Issuers;
 use keygate::token::{IssuerRules, JwkSet, TokenAlgorithm, Unverified};
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 

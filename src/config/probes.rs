@@ -127,7 +127,7 @@ fn escaped(path: &str) -> String {
 }
 
 /// Whether a field says how a message is framed.
-pub(crate) fn is_framing(name: &HeaderName) -> bool {
+pub fn is_framing(name: &HeaderName) -> bool {
     [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE]
         .contains(name)
 }
