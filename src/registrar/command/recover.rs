@@ -104,6 +104,13 @@ impl Recover {
                     above: seen.max(published.serial),
                 };
                 let snapshot = store.snapshot(&audience, 0).await.map_err(of_store)?;
+                if (1..snapshot.serial).contains(&published.serial) {
+                    session.output.note(&format!(
+                        "{audience}: the database has serial {}, and the newest file at hand {}: only \
+                         revocations are taken from it",
+                        snapshot.serial, published.serial
+                    ));
+                }
                 let counts = published.recover(&*store, snapshot, terms).await?;
                 above.0.insert(audience.clone(), counts.serial);
                 told.push((audience, counts));

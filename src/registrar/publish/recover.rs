@@ -184,7 +184,9 @@ impl PublishedKeys {
         found
     }
 
-    /// Brings the database's keys up to what was published, which is newer.
+    /// Brings the database's keys up to what was published, if that is newer. Of older files only
+    /// revocations count: the database has later changes, and a key that it made since is not one
+    /// that was removed.
     ///
     /// # Errors
     ///
@@ -198,10 +200,18 @@ impl PublishedKeys {
         let mut published = self.by_id();
         let mut counts = RecoveredCounts::default();
         let mut entries = Vec::new();
+        let is_older = self.serial < snapshot.serial;
         while let Some(batch) = snapshot.keys.recv().await {
             for key in batch.map_err(of_store)? {
                 let ours = key.entry;
                 let theirs = published.remove(&ours.id);
+                if is_older {
+                    if ours.status != KeyStatus::Revoked && theirs.is_some_and(is_revoked) {
+                        counts.revoked += 1;
+                        entries.push(RegistryEntry { status: KeyStatus::Revoked, ..ours });
+                    }
+                    continue;
+                }
                 match (theirs, self.set.is_some()) {
                     (Some(theirs), _) => {
                         if let Some(entry) = newer(&ours, &theirs) {
@@ -217,7 +227,7 @@ impl PublishedKeys {
                 }
             }
         }
-        for theirs in published.values() {
+        for theirs in published.values().filter(|_| !is_older) {
             if let Some(entry) = of_specs(theirs, None) {
                 counts.returned += 1;
                 // A table does not say when they were made.
@@ -230,6 +240,11 @@ impl PublishedKeys {
         counts.serial = store.recover(batch).await.map_err(of_store)?;
         Ok(counts)
     }
+}
+
+/// Whether all secrets of a key are revoked.
+fn is_revoked(theirs: Vec<KeySpec>) -> bool {
+    theirs.iter().all(|spec| spec.grant.status == KeyStatus::Revoked)
 }
 
 /// A key as it was published, if it differs in the database. A revoked key stays revoked.

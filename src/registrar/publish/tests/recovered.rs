@@ -7,13 +7,13 @@ use crate::registrar::config::AudienceConfig;
 use crate::registrar::publish::recover::PublishedKeys;
 
 /// The audience without targets: only the given files are available.
-fn fetched(house: &House) -> AudienceConfig {
+pub(super) fn fetched(house: &House) -> AudienceConfig {
     let audience = house.settings().audiences[0].clone();
     AudienceConfig { targets: Vec::new(), ..audience }
 }
 
 /// Copies of what is published, as a sidecar has them.
-fn copies(house: &House) -> [PathBuf; 2] {
+pub(super) fn copies(house: &House) -> [PathBuf; 2] {
     ["keys.kgt", "keys.kgp"].map(|name| {
         let copy = house.root.join("copy").join(name);
         fs::create_dir_all(copy.parent().unwrap()).unwrap();

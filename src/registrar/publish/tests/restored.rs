@@ -1,6 +1,7 @@
 //! A database that was restored from a backup, and its recovery.
 
-use super::super::recover::{PublishedKeys, RecoveryTerms};
+use super::super::recover::{PublishedKeys, RecoveredCounts, RecoveryTerms};
+use super::recovered::{copies, fetched};
 use super::*;
 use crate::registrar::store::{KeyChange, Serials};
 
@@ -73,6 +74,83 @@ fn a_restored_database_brings_nothing_back() {
     });
 }
 
+/// On a host whose high-water file is alone in knowing a line that was lost: the database has gone on
+/// since, and the published files at hand are older.
+#[test]
+fn files_older_than_the_database_take_nothing_back() {
+    let house = House::new();
+    run(async {
+        let service = house.serve().await;
+        let kept = create(&service.store, "kept").await;
+        let last = create(&service.store, "last").await;
+        service.published(last.serial).await;
+        let old = copies(&house);
+        let leaked = kept.key.entry.id;
+        revoke(&service.store, leaked).await.unwrap();
+        let newer = create(&service.store, "newer").await;
+        service.published(newer.serial).await;
+        service.publisher.stop();
+        let published = published_in(&house, &old, &service.store).await;
+        assert!(published.serial < newer.serial);
+        let counts = recovered(&published, &service.store, newer.serial + 7).await;
+        assert_eq!((counts.changed, counts.revoked, counts.returned), (0, 0, 0));
+        assert_eq!(counts.serial, newer.serial + 8);
+        for (id, status) in [
+            (leaked, KeyStatus::Revoked),
+            (last.key.entry.id, KeyStatus::Active),
+            (newer.key.entry.id, KeyStatus::Active),
+        ] {
+            let key = service.store.key(&audience(), None, suite_ref(id)).await.unwrap();
+            assert_eq!(key.entry.status, status, "{}", key.entry.name);
+        }
+    });
+}
+
+/// A database that went back, and was changed before anybody noticed.
+#[test]
+fn a_published_revocation_reaches_a_database_that_went_another_way() {
+    let house = House::new();
+    run(async {
+        let service = house.serve().await;
+        let leaked = create(&service.store, "leaked").await;
+        service.published(leaked.serial).await;
+        let copy = house.root.join("copy.db");
+        SqliteStore::backup(&house.database(), &copy, Duration::from_secs(5), 7).unwrap();
+        let serial = revoke(&service.store, leaked.key.entry.id).await.unwrap();
+        service.published(serial).await;
+        let files = copies(&house);
+        service.publisher.stop();
+        close(&house, service.store).await;
+        for tail in ["-wal", "-shm"] {
+            fs::remove_file(house.root.join(format!("state/registrar.db{tail}"))).ok();
+        }
+        fs::rename(&copy, house.database()).unwrap();
+        let store = house.store();
+        for name in ["a", "b", "c"] {
+            create(&store, name).await;
+        }
+        let published = published_in(&house, &files, &store).await;
+        let counts = recovered(&published, &store, serial).await;
+        assert_eq!((counts.changed, counts.revoked, counts.returned), (0, 1, 0));
+        let key = store.key(&audience(), None, suite_ref(leaked.key.entry.id)).await.unwrap();
+        assert_eq!(key.entry.status, KeyStatus::Revoked);
+    });
+}
+
+async fn published_in(house: &House, files: &[PathBuf], store: &Arc<dyn Store>) -> PublishedKeys {
+    PublishedKeys::of_audience(&fetched(house), files, &**store).await.unwrap()
+}
+
+async fn recovered(
+    published: &PublishedKeys,
+    store: &Arc<dyn Store>,
+    above: u64,
+) -> RecoveredCounts {
+    let snapshot = store.snapshot(&audience(), 0).await.unwrap();
+    let terms = RecoveryTerms { audience: audience(), actor: host(), at_ms: suite::NOW, above };
+    published.recover(&**store, snapshot, terms).await.unwrap()
+}
+
 /// The steps of `admin recover`.
 async fn recover(house: &House, store: &Arc<dyn Store>) {
     let settings = house.settings();
@@ -81,10 +159,7 @@ async fn recover(house: &House, store: &Arc<dyn Store>) {
     let published =
         PublishedKeys::of_audience(&settings.audiences[0], &[], &**store).await.unwrap();
     assert_eq!(published.serial, seen);
-    let snapshot = store.snapshot(&audience(), 0).await.unwrap();
-    let terms =
-        RecoveryTerms { audience: audience(), actor: host(), at_ms: suite::NOW, above: seen };
-    let counts = published.recover(&**store, snapshot, terms).await.unwrap();
+    let counts = recovered(&published, store, seen).await;
     assert_eq!((counts.changed, counts.revoked, counts.returned), (1, 0, 1));
     let above = Serials([(audience(), counts.serial)].into());
     store.begin_epoch(above, suite::recovery()).await.unwrap();
