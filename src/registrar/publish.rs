@@ -174,7 +174,8 @@ impl Publisher {
         let mut threads = Vec::new();
         let mut outboxes = Vec::new();
         for audience in &options.settings.audiences {
-            if audience.signer.is_some() {
+            let publication = options.store.publication(&audience.name).await.map_err(of_store)?;
+            if audience.signer.is_some() || publication.base > 0 {
                 // Unknown until the first artefact is loaded: a sidecar that heard that there is no
                 // patch would start without its revocations.
                 options.shelf.put(audience.name.as_str(), ServedArtefacts::UNKNOWN);

@@ -255,7 +255,12 @@ fn artefacts(app: &App, shelf: ArtefactShelf, book: SidecarBook) -> ArtefactServ
     let files = fleets.iter().map(|fleet| fleet.audiences.len() * 2).max().unwrap_or(0);
     let limits = WaitLimits::default().for_files(files);
     let clock = app.clock.clone();
-    ArtefactService::with_terms(shelf, fleets, limits, BehindCaller::Sent, move |poll| {
+    let behind = match app.store.is_shared() {
+        // Another instance has published it, and this one is about to learn of it.
+        true => BehindCaller::Withheld,
+        false => BehindCaller::Sent,
+    };
+    ArtefactService::with_terms(shelf, fleets, limits, behind, move |poll| {
         book.heard(&poll, clock.now().unix_ms);
     })
 }

@@ -76,8 +76,22 @@ impl ServerAddress {
         Self { config, encryption: url.encryption, ca_file }
     }
 
-    /// A connection, and the notifications that the server sends on it.
+    /// A connection, and the notifications that the server sends on it. The configuration's time is
+    /// for a connection of TCP; a pooler that is paused makes one, and then says nothing.
     async fn connect(
+        &self,
+        told: Option<mpsc::UnboundedSender<Notification>>,
+    ) -> Result<DialledServer, ServerError> {
+        let hosts = u32::try_from(self.config.get_hosts().len()).unwrap_or(1).max(1);
+        let each = self.config.get_connect_timeout().copied().unwrap_or(CONNECT);
+        let limit = each.saturating_mul(hosts) + CONNECT;
+        tokio::time::timeout(limit, self.shake_hands(told)).await.unwrap_or_else(|_| {
+            let why = "it takes connections, and does not answer".to_owned();
+            Err(ServerError::Away { why })
+        })
+    }
+
+    async fn shake_hands(
         &self,
         told: Option<mpsc::UnboundedSender<Notification>>,
     ) -> Result<DialledServer, ServerError> {

@@ -124,17 +124,21 @@ impl ServerConnection {
         self.cursors.set(0);
         self.transaction.replace(None);
         let sql = self.terms.beginning(kind);
-        self.limit.set(match kind {
+        let of_statements = match kind {
             // Building indexes of large tables takes time.
             TransactionKind::Migrate => MIGRATION,
             _ => self.terms.statement_timeout + self.terms.lock_timeout + BEYOND,
-        });
+        };
+        // The beginning waits for a lock at most. So a server that says nothing is noticed, and the
+        // caller told to come again, before the caller's own time is over.
+        self.limit.set(self.terms.lock_timeout + BEYOND);
         // An idle connection may have been cut unnoticed.
         let kept = self.session.borrow().is_some();
         let begun = match self.simple_anew(&sql) {
             Err(e) if kept && e.is_away() => self.simple_anew(&sql),
             begun => begun,
         };
+        self.limit.set(of_statements);
         match begun {
             Ok(answers) => {
                 let of = |name: &str| {

@@ -166,13 +166,22 @@ fn a_transaction_without_an_answer_holds_nobody_up() {
     let database = server().database();
     let url = format!("postgres://postgres@127.0.0.1:{}/{database}", between.port);
     let mut options = options(&url);
-    options.server.statement_timeout = Duration::from_millis(500);
     options.server.busy_timeout = Duration::from_secs(1);
     let store: Arc<dyn Store> = Arc::new(PostgresStore::open(options).unwrap());
     assert_eq!(try_create(&store, "before").unwrap(), 1);
     between.withholds.store(true, Ordering::SeqCst);
     assert_eq!(try_create(&store, "after").unwrap(), 2, "over another connection");
     assert!(!between.withholds.load(Ordering::SeqCst), "an answer was withheld");
+}
+
+/// Like a pooler that is paused.
+#[test]
+fn a_server_that_takes_connections_and_says_nothing_is_away() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let url = format!("postgres://postgres@127.0.0.1:{port}/keys?connect_timeout=1");
+    let refused = PostgresStore::open(options(&url)).unwrap_err();
+    assert!(matches!(refused, StoreError::Away { .. }), "{refused}");
 }
 
 #[test]
