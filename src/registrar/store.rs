@@ -274,6 +274,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// until a call with `None`. The reason is that the database is behind what was published.
     fn refuse_changes(&self, audience: &AudienceName, why: Option<Box<str>>);
 
+    /// A line that the audit log has now. If a server's database lacks it later, as after a failover
+    /// to a standby that missed it, the first write finds that out and is refused as
+    /// [`StoreError::ReadOnly`], and so are changes until the next call.
+    fn note_audit(&self, noted: AuditHead);
+
     /// Writes keys as a published table has them, whatever the database says about them, even while
     /// changes are refused. All or none, with one serial above `above`. Forgets the artefacts that
     /// the database has, so that a new table is published.

@@ -2,6 +2,7 @@
 
 mod compare;
 mod current;
+mod deliver;
 mod heed;
 mod marking;
 mod tables;
@@ -24,7 +25,6 @@ use super::fault::PublishFault;
 use super::fleet::SidecarBook;
 use super::high_water::HighWaterFile;
 use super::make::{Changes, FoldedTable, IssueTerms, MakeError, parsed};
-use super::target::{Placed, place};
 use super::{PublicationState, PublisherOptions, Unpublished, UnpublishedReason};
 use crate::artefacts::ArtefactShelf;
 use crate::clock::Clock;
@@ -215,10 +215,20 @@ impl Outbox {
                 // An instance that works on the same database was faster: load what it has
                 // published.
                 Err(PublishFault::Overtaken) => self.current = None,
-                done => return done,
+                done => return self.ended(done),
             }
         }
-        self.attempt().await
+        let done = self.attempt().await;
+        self.ended(done)
+    }
+
+    fn ended(&mut self, done: Result<(), PublishFault>) -> Result<(), PublishFault> {
+        if done.is_err() && self.store.is_shared() {
+            // They may have been read from a server that has gone back since. What is published is
+            // compared with the log before the next attempt, these are not.
+            self.changes = None;
+        }
+        done
     }
 
     async fn attempt(&mut self) -> Result<(), PublishFault> {
@@ -233,7 +243,7 @@ impl Outbox {
         self.settle_behind(found);
         self.keep_reports().await?;
         if is_behind {
-            (self.current, self.waiting) = (None, None);
+            (self.current, self.waiting, self.changes) = (None, None, None);
             self.tell(|state| state.drafts.clear());
             return Ok(());
         }
@@ -252,15 +262,14 @@ impl Outbox {
         }
         self.adopt(&publication).await?;
         self.adopt_waiting(&publication).await?;
+        // What is signed goes out even if nothing more can be signed now: sidecars that start in the
+        // meantime get what is in force.
+        let delivered = self.deliver_pending(began).await?;
         if self.folding.is_some() {
             self.take_lease().await?;
         }
         let publication = match self.waiting.is_some() {
             true => {
-                // Sidecars that start in the meantime get what is in force.
-                if self.current.as_ref().is_some_and(|current| !current.is_placed) {
-                    self.deliver(began).await?;
-                }
                 self.settle_waiting(&terms, &publication, began).await?;
                 self.store.publication(&self.name).await?
             }
@@ -287,8 +296,8 @@ impl Outbox {
             self.heed(&fault, &terms, &settings).await?;
             return Err(fault);
         }
-        if self.current.as_ref().is_some_and(|current| !current.is_placed) {
-            self.deliver(began).await?;
+        if self.is_undelivered() {
+            delivered?;
         }
         self.fold_if_due(&terms, &settings).await
     }
@@ -461,63 +470,6 @@ impl Outbox {
             bytes: body.len() as u64,
             made_ms: self.clock.now().unix_ms,
         }
-    }
-
-    // --- where sidecars fetch
-
-    /// Puts the stored artefacts where sidecars find them, and then notes that they are published,
-    /// so that a revocation does not wait for two more flushes of the disk. After a crash between
-    /// the two, the next start does both again.
-    async fn deliver(&mut self, began: u64) -> Result<(), PublishFault> {
-        let Some(current) = self.current.clone() else { return Ok(()) };
-        let serial = current.serial();
-        self.book.publishes(&self.name, serial);
-        // Both in one step: a sidecar that gets one of them gets the other.
-        self.shelf.put(self.name.as_str(), current.served());
-        let placed = self.place(&current);
-        point("after targets");
-        self.store.set_published(&self.name, serial).await?;
-        point("after published");
-        let audit = self.store.audit_head().await?;
-        self.raise(current.mark(), audit).await?;
-        placed?;
-        if let Some(current) = &mut self.current {
-            current.is_placed = true;
-        }
-        let now = self.clock.now();
-        self.tell(|state| {
-            state.published = serial;
-            state.base = current.table.manifest.serial;
-            state.patch_keys = current.patch_keys as u64;
-            state.patch_bytes = current.patch.as_ref().map_or(0, |p| p.bytes().len() as u64);
-            state.published_ms = Some(now.unix_ms);
-            state.took_us = Some(now.mono_ns.saturating_sub(began) / 1000);
-        });
-        Ok(())
-    }
-
-    /// Writes into every directory, even if another one fails. The patch goes before its table: a
-    /// sidecar holds a patch until its table arrives, and then puts both in force together.
-    fn place(&self, current: &Current) -> Result<(), PublishFault> {
-        let mut fault = None;
-        for target in &self.targets {
-            let patch = current.patch.as_ref().map(|patch| (&target.patch, patch));
-            for (path, file) in patch.into_iter().chain([(&target.table, &current.table)]) {
-                match place(path, &file.manifest, file.bytes()) {
-                    Ok(Placed::Written | Placed::Same) => {}
-                    // From an instance that uses the same directory. Either it is in the database,
-                    // or the next comparison finds that it is not.
-                    Ok(Placed::Newer { .. }) if self.store.is_shared() => {}
-                    Ok(Placed::Newer { serial }) => {
-                        let path = path.display().to_string();
-                        fault.get_or_insert(PublishFault::Newer { path, serial });
-                    }
-                    Err(e) => drop(fault.get_or_insert(e.into())),
-                }
-                point("between targets");
-            }
-        }
-        fault.map_or(Ok(()), Err)
     }
 
     // --- state

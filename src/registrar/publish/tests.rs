@@ -1,6 +1,7 @@
 //! What is published, and when, compared with what a sidecar accepts.
 
 mod crash;
+mod failover;
 mod instances;
 mod late;
 mod recovered;

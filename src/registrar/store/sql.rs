@@ -105,7 +105,7 @@ pub struct SqlStore {
     queue: SyncSender<Box<dyn Job>>,
     readers: Readers,
     serials: Arc<watch::Sender<Serials>>,
-    refusals: Refusals,
+    refusals: Arc<Refusals>,
     is_shared: bool,
 }
 
@@ -129,12 +129,13 @@ impl SqlStore {
         let serials = Arc::new(watch::Sender::new(known));
         let (queue, jobs) = sync_channel(QUEUE);
         let store = StoreConnection::new(connection, Arc::clone(&terms));
-        let writer = StoreWriter::new(store, jobs, Arc::clone(&serials), clock);
+        let refusals = Arc::<Refusals>::default();
+        let writer =
+            StoreWriter::new(store, jobs, Arc::clone(&serials), Arc::clone(&refusals), clock);
         std::thread::Builder::new()
             .name("store-write".to_owned())
             .spawn(move || writer.run())
             .map_err(StoreError::broken)?;
-        let refusals = Refusals::default();
         Ok(Self { database, terms, queue, readers, serials, refusals, is_shared })
     }
 

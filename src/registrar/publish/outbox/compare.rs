@@ -33,13 +33,17 @@ impl Outbox {
         self.high_water.lock().unwrap_or_else(PoisonError::into_inner).mark(self.name.as_str())
     }
 
-    async fn look_at_audit(&mut self) -> Result<(), StoreError> {
+    /// Whether the log has the line that was noted. Returns where the log ends.
+    pub(super) async fn look_at_audit(&mut self) -> Result<AuditHead, StoreError> {
         let noted = self.high_water.lock().unwrap_or_else(PoisonError::into_inner).now.audit();
         let head = self.store.audit_head().await?;
         let query = AuditQuery { before: Some(noted.seq + 1), limit: 1, ..AuditQuery::default() };
         let there = self.store.audit(query).await?.lines.first().map(|line| line.head());
         self.audit = audit_behind(noted, head, there);
-        Ok(())
+        if self.audit.is_none() {
+            self.store.note_audit(noted);
+        }
+        Ok(head)
     }
 
     pub(super) async fn look_behind(
@@ -51,8 +55,9 @@ impl Outbox {
             if let Ok(file) = HighWaterFile::open(&self.directory) {
                 *self.high_water.lock().unwrap_or_else(PoisonError::into_inner) = file;
             }
-            self.look_at_audit().await?;
         }
+        // A running server's database goes back too: to a standby that lacks the last changes.
+        self.look_at_audit().await?;
         let found = match newer(publication, &self.evidence()) {
             // Another process may have changed and published something since it was read.
             Some(evidence) => newer(&self.store.publication(&self.name).await?, &[evidence]),

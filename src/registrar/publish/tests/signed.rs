@@ -113,6 +113,13 @@ fn a_signer_at_a_socket_signs_and_loses_no_change_while_it_is_away() {
         service.until(|state| state.unpublished.is_some()).await;
         let unpublished = service.state().unpublished.unwrap();
         assert_eq!(unpublished.reason, UnpublishedReason::SignerUnreachable, "{unpublished:?}");
+        // A restart serves what is signed, whether more can be signed or not.
+        service.publisher.stop();
+        let service = house.serve().await;
+        service.until(|state| state.unpublished.is_some()).await;
+        let served = service.shelf.get("shop");
+        assert!(served.table.served().is_some() && served.patch.served().is_some());
+        assert_eq!(service.state().published, first.serial);
         fs::rename(&away, &socket).unwrap();
         service.published(second.serial).await;
         service.until(|state| state.unpublished.is_none()).await;

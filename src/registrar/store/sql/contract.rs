@@ -273,6 +273,10 @@ impl Store for SqlStore {
         self.refusals.set(audience, why);
     }
 
+    fn note_audit(&self, noted: AuditHead) {
+        self.refusals.note(noted);
+    }
+
     async fn recover(&self, batch: RecoveredKeys) -> Result<u64, StoreError> {
         self.write(move |store| recover::recover(store, &batch)).await
     }

@@ -78,6 +78,11 @@ impl KnownRows {
         self.counted.borrow_mut().head = Some(head);
     }
 
+    /// Where the log ended when the transaction began, if its beginning has read that.
+    pub(super) fn begun_at(&self) -> Option<AuditHead> {
+        self.counted.borrow().head
+    }
+
     /// Several reads share one transaction, which sees one state.
     pub(super) fn begin_sharing(&self) {
         self.serves.set(true);

@@ -12,6 +12,7 @@ use super::super::error::StoreError;
 use super::super::publishing::Serials;
 use super::connection::StoreConnection;
 use super::fault::SqlError;
+use super::refusals::Refusals;
 use crate::clock::Clock;
 
 /// The most changes in one transaction.
@@ -122,6 +123,7 @@ pub(super) struct StoreWriter {
     pub(super) store: StoreConnection,
     pub(super) queue: Receiver<Box<dyn Job>>,
     pub(super) serials: Arc<watch::Sender<Serials>>,
+    refusals: Arc<Refusals>,
     pub(super) clock: Clock,
     /// Several changes came together last time. More are likely to follow, and waiting for them
     /// costs less than a flush for each.
@@ -135,9 +137,10 @@ impl StoreWriter {
         store: StoreConnection,
         queue: Receiver<Box<dyn Job>>,
         serials: Arc<watch::Sender<Serials>>,
+        refusals: Arc<Refusals>,
         clock: Clock,
     ) -> Self {
-        Self { store, queue, serials, clock, crowded: false }
+        Self { store, queue, serials, refusals, clock, crowded: false }
     }
 
     /// Runs until no sender is left.
@@ -152,6 +155,17 @@ impl StoreWriter {
             first.end(Some(&e));
             // They would wait as long, one after the other.
             let waiting = std::iter::from_fn(|| self.queue.try_recv().ok()).take(MOST);
+            waiting.for_each(|job| job.end(Some(&e)));
+            return;
+        }
+        if let Some(head) = self.store.known.begun_at()
+            && let Err(e) = self.refusals.compare(head)
+        {
+            self.store.connection.roll_back();
+            tracing::error!(error = %e, "a write was refused");
+            // What waits was accepted before this was known.
+            let waiting = std::iter::once(first)
+                .chain(std::iter::from_fn(|| self.queue.try_recv().ok()).take(super::QUEUE));
             waiting.for_each(|job| job.end(Some(&e)));
             return;
         }
