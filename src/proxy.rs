@@ -10,13 +10,13 @@
 //! request/         a request and its answer: service.rs is the page, the other files are its steps
 //! health           the active health check
 //! worker           what one worker has, and what all workers share
-//! upstreams        one upstream as a worker has it: its pool, and what belongs to it alone
+//! worker_upstream  one upstream as a worker has it: its pool, and what belongs to it alone
 //! upstream/        the pool of upstream connections, and one exchange over one of them
 //! outbound         a request that may be sent: made from a verdict
 //! answer_deadline  the time-outs of an exchange
 //! body/            request bodies on their way through
 //! executor         the tasks of hyper's HTTP/2, on the worker's thread
-//! leases/          limits shared with other sidecars through a store
+//! shared_limits/   limits shared with other sidecars through a store
 //! net/             bytes in and out: sockets, TLS streams, PROXY header, activity of a connection
 //! ids              ids of requests and traces
 //! http1/           HTTP/1.1 heads and chunks to and from bytes; no I/O, imports core alone
@@ -41,7 +41,7 @@
 //! ```text
 //! client::listener::accept → client::serve
 //!   → request::admit: facts::read → decide → limits.charge → rewrite → UpstreamRequest::new
-//!   → request::service::pass: exchange::send → upstream::Lease::send
+//!   → request::service::pass: exchange::send → upstream::PooledConnection::send
 //!   → rewrite::answer::to_client | http1::answer_write::AnswerLines | reply::refuse
 //!   → RequestRecord::drop
 //! ```
@@ -73,8 +73,6 @@ pub mod health;
 mod http1;
 mod ids;
 // Without the feature, this code is never used.
-#[cfg_attr(not(feature = "shared-limits"), allow(dead_code, unused_imports))]
-mod leases;
 mod limits;
 mod load;
 mod memory;
@@ -83,19 +81,18 @@ mod net;
 mod outbound;
 mod request;
 mod run;
+#[cfg_attr(not(feature = "shared-limits"), allow(dead_code, unused_imports))]
+mod shared_limits;
 mod streams;
 #[cfg(test)]
 mod tests;
 mod tokens;
 pub mod tunnel;
 mod upstream;
-mod upstreams;
 mod worker;
+mod worker_upstream;
 
 pub use self::client::listener::{Listening, listen};
-pub use self::leases::{
-    SharedLimits, SharedLimitsError, SharedLimitsThread, StoreSettings, StoreStanding,
-};
 pub use self::limits::LimitStore;
 pub use self::load::Load;
 pub use self::memory::{Account as MemoryAccount, shortfall as memory_shortfall};
@@ -105,5 +102,8 @@ pub use self::net::pipe::PIPE_DESCRIPTORS;
 pub use self::net::proxy_protocol;
 pub use self::request::subprotocol;
 pub use self::run::{Seed, run};
-pub use self::upstreams::SharedUpstream;
+pub use self::shared_limits::{
+    SharedLimits, SharedLimitsError, SharedLimitsThread, StoreSettings, StoreStanding,
+};
 pub use self::worker::{Phase, Shared};
+pub use self::worker_upstream::SharedUpstream;

@@ -9,8 +9,8 @@ use hyper_util::rt::TokioIo;
 
 use super::body::RequestBody;
 use super::upstream::Connector;
-use super::upstreams::SharedUpstream;
 use super::worker::Shared;
+use super::worker_upstream::SharedUpstream;
 use crate::config::UpstreamProtocol;
 use crate::proxy::executor::LocalExecutor;
 use crate::proxy::net::io::ClientAddr;

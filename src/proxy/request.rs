@@ -1,9 +1,9 @@
 //! One request and its answer, from the first byte of the one to the last of the other: [`service`] is
-//! the page, the other files are its steps. Of the client's connection it knows only [`client`].
+//! the page, the other files are its steps. Of the client's connection it knows only [`connection`].
 
 pub(crate) mod admit;
 mod answer_plan;
-pub(crate) mod client;
+pub(crate) mod connection;
 pub(crate) mod cors;
 pub(crate) mod counted_body;
 pub(crate) mod credentials;

@@ -47,7 +47,10 @@ pub(crate) struct UpstreamPool {
     connector: Connector,
     resources: ExchangeResources,
     /// Kept-alive HTTP/1.1 connections, the most recently used last.
-    #[expect(clippy::vec_box, reason = "a lease moves the box, not the half kilobyte in it")]
+    #[expect(
+        clippy::vec_box,
+        reason = "a pooled connection moves the box, not the half kilobyte in it"
+    )]
     idle: RefCell<Vec<Box<Http1>>>,
     /// The HTTP/2 connections; streams share them.
     shared: RefCell<Vec<Http2>>,
@@ -73,7 +76,7 @@ pub(crate) enum Reuse {
 
 /// A connection held by one request.
 #[derive(Debug)]
-pub(crate) struct Lease {
+pub(crate) struct PooledConnection {
     conn: Held,
     /// Since when it is held, not counting the time in the queue or the time to open it.
     pub(crate) begun_ns: u64,
@@ -119,13 +122,13 @@ impl UpstreamPool {
     }
 
     /// A connection for one request.
-    pub(crate) async fn lease(
+    pub(crate) async fn checkout(
         self: &Rc<Self>,
         needs: ConnectionNeeds,
         reuse: Reuse,
         now_ns: u64,
         client: &ClientAddr,
-    ) -> Result<Lease, Reason> {
+    ) -> Result<PooledConnection, Reason> {
         let at_once = self.active.get() < self.most_active;
         let slot = self.slot().await?;
         let clock = || self.connector.clock().now().mono_ns;
@@ -137,7 +140,12 @@ impl UpstreamPool {
         let pool = Rc::clone(self);
         if let Some(conn) = kept {
             self.resources.meter.reused();
-            return Ok(Lease { conn: Held::Http1(conn), begun_ns: now_ns, pool, _slot: slot });
+            return Ok(PooledConnection {
+                conn: Held::Http1(conn),
+                begun_ns: now_ns,
+                pool,
+                _slot: slot,
+            });
         }
         // Boxed: this rare path must not make every request's future larger.
         let conn = match self.connector.protocol() {
@@ -147,7 +155,7 @@ impl UpstreamPool {
             }
             UpstreamProtocol::Http2 => Held::Http2(Box::pin(self.http2(client)).await?),
         };
-        Ok(Lease { conn, begun_ns: clock(), pool, _slot: slot })
+        Ok(PooledConnection { conn, begun_ns: clock(), pool, _slot: slot })
     }
 
     /// The most recent kept-alive connection that meets the `needs` and is neither too old nor
@@ -232,9 +240,9 @@ impl Drop for Slot {
     }
 }
 
-// === impl Lease ===
+// === impl PooledConnection ===
 
-impl Lease {
+impl PooledConnection {
     /// Sends one request and waits for the head of its response.
     ///
     /// # Errors

@@ -10,11 +10,11 @@ use tokio::sync::{mpsc, watch};
 
 use super::canary::Canaries;
 use super::dropped::DroppedNames;
-use super::leases::SharedLimits;
 use super::limits::LimitStore;
+use super::shared_limits::SharedLimits;
 use super::streams::Streams;
 use super::tokens::{TokenBudgets, TokenDesk};
-use super::upstreams::{SharedUpstream, WorkerUpstream};
+use super::worker_upstream::{SharedUpstream, WorkerUpstream};
 use crate::clock::Clock;
 use crate::config::{Caps, Drain, Http2Config, Timeouts};
 use crate::meter::UseProbe;

@@ -28,7 +28,7 @@ use crate::proxy::http1::request_refuse::{
 use crate::proxy::net::buffers::BUFFER;
 use crate::proxy::net::io::{CutReason, Io};
 use crate::proxy::request::admit::IncomingRequest;
-use crate::proxy::request::client::Client;
+use crate::proxy::request::connection::ClientConnection;
 use crate::proxy::request::record::RequestRecord;
 use crate::proxy::request::reply::Reply;
 use crate::proxy::request::service::{self, HeldAnswer};
@@ -51,7 +51,11 @@ pub(super) enum TurnEnd {
 }
 
 /// Answers requests for as long as they are plain.
-pub(super) async fn converse(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> TurnEnd {
+pub(super) async fn converse(
+    worker: &Rc<Worker>,
+    io: Io,
+    client: &Rc<ClientConnection>,
+) -> TurnEnd {
     let wire = Wire::new(io);
     let mut read = Read::new(&worker.buffers);
     let end = answer_all(worker, &wire, client, &mut read).await;
@@ -83,7 +87,7 @@ enum PlainEnd {
 async fn answer_all(
     worker: &Rc<Worker>,
     wire: &Rc<Wire>,
-    client: &Rc<Client>,
+    client: &Rc<ClientConnection>,
     read: &mut Read<'_>,
 ) -> PlainEnd {
     loop {
@@ -159,7 +163,11 @@ async fn answer_all(
 }
 
 /// Waits, after the end of the answer, for the rest of a body that still goes to the service.
-fn poll_rest_sent(wire: &Wire, client: &Client, cx: &Context<'_>) -> Poll<Result<(), AnswerAbort>> {
+fn poll_rest_sent(
+    wire: &Wire,
+    client: &ClientConnection,
+    cx: &Context<'_>,
+) -> Poll<Result<(), AnswerAbort>> {
     if !wire.owes_body() || client.activity.running.get() == 0 {
         return Poll::Ready(Ok(()));
     }
@@ -188,7 +196,7 @@ pub(super) const HYPER_HEADERS: usize = 100;
 
 fn poll_request(
     worker: &Worker,
-    client: &Client,
+    client: &ClientConnection,
     wire: &Wire,
     read: &mut Read<'_>,
     cx: &mut Context<'_>,

@@ -31,7 +31,7 @@ use crate::proxy::net::connections::Registered;
 use crate::proxy::net::io::{Activity, ClientAddr, CutReason, Io};
 use crate::proxy::net::proxy_protocol;
 use crate::proxy::net::transport::{Plain, Rewound, Transport};
-use crate::proxy::request::client::Client;
+use crate::proxy::request::connection::ClientConnection;
 use crate::proxy::request::service::Gate;
 use crate::proxy::worker::Worker;
 use crate::telemetry::{Shortage, TurnedAway};
@@ -131,7 +131,7 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
             }
         });
     let io = Io::new(transport, ahead, Rc::clone(&activity));
-    let client = Rc::new(Client {
+    let client = Rc::new(ClientConnection {
         address,
         https,
         http2,
@@ -277,7 +277,7 @@ enum ConnectionEnd {
 }
 
 /// HTTP/1, by turns: [plain] requests without hyper, and hyper for the others.
-async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
+async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<ClientConnection>) {
     loop {
         let for_hyper;
         match plain::converse(worker, io, client).await {
@@ -307,7 +307,7 @@ async fn serve_by_hyper(
     worker: &Rc<Worker>,
     io: Io,
     request: ForHyper,
-    client: &Rc<Client>,
+    client: &Rc<ClientConnection>,
 ) -> Option<Io> {
     let caps = &worker.shared.caps;
     let mut builder = http1::Builder::new();
@@ -411,7 +411,7 @@ async fn serve_by_hyper(
 /// With less, a large upload costs more system calls.
 const READ_BUFFER: usize = 256 * 1024;
 
-async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
+async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<ClientConnection>) {
     let config = &worker.shared.http2;
     client.activity.raw.set(true);
     let executor = LocalExecutor::watching(&worker.streams, &worker.cells, &client.activity);
@@ -480,7 +480,7 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 /// hyper itself answers a head that it cannot parse, with an empty body. keygate can only count it.
 /// Over HTTP/1 hyper should never see one, because keygate judges each head first.
-fn note_error(worker: &Worker, client: &Client, error: &hyper::Error) {
+fn note_error(worker: &Worker, client: &ClientConnection, error: &hyper::Error) {
     let reason = if error.is_parse_too_large() {
         Reason::HeadersTooLarge
     } else if error.is_parse() {
@@ -492,7 +492,7 @@ fn note_error(worker: &Worker, client: &Client, error: &hyper::Error) {
     note(worker, client, reason);
 }
 
-fn note(worker: &Worker, client: &Client, reason: Reason) {
+fn note(worker: &Worker, client: &ClientConnection, reason: Reason) {
     let version = if client.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     crate::proxy::request::record::note_unread(worker, client.address.ip(), version, reason);
 }

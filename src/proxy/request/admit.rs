@@ -16,7 +16,7 @@ use hyper::upgrade::OnUpgrade;
 
 use self::prepare::HeadExtras;
 use super::answer_plan::AnswerPlan;
-use super::client::Client;
+use super::connection::ClientConnection;
 use super::facts::{self, RequestReading};
 use super::record::RequestRecord;
 use super::reply::{self, RefusalContext, Reply};
@@ -30,8 +30,8 @@ use crate::proxy::body::{ClientBody, UploadProgress};
 use crate::proxy::http1::answer_write::Writer;
 use crate::proxy::http1::head::RequestHead;
 use crate::proxy::ids::trace_id;
-use crate::proxy::leases::{StoreOutcome, StoreWait};
 use crate::proxy::outbound::{Forward, UpstreamRequest};
+use crate::proxy::shared_limits::{StoreOutcome, StoreWait};
 use crate::proxy::streams::Stream;
 use crate::proxy::worker::Worker;
 use crate::snapshot::Snapshot;
@@ -83,7 +83,7 @@ enum ChargeOutcome {
 /// What every step of one request's admission needs.
 struct Admission<'s> {
     worker: &'s Rc<Worker>,
-    client: &'s Rc<Client>,
+    client: &'s Rc<ClientConnection>,
     snapshot: &'s Arc<Snapshot>,
     writer: Writer,
     grpc: bool,
@@ -113,7 +113,7 @@ struct Passage<'s> {
 #[expect(clippy::result_large_err, reason = "a refusal is moved once, and then is the answer")]
 pub(crate) fn admit(
     worker: &Rc<Worker>,
-    client: &Rc<Client>,
+    client: &Rc<ClientConnection>,
     incoming: IncomingRequest,
     waited: Option<Box<StoreOutcome>>,
     record: &mut RequestRecord,
@@ -173,7 +173,7 @@ impl<'s> Admission<'s> {
     #[inline]
     fn begin(
         worker: &'s Rc<Worker>,
-        client: &'s Rc<Client>,
+        client: &'s Rc<ClientConnection>,
         snapshot: &'s Arc<Snapshot>,
         incoming: &IncomingRequest,
         record: &mut RequestRecord,

@@ -25,7 +25,7 @@ use crate::proxy::body::{BodyError, UploadProgress};
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::chunks::ChunkForm;
 use crate::proxy::streams::{RequestEnd, Stream, StreamRef};
-use crate::proxy::upstream::Lease;
+use crate::proxy::upstream::PooledConnection;
 
 /// A response body on its way to the client.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(crate) struct Download {
     /// Arrived with the head. Passed on first.
     pub(crate) first: Option<Bytes>,
     pub(crate) rest: RemainingBody,
-    pub(crate) lease: Option<Lease>,
+    pub(crate) pooled: Option<PooledConnection>,
     pub(crate) stream: Stream,
     pub(crate) upload: Option<Rc<UploadProgress>>,
     pub(crate) record: RequestRecord,
@@ -77,7 +77,7 @@ pub(crate) struct Download {
 /// What is still to come of a response body.
 #[derive(Debug)]
 pub(crate) enum RemainingBody {
-    /// [`Lease::poll_body`] reads it.
+    /// [`PooledConnection::poll_body`] reads it.
     Own(AnswerBody),
     Hyper(Incoming),
     /// The whole body was read. Its head does not give its length.
@@ -228,8 +228,8 @@ impl Download {
         let mut frame = self.poll_rest(cx);
         if frame.is_pending()
             && !self.is_duplex
-            && let Some(lease) = &mut self.lease
-            && lease.drive(cx)
+            && let Some(pooled) = &mut self.pooled
+            && pooled.drive(cx)
         {
             frame = self.poll_rest(cx);
         }
@@ -283,7 +283,7 @@ impl Download {
     }
 
     fn broke(&mut self) {
-        self.lease = None;
+        self.pooled = None;
         let closed = Reason::UpstreamClosed;
         match self
             .answer_deadline
@@ -326,7 +326,7 @@ impl Download {
     /// read, it must not keep the connection from other requests. Over HTTP/1, the last byte
     /// releases it.
     pub(super) fn let_go_of_upstream(&mut self) {
-        if !self.http2 || self.is_duplex || self.lease.is_none() {
+        if !self.http2 || self.is_duplex || self.pooled.is_none() {
             return;
         }
         if let RemainingBody::Own(body) = &mut self.rest
@@ -344,18 +344,18 @@ impl Download {
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let most = if self.http2 { PIECE as u64 } else { u64::MAX };
-        match (&mut self.rest, &mut self.lease) {
-            (RemainingBody::Own(body), Some(lease)) => lease.poll_body(body, most, cx),
+        match (&mut self.rest, &mut self.pooled) {
+            (RemainingBody::Own(body), Some(pooled)) => pooled.poll_body(body, most, cx),
             (RemainingBody::Own(body), None) if body.is_over() => Poll::Ready(None),
             (RemainingBody::Own(_), None) => Poll::Ready(Some(Err(BodyError::Ended))),
             (RemainingBody::Trailers(trailers), _) => {
                 Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))))
             }
-            (RemainingBody::Hyper(incoming), lease) => {
-                // If the upstream connection is our own, only our own `Lease::drive` feeds the
+            (RemainingBody::Hyper(incoming), pooled) => {
+                // If the upstream connection is our own, only our own `PooledConnection::drive` feeds the
                 // channel inside. So no other wake-up is needed, unless another task drives the
                 // connection.
-                let driven = lease.as_ref().is_some_and(Lease::is_driven);
+                let driven = pooled.as_ref().is_some_and(PooledConnection::is_driven);
                 let noop = &mut Context::from_waker(Waker::noop());
                 let cx = if driven && !self.is_duplex { noop } else { cx };
                 match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
@@ -374,7 +374,7 @@ impl Download {
     /// The key or the time of this response has run out: keygate reads nothing more from the
     /// upstream and hands nothing more to the client.
     fn end(&mut self, end: RequestEnd) -> Option<Result<Frame<Bytes>, BodyError>> {
-        self.lease = None;
+        self.pooled = None;
         if let Some(upload) = &self.upload {
             upload.stop();
         }
@@ -404,8 +404,8 @@ impl Download {
     }
 
     fn finish(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.give_back(self.record.now_ns());
+        if let Some(pooled) = self.pooled.take() {
+            pooled.give_back(self.record.now_ns());
         }
     }
 }
@@ -432,7 +432,7 @@ impl Drop for Download {
             }
             return;
         }
-        if self.lease.is_some() {
+        if self.pooled.is_some() {
             match self.stream.ended() {
                 // The client does not read, so nothing polled the body any more.
                 Some(end) => {

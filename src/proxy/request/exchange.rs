@@ -13,7 +13,7 @@ use crate::proxy::answer_deadline::AnswerDeadline;
 use crate::proxy::net::io::ClientAddr;
 use crate::proxy::outbound::UpstreamRequest;
 use crate::proxy::streams::Stream;
-use crate::proxy::upstream::{AnswerContent, AnswerHeadSource, Lease, Reuse};
+use crate::proxy::upstream::{AnswerContent, AnswerHeadSource, PooledConnection, Reuse};
 
 /// The most connections tried for one request: an upstream that closes each of them immediately
 /// must not be hammered.
@@ -32,25 +32,25 @@ pub(crate) async fn send(
     answer_deadline: &AnswerDeadline,
     client: &ClientAddr,
     record: &mut RequestRecord,
-) -> Result<(AnswerHeadSource, AnswerContent, Lease), Reason> {
+) -> Result<(AnswerHeadSource, AnswerContent, PooledConnection), Reason> {
     let mut reuse = Reuse::IfPossible;
     for _ in 0..MOST_TRIES {
         let (before, needs) = (record.last_ns(), request.needs());
-        let leased = record.upstream().pool.lease(needs, reuse, before, client).await;
-        let mut lease = match leased {
-            Ok(lease) => lease,
+        let checked_out = record.upstream().pool.checkout(needs, reuse, before, client).await;
+        let mut pooled = match checked_out {
+            Ok(pooled) => pooled,
             Err(reason) => {
                 let now = record.now_ns();
                 record.waited_for_upstream(before, now);
                 return Err(reason);
             }
         };
-        let now = lease.begun_ns;
+        let now = pooled.begun_ns;
         record.waited_for_upstream(before, now);
         record.sent_upstream(now);
         stream.set_deadline(answer_deadline.begin(now));
-        let failure = match lease.send(&mut request, stream, answer_deadline).await {
-            Ok((head, content)) => return Ok((head, content, lease)),
+        let failure = match pooled.send(&mut request, stream, answer_deadline).await {
+            Ok((head, content)) => return Ok((head, content, pooled)),
             Err(failure) => failure,
         };
         let nothing_done = failure.unprocessed || failure.stale && request.is_idempotent();

@@ -19,8 +19,8 @@ use crate::proxy::http1::head::RequestHead;
 use crate::proxy::http1::target::RequestTarget;
 use crate::proxy::ids::RequestId;
 use crate::proxy::net::io::Activity;
-use crate::proxy::upstreams::WorkerUpstream;
 use crate::proxy::worker::Worker;
+use crate::proxy::worker_upstream::WorkerUpstream;
 use crate::telemetry::{AccessLine, Decided, DecisionOutcome, MethodLabel, NO_ROUTE};
 
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use crate::proxy::body::UploadProgress;
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::chunks::ChunkForm;
 use crate::proxy::streams::Stream;
-use crate::proxy::upstream::{AnswerContent, Lease, WholeChunks};
+use crate::proxy::upstream::{AnswerContent, PooledConnection, WholeChunks};
 
 /// An upload that may outlast the head of its answer, and the deadlines that it keeps.
 pub(super) struct RunningUpload {
@@ -26,14 +26,14 @@ pub(super) struct RunningUpload {
 /// request continues until the client has taken the body.
 pub(super) fn response_body(
     content: AnswerContent,
-    lease: Lease,
+    pooled: PooledConnection,
     stream: Stream,
     upload: Option<RunningUpload>,
     mut record: RequestRecord,
     plan: &AnswerPlan,
 ) -> ResponseBody {
     let uploaded =
-        upload.as_ref().is_none_or(|upload| !upload.progress.is_open()) && !lease.is_sending();
+        upload.as_ref().is_none_or(|upload| !upload.progress.is_open()) && !pooled.is_sending();
     let over_http2 = record.is_http2();
     let mut whole = None;
     let (first, rest) = match content {
@@ -67,7 +67,7 @@ pub(super) fn response_body(
         AnswerContent::Hyper(mut incoming) => {
             let mut first = None;
             if let Some(length) = incoming.size_hint().exact()
-                && lease.is_driven()
+                && pooled.is_driven()
                 && uploaded
                 && let Some(bytes) = exchange::first_frame(&mut incoming, length)
             {
@@ -82,7 +82,7 @@ pub(super) fn response_body(
         }
     };
     if uploaded && let Some(body) = whole {
-        lease.give_back(record.last_ns());
+        pooled.give_back(record.last_ns());
         return body;
     }
     let timeouts = &record.worker().shared.timeouts;
@@ -96,7 +96,7 @@ pub(super) fn response_body(
     let mut download = Download {
         first,
         rest,
-        lease: Some(lease),
+        pooled: Some(pooled),
         stream,
         upload,
         record,

@@ -17,7 +17,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::admit::{AdmittedRequest, HaltedRequest, IncomingRequest, WaitingRequest, admit};
 use super::answer_plan::AnswerPlan;
-use super::client::Client;
+use super::connection::ClientConnection;
 use super::counted_body::{CountedBody, TakenBy};
 use super::download::ResponseBody;
 use super::exchange;
@@ -37,7 +37,7 @@ use crate::proxy::http1::location::cut_all;
 use crate::proxy::http1::request_refuse::JudgedHead;
 use crate::proxy::memory::holding::UnsentAnswers;
 use crate::proxy::streams::Stream;
-use crate::proxy::upstream::{AnswerContent, AnswerHeadSource, Lease};
+use crate::proxy::upstream::{AnswerContent, AnswerHeadSource, PooledConnection};
 use crate::proxy::worker::Worker;
 use crate::telemetry::Shortage;
 
@@ -45,7 +45,7 @@ use crate::telemetry::Shortage;
 #[derive(Debug)]
 pub(crate) struct Gate {
     worker: Rc<Worker>,
-    client: Rc<Client>,
+    client: Rc<ClientConnection>,
     /// HTTP/2 only: what its streams still have to send.
     unsent: Option<Arc<UnsentAnswers>>,
     /// HTTP/1 only.
@@ -71,7 +71,11 @@ const EXCHANGE_BYTES: usize = 1024;
 
 impl Gate {
     /// For one request over HTTP/1. `is_here` is set once hyper has all of it.
-    pub(crate) fn new(worker: &Rc<Worker>, client: &Rc<Client>, is_here: Rc<Cell<bool>>) -> Self {
+    pub(crate) fn new(
+        worker: &Rc<Worker>,
+        client: &Rc<ClientConnection>,
+        is_here: Rc<Cell<bool>>,
+    ) -> Self {
         let arrival = Some(RequestArrival { rest: Rc::default(), is_here, expects: false });
         Self { arrival, ..Self::counting(worker, client, None) }
     }
@@ -79,7 +83,7 @@ impl Gate {
     /// For HTTP/2. Counts the parts of answers that hyper takes and does not send yet.
     pub(crate) fn counting(
         worker: &Rc<Worker>,
-        client: &Rc<Client>,
+        client: &Rc<ClientConnection>,
         unsent: Option<Arc<UnsentAnswers>>,
     ) -> Self {
         Self { worker: Rc::clone(worker), client: Rc::clone(client), unsent, arrival: None }
@@ -213,7 +217,7 @@ pub(crate) enum Unwritable {
 /// What is needed to make the answer to one request.
 struct Answering<'a> {
     worker: &'a Rc<Worker>,
-    client: &'a Rc<Client>,
+    client: &'a Rc<ClientConnection>,
     writer: Writer,
     plan: AnswerPlan,
 }
@@ -257,7 +261,7 @@ impl Future for HeldAnswer {
 /// is returned separately: an `Option` can be pinned without unsafe code, a `Result` cannot.
 pub(crate) fn handle(
     worker: &Rc<Worker>,
-    client: &Rc<Client>,
+    client: &Rc<ClientConnection>,
     incoming: IncomingRequest,
     mut record: RequestRecord,
     held: &mut Option<Box<HeldAnswer>>,
@@ -279,7 +283,7 @@ pub(crate) fn handle(
 /// Waits for the store of shared limits and decides again: keys may have ended meanwhile.
 async fn pass_later(
     worker: Rc<Worker>,
-    client: Rc<Client>,
+    client: Rc<ClientConnection>,
     mut waiting: Box<WaitingRequest>,
     mut record: RequestRecord,
 ) -> Reply {
@@ -298,7 +302,7 @@ async fn pass_later(
 /// From a request that may be sent to the head of its response.
 async fn pass(
     worker: Rc<Worker>,
-    client: Rc<Client>,
+    client: Rc<ClientConnection>,
     admitted: AdmittedRequest,
     mut record: RequestRecord,
 ) -> Reply {
@@ -321,7 +325,7 @@ async fn pass(
         &mut record,
     ))
     .await;
-    let (answer, content, lease) = match sent {
+    let (answer, content, pooled) = match sent {
         Ok(answered) => answered,
         Err(reason) => {
             if let Some(upload) = &upload {
@@ -338,14 +342,14 @@ async fn pass(
         upstream.minted.tell_refusal(upstream.name.as_deref(), record.last_ns());
     }
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return answering.switch_protocols(answer.into_parts(), lease, stream, connect, record);
+        return answering.switch_protocols(answer.into_parts(), pooled, stream, connect, record);
     }
     // Over HTTP/2 any success would open the tunnel (RFC 8441 section 5).
     if connect.is_some() && answer.status().is_success() {
         return answering.fail(Reason::UpstreamBadResponse, record);
     }
     let upload = upload.map(|progress| RunningUpload { progress, answer_deadline });
-    answering.pass_on(answer, content, lease, stream, upload, record)
+    answering.pass_on(answer, content, pooled, stream, upload, record)
 }
 
 // === impl Answering ===
@@ -370,7 +374,7 @@ impl Answering<'_> {
     fn switch_protocols(
         mut self,
         answer: response::Parts,
-        lease: Lease,
+        pooled: PooledConnection,
         stream: Stream,
         connect: Option<OnUpgrade>,
         record: RequestRecord,
@@ -378,7 +382,7 @@ impl Answering<'_> {
         let snapshot = self.worker.shared.store.load();
         let settings = &snapshot.settings;
         let asked = self.plan.upgrade.take();
-        match upgrade::accept(answer, lease, stream, asked, settings) {
+        match upgrade::accept(answer, pooled, stream, asked, settings) {
             Ok((mut response, upgraded)) => {
                 self.plan.finish(response.headers_mut(), settings, &record.request_id);
                 let upgraded = upgraded.with(record);
@@ -397,7 +401,7 @@ impl Answering<'_> {
         self,
         answer: AnswerHeadSource,
         content: AnswerContent,
-        mut lease: Lease,
+        mut pooled: PooledConnection,
         stream: Stream,
         upload: Option<RunningUpload>,
         record: RequestRecord,
@@ -408,8 +412,8 @@ impl Answering<'_> {
         let mut head = match answer {
             AnswerHeadSource::Own(head) if self.writer == Writer::Plain => {
                 let lines = plan.lines(&head, settings, &record);
-                lease.recycle(head);
-                let body = response_body(content, lease, stream, upload, record, plan);
+                pooled.recycle(head);
+                let body = response_body(content, pooled, stream, upload, record, plan);
                 return Reply::Lines(lines, body);
             }
             answer => answer.into_parts(),
@@ -425,7 +429,7 @@ impl Answering<'_> {
         cut_all(&mut head.headers, record.upstream().own_address.as_ref());
         plan.finish(&mut head.headers, settings, &record.request_id);
         plan.finish_map(&mut head.headers);
-        let mut body = response_body(content, lease, stream, upload, record, plan);
+        let mut body = response_body(content, pooled, stream, upload, record, plan);
         if plan.is_http10 && body.size_hint().exact().is_none() {
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             // Otherwise hyper adds `keep-alive`.

@@ -27,7 +27,7 @@ use crate::core::Reason;
 use crate::proxy::net::io::{CutReason, Io};
 use crate::proxy::streams::{RequestEnd, Stream};
 use crate::proxy::tunnel::{Framing, Limits, Tunnel, TunnelCut, TunnelEnd};
-use crate::proxy::upstream::Lease;
+use crate::proxy::upstream::PooledConnection;
 use crate::proxy::worker::Worker;
 
 /// Both sides have switched. Waits until HTTP has released the client's connection.
@@ -52,7 +52,7 @@ fn websocket_accept(key: &HeaderValue) -> String {
 /// Checks the upstream's 101, which counts only if it grants what was asked.
 pub(crate) fn accept(
     mut head: response::Parts,
-    lease: Lease,
+    pooled: PooledConnection,
     stream: Stream,
     asked: Option<Box<UpgradeRequest>>,
     settings: &Settings,
@@ -80,7 +80,7 @@ pub(crate) fn accept(
     if websocket {
         answer_subprotocol(&mut head.headers, &asked.offer).map_err(|_| bad)?;
     }
-    let (upstream, from_upstream) = lease.into_upgraded().ok_or(bad)?;
+    let (upstream, from_upstream) = pooled.into_upgraded().ok_or(bad)?;
     stream.set_deadline(u64::MAX);
     let upgraded = Upgraded {
         upstream,

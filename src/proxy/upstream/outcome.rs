@@ -39,7 +39,7 @@ pub(crate) enum AnswerContent {
     /// if the end had arrived a moment later.
     WholeChunked(WholeChunks),
     /// The part that arrived with the head, and how to read the rest
-    /// ([`Lease::poll_body`](super::Lease::poll_body)).
+    /// ([`PooledConnection::poll_body`](super::PooledConnection::poll_body)).
     Coming {
         first: Bytes,
         body: AnswerBody,

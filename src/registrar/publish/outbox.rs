@@ -222,6 +222,7 @@ impl Outbox {
         self.ended(done)
     }
 
+    /// Forgets what a failed attempt has read.
     fn ended(&mut self, done: Result<(), PublishFault>) -> Result<(), PublishFault> {
         if done.is_err() && self.store.is_shared() {
             // They may have been read from a server that has gone back since. What is published is

@@ -9,6 +9,7 @@ const SHARED_AT_MOST: usize = 10;
 
 /// Names that were given up, because they said too little or too much. Nobody takes them again.
 const RETIRED: &[&str] = &[
+    "Lease",
     "Answer",    // AnswerHead, AnswerContent, OutgoingAnswer, SidecarAnswer
     "Around",    // RewriteContext, ExchangeContext
     "Artefact",  // ReloadKind, BuiltFile

@@ -16,7 +16,7 @@ use crate::proxy::http1::answer_write::AnswerLines;
 use crate::proxy::http1::chunks::{
     BODY_END, CHUNK_AND_BODY_END, CHUNK_END, ChunkForm, put_chunk_size,
 };
-use crate::proxy::request::client::Client;
+use crate::proxy::request::connection::ClientConnection;
 use crate::proxy::request::download::ResponseBody;
 use crate::proxy::worker::Worker;
 
@@ -83,7 +83,7 @@ pub(super) fn to_lines(
 /// Writes an answer.
 pub(super) async fn send(
     worker: &Worker,
-    client: &Client,
+    client: &ClientConnection,
     wire: &Wire,
     read: &mut Read<'_>,
     mut head: Vec<u8>,
@@ -292,7 +292,7 @@ fn poll_data(
 /// Writes the lines that only the writer knows.
 pub(super) fn finish(
     worker: &Worker,
-    client: &Client,
+    client: &ClientConnection,
     lines: AnswerLines,
     rest: AnswerFraming,
 ) -> Vec<u8> {
@@ -324,7 +324,7 @@ pub(super) fn finish(
 }
 
 /// Unix seconds. The clock was read during an earlier request.
-fn answered_at(worker: &Worker, client: &Client) -> u64 {
+fn answered_at(worker: &Worker, client: &ClientConnection) -> u64 {
     let activity = &client.activity;
     match activity.running.get() {
         0 => worker.clock.at(activity.idle_at.get()).unix_secs(),

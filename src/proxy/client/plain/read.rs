@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use crate::proxy::body::Wire;
 use crate::proxy::net::buffers::{BUFFER, Buffers};
 use crate::proxy::net::io::CutReason;
-use crate::proxy::request::client::Client;
+use crate::proxy::request::connection::ClientConnection;
 use crate::proxy::worker::Worker;
 
 /// What was read from the client and not answered yet.
@@ -105,7 +105,7 @@ impl Drop for Read<'_> {
 /// [`crate::proxy::net::io::Activity`].) Reads ahead at most once.
 pub(super) fn poll_abort(
     worker: &Worker,
-    client: &Client,
+    client: &ClientConnection,
     wire: &Wire,
     read: &mut Read<'_>,
     cx: &mut Context<'_>,

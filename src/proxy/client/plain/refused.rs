@@ -15,7 +15,7 @@ use crate::proxy::client::linger::end_clean;
 use crate::proxy::http1::answer_write::Writer;
 use crate::proxy::http1::request_refuse::RefusedHead;
 use crate::proxy::net::io::Io;
-use crate::proxy::request::client::Client;
+use crate::proxy::request::connection::ClientConnection;
 use crate::proxy::request::download::ResponseBody;
 use crate::proxy::request::record::RequestRecord;
 use crate::proxy::request::reply::{self, RefusalContext, Reply};
@@ -27,7 +27,7 @@ const LONGEST_WRITE: Duration = Duration::from_secs(1);
 /// Refuses the head and ends the connection. Nobody reads what follows the head.
 pub(in crate::proxy::client) async fn refuse(
     worker: &Rc<Worker>,
-    client: &Client,
+    client: &ClientConnection,
     mut io: Io,
     refused: RefusedHead,
 ) {
@@ -54,7 +54,7 @@ pub(in crate::proxy::client) async fn refuse(
 /// The whole answer, in the usual form.
 fn write(
     worker: &Worker,
-    client: &Client,
+    client: &ClientConnection,
     rejection: &Rejection,
     record: &mut RequestRecord,
 ) -> Vec<u8> {

@@ -6,12 +6,12 @@ use crate::core::observe::CredentialPassage;
 use crate::core::reason::Detail;
 use crate::core::{Admitted, Now, Reason, Rejection};
 use crate::proxy::body::ClientBody;
-use crate::proxy::leases::{SharedCharge, StoreOutcome};
 use crate::proxy::memory::rule::ConnectionReach;
 use crate::proxy::outbound::Forward;
 use crate::proxy::request::record::RequestRecord;
 use crate::proxy::request::reply::Reply;
 use crate::proxy::request::sent_tokens::{self, SentCredential};
+use crate::proxy::shared_limits::{SharedCharge, StoreOutcome};
 use crate::snapshot::Snapshot;
 use crate::telemetry::DecisionOutcome;
 

@@ -3,12 +3,12 @@
 use super::{Admission, IncomingRequest, Passage};
 use crate::core::observe::{Conduct, ObserveReach};
 use crate::core::{Reason, decide};
-use crate::proxy::leases::SharedCharge;
 use crate::proxy::memory::rule::ConnectionReach;
 use crate::proxy::outbound::Forward;
 use crate::proxy::request::facts::RequestReading;
 use crate::proxy::request::record::RequestRecord;
 use crate::proxy::request::sent_tokens::{self, SentTokens};
+use crate::proxy::shared_limits::SharedCharge;
 use crate::snapshot::Snapshot;
 use crate::telemetry::DecisionOutcome;
 

@@ -19,7 +19,7 @@ use crate::proxy::http1::head::{RequestHead, is_extended_connect};
 use crate::proxy::ids::Trace;
 use crate::proxy::outbound::Forward;
 use crate::proxy::request::answer_plan::AnswerPlan;
-use crate::proxy::request::client::Client;
+use crate::proxy::request::connection::ClientConnection;
 use crate::proxy::request::credentials::Carried;
 use crate::proxy::request::facts::{self, RequestReading};
 use crate::proxy::request::head_changes::{HeadChanges, KeptWith};
@@ -269,7 +269,7 @@ fn ticket(forward: &Forward<'_>, client: IpAddr, policy: &Policy) -> Option<Tick
 fn upstream_body(
     body: ClientBody,
     limit: Option<u64>,
-    client: &Client,
+    client: &ClientConnection,
     record: &mut RequestRecord,
 ) -> (RequestBody, Option<Rc<UploadProgress>>) {
     match body {

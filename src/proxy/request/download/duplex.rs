@@ -137,9 +137,9 @@ impl Download {
     /// Drives the upload while the answer runs. True: the upload has failed, so the answer will
     /// fail.
     fn drive_upload(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(lease) = &mut self.lease else { return false };
-        let may_be_more = lease.drive(cx);
-        let is_driven = lease.is_driven();
+        let Some(pooled) = &mut self.pooled else { return false };
+        let may_be_more = pooled.drive(cx);
+        let is_driven = pooled.is_driven();
         let (Some(upload), Some(answer_deadline)) = (&self.upload, &self.answer_deadline) else {
             return false;
         };
@@ -163,9 +163,9 @@ impl Download {
     /// answer is complete and the service has not objected.
     fn goes_on(&mut self) -> bool {
         let is_whole = self.is_over || self.is_end_stream();
-        let (Some(lease), Some(upload)) = (&self.lease, &self.upload) else { return false };
+        let (Some(pooled), Some(upload)) = (&self.pooled, &self.upload) else { return false };
         // A gRPC call ends with its trailers.
-        if !is_whole || self.grpc || !lease.may_go_on(upload) {
+        if !is_whole || self.grpc || !pooled.may_go_on(upload) {
             return false;
         }
         self.is_over = true;
@@ -181,7 +181,7 @@ impl Download {
             .as_ref()
             .and_then(|answer_deadline| answer_deadline.of_rest(now_ns));
         let Some(limit) = limit else {
-            self.lease = None;
+            self.pooled = None;
             return Poll::Ready(());
         };
         self.stream.set_deadline(limit);
@@ -189,13 +189,13 @@ impl Download {
             if let RequestEnd::Key(reason) = end {
                 self.record.ended_early(reason);
             }
-            self.lease = None;
+            self.pooled = None;
             return Poll::Ready(());
         }
-        let (Some(lease), Some(upload)) = (&mut self.lease, &self.upload) else {
+        let (Some(pooled), Some(upload)) = (&mut self.pooled, &self.upload) else {
             return Poll::Ready(());
         };
-        if lease.poll_sent(upload, cx).is_ready() {
+        if pooled.poll_sent(upload, cx).is_ready() {
             self.finish();
             return Poll::Ready(());
         }

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::NodeLink;
 use super::fault::StoreFault;
 use crate::config::{SharedConfig, StoreNode, read_secret};
-use crate::proxy::leases::settings::StoreSettings;
+use crate::proxy::shared_limits::settings::StoreSettings;
 use crate::tls::ClientTls;
 
 /// A server that does not accept a connection within this time counts as away.

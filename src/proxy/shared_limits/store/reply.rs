@@ -4,19 +4,19 @@ use redis::{RedisError, Value};
 use smallvec::SmallVec;
 
 use super::fault::StoreFault;
-use crate::proxy::leases::bucket::StoreState;
+use crate::proxy::shared_limits::bucket::StoreState;
 
 /// The answer to one call.
 #[derive(Debug)]
-pub(in crate::proxy::leases) struct StoreReply(Value);
+pub(in crate::proxy::shared_limits) struct StoreReply(Value);
 
 /// The answer to a question for tokens.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::proxy::leases) struct LeaseReply {
+pub(in crate::proxy::shared_limits) struct LeaseReply {
     /// All that is needed was granted, or nothing was.
-    pub(in crate::proxy::leases) is_granted: bool,
+    pub(in crate::proxy::shared_limits) is_granted: bool,
     /// What was taken from each bucket, and its state.
-    pub(in crate::proxy::leases) buckets: SmallVec<[(u32, StoreState); 4]>,
+    pub(in crate::proxy::shared_limits) buckets: SmallVec<[(u32, StoreState); 4]>,
 }
 
 // === impl StoreReply ===
@@ -29,7 +29,7 @@ impl StoreReply {
         }
     }
 
-    pub(in crate::proxy::leases) fn number(&self) -> Option<u32> {
+    pub(in crate::proxy::shared_limits) fn number(&self) -> Option<u32> {
         match self.0 {
             Value::Int(number) => u32::try_from(number).ok(),
             _ => None,
@@ -38,7 +38,7 @@ impl StoreReply {
 
     /// Reads the reply for these buckets, each with a quota or without. `None`: it is not such a
     /// reply.
-    pub(in crate::proxy::leases) fn lease(
+    pub(in crate::proxy::shared_limits) fn lease(
         &self,
         quotas: impl Iterator<Item = bool>,
     ) -> Option<LeaseReply> {

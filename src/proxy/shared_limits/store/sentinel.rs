@@ -6,7 +6,7 @@ use super::NodeLink;
 use super::dial::DialedRole;
 use super::fault::StoreFault;
 use crate::config::StoreNode;
-use crate::proxy::leases::settings::StoreSettings;
+use crate::proxy::shared_limits::settings::StoreSettings;
 
 /// A connection to the primary, found through the first sentinel that knows it.
 pub(super) async fn primary(

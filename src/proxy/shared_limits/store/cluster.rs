@@ -9,11 +9,11 @@ use redis::Value;
 use super::fault::StoreFault;
 use super::{NodeLink, SlotAccess, StoreReplies};
 use crate::config::StoreNode;
-use crate::proxy::leases::script::StoreCall;
-use crate::proxy::leases::settings::StoreSettings;
+use crate::proxy::shared_limits::script::StoreCall;
+use crate::proxy::shared_limits::settings::StoreSettings;
 
 /// Connections to the servers that were needed so far.
-pub(in crate::proxy::leases) struct ClusterLink {
+pub(in crate::proxy::shared_limits) struct ClusterLink {
     settings: Rc<StoreSettings>,
     nodes: RefCell<HashMap<StoreNode, Rc<NodeLink>>>,
     slots: RefCell<Vec<SlotRange>>,

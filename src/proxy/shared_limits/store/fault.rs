@@ -4,7 +4,7 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 /// Why a call has no answer.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(in crate::proxy::leases) enum StoreFault {
+pub(in crate::proxy::shared_limits) enum StoreFault {
     /// The connection failed, or the attempt to open one.
     #[error("{0}")]
     Connection(Box<str>),
@@ -37,7 +37,7 @@ impl StoreFault {
 
     /// Whether other requests need not ask. Keys that are being moved concern one org, and only for
     /// moments.
-    pub(in crate::proxy::leases) fn means_away(&self) -> bool {
+    pub(in crate::proxy::shared_limits) fn means_away(&self) -> bool {
         !matches!(self, Self::Elsewhere { .. })
             && !matches!(self, Self::Refused { word, .. } if **word == *"TRYAGAIN")
     }

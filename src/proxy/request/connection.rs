@@ -13,7 +13,7 @@ use crate::proxy::net::io::{Activity, ClientAddr, CutReason};
 use crate::proxy::streams::{StreamRef, Streams};
 
 /// What requests of one connection have in common.
-pub(crate) struct Client {
+pub(crate) struct ClientConnection {
     pub(crate) address: ClientAddr,
     pub(crate) https: bool,
     pub(crate) http2: bool,
@@ -33,11 +33,11 @@ pub(crate) struct Client {
     pub(crate) until_close: Cell<bool>,
 }
 
-opaque!(Client);
+opaque!(ClientConnection);
 
-// === impl Client ===
+// === impl ClientConnection ===
 
-impl Client {
+impl ClientConnection {
     /// Whether the key of the running request has ended unnoticed: a body that nobody polls cannot
     /// notice it. Ask this after polling the answer, which ends in better form.
     pub(crate) fn poll_abandoned(&self, streams: &Streams) -> Poll<CutReason> {
