@@ -15,6 +15,7 @@
 pub mod accept;
 mod body;
 mod buffer;
+mod cumulative;
 mod directory;
 mod entry;
 mod envelope;

@@ -5,7 +5,8 @@
 //! A verified patch that nothing in force includes yet is on a shelf. The newest one made over the
 //! table in force is the patch in force; the removals and restrictions of all the others apply as
 //! well. So a revocation that has once arrived stays in force, whoever publishes next and in
-//! whatever order files arrive. It ends only when something that claims to include it is in force.
+//! whatever order files arrive. It ends only when something that claims to include it is in force,
+//! or on the shelf in its place (see `table::cumulative`).
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -14,15 +15,17 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::file::{Bounds, Patch, Table};
+use super::cumulative::without_replaced;
+use super::file::{Bounds, Patch, PatchContent, Table};
 use super::keyset::KeySet;
 use super::manifest::{Acknowledge, Base, Manifest};
 use super::refusal::Refusal;
 use super::trust::{PublicKey, Trust};
 use crate::core::Now;
 
-/// Most patches on the shelf. A publisher who knows of the others needs one place, or two while
-/// its base is on the way; only publishers who do not know of one another need more.
+/// Most patches on the shelf. A publisher who knows of the others needs one place, or two while its
+/// base is on the way, however often it publishes. More are needed by publishers who do not know of
+/// one another, or who leave out of a patch what the one before it stated.
 const SHELF: usize = 8;
 
 /// What the configuration says about acceptance.
@@ -340,8 +343,10 @@ impl Acceptance {
         fresh(manifest, now)
     }
 
-    /// Removes included patches from the shelf, and makes the key set in force from the rest.
+    /// Removes included and replaced patches from the shelf, and makes the key set in force from the
+    /// rest.
     fn settle(&mut self) {
+        without_replaced(&mut self.shelf, |patch| Some(patch.stated()));
         let Some(table) = self.table.clone() else {
             self.current = None;
             return;
@@ -442,7 +447,8 @@ impl Ledger {
     }
 
     /// What neither of two processes that share a state file may forget: the higher serials of
-    /// both, and every patch of either that the later table does not include.
+    /// both, and every patch of either that neither the later table includes nor another patch
+    /// replaces.
     pub fn raised_by(&self, other: &Self) -> Self {
         let serial = |base: Option<Base>| base.map_or(0, |base| base.serial);
         let later = if serial(other.table) > serial(self.table) { other } else { self };
@@ -452,6 +458,11 @@ impl Ledger {
         shelf.retain(|file| {
             Manifest::unverified(file).is_ok_and(|patch| patch.serial > later.table_includes)
         });
+        // Their signatures are verified when they are read again.
+        let mut parsed: Vec<_> =
+            shelf.into_iter().map(|file| (PatchContent::unverified(&file), file)).collect();
+        without_replaced(&mut parsed, |(content, _)| content.as_ref().map(PatchContent::stated));
+        let shelf = parsed.into_iter().map(|(_, file)| file).collect();
         Self {
             table: later.table,
             table_includes: later.table_includes,

@@ -4,6 +4,7 @@
 
 use super::body::{Counts, TableBody};
 use super::buffer::Buffer;
+use super::cumulative::StatedPatch;
 use super::entry::{KeyEntry, OrgLimits};
 use super::envelope::{Envelope, MAX_MANIFEST, MAX_SIGNATURES, SignatureEntry};
 use super::file_kind::FileKind;
@@ -34,6 +35,14 @@ pub struct Patch(File);
 pub struct SignedHead {
     pub manifest: Manifest,
     signed_by: Box<[PublicKey]>,
+}
+
+/// What a patch says, without any claim that its signatures are valid: for comparing patches that
+/// were verified before, and will be again before they count.
+#[derive(Debug)]
+pub(super) struct PatchContent {
+    manifest: Manifest,
+    body: TableBody,
 }
 
 #[derive(Debug)]
@@ -297,5 +306,27 @@ impl Patch {
 
     pub(crate) fn body(&self) -> &TableBody {
         &self.0.body
+    }
+
+    pub(super) fn stated(&self) -> StatedPatch<'_> {
+        StatedPatch { manifest: &self.0.manifest, body: &self.0.body }
+    }
+}
+
+// === impl PatchContent ===
+
+impl PatchContent {
+    /// `None`: the file is damaged.
+    pub(super) fn unverified(file: &[u8]) -> Option<Self> {
+        let envelope = Envelope::parse(file).ok()?;
+        let manifest = Manifest::parse(&envelope).ok()?;
+        let (at, format) = (envelope.body_at, envelope.format);
+        check_body(&manifest, file.get(at..)?).ok()?;
+        let body = TableBody::open(Buffer::from(file.to_vec()), at, format).ok()?;
+        Some(Self { manifest, body })
+    }
+
+    pub(super) fn stated(&self) -> StatedPatch<'_> {
+        StatedPatch { manifest: &self.manifest, body: &self.body }
     }
 }

@@ -78,7 +78,7 @@ pub enum Refusal {
     )]
     Format { found: u8, oldest: u8, newest: u8 },
     #[error(
-        "{} held that the publisher did not know of, no more fit\n\
+        "{} held that it does not replace, no more fit\n\
          hint: publish a table built from the current registry",
         if *.held == 1 { "1 patch is".to_owned() } else { format!("{held} patches are") }
     )]

@@ -175,3 +175,21 @@ fn no_order_brings_a_key_back_or_gets_stuck() {
         panic!("{error}");
     }
 }
+
+/// Revocations that are published while a large table is on its way: each takes effect at once.
+#[test]
+fn a_slow_table_keeps_no_revocation_waiting() {
+    let mut world = World::new();
+    world.take(Step::BuildTable);
+    while world.good.len() > 1 {
+        let next = world.good[0];
+        world.take(Step::Revoke);
+        world.take(Step::DeliverPatch);
+        assert!(!world.running().has(next), "key {next} is still admitted");
+        if world.good.len() == 6 {
+            world.take(Step::Restart);
+        }
+    }
+    assert!(world.dead.len() > 8, "more than the shelf has places for");
+    world.finish();
+}

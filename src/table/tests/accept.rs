@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::core::{KeyId, KeyLookup, KeySpec, KeyStatus, Now};
+use crate::core::{KeyId, KeyLookup, KeySpec, KeyStatus, LimitSet, Now};
 use crate::table::testkit::*;
-use crate::table::write::PatchDraft;
+use crate::table::write::{PatchDraft, RemovalOf};
 use crate::table::*;
 
 const NOW: Now = Now { unix_ms: 5_000_000, mono_ns: 0 };
@@ -359,6 +359,119 @@ fn the_shelf_is_bounded() {
     assert_eq!(reason(desk.offer_patch(one_more, NOW)), "hold_full");
     assert_eq!(reason(desk.offer_table(plain(21, &specs(0..20)), NOW)), "accepted");
     assert_eq!(desk.current().unwrap().held_patches(), 0);
+}
+
+/// However many revocations a publisher publishes while its table is on the way, all take effect.
+#[test]
+fn patches_held_for_a_table_replace_one_another() {
+    let (old, new) = (plain(1, &specs(0..40)), plain(2, &specs(0..40)));
+    let mut waiting = Acceptance::new(AcceptRules::default());
+    let mut desk = desk_with(&old);
+    for n in 0..20 {
+        let patch = patch_to(&new, 3 + n, 3 + n, &specs(n as u32 + 1..41));
+        for desk in [&mut desk, &mut waiting] {
+            assert_eq!(desk.offer_patch(patch.clone(), NOW), Ok(AcceptOutcome::Held), "{n}");
+            assert_eq!(desk.shelf().len(), 1, "{n}");
+        }
+        assert!(!admits(&desk, n as u32) && admits(&desk, n as u32 + 1) && !admits(&desk, 40));
+        if n == 10 {
+            desk = restarted(&desk);
+            desk.offer_table(old.clone(), NOW).unwrap();
+            assert!(!admits(&desk, 10) && admits(&desk, 11));
+        }
+    }
+    // An earlier one arrives late: what it states is stated already.
+    let before = desk.ledger();
+    let late = patch_to(&new, 9, 9, &specs(7..41));
+    assert_eq!(reason(desk.offer_patch(late, NOW)), "rollback");
+    assert_eq!(desk.ledger(), before);
+    for mut desk in [waiting, restarted(&desk), desk] {
+        assert_eq!(desk.offer_table(new.clone(), NOW), Ok(AcceptOutcome::InForce));
+        let set = desk.current().unwrap();
+        assert_eq!((set.patch_serial(), set.held_patches()), (Some(22), 0));
+        assert!(!admits(&desk, 19) && admits(&desk, 20) && admits(&desk, 40));
+    }
+}
+
+/// What a held patch forbids is undone by a later one that says so, and by no other.
+#[test]
+fn a_held_patch_goes_if_all_that_it_states_is_stated_anew() {
+    let limited = named("org", "5/s");
+    let (old, new) = (plain(1, &specs(0..10)), plain(2, &specs(0..10)));
+    let disabled = |n: u32| {
+        let mut key = spec(n);
+        key.grant.status = KeyStatus::Disabled;
+        key
+    };
+    type Draft<'d> = &'d dyn Fn(&mut PatchDraft);
+    let first: Draft<'_> = &|draft| {
+        draft.put(disabled(0));
+        draft.remove(spec(1).digest, spec(1).id, RemovalOf::Key);
+        draft.state_org_limits(spec(0).org, LimitSet::new([limited.clone()]));
+    };
+    let unlimited: Draft<'_> = &|draft| draft.state_org_limits(spec(0).org, LimitSet::default());
+    let gone = |draft: &mut PatchDraft, n: u32, of| draft.remove(spec(n).digest, spec(n).id, of);
+    let cases: [(&str, bool, Draft<'_>); 7] = [
+        ("all, as it was", true, first),
+        ("one is enabled again", true, &|draft| {
+            draft.put(spec(0));
+            gone(draft, 1, RemovalOf::Key);
+            unlimited(draft);
+        }),
+        ("a key that was gone is back", true, &|draft| {
+            gone(draft, 0, RemovalOf::Key);
+            draft.put(spec(1));
+            unlimited(draft);
+        }),
+        ("a secret is left out", false, &|draft| {
+            gone(draft, 1, RemovalOf::Key);
+            unlimited(draft);
+        }),
+        ("a removal is left out", false, &|draft| {
+            draft.put(disabled(0));
+            unlimited(draft);
+        }),
+        ("the key is not gone as a whole", false, &|draft| {
+            draft.put(disabled(0));
+            gone(draft, 1, RemovalOf::Secret);
+            unlimited(draft);
+        }),
+        ("an org is left out", false, &|draft| {
+            draft.put(disabled(0));
+            gone(draft, 1, RemovalOf::Key);
+        }),
+    ];
+    let made = |serial, includes, base: &Table, change: Draft<'_>| {
+        let mut draft = PatchDraft::over(base);
+        change(&mut draft);
+        let issue = Issue { includes_through: includes, ..issue(serial, &[&Signer::new(1)]) };
+        Arc::new(patch(draft, issue))
+    };
+    for (name, goes, change) in cases {
+        let mut desk = desk_with(&old);
+        desk.offer_patch(made(5, 5, &new, first), NOW).unwrap();
+        desk.offer_patch(made(6, 6, &new, change), NOW).unwrap();
+        assert_eq!(desk.shelf().len(), if goes { 1 } else { 2 }, "{name}");
+        assert!(goes || !admits(&desk, 0) && !admits(&desk, 1), "{name}");
+        // Two processes with one state file keep no more than either.
+        let [mut one, mut two] = [desk_with(&old), desk_with(&old)];
+        one.offer_patch(made(5, 5, &new, first), NOW).unwrap();
+        two.offer_patch(made(6, 6, &new, change), NOW).unwrap();
+        let both = [one.ledger().raised_by(&two.ledger()), two.ledger().raised_by(&one.ledger())];
+        for ledger in both {
+            let (trust, rules) = (Signer::new(1).trust(), AcceptRules::default());
+            let (desk, _) = Acceptance::restore(rules, ledger, &trust, &Bounds::default());
+            assert_eq!(desk.shelf().len(), if goes { 1 } else { 2 }, "{name}");
+        }
+    }
+    // Nor by a publisher who did not know of it, nor over another base.
+    let other = plain(3, &specs(0..10));
+    for unaware in [made(6, 4, &new, first), made(6, 6, &other, first)] {
+        let mut desk = desk_with(&old);
+        desk.offer_patch(made(5, 5, &new, first), NOW).unwrap();
+        desk.offer_patch(unaware, NOW).unwrap();
+        assert_eq!(desk.shelf().len(), 2);
+    }
 }
 
 #[test]

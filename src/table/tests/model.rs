@@ -4,7 +4,9 @@
 //! 1. a revoked key that the sidecar has refused is never admitted again;
 //! 2. a key that nobody touched is admitted whenever a table is in force;
 //! 3. the sidecar is never stuck: the next publication by somebody who knows the registry puts
-//!    exactly the registry in force, table or patch, in whatever order the two arrive.
+//!    exactly the registry in force, table or patch, in whatever order the two arrive;
+//! 4. of the patches over one base that it holds, none was made by somebody who knew of another, so
+//!    a publisher who knows of its own patches never fills the shelf.
 //!
 //! Publishers read the registry, work on it for however long, and publish under the next serial
 //! without another look. Everything that was ever published may arrive at any time, repeatedly and
@@ -204,6 +206,15 @@ impl World {
     }
 
     fn look(&mut self) {
+        for older in self.desk.shelf().iter().map(|patch| patch.manifest()) {
+            let knows = |newer: &&Arc<Patch>| {
+                let newer = newer.manifest();
+                let same = newer.base == older.base && newer.serial > older.serial;
+                same && newer.includes_through >= older.serial
+            };
+            let newer = self.desk.shelf().iter().find(knows);
+            assert!(newer.is_none(), "{} is held needlessly: {:?}", older.serial, self.path);
+        }
         let Some(set) = self.desk.current() else { return };
         for key in STEADY {
             assert!(admits(set, key), "an untouched key is refused: {:?}", self.path);
