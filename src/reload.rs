@@ -24,6 +24,7 @@ mod simulated;
 mod source;
 mod state;
 mod status;
+mod steady;
 mod terms;
 mod url;
 mod watch;

@@ -1,6 +1,6 @@
 //! Fetches a table or patch from an http(s) URL. Trust is based on the signature, not on this file.
 //! This file protects memory, time and the credential. Imports `config`, `remote`, `wording` and
-//! `reload::{pace, source}`.
+//! `reload::{pace, source, steady}`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use ureq::typestate::AgentScope;
 
 use super::pace::{Pace, WaitClaim};
 use super::source::SourceError;
+use super::steady::SteadyBody;
 use crate::config::UrlOptions;
 use crate::remote::{self, RemoteFileError};
 use crate::table::Buffer;
@@ -36,7 +37,7 @@ const STALL: Duration = Duration::from_secs(15);
 /// For an issuer's keys, from the first step to the last byte.
 const KEYS: Duration = Duration::from_secs(15);
 
-/// For a whole body.
+/// For a whole body that comes steadily ([`SteadyBody`]).
 const BODY: Duration = Duration::from_secs(15 * 60);
 
 /// The request field that names the sidecar. Together with `If-None-Match`, which names what the
@@ -327,7 +328,8 @@ fn read_body(body: &mut ureq::Body, limit: u64) -> Result<Buffer, SourceError> {
     if let Some(bytes) = stated.filter(|n| *n > limit) {
         return Err(SourceError::TooLarge { bytes, limit });
     }
-    let mut reader = body.with_config().limit(limit.saturating_add(2)).reader();
+    let reader = body.with_config().limit(limit.saturating_add(2)).reader();
+    let mut reader = SteadyBody::new(reader);
     // A stated length within the bound is trusted for the size of the buffer, not for the end of
     // the body.
     let expected = stated.unwrap_or(0);
