@@ -1,6 +1,6 @@
 //! From files and URLs to what is in force: sources, watching, verification, acceptance, swap.
-//! Imports `clock`, `config`, `core`, `meter`, `mounts`, `remote`, `snapshot`, `table`, `telemetry`,
-//! `token` and `wording`.
+//! Imports `artefacts`, `clock`, `config`, `core`, `meter`, `mounts`, `remote`, `snapshot`, `table`,
+//! `telemetry`, `token` and `wording`.
 //!
 //! ```text
 //! load_first → Loaded → start → Reloader      (a thread of its own; a URL has one as well)
@@ -27,6 +27,7 @@ mod status;
 mod steady;
 mod terms;
 mod url;
+mod validators;
 mod watch;
 
 #[cfg(test)]

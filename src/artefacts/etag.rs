@@ -30,6 +30,11 @@ impl ArtefactTag {
         Self { serial, hash: hash.into() }
     }
 
+    /// Reads what is between the quotes of an `ETag`. `None`: it has another form.
+    pub fn parse(opaque: &str) -> Option<Self> {
+        KnownTag::parse(opaque).map(KnownTag::to_tag)
+    }
+
     /// The value of `ETag`.
     pub fn to_field(&self) -> String {
         format!("\"{}-{}\"", self.serial, self.hash)
@@ -60,6 +65,11 @@ impl KnownTag {
         let is_serial = serial.bytes().all(|b| b.is_ascii_digit());
         is_serial.then_some(())?;
         Some(Self { serial: serial.parse().ok()?, hash: hash_of(digits)? })
+    }
+
+    fn to_tag(self) -> ArtefactTag {
+        let hash = format!("{:032x}", u128::from_be_bytes(self.hash));
+        ArtefactTag { serial: self.serial, hash: hash.into() }
     }
 
     fn is(&self, tag: &ArtefactTag) -> bool {
@@ -108,9 +118,7 @@ impl KnownTags {
 
     /// The newest that the caller says it has.
     pub(super) fn newest(&self) -> Option<ArtefactTag> {
-        let newest = self.tags.iter().max_by_key(|tag| tag.serial)?;
-        let hash = format!("{:032x}", u128::from_be_bytes(newest.hash));
-        Some(ArtefactTag { serial: newest.serial, hash: hash.into() })
+        self.tags.iter().max_by_key(|tag| tag.serial).map(|newest| newest.to_tag())
     }
 }
 

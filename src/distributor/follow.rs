@@ -13,7 +13,7 @@ use crate::reload::{
     Fetch, FetchAnswer, FetchEnd, FetchFault, NextFetch, SourceError, TransferDeadline, UrlSource,
     WaitClaim, random_share,
 };
-use crate::table::{Buffer, Refusal, SignedHead};
+use crate::table::{Buffer, Manifest, Refusal, SignedHead};
 
 /// Longest pause after a useless file, unless polling is slower still: meanwhile all sidecars are
 /// behind, and only this process asks.
@@ -86,6 +86,9 @@ impl OriginFollower {
                     }
                     FetchAnswer::Changed { bytes, validators } => {
                         let head = SignedHead::bytes_of(&bytes).map(<[u8]>::to_vec);
+                        // As in a sidecar: nobody signs what the origin calls it.
+                        let serial = Manifest::unverified(&bytes).map_or(0, |m| m.serial);
+                        let validators = validators.naming(serial, &bytes, self.desk.clock().now());
                         let end = self.judge(bytes);
                         // A refused file is not named: the origin takes the name for what we have.
                         if !matches!(end, FetchEnd::Failed { .. }) {

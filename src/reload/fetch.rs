@@ -177,11 +177,11 @@ impl Fetcher {
     /// What was fetched is in force: from now on only something newer is wanted, and a copy is
     /// kept.
     pub(super) fn taken(&mut self, verified: &Verified, validators: Validators) {
-        self.source.taken(validators);
-        let file = match verified {
-            Verified::Patch(patch) => patch.file(),
-            Verified::Table(table) => table.file(),
+        let (serial, file) = match verified {
+            Verified::Patch(patch) => (patch.serial(), patch.file()),
+            Verified::Table(table) => (table.serial(), table.file()),
         };
+        self.source.taken(validators.naming(serial, file, self.clock.now()));
         self.source.shows(SignedHead::bytes_of(file));
         self.keep(verified);
     }

@@ -1,6 +1,6 @@
 //! Fetches a table or patch from an http(s) URL. Trust is based on the signature, not on this file.
 //! This file protects memory, time and the credential. Imports `config`, `remote`, `wording` and
-//! `reload::{pace, source, steady}`.
+//! `reload::{pace, source, steady, validators}`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,6 +18,8 @@ use crate::config::UrlOptions;
 use crate::remote::{self, RemoteFileError};
 use crate::table::Buffer;
 use crate::wording::visible::one_line;
+
+pub use super::validators::Validators;
 
 /// The most redirects that are followed. Never from https to http.
 const MAX_REDIRECTS: u32 = 5;
@@ -62,13 +64,6 @@ pub struct UrlSource {
     taken: Validators,
     /// The signed head of that. It proves to a server that knows its sidecars what this one has.
     head: Option<HeaderValue>,
-}
-
-/// What a server sends to identify a version.
-#[derive(Clone, Debug, Default)]
-pub struct Validators {
-    etag: Option<HeaderValue>,
-    last_modified: Option<HeaderValue>,
 }
 
 /// A server's answer.
@@ -218,15 +213,13 @@ impl UrlSource {
             let coding = coding.to_str().unwrap_or("?").escape_default().to_string();
             return Err(SourceError::Encoding(coding).into());
         }
-        let validators = Validators {
-            etag: response.headers().get(header::ETAG).cloned(),
-            last_modified: response.headers().get(header::LAST_MODIFIED).cloned(),
-        };
+        let validators = Validators::of_answer(response.headers());
         let bytes = read_body(response.body_mut(), max_bytes)?;
         Ok(Fetch { answer: FetchAnswer::Changed { bytes, validators }, claim, max_age })
     }
 
-    /// The version with these validators was processed: only a newer one is wanted.
+    /// The version with these validators was processed: only a newer one is wanted. For tables and
+    /// patches the caller keeps those that can be true ([`Validators::naming`]).
     pub fn taken(&mut self, validators: Validators) {
         self.taken = validators;
     }

@@ -119,6 +119,7 @@ const RULES: &[(&str, &[&str])] = &[
     (
         "reload",
         &[
+            "artefacts",
             "clock",
             "config",
             "core",

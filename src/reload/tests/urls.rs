@@ -5,6 +5,7 @@ mod server;
 use std::fs;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::server::{Answer, Server};
 use super::*;
@@ -505,10 +506,10 @@ fn tls_with_a_ca_of_ones_own() {
 fn validators_other_than_etags() {
     let bytes = table(1);
     let server = Server::scripted(move |request| match request.field("if-modified-since") {
-        Some("Sat, 21 Nov 2026 03:00:00 GMT") => Answer::new(304),
+        Some("Thu, 21 Nov 2024 03:00:00 GMT") => Answer::new(304),
         Some(_) => Answer::new(400),
         None => {
-            Answer::new(200).field("last-modified", "Sat, 21 Nov 2026 03:00:00 GMT").body(&bytes)
+            Answer::new(200).field("last-modified", "Thu, 21 Nov 2024 03:00:00 GMT").body(&bytes)
         }
     });
     let folder = folder(&server.url(), "patch = \"\"\n");
@@ -519,4 +520,27 @@ fn validators_other_than_etags() {
     assert_eq!(running.failures("table", "status"), 0.0);
     let full = server.requests().iter().filter(|r| r.field("if-modified-since").is_none()).count();
     assert_eq!(full, 1);
+}
+
+/// Nobody signs what a server calls a version. With a false name, honest servers would hold back
+/// all that follows.
+#[test]
+fn a_false_name_is_not_repeated() {
+    for false_name in ["\"9000000000000000-00000000000000000000000000000000\"", "*"] {
+        let serial = Arc::new(AtomicU64::new(1));
+        let newest = Arc::clone(&serial);
+        let server = Server::scripted(move |request| match request.field("if-none-match") {
+            Some(_) => Answer::new(304),
+            None => Answer::new(200)
+                .field("etag", false_name)
+                .field("last-modified", "Fri, 31 Dec 9999 23:59:59 GMT")
+                .body(&table(newest.load(Ordering::Relaxed))),
+        });
+        let folder = folder(&server.url(), "patch = \"\"\n");
+        let running = folder.start();
+        running.until_serial(1);
+        serial.store(2, Ordering::Relaxed);
+        running.until_serial(2);
+        assert!(server.requests().iter().all(|r| r.field("if-modified-since").is_none()));
+    }
 }
