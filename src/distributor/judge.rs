@@ -20,7 +20,8 @@ pub(super) enum ArtefactVerdict {
     New {
         serial: u64,
     },
-    /// It is already served; an origin that cannot compare has sent it again.
+    /// It is already served, with at least these signatures; an origin that cannot compare has sent
+    /// it again.
     Served,
 }
 
@@ -45,7 +46,7 @@ impl ArtefactJudge {
     ///
     /// The serial of an unsigned file means nothing. If it could keep out lower ones, one forged
     /// file would keep out all that follow. So only a distributor that verifies signatures compares
-    /// serials.
+    /// serials. Signatures may be added to a file: sidecars that need more than one wait for them.
     ///
     /// # Errors
     /// Every sidecar would refuse it.
@@ -58,19 +59,34 @@ impl ArtefactJudge {
             return Ok(ArtefactVerdict::Served);
         }
         // Until the signatures are verified, only the frame is looked at.
-        if let Some(trust) = &self.trust {
-            SignedHead::open(file, self.kind, trust)?;
-        }
+        let head = match &self.trust {
+            Some(trust) => Some(SignedHead::open(file, self.kind, trust)?),
+            None => None,
+        };
         let serial = Manifest::stated(file, self.kind, &self.audience)?.serial;
-        if self.trust.is_some() {
-            match served.map_or(0, |served| served.tag.serial) {
+        if let (Some(head), Some(trust), Some(served)) = (head, &self.trust, served) {
+            match served.tag.serial {
                 floor if serial < floor => return Err(Refusal::Rollback { serial, floor }),
-                same if serial == same => return Err(Refusal::EqualSerial { serial }),
+                same if serial == same => {
+                    let served = SignedHead::open(&served.bytes, self.kind, trust)?;
+                    return again(&head, &served);
+                }
                 _ => {}
             }
         }
         Ok(ArtefactVerdict::New { serial })
     }
+}
+
+/// A file with the serial of the one that is served. The manifest has the hash of the body.
+fn again(head: &SignedHead, served: &SignedHead) -> Result<ArtefactVerdict, Refusal> {
+    let serial = head.manifest.serial;
+    if head.manifest != served.manifest {
+        return Err(Refusal::EqualSerial { serial });
+    }
+    let keeps_all = served.signed_by().iter().all(|key| head.signed_by().contains(key));
+    let adds = head.signed_by().len() > served.signed_by().len();
+    Ok(if keeps_all && adds { ArtefactVerdict::New { serial } } else { ArtefactVerdict::Served })
 }
 
 #[cfg(test)]
@@ -130,5 +146,34 @@ mod tests {
         let twin = table_file(&[spec(2)], issue(7, &[&own]), &[&own]);
         let first = served(7, &good);
         assert_eq!(strict.judge(&twin, Some(&first)).unwrap_err().reason(), "equal_serial");
+    }
+
+    #[test]
+    fn signatures_are_added_to_what_is_served() {
+        let signers = [1, 2, 3].map(Signer::new);
+        let all = signers.each_ref();
+        let file = |n: u32, by: &[usize]| {
+            let by: Vec<_> = by.iter().map(|at| all[*at]).collect();
+            table_file(&[spec(n)], issue(7, &all), &by)
+        };
+        // Sidecars may trust more signers than are known here.
+        let keys = [signers[0].key, signers[1].key];
+        let strict = ArtefactJudge::new(AUDIENCE, ArtefactName::Table, Some(&keys)).unwrap();
+        let judge = |new: &[u8], old: &[u8]| strict.judge(new, Some(&served(7, old)));
+        let (new, known) = (Ok(ArtefactVerdict::New { serial: 7 }), Ok(ArtefactVerdict::Served));
+        for (before, after, wanted) in [
+            (&[0][..], &[0, 1][..], &new),
+            (&[0], &[0, 2], &new),
+            (&[0, 1], &[0, 1, 2], &new),
+            (&[0, 1], &[0], &known),
+            (&[0], &[1], &known),
+            (&[0], &[1, 2], &known),
+        ] {
+            let verdict = judge(&file(1, after), &file(1, before));
+            assert_eq!(&verdict, wanted, "{before:?} {after:?}");
+        }
+        let other = judge(&file(2, &[0, 1]), &file(1, &[0]));
+        assert_eq!(other.unwrap_err().reason(), "equal_serial");
+        assert_eq!(judge(&file(1, &[2]), &file(1, &[0])).unwrap_err().reason(), "unknown_signer");
     }
 }

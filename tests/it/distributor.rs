@@ -203,6 +203,29 @@ fn what_is_not_known_is_not_said_to_be_missing() {
     assert_eq!(get(&distributor, ArtefactName::Patch, "").status(), 404);
 }
 
+/// Sidecars that require two signatures wait for the second one.
+#[test]
+fn an_added_signature_is_passed_on() {
+    let house = House::new();
+    house.folder.signer("second");
+    house.folder.build_as("keys.kgt", &["--signer-public", "second.pub"]);
+    let serial = house.serial();
+    house.put(serial, None);
+    let distributor = house.distributor(&FLEET);
+    distributor.wait_ready();
+    let tag = || get(&distributor, ArtefactName::Table, "").one("etag");
+    let own = || {
+        let file = std::fs::read(house.folder.file("keys.kgt")).unwrap();
+        Some(ServedArtefact::new(serial, file).tag.to_field())
+    };
+    let first = own();
+    assert_eq!(tag(), first);
+    house.folder.ctl(&["table", "attach-signature", "keys.kgt", "--signer", "second.pem"]);
+    assert_ne!(own(), first);
+    house.put(serial, None);
+    distributor.process.eventually("passed on", || tag() == own());
+}
+
 #[test]
 fn an_origin_that_is_away_takes_nothing_away() {
     let house = House::new();
