@@ -78,6 +78,14 @@ impl KeptArtefact {
         MeteredArtefact { audience: &self.place.audience, name: self.place.name }
     }
 
+    /// The origin has said nothing of it yet, or has no table: sidecars would be better off with
+    /// another distributor.
+    fn is_awaited(&self) -> bool {
+        let is_table = self.place.name == ArtefactName::Table;
+        !self.is_known.load(Ordering::Relaxed)
+            || is_table && self.serial.load(Ordering::Relaxed) == 0
+    }
+
     fn age(&self, now_ns: u64) -> Option<Duration> {
         let confirmed = self.confirmed_ns.load(Ordering::Relaxed);
         (confirmed > 0).then(|| Duration::from_nanos(now_ns.saturating_sub(confirmed)))
@@ -291,19 +299,23 @@ impl DistributorDesk {
         self.0.is_leaving.load(Ordering::Relaxed)
     }
 
-    /// The first file about which the origin has said nothing yet.
-    pub(super) fn awaited(&self) -> Option<&OriginArtefact> {
-        let awaited = self.0.kept.iter().find(|kept| !kept.is_known.load(Ordering::Relaxed));
-        awaited.map(|kept| &kept.place)
+    /// The first file that sidecars cannot do without, and why it is not here.
+    pub(super) fn awaited(&self) -> Option<String> {
+        let kept = self.0.kept.iter().find(|kept| kept.is_awaited())?;
+        let (audience, what) = (&kept.place.audience, word(kept.place.name));
+        Some(match kept.is_known.load(Ordering::Relaxed) {
+            true => format!("the origin has no {what} of {audience}"),
+            false => format!("the origin has said nothing yet of the {what} of {audience}"),
+        })
     }
 
-    /// Whether the distributor is useful as it is. The origin has answered about every file, or
-    /// about all files of one audience while the others have had time enough. A file of unknown
-    /// state is answered with 503 in any case.
+    /// Whether the distributor is useful as it is. It has every table and knows of every patch whether
+    /// there is one; or it does so for one audience, and the others have had time enough. A file of
+    /// unknown state is answered with 503 in any case.
     pub(super) fn is_ready(&self) -> bool {
         let age = self.0.clock.now().mono_ns.saturating_sub(self.0.began_ns);
         let mut awaited: Vec<_> = self.0.kept.iter().collect();
-        awaited.retain(|kept| !kept.is_known.load(Ordering::Relaxed));
+        awaited.retain(|kept| kept.is_awaited());
         let is_whole = |kept: &KeptArtefact| {
             awaited.iter().all(|awaited| awaited.place.audience != kept.place.audience)
         };

@@ -19,6 +19,8 @@ use crate::table::{Buffer, Manifest, Refusal, SignedHead};
 /// behind, and only this process asks.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+const SERVED_ON: &str = "the origin has it no more; what it had is served on";
+
 /// One file, and how to ask its origin.
 pub(super) struct OriginFollower {
     pub(super) desk: DistributorDesk,
@@ -110,9 +112,9 @@ impl OriginFollower {
 
     fn missing(&mut self) {
         self.desk.missing(self.at);
-        let is_gone = self.desk.serial(self.at) > 0;
-        let why = "the origin has it no more; what it had is served on";
-        self.told(OriginResult::Missing, is_gone.then(|| why.to_owned()));
+        let had = self.desk.serial(self.at) > 0;
+        let why = if had { SERVED_ON } else { told_of_missing(self.place.name) };
+        self.told(OriginResult::Missing, Some(why.to_owned()));
     }
 
     fn judge(&mut self, bytes: Buffer) -> FetchEnd {
@@ -175,6 +177,21 @@ fn end_of(FetchFault { error, is_away }: &FetchFault) -> FetchEnd {
     }
 }
 
+/// What it means if the origin never had a file. An origin with nothing at a URL and a wrong URL look
+/// the same.
+const fn told_of_missing(name: ArtefactName) -> &'static str {
+    match name {
+        ArtefactName::Patch => {
+            "the origin has none (404): sidecars that start get no revocations from here\n\
+             hint: if patches are published, correct --origin, --audience or --patch"
+        }
+        ArtefactName::Table => {
+            "the origin has none (404): sidecars get no keys here\n\
+             hint: publish a table, or correct --origin, --audience or --table"
+        }
+    }
+}
+
 /// In terms of this command's options; a sidecar has settings for the same.
 fn told_of_fault(error: &SourceError) -> String {
     match error {
@@ -211,6 +228,8 @@ mod tests {
             told_of_fault(&SourceError::TooLarge { bytes: 2, limit: 1 }),
             told_of_refusal(&Refusal::Audience { stated: "a".into(), wanted: "b".into() }),
             told_of_refusal(&Refusal::UnknownSigner { signers: "s".into() }),
+            told_of_missing(ArtefactName::Patch).to_owned(),
+            told_of_missing(ArtefactName::Table).to_owned(),
         ];
         for told in told {
             assert!(told.contains("hint: ") && told.contains(" --"), "{told}");

@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::desk::{DistributorDesk, word};
+use super::desk::DistributorDesk;
 use crate::serving::{ConnectionPlaces, HeadBounds, accept_until, serve_connection};
 
 const HEAD: HeadBounds = HeadBounds { time: Duration::from_secs(10), length: 8 * 1024 };
@@ -72,12 +72,10 @@ fn page(desk: &DistributorDesk, method: &Method, path: &str) -> Response<Full<By
         "/readyz" => match (desk.is_leaving(), desk.awaited()) {
             (true, _) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned()),
             (false, Some(awaited)) => {
-                let (audience, what) = (&awaited.audience, word(awaited.name));
-                let why = format!("the origin has said nothing yet of the {what} of {audience}\n");
                 let is_ready = desk.is_ready();
                 let status =
                     if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-                text(status, why)
+                text(status, format!("{awaited}\n"))
             }
             (false, None) => text(StatusCode::OK, "ok\n".to_owned()),
         },
@@ -103,37 +101,62 @@ mod tests {
     use crate::distributor::desk::DeskOptions;
     use crate::distributor::judge::ArtefactJudge;
     use crate::distributor::options::{AccessLines, OriginArtefact};
+    use crate::table::Buffer;
 
-    /// An audience that the origin does not provide must not take the others' sidecars with it.
-    #[test]
-    fn one_audience_does_not_keep_it_unready_for_ever() {
-        let clock = Clock::manual(1_000);
+    /// Table and patch of each.
+    fn desk_of(audiences: &[&str], clock: &Clock) -> DistributorDesk {
         let names = [ArtefactName::Table, ArtefactName::Patch];
-        let files = ["shop", "billing"].into_iter().flat_map(|a| names.map(|name| (a, name)));
+        let files = audiences.iter().flat_map(|a| names.map(|name| (*a, name)));
         let artefacts = files.map(|(audience, name)| OriginArtefact {
             audience: audience.into(),
             name,
             url: "http://a".into(),
             judge: ArtefactJudge::new(audience, name, None).unwrap(),
         });
-        let desk = DistributorDesk::new(DeskOptions {
+        DistributorDesk::new(DeskOptions {
             artefacts: artefacts.collect(),
             fleets: Vec::new(),
             most_waiting: 1,
             access_log: AccessLines::Off,
             tls: None,
             clock: clock.clone(),
-        });
+        })
+    }
+
+    /// A wrong URL and an origin without a table look the same: no sidecar gets keys there.
+    #[test]
+    fn without_a_table_it_is_not_ready() {
+        let clock = Clock::manual(1_000);
+        let desk = desk_of(&["shop"], &clock);
+        let ready = || page(&desk, &Method::GET, "/readyz").status().as_u16();
+        [0, 1].into_iter().for_each(|at| desk.missing(at));
+        clock.advance(Duration::from_secs(60));
+        assert_eq!(ready(), 503);
+        desk.arrived(0, 7, Buffer::from(b"a table".to_vec()));
+        assert_eq!(ready(), 200, "there need be no patch");
+        desk.missing(0);
+        assert_eq!(ready(), 200, "it is served on");
+    }
+
+    /// An audience that the origin does not provide must not take the others' sidecars with it.
+    #[test]
+    fn one_audience_does_not_keep_it_unready_for_ever() {
+        let clock = Clock::manual(1_000);
+        let desk = desk_of(&["shop", "billing"], &clock);
         let ready = || page(&desk, &Method::GET, "/readyz").status().as_u16();
         let minute = Duration::from_secs(60);
-        desk.missing(0);
+        let arrived = |at| desk.arrived(at, 7, Buffer::from(b"a table".to_vec()));
+        arrived(0);
         clock.advance(minute);
         assert_eq!(ready(), 503, "of no audience everything is known");
         desk.missing(2);
-        assert_eq!(ready(), 503, "a table each");
+        assert_eq!(ready(), 503, "a table");
         desk.missing(1);
         assert_eq!(ready(), 200, "all of one, and there was time for the other");
         desk.missing(3);
+        assert_eq!(ready(), 200);
+        assert_eq!(desk.awaited().as_deref(), Some("the origin has no table of billing"));
+        arrived(2);
         assert_eq!(ready(), 200);
         desk.leave(Duration::ZERO);
         assert_eq!(ready(), 503);

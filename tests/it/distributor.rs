@@ -203,6 +203,23 @@ fn what_is_not_known_is_not_said_to_be_missing() {
     assert_eq!(get(&distributor, ArtefactName::Patch, "").status(), 404);
 }
 
+/// An origin with nothing there and a wrong URL look the same.
+#[test]
+fn a_wrong_url_is_not_silent() {
+    let house = House::new();
+    house.shelf.put(AUDIENCE, ServedArtefacts::default());
+    let distributor = house.distributor(&[&FLEET[..], &["--long-poll", "2s"]].concat());
+    for hint in ["--audience or --table", "--audience or --patch"] {
+        distributor.process.wait_for_line(hint);
+    }
+    assert_eq!(get(&distributor, ArtefactName::Table, "").status(), 404);
+    let ready = distributor.probe("/readyz");
+    assert_eq!(ready.status(), 503);
+    assert!(ready.body_text().contains("the origin has no table of"), "{}", ready.body_text());
+    house.put(house.serial(), None);
+    distributor.wait_ready();
+}
+
 /// Sidecars that require two signatures wait for the second one.
 #[test]
 fn an_added_signature_is_passed_on() {
