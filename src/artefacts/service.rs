@@ -145,14 +145,15 @@ impl ArtefactService {
         }))
     }
 
-    /// Serves these fleets from now on. Callers that already wait continue to wait.
+    /// Serves these fleets from now on. Callers that already wait continue to wait, and get nothing
+    /// that their token does not open by then.
     pub fn set_fleets(&self, fleets: Vec<ArtefactFleet>) {
         self.0.fleets.store(Arc::new(fleets));
     }
 
     /// Whether a request with these fields belongs to a fleet.
     pub fn is_of_fleet(&self, fields: &HeaderMap) -> bool {
-        fleet(&self.0.fleets.load(), fields).is_some()
+        fleet(&self.0.fleets.load(), bearer(fields).as_ref()).is_some()
     }
 
     /// How many requests wait now.
@@ -185,7 +186,10 @@ impl ArtefactService {
         // Its fields would keep a buffer of the connection alive for as long as this waits.
         drop(request);
         let (audience, name) = (asked.audience.clone(), asked.name);
-        let (mut response, waited) = self.find(asked).await;
+        let (mut response, waited) = match self.find(asked).await {
+            Ok(found) => found,
+            Err(refused) => return refused.response(),
+        };
         response.extensions_mut().insert(ArtefactAnswered { audience, name, waited });
         response
     }
@@ -196,13 +200,14 @@ impl ArtefactService {
         peer: Option<IpAddr>,
     ) -> Result<ArtefactRequest, NoArtefact> {
         let fleets = self.0.fleets.load();
-        let fleet = fleet(&fleets, request.headers()).ok_or(NoArtefact::Unauthorized)?;
+        let bearer = bearer(request.headers());
+        let fleet = fleet(&fleets, bearer.as_ref()).ok_or(NoArtefact::Unauthorized)?;
         let path = request.uri().path().strip_prefix(ROOT).ok_or(NoArtefact::NotFound)?;
         let (audience, file) = path.split_once('/').ok_or(NoArtefact::NotFound)?;
         let audience = percent_decode_str(audience).decode_utf8().ok();
         let audience = audience.ok_or(NoArtefact::NotFound)?;
         let name = ArtefactName::of_file(file).ok_or(NoArtefact::NotFound)?;
-        if !fleet.audiences.iter().any(|own| **own == *audience) {
+        if !fleet.sees(&audience) {
             return Err(NoArtefact::NotFound);
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -227,41 +232,57 @@ impl ArtefactService {
             head: head(request.headers()),
         });
         let (wait, behind) = (wait(request.headers()), self.0.behind);
-        Ok(ArtefactRequest { audience, name, known, caller, wait, behind })
+        Ok(ArtefactRequest { audience, name, known, caller, bearer, wait, behind })
     }
 
     /// The answer, and whether it was held back.
-    async fn find(&self, asked: ArtefactRequest) -> (Response<Full<Bytes>>, bool) {
+    async fn find(
+        &self,
+        asked: ArtefactRequest,
+    ) -> Result<(Response<Full<Bytes>>, bool), NoArtefact> {
         let mut board = self.0.shelf.watch(&asked.audience);
         let answer = asked.look(&board.borrow_and_update());
         if asked.wait.is_zero() || matches!(answer, ArtefactFinding::New(_)) {
-            return (answer.response(), false);
+            return Ok((answer.response(), false));
         }
         let place = match self.0.polls.take(&asked.caller) {
             Ok(place) => place,
-            Err(NoPlace::Caller) => return (NoArtefact::TooManyPolls.response(), false),
-            Err(NoPlace::All) => return (NoArtefact::Busy.response(), false),
+            Err(NoPlace::Caller) => return Ok((NoArtefact::TooManyPolls.response(), false)),
+            Err(NoPlace::All) => return Ok((NoArtefact::Busy.response(), false)),
         };
         tokio::select! {
             () = asked.news(&mut board, &place) => {}
             () = tokio::time::sleep(asked.wait) => {}
             () = self.0.leave.turn() => {}
         }
+        // Its token may have been taken away meanwhile.
+        let fleets = self.0.fleets.load();
+        let fleet = fleet(&fleets, asked.bearer.as_ref()).ok_or(NoArtefact::Unauthorized)?;
+        if !fleet.sees(&asked.audience) {
+            return Err(NoArtefact::NotFound);
+        }
         // However the wait ends, the current state is the answer.
         let mut response = asked.look(&board.borrow_and_update()).response();
         if let Ok(applied) = HeaderValue::from_str(&format!("wait={}", asked.wait.as_secs())) {
             response.headers_mut().insert(PREFERENCE_APPLIED, applied);
         }
-        (response, true)
+        Ok((response, true))
     }
 }
 
-/// The fleet that has this token. All are compared, each in constant time.
-fn fleet<'f>(fleets: &'f [ArtefactFleet], fields: &HeaderMap) -> Option<&'f ArtefactFleet> {
-    let digest = bearer(fields);
+// === impl ArtefactFleet ===
+
+impl ArtefactFleet {
+    fn sees(&self, audience: &str) -> bool {
+        self.audiences.iter().any(|own| **own == *audience)
+    }
+}
+
+/// The fleet that has the token with this digest. All are compared, each in constant time.
+fn fleet<'f>(fleets: &'f [ArtefactFleet], digest: Option<&Digest>) -> Option<&'f ArtefactFleet> {
     let mut found = None;
     for fleet in fleets {
-        let is_it = match (&fleet.bearer, &digest) {
+        let is_it = match (&fleet.bearer, digest) {
             (Some(own), Some(digest)) => own.matches(digest),
             (Some(_), None) => false,
             (None, _) => found.is_none(),
@@ -309,6 +330,8 @@ struct ArtefactRequest {
     name: ArtefactName,
     known: KnownTags,
     caller: PollCaller,
+    /// Digest of the token: the fleets may change while this waits.
+    bearer: Option<Digest>,
     wait: Duration,
     behind: BehindCaller,
 }

@@ -297,6 +297,23 @@ fn fleets_change_while_they_wait() {
             assert_eq!(&*peer.last().fleet, name);
         }
         assert_eq!(peer.get(TABLE, &[]).await.status(), StatusCode::OK);
+        // Who waits meanwhile gets nothing more than who asks anew.
+        let other = ArtefactFleet { audiences: vec!["app".into()], ..fleet("mobile", Some(token)) };
+        let left = [(vec![], 401), (vec![fleet("new", Some(Digest::of(b"x")))], 401)];
+        for (fleets, status) in left.into_iter().chain([(vec![other], 404)]) {
+            peer.service.set_fleets(vec![fleet("mobile", Some(token))]);
+            let tag = ServedArtefact::new(7, "file 7").tag.to_field();
+            peer.put(7, None);
+            let waits = mobile().header("if-none-match", tag).header("prefer", "wait=20");
+            let (answer, ()) = tokio::join!(peer.send(waits), async {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                peer.service.set_fleets(fleets);
+                peer.put(8, None);
+            });
+            assert_eq!(answer.status().as_u16(), status);
+            assert!(answer.extensions().get::<ArtefactAnswered>().is_none());
+            assert!(!body(answer).await.contains("file 8"));
+        }
     });
 }
 
