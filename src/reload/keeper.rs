@@ -413,13 +413,24 @@ impl KeysInForce {
     /// Once a second, and at the end: ages, expiry, and anything that could not be written before.
     pub(super) fn tick(&mut self, conduct: Conduct) {
         self.conduct = conduct;
-        if !self.state.is_settled()
-            && let Some(placed) = self.write_down()
-        {
-            self.in_force(Some(placed));
-        }
+        self.tend_state();
         self.show_ages();
         self.remind();
+    }
+
+    /// Writes the state file if it could not be written before, or if somebody has removed or
+    /// changed it.
+    pub(super) fn tend_state(&mut self) {
+        let was_persistent = self.state.is_persistent();
+        self.state.look_after(|| self.desk.ledger());
+        if self.state.is_settled() {
+            return;
+        }
+        if let Some(placed) = self.write_down() {
+            self.in_force(Some(placed));
+        } else if self.state.is_persistent() != was_persistent {
+            self.publish();
+        }
     }
 
     pub(super) fn show_sources(&mut self, sources: Vec<SourceStatus>) {
@@ -432,6 +443,7 @@ impl KeysInForce {
     /// The process is about to end: from now on a successor may write the state file, and this
     /// process does not.
     pub(super) fn leave(&mut self) {
+        self.tend_state();
         self.state.leave();
     }
 

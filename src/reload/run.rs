@@ -430,6 +430,7 @@ impl ReloadLoop {
         tracing::info!("rereading configuration, table and patch");
         self.files.take_note(self.clock.now().unix_ms);
         self.files.tell_all();
+        self.keeper.tend_state();
         self.forget();
         self.reconfigure();
         self.look(LookAttempt::Final);

@@ -5,6 +5,7 @@
 //! So a crash of the process cannot lose it, and a revocation does not wait for the disk.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::files::{self, FileTurn, Placed};
@@ -31,12 +32,28 @@ pub(super) struct StateFile {
     disk_fails: bool,
     /// What it held when it was opened, until somebody takes it.
     remembered: Ledger,
+    /// The file that was last found to hold what it should.
+    stamp: Option<StateStamp>,
+}
+
+/// Which file is in the place. While it is the same, so is its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct StateStamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
 }
 
 /// Why a state file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    #[error("state file {}: {source}", path.display())]
+    #[error(
+        "state file {}: {source}\n\
+         hint: restore it from a backup, or remove it to start anew, with `min_serial` in the \
+         configuration as the floor",
+        path.display()
+    )]
     Damaged { path: PathBuf, source: LedgerError },
     #[error("state file {} cannot be read: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
@@ -83,6 +100,7 @@ impl StateFile {
             problem: None,
             disk_fails: false,
             remembered: Ledger::default(),
+            stamp: None,
         }
     }
 
@@ -120,12 +138,21 @@ impl StateFile {
             Err(error) => {
                 let mut aside = path.as_os_str().to_owned();
                 aside.push(".corrupt");
+                let aside = PathBuf::from(aside);
                 // Kept for people who want to know what happened. keygate does not use it.
-                let _ = std::fs::rename(path, &aside);
-                tracing::error!(
-                    path = %path.display(), %error,
-                    "the state file is damaged and was put aside as .corrupt; min_serial is the floor"
-                );
+                match std::fs::rename(path, &aside) {
+                    Ok(()) => tracing::error!(
+                        path = %aside.display(), %error,
+                        "the state file was damaged and was put aside; a new one begins, and \
+                         min_serial is the floor\n\
+                         hint: set min_serial to the serial that was in force"
+                    ),
+                    Err(unmoved) => tracing::error!(
+                        path = %path.display(), %error, %unmoved,
+                        "the state file is damaged and is replaced; min_serial is the floor\n\
+                         hint: set min_serial to the serial that was in force"
+                    ),
+                }
                 (state, Ledger::default())
             }
         }
@@ -149,6 +176,7 @@ impl StateFile {
                     tracing::info!(path = %path.display(), "the state file can be written again");
                 }
                 self.written = Some(text);
+                self.stamp = StateStamp::of(path);
                 Some(placed)
             }
             Err(error) => {
@@ -157,6 +185,36 @@ impl StateFile {
                 None
             }
         }
+    }
+
+    /// Notices that the file has gone, or is not what was written, so that the next call of
+    /// [`Self::place`] writes it again.
+    pub(super) fn look_after(&mut self, ledger: impl FnOnce() -> Ledger) {
+        let Some(path) = self.path.as_deref().filter(|_| !self.left) else { return };
+        let Some(written) = &self.written else { return };
+        let stamp = StateStamp::of(path);
+        if stamp.is_some() && stamp == self.stamp {
+            return;
+        }
+        let there = files::read(path, MAX_BYTES).ok().flatten();
+        let there = there.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        // Another process of this configuration may have added to it.
+        let holds_ours = |there: &String| {
+            there == written || Ledger::parse(there).is_ok_and(|it| it.covers(&ledger()))
+        };
+        if there.as_ref().is_some_and(holds_ours) {
+            self.stamp = stamp;
+            return;
+        }
+        tracing::warn!(
+            path = %path.display(),
+            "the state file {}: it is written again",
+            match stamp {
+                Some(_) => "was replaced with one that does not hold what was accepted",
+                None => "is gone",
+            }
+        );
+        self.written = None;
     }
 
     /// What was there before, and what is there now.
@@ -228,6 +286,21 @@ impl StateFile {
             );
         }
         self.problem = Some(problem);
+    }
+}
+
+// === impl StateStamp ===
+
+impl StateStamp {
+    /// `None`: there is no file that can be seen.
+    fn of(path: &Path) -> Option<Self> {
+        let meta = std::fs::metadata(path).ok()?;
+        Some(Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            bytes: meta.len(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+        })
     }
 }
 
@@ -335,5 +408,40 @@ mod tests {
         old.leave();
         assert!(old.place(&ledger(9, 9)).is_none() && old.is_settled());
         assert_eq!(serials(&path), (1, 1), "a process that drains writes nothing");
+    }
+
+    #[test]
+    fn a_file_that_is_gone_or_taken_back_is_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let (mut state, ours) = (StateFile::open(Some(&path)), ledger(5, 6));
+        assert!(state.place(&ours).is_some());
+        let before = fs::read(&path).unwrap();
+        let damages: [&dyn Fn(); 3] = [
+            &|| fs::remove_file(&path).unwrap(),
+            &|| fs::write(&path, ledger(3, 4).to_text()).unwrap(),
+            &|| fs::write(&path, "{").unwrap(),
+        ];
+        for damage in damages {
+            state.look_after(|| ours.clone());
+            assert!(state.is_settled() && state.place(&ours).is_none(), "nothing changed");
+            damage();
+            assert!(state.place(&ours).is_none(), "nobody has looked yet");
+            state.look_after(|| ours.clone());
+            assert!(!state.is_settled());
+            assert!(state.place(&ours).is_some());
+            assert_eq!(fs::read(&path).unwrap(), before);
+        }
+        // What another process has added is no damage.
+        let mut other = StateFile::open(Some(&path));
+        assert!(other.place(&ledger(7, 8)).is_some());
+        state.look_after(|| ours.clone());
+        assert!(state.is_settled());
+        assert_eq!(serials(&path), (7, 8));
+        // Nor is anything that happens once a successor writes.
+        state.leave();
+        fs::remove_file(&path).unwrap();
+        state.look_after(|| ours.clone());
+        assert!(state.place(&ours).is_none() && state.is_settled());
     }
 }

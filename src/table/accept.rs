@@ -73,10 +73,7 @@ struct LedgerText {
 
 /// The state file is not one that keygate wrote.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "not a state file of keygate: {why}\n\
-     hint: remove it to start anew, with `min_serial` in the configuration as the floor"
-)]
+#[error("not a state file of keygate: {why}")]
 pub struct LedgerError {
     why: Box<str>,
 }
@@ -471,6 +468,18 @@ impl Ledger {
             active: later.active,
             shelf,
         }
+    }
+
+    /// Whether nothing is forgotten if `self` is remembered in place of `other`.
+    pub fn covers(&self, other: &Self) -> bool {
+        let kept = |file: &Vec<u8>| {
+            self.shelf.contains(file)
+                || Manifest::unverified(file).is_ok_and(|it| it.serial <= self.table_includes)
+        };
+        self.table_serial() >= other.table_serial()
+            && self.patch_serial() >= other.patch_serial()
+            && self.floor >= other.floor
+            && other.shelf.iter().all(kept)
     }
 
     /// Serial of the table that was last in force.

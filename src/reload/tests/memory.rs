@@ -99,6 +99,30 @@ fn nowhere_to_write_is_survived_and_shown() {
 }
 
 #[test]
+fn a_state_file_that_is_removed_is_written_again_and_none_that_cannot_be_counts() {
+    let folder = Folder::new();
+    folder.publish("t.kgt", &table(5));
+    let running = folder.start();
+    let state = folder.at("state/ledger");
+    fs::remove_file(&state).unwrap();
+    running.until("written again", |_| state.exists());
+    assert_eq!(running.metric("keygate_state_persistent"), 1.0);
+    // The directory is gone, and a file in its place keeps even root from writing.
+    fs::remove_dir_all(folder.at("state")).unwrap();
+    fs::write(folder.at("state"), "").unwrap();
+    running.until("noticed", |r| r.metric("keygate_state_persistent") == 0.0);
+    assert!(running.cell.load().state.problem.is_some());
+    fs::remove_file(folder.at("state")).unwrap();
+    fs::create_dir(folder.at("state")).unwrap();
+    running.until("written", |r| r.metric("keygate_state_persistent") == 1.0);
+    // The end of the process finds it missing, too.
+    fs::remove_file(&state).unwrap();
+    drop(running);
+    folder.publish("t.kgt", &table(4));
+    assert!(folder.load().is_err(), "an older table is refused");
+}
+
+#[test]
 fn without_a_state_file_it_is_said() {
     let folder = Folder::new();
     folder.configure("state_file = \"\"\n");
