@@ -356,7 +356,12 @@ impl IssuerKeeper {
     /// The source has these keys now.
     fn take_keys(&mut self, keys: JwkSet) -> FetchResult {
         let now = self.now();
-        if let Some(had) = self.had.as_ref().filter(|had| had.keys.is_same(&keys)) {
+        // Keys that cannot be used say something about the issuer all the same.
+        let same = |had: &&HadKeys| {
+            had.keys.is_same(&keys)
+                && (had.keys.leaked, &had.keys.ignored) == (keys.leaked, &keys.ignored)
+        };
+        if let Some(had) = self.had.as_ref().filter(same) {
             had.at.store(now, Ordering::Relaxed);
             return FetchResult::Unchanged;
         }
@@ -371,7 +376,7 @@ impl IssuerKeeper {
         }
         match keys.is_empty() {
             true => {
-                let failure = IssuerFailure::empty(&self.issuer, &keys);
+                let failure = IssuerFailure::of_unusable(&self.issuer, &keys);
                 tracing::error!(
                     issuer,
                     from = %self.issuer.jwks,

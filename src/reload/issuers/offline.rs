@@ -72,7 +72,12 @@ impl From<SourceError> for IssuerFailure {
 }
 
 impl IssuerFailure {
-    pub(super) fn empty(issuer: &TokenIssuer, keys: &JwkSet) -> Self {
+    /// Why a set has no key that can be used.
+    pub(super) fn of_unusable(issuer: &TokenIssuer, keys: &JwkSet) -> Self {
+        // A set is not empty because its only key is private.
+        if keys.leaked > 0 && keys.ignored.is_empty() {
+            return Self::NotPublic;
+        }
         let wanted: Vec<_> = issuer.rules.algorithms.iter().map(|alg| alg.as_str()).collect();
         Self::Empty { wanted: wanted.join(" or "), ignored: keys.ignored.clone() }
     }
@@ -165,7 +170,7 @@ pub fn read_issuer_keys(path: &Path, issuer: &TokenIssuer) -> Result<JwkSet, Str
         let keys = JwkSet::parse(&read(path)?, &issuer.rules.algorithms)?;
         match (keys.leaked, keys.is_empty()) {
             (1.., _) => Err(IssuerFailure::NotPublic),
-            (0, true) => Err(IssuerFailure::empty(issuer, &keys)),
+            (0, true) => Err(IssuerFailure::of_unusable(issuer, &keys)),
             (0, false) => Ok(keys),
         }
     };

@@ -246,6 +246,29 @@ fn a_set_without_a_usable_key_is_taken_at_its_word() {
     }
 }
 
+/// A set without usable keys, followed by one without usable keys: the second one shows a private key.
+#[test]
+fn a_private_key_is_news_even_if_nothing_else_changes() {
+    let idp = Idp::start(&ok(r#"{"keys":[]}"#, ""));
+    let mut kept = kept(&format!("http://{}/jwks", idp.address), "");
+    kept.keeper.look();
+    assert_eq!(kept.kid(), Some("none"));
+    let leaked = ONE.replace("\"kid\"", "\"d\":\"AAAA\",\"kid\"");
+    let keys = kept.keeper.parse(leaked.as_bytes()).unwrap();
+    let said = IssuerFailure::of_unusable(&kept.keeper.issuer, &keys).to_string();
+    assert!(said.contains("private part") && !said.contains("empty"), "{said}");
+    assert_eq!(kept.keeper.take_keys(keys), FetchResult::Changed, "it is told");
+    let keys = kept.keeper.parse(leaked.as_bytes()).unwrap();
+    assert_eq!(kept.keeper.take_keys(keys), FetchResult::Unchanged, "once");
+}
+
+#[test]
+fn how_often_a_file_is_read_is_documented() {
+    let page = include_str!("../../../../docs/config.md");
+    let row = page.lines().find(|line| line.starts_with("| `tokens.jwks` |")).unwrap();
+    assert!(row.contains(&format!("reads again every {} s", FILE_EVERY.as_secs())), "{row}");
+}
+
 /// Nobody has reported that they are too old: the thread is in the middle of a fetch.
 #[test]
 fn keys_are_too_old_by_the_clock_alone() {
