@@ -460,9 +460,18 @@ impl IssuerKeeper {
     }
 
     /// The copy was just confirmed, which a successor has to know.
-    fn renew_copy(&self) {
+    fn renew_copy(&mut self) {
         let JwksSource::Url { url, copy: Some(copy), .. } = &self.issuer.jwks else { return };
-        let Ok(mut kept) = KeptSet::read(copy) else { return };
+        let mut kept = match KeptSet::read(copy) {
+            Ok(kept) => kept,
+            Err(error) => {
+                // Somebody has removed it. Only a whole answer makes another one.
+                if let (CopyError::Missing, OpenedSource::Url(source)) = (error, &mut self.source) {
+                    source.forget();
+                }
+                return;
+            }
+        };
         let now = self.now();
         if !kept.is_of(&self.issuer.rules.issuer, url)
             || now.saturating_sub(kept.fetched) < COPY_AGE.as_secs()

@@ -53,6 +53,9 @@ fn respond(mut stream: TcpStream, answer: &str) -> std::io::Result<()> {
     while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte)? == 1 {
         head.extend_from_slice(&byte);
     }
+    let known = String::from_utf8_lossy(&head).to_ascii_lowercase().contains("if-none-match: ");
+    let unchanged = "HTTP/1.1 304 Not Modified\r\nconnection: close\r\n\r\n";
+    let answer = if known && answer.contains("etag: ") { unchanged } else { answer };
     stream.write_all(answer.as_bytes())
 }
 
@@ -195,6 +198,22 @@ fn a_copy_serves_while_the_issuer_is_down() {
     let mut right = kept(&url, &more);
     right.keeper.load_first();
     assert_eq!(right.kid(), Some("one"));
+}
+
+#[test]
+fn a_copy_that_was_removed_is_made_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("idp.json");
+    let idp = Idp::start(&ok(ONE, "etag: \"1\"\r\n"));
+    let more = format!("jwks_copy = \"{}\"", copy.display());
+    let mut kept = kept(&format!("http://{}/jwks", idp.address), &more);
+    kept.keeper.look();
+    std::fs::remove_file(&copy).unwrap();
+    kept.keeper.look();
+    assert!(!copy.exists(), "304: nothing to make it from");
+    kept.keeper.look();
+    assert!(copy.exists(), "a request that names no version gets the whole set");
+    assert!(kept.keeper.last_error.is_none(), "{:?}", kept.keeper.last_error);
 }
 
 /// Whatever is in the place of the copy: nobody has asked keygate to replace it.
