@@ -1,8 +1,10 @@
 //! Do configuration and table fit together? This answers before a sidecar is started with them.
 //! Imports clock, config, core, exit, exposure, mounts, reload, table and wording.
 
+mod expiry;
 mod limits;
 mod load;
+mod observing;
 mod writable;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -12,14 +14,13 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::config::{Config, TableSource};
-use crate::core::observe::{CredentialPassage, Observe, ObserveReach};
 use crate::core::route::{Needs, Require};
 use crate::core::{
     Access, BasicForm, CredentialSource, Grant, KeyKind, KeyStatus, KeyView, Now, Permission, Route,
 };
 use crate::exposure::ExposureCheck;
 use crate::mounts::Mounts;
-use crate::reload::{Preview, Time};
+use crate::reload::Preview;
 use crate::table::{KeyEntry, KeySet};
 use crate::wording::count::count;
 use crate::wording::shell::quoted_path;
@@ -45,6 +46,9 @@ pub struct CheckReport {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<Finding>,
     pub findings: Vec<Finding>,
+    /// What could not be tried on this machine, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_checked: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -95,7 +99,7 @@ pub fn notes(config: &Config, now: Now) -> Vec<Finding> {
     writable::look(config, &mut findings);
     unread_patch(config, &mut findings);
     if let Some(observe) = &config.settings.policy.observe {
-        observed(observe, now, &mut findings);
+        observing::look(observe, now, &mut findings);
     }
     findings
 }
@@ -151,8 +155,13 @@ pub fn check(file: &Path, config: &Config, loaded: Option<&Preview>, now: Now) -
     let table = loaded.map(|l| together(config, &l.keys, now, &mut findings));
     let policy = &config.settings.policy;
     let limits = loaded.map(|l| limits::look(&policy.limits, &policy.routes, &l.keys));
-    let LimitFindings { errors, warnings } = limits.unwrap_or_default();
+    let LimitFindings { mut errors, warnings } = limits.unwrap_or_default();
     findings.extend(warnings);
+    if let Some(loaded) = loaded {
+        let expiry = expiry::look(config.table.after_expiry, &loaded.keys, now);
+        errors.extend(expiry.error);
+        findings.extend(expiry.warning);
+    }
     CheckReport {
         config: file.display().to_string(),
         routes: config.settings.policy.routes.len(),
@@ -161,6 +170,7 @@ pub fn check(file: &Path, config: &Config, loaded: Option<&Preview>, now: Now) -
         table,
         errors,
         findings,
+        not_checked: Vec::new(),
     }
 }
 
@@ -197,65 +207,6 @@ fn routes_alone(config: &Config, findings: &mut Vec<Finding>) {
                 "give the source the `prefixes` of your keys",
             ));
         }
-    }
-}
-
-/// What `[observe]` leaves open at this time.
-fn observed(observe: &Observe, now: Now, findings: &mut Vec<Finding>) {
-    findings.push(match observe.until {
-        Some(until) if !observe.is_on(now) => Finding {
-            kind: "observing_over",
-            subject: "observe.until".to_owned(),
-            message: format!(
-                "observing ended at {}: keygate enforces every verdict, and of [observe] only \
-                 `credentials` still counts",
-                Time::of_secs(until)
-            ),
-            hint: Some("remove [observe], or set a later `until` to observe again".to_owned()),
-        },
-        until => {
-            let whom = match &observe.reach {
-                ObserveReach::WholeGate => "requests",
-                ObserveReach::Routes(_) => "requests of the routes that it names",
-            };
-            let end = match until {
-                Some(until) => format!("; from {} on, keygate enforces all", Time::of_secs(until)),
-                None => String::new(),
-            };
-            Finding {
-                kind: "observed",
-                subject: "observe".to_owned(),
-                message: format!(
-                    "keygate lets {whom} through, admitted or not, but for {} of the callers{end}",
-                    observe.share
-                ),
-                hint: Some("`keygate observe-report` says who would be refused".to_owned()),
-            }
-        }
-    });
-    if observe.credentials == CredentialPassage::Forward {
-        findings.push(Finding {
-            kind: "credentials_forwarded",
-            subject: "observe.credentials".to_owned(),
-            message: "credentials for keygate reach the service, in the enforced share and after \
-                      `until` as well"
-                .to_owned(),
-            hint: Some(
-                "set credentials = \"strip\" once the service's own check is switched off"
-                    .to_owned(),
-            ),
-        });
-    }
-    if observe.until.is_none() {
-        findings.push(Finding {
-            kind: "observed_without_end",
-            subject: "observe.until".to_owned(),
-            message: "is not set: observing ends only when somebody ends it".to_owned(),
-            hint: Some(
-                "set the day from which on keygate enforces, as until = 2027-01-31T00:00:00Z"
-                    .to_owned(),
-            ),
-        });
     }
 }
 
@@ -537,7 +488,8 @@ impl fmt::Display for Finding {
 /// For people; programs take the JSON.
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { config, routes, upstreams, sources, table, errors, findings } = self;
+        let Self { config, routes, upstreams, sources, table, errors, findings, not_checked } =
+            self;
         let routes = count(*routes as u64, "route");
         let sources = count(*sources as u64, "credential source");
         writeln!(f, "configuration {config}: {routes}, {sources}")?;
@@ -556,6 +508,9 @@ impl fmt::Display for CheckReport {
         }
         for finding in findings {
             writeln!(f, "{finding}")?;
+        }
+        for untried in not_checked {
+            writeln!(f, "not checked: {untried}")?;
         }
         match findings.len() {
             _ if !errors.is_empty() => writeln!(f, "{}", count(errors.len() as u64, "error")),

@@ -213,8 +213,8 @@ fn run_check(args: &CheckArgs) -> Result<Exit, CommandFailure> {
     let clock = Clock::system();
     let now = clock.now();
     let file = &args.config.config;
-    let prepared = match prepared(args, &clock) {
-        Ok(prepared) => prepared,
+    let (prepared, not_checked) = match prepared(args, &clock) {
+        Ok(both) => both,
         Err(config::ConfigError::Invalid { faults, .. }) if args.json => {
             show(&json(&serde_json::json!({ "config": file, "errors": faults }))?)?;
             return Ok(Exit::Config);
@@ -229,6 +229,7 @@ fn run_check(args: &CheckArgs) -> Result<Exit, CommandFailure> {
     let concerns = prepared.concerns();
     let strict = if concerns.is_empty() { Exit::Data } else { Exit::Config };
     let mut report = check::check(file, config, loaded.as_ref(), now);
+    report.not_checked = not_checked;
     report.findings.splice(0..0, concerns);
     let table_bytes = loaded.as_ref().map_or(0, |look| look.keys.resident_bytes());
     report.findings.extend(prepared.memory_concern(table_bytes as u64));
@@ -241,13 +242,14 @@ fn run_check(args: &CheckArgs) -> Result<Exit, CommandFailure> {
 }
 
 /// Reads what a start would read and, unless only the configuration is to be checked, tries what it
-/// would do.
-fn prepared(args: &CheckArgs, clock: &Clock) -> Result<app::PreparedStart, config::ConfigError> {
+/// would do. The second value: what could not be tried.
+fn prepared(
+    args: &CheckArgs,
+    clock: &Clock,
+) -> Result<(app::PreparedStart, Vec<String>), config::ConfigError> {
     let prepared = app::prepare(&args.config.config, clock)?;
-    if !args.config_only {
-        prepared.rehearse()?;
-    }
-    Ok(prepared)
+    let untried = if args.config_only { Vec::new() } else { prepared.rehearse()? };
+    Ok((prepared, untried))
 }
 
 /// Commands and options, for man pages and completion.

@@ -162,10 +162,10 @@ impl PreparedStart {
 
     /// Tries what a start does to the machine, and leaves it as it was: addresses that can be
     /// bound, files and directories that can be written. Run it as the user and on the machine that
-    /// will serve.
-    pub fn rehearse(&self) -> Result<(), config::ConfigError> {
+    /// will serve. Returns what could not be tried, and why.
+    pub fn rehearse(&self) -> Result<Vec<String>, config::ConfigError> {
         let config = &self.config;
-        let mut faults = Vec::new();
+        let (mut faults, mut untried) = (Vec::new(), Vec::new());
         for (index, listener) in config.listeners.iter().enumerate() {
             let keys = [format!("listen[{index}].address"), "listen.address".to_owned()];
             let keys = keys.each_ref().map(String::as_str);
@@ -176,7 +176,10 @@ impl PreparedStart {
                 Bind::Unix(path) => socket_can_be_made(path),
             };
             if let Err(error) = tried {
-                faults.extend(bind_fault(config, &keys, &listener.bind, &error));
+                match in_use(&listener.bind, &error) {
+                    Some(why) => untried.push(why),
+                    None => faults.push(bind_fault(config, &keys, &listener.bind, &error)),
+                }
             }
         }
         let admin = &config.admin;
@@ -185,7 +188,10 @@ impl PreparedStart {
             [("admin.address", admin.bind, admin.families)].into_iter().chain(public)
         {
             if let Err(error) = proxy::bind_tcp(at, families, admin.sharing) {
-                faults.extend(bind_fault(config, &[key], &Bind::Tcp(at), &error));
+                match in_use(&Bind::Tcp(at), &error) {
+                    Some(why) => untried.push(why),
+                    None => faults.push(bind_fault(config, &[key], &Bind::Tcp(at), &error)),
+                }
             }
         }
         if let Some(path) = &config.table.state_file {
@@ -225,22 +231,26 @@ impl PreparedStart {
             faults.extend(unwritable(config, "usage.file", path, tried, hint));
         }
         match faults.is_empty() {
-            true => Ok(()),
+            true => Ok(untried),
             false => Err(config::ConfigError::Invalid { file: self.file.clone(), faults }),
         }
     }
 }
 
-/// `None`: something listens there already, possibly the sidecar that will be replaced.
-fn bind_fault(
-    config: &Config,
-    keys: &[&str],
-    bind: &Bind,
-    error: &io::Error,
-) -> Option<ConfigFault> {
-    let in_use = error.kind() == io::ErrorKind::AddrInUse && matches!(bind, Bind::Tcp(_));
+/// Something listens there already. It may be the sidecar that will be replaced, so that is no
+/// fault.
+fn in_use(bind: &Bind, error: &io::Error) -> Option<String> {
+    match bind {
+        Bind::Tcp(at) if error.kind() == io::ErrorKind::AddrInUse => {
+            Some(format!("{at} is in use: if not by this sidecar, a start fails"))
+        }
+        _ => None,
+    }
+}
+
+fn bind_fault(config: &Config, keys: &[&str], bind: &Bind, error: &io::Error) -> ConfigFault {
     let message = format!("cannot be bound: {error}\nhint: {}", bind_hint(bind, error));
-    (!in_use).then(|| config.places.fault(keys, message))
+    config.places.fault(keys, message)
 }
 
 /// What helps if an address cannot be bound.

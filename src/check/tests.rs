@@ -139,7 +139,7 @@ fn what_the_configuration_alone_shows() {
     let observed = ["observed", "credentials_forwarded", "observed_without_end"];
     assert_eq!(kinds[0], "everything_ours");
     assert_eq!(kinds[1..], observed);
-    assert!(found.findings[1].message.contains("but for 10% of the callers"));
+    assert!(found.findings[1].message.contains("enforces for 10% of the callers"));
     let ends = config + "until = 2027-01-31T00:00:00Z\ncredentials = \"strip\"\n";
     let found = report(&ends, &[testkit::spec(1)]);
     assert_eq!(found.findings.len(), 2, "{found}");
@@ -172,6 +172,54 @@ fn tables_that_a_sidecar_would_refuse() {
     assert_eq!(load(&good).unwrap_err().exit(), Exit::NoInput);
     std::fs::write(good.path().join("state"), "junk").unwrap();
     assert_eq!(load(&good).unwrap_err().exit(), Exit::Data);
+}
+
+/// With a state file a start takes the table that was in force, however old it is.
+#[test]
+fn a_table_that_expired_in_force_is_not_ok() {
+    for (after, from, want) in [
+        ("serve", "0s", "keys are served all the same"),
+        ("refuse", "0s", "every request is refused with 503"),
+        ("refuse", "30s", "from 1970-01-01T00:33:40.000Z on, every request"),
+    ] {
+        let lines = format!("[table]\nafter_expiry = \"{after}\"\ngrace = \"{from}\"");
+        let dir = folder(&CONFIG.replace("[table]", &lines), &[testkit::spec(1)], |issue| {
+            issue.expires_at = Some(1_990);
+        });
+        let file = dir.path().join("keygate.toml");
+        let config = Config::load_on(&ThisHost, &file).unwrap_or_else(|e| panic!("{e}"));
+        // What was accepted while it was fresh.
+        let fresh = Clock::manual(1_980);
+        let before = load(&config, Instead::default(), &fresh).unwrap();
+        let hash = before.keys.table().manifest().body_sha256;
+        let state = format!(
+            "{{\"version\":1,\"table\":{{\"serial\":7,\"body_sha256\":\"{hash}\"}},\
+             \"table_includes\":7,\"patch\":null,\"floor\":7,\"active\":1,\"shelf\":[]}}"
+        );
+        std::fs::write(dir.path().join("state"), state).unwrap();
+        let loaded = load(&config, Instead::default(), &clock()).unwrap();
+        let report = check(&file, &config, Some(&loaded), NOW);
+        let is_error = want.starts_with("every");
+        let found = if is_error { &report.errors } else { &report.findings };
+        assert!(found.len() == 1 && found[0].kind == "table_expired", "{report}");
+        assert!(
+            found[0].message.contains("1970-01-01T00:33:10") && report.to_string().contains(want)
+        );
+        assert_eq!(report.errors.is_empty(), !is_error, "{report}");
+    }
+}
+
+#[test]
+fn what_observing_does_is_said_of_every_share() {
+    for (enforce, want) in [
+        ("\"0%\"", "keygate lets every request through"),
+        ("\"100%\"", "keygate enforces every verdict, for all callers"),
+        ("\"25%\"", "enforces for 25% of the callers, and lets the requests of the rest through"),
+    ] {
+        let config = format!("{CONFIG}[observe]\nenforce = {enforce}\n");
+        let report = report(&config, &[testkit::spec(1)]);
+        assert!(report.findings[0].message.contains(want), "{report}");
+    }
 }
 
 #[test]
@@ -282,7 +330,12 @@ fn limits_of_the_table_against_policies_and_costs() {
 #[test]
 fn every_kind_of_finding_is_documented() {
     let text = include_str!("../../docs/keygate.md");
-    let sources = [include_str!("../check.rs"), include_str!("limits.rs")];
+    let sources = [
+        include_str!("../check.rs"),
+        include_str!("expiry.rs"),
+        include_str!("limits.rs"),
+        include_str!("observing.rs"),
+    ];
     let mut kinds: Vec<&str> = sources
         .into_iter()
         .flat_map(str::lines)

@@ -121,6 +121,19 @@ fn the_machine_is_looked_at_as_a_start_would() {
     assert!(!setup.path().join("a.sock").exists() && !setup.path().join("state").exists());
 }
 
+/// It may be the sidecar that runs: no fault, and not silent either.
+#[test]
+fn an_address_in_use_is_said_not_to_be_checked() {
+    let setup = StartFolder::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap();
+    let admin = format!("[admin]\naddress = \"{taken}\"\n");
+    setup.configure(LISTEN, "state_file = \"state\"\n", &admin);
+    let said = setup.check(&[]);
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    assert!(said.out.contains(&format!("\nnot checked: {taken} is in use")), "{}", said.out);
+}
+
 /// Opening a pipe waits for a writer, which a start must not do.
 #[test]
 fn a_pipe_in_the_place_of_a_file_is_refused_at_once() {

@@ -350,7 +350,14 @@ fn every_reason_is_on_the_page_of_logs() {
 /// docs/keygate.md has every kind of warning and error of `keygate check`, and no other.
 #[test]
 fn every_finding_of_check_is_described() {
-    let files = ["check.rs", "check/limits.rs", "check/writable.rs", "app/prepare.rs"];
+    let files = [
+        "check.rs",
+        "check/expiry.rs",
+        "check/limits.rs",
+        "check/observing.rs",
+        "check/writable.rs",
+        "app/prepare.rs",
+    ];
     let code = files.map(|file| read(&format!("src/{file}"))).join("\n");
     let mut kinds: BTreeSet<String> = named(&code, "kind: ").collect();
     // The kind follows the route.

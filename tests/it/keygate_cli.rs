@@ -122,7 +122,7 @@ fn check_without_and_with_warnings() {
     let said = keygate(dir.path(), &["check", "--config-only"], "");
     assert_eq!(said.code, 0);
     assert!(
-        said.out.contains("warning: observe: keygate lets requests through, admitted or not"),
+        said.out.contains("warning: observe: keygate lets every request through, admitted or not"),
         "{}",
         said.out
     );
