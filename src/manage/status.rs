@@ -58,6 +58,12 @@ struct SidecarAnswer {
     /// The last table or patch was refused.
     #[serde(skip)]
     refused: bool,
+    /// It serves nothing because of its table, such as one that has expired: why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refuses: Option<String>,
+    /// The table in force has expired.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    expired: bool,
     /// Why there is no answer, or why the last table or patch was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -87,6 +93,15 @@ struct Page {
     mounted_files: Vec<MountedFile>,
     #[serde(default)]
     config: Configured,
+    /// What keeps it from being ready.
+    #[serde(default)]
+    pending: Vec<PendingPart>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PendingPart {
+    part: String,
+    why: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -100,6 +115,8 @@ struct Configured {
 #[derive(Debug, Deserialize)]
 struct ReportedSerial {
     serial: u64,
+    #[serde(default)]
+    expired: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -135,7 +152,10 @@ impl Status {
         let rounds = self.wait.map_or(0, |wait| wait.as_millis() / PAUSE.as_millis());
         let mut answers = self.ask_all(&agent, bearer.as_ref());
         for _ in 0..rounds {
-            if answers.iter().all(|a| a.in_force == Some(true) && a.config_error.is_none()) {
+            let well = |a: &SidecarAnswer| {
+                a.in_force == Some(true) && a.config_error.is_none() && a.refuses.is_none()
+            };
+            if answers.iter().all(well) {
                 break;
             }
             std::thread::sleep(PAUSE);
@@ -166,6 +186,10 @@ impl Status {
             if refusing > 0 {
                 wrong.push(format!("the last table or patch was not taken on {refusing} of {of}"));
             }
+        }
+        let refuses = count(|a| a.refuses.is_some());
+        if refuses > 0 {
+            wrong.push(format!("every request is refused on {refuses} of {of}"));
         }
         if ill > 0 {
             wrong.push(format!(
@@ -221,6 +245,8 @@ impl Status {
             patch: None,
             active_keys: None,
             refused: false,
+            refuses: None,
+            expired: false,
             error: None,
             config_loaded_at: None,
             config_error: None,
@@ -234,6 +260,10 @@ impl Status {
             Ok(page) => {
                 answer.answered = true;
                 answer.serial = page.serial;
+                answer.expired = page.table.as_ref().is_some_and(|table| table.expired);
+                // Without a table, that is said already.
+                let table = page.pending.into_iter().find(|pending| pending.part == "table");
+                answer.refuses = table.filter(|_| page.table.is_some()).map(|table| table.why);
                 answer.table = page.table.map(|table| table.serial);
                 answer.patch = page.patch.map(|patch| patch.serial);
                 answer.active_keys = page.keys.map(|keys| keys.active);
@@ -304,12 +334,27 @@ impl SidecarAnswer {
     /// On one line; `--json` has every line of it.
     fn troubles(&self) -> String {
         let first = |text: &String| text.lines().next().unwrap_or_default().to_owned();
-        let mut all: Vec<_> = self.error.iter().map(first).collect();
-        all.extend(self.config_error.iter().map(|e| format!("configuration: {}", first(e))));
+        let mut all: Vec<_> = match (&self.refuses, self.expired) {
+            (Some(why), _) => vec![format!("not ready: {}", first(why))],
+            (None, true) => vec!["the table in force has expired".to_owned()],
+            (None, false) => Vec::new(),
+        };
+        all.extend(self.error.iter().map(first));
+        all.extend(self.config_error.iter().map(|e| format!("configuration: {}", first_fault(e))));
         if !self.needs_restart.is_empty() {
             all.push(format!("waits for a restart: {}", self.needs_restart.join(", ")));
         }
         all.join("; ")
+    }
+}
+
+/// The first fault of a configuration. A line that only counts them stands before it.
+fn first_fault(error: &str) -> &str {
+    let mut lines = error.lines();
+    let first = lines.next().unwrap_or_default();
+    match first.starts_with("the configuration has ") {
+        true => lines.next().unwrap_or(first).trim_start(),
+        false => first,
     }
 }
 

@@ -107,6 +107,39 @@ fn configuration_errors_are_shown_and_end_with_75() {
     assert_eq!(answers[0]["config_loaded_at"], "2026-11-28T15:00:00.000Z");
 }
 
+const EXPIRED: &str = r#"{"serial":42,"ready":true,"table":{"serial":42,"expired":true}}"#;
+const REFUSES: &str = r#"{"serial":42,"ready":false,"table":{"serial":42,"expired":true},
+    "pending":[{"part":"table","why":"the table in force has expired and x"}]}"#;
+const ILL_SERVICE: &str = r#"{"serial":42,"ready":false,"table":{"serial":42},
+    "pending":[{"part":"upstream","why":"health check: 500"}]}"#;
+const TWO_LINES: &str = r#"{"serial":42,"table":{"serial":42},
+    "config":{"error":"the configuration has an error\nkeygate.toml:1:1: x: unknown key\nhint: y"}}"#;
+
+/// The serial is in force, and every request is refused.
+#[test]
+fn an_expired_table_is_shown_and_a_refusing_one_ends_with_75() {
+    let room = Room::new();
+    let expired = answering("200 OK", EXPIRED).to_string();
+    let ill = answering("200 OK", ILL_SERVICE).to_string();
+    let refuses = answering("200 OK", REFUSES).to_string();
+    for asked in [&["status", "--serial", "42"][..], &["status"]] {
+        room.ok(&[asked, &[&ill]].concat());
+        let told = room.run(&[asked, &[&expired]].concat());
+        assert_eq!(told.code, 0, "{}", told.stderr);
+        assert!(told.stdout.contains("the table in force has expired"), "{}", told.stdout);
+        let told = room.run(&[asked, &[&expired, &refuses]].concat());
+        assert_eq!(told.code, 75);
+        assert!(told.stderr.contains("refused on 1 of 2 sidecars"), "{}", told.stderr);
+        assert!(told.stdout.contains("not ready: the table in force"), "{}", told.stdout);
+    }
+    let told = room.run(&["status", &answering("200 OK", TWO_LINES).to_string()]);
+    assert!(
+        told.stdout.trim_end().ends_with("configuration: keygate.toml:1:1: x: unknown key"),
+        "{}",
+        told.stdout
+    );
+}
+
 #[test]
 fn a_token_is_asked_for_and_never_shown() {
     let room = Room::new();
