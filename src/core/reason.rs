@@ -101,6 +101,8 @@ reasons! {
     Revoked "revoked" "invalid_key" 401,
     /// No route rule matches: refused by default.
     Route "route" "no_route" 403,
+    /// keygate ended, and the request outlived `drain.deadline`.
+    Shutdown "shutdown" "unavailable" 503,
     /// Too many tokens with a bad signature were sent from this address. This one was not verified.
     TokenBudget "token_budget" "too_many_attempts" 429,
     TokenExpired "token_expired" "expired_token" 401,

@@ -52,6 +52,8 @@ pub struct AccessLine<'a> {
     pub status: u16,
     pub decided: Decided,
     pub reason: Option<Reason>,
+    /// Of an observed request: what ended it early.
+    pub failure: Option<Reason>,
     pub key_id: Option<KeyId>,
     pub org: Option<&'a str>,
     /// For a user token: its issuer, as configured, and its subject.
@@ -330,6 +332,15 @@ impl LogSink {
         }
     }
 
+    fn shown(&self) -> String {
+        match self {
+            Self::File { path, .. } => path.display().to_string(),
+            Self::Stderr => "standard error".to_owned(),
+            #[cfg(test)]
+            Self::Test(_) => "test".to_owned(),
+        }
+    }
+
     /// On failure the old file stays open: lines in a renamed file are better than none.
     fn reopen(&mut self) -> Result<(), AccessLogError> {
         if let Self::File { path, file } = self {
@@ -345,6 +356,19 @@ fn open(path: &Path) -> Result<File, AccessLogError> {
         .create(true)
         .open(path)
         .map_err(|source| AccessLogError::Open { path: path.to_owned(), source })
+}
+
+fn lost_lines(sink: &LogSink, error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space: keygate then goes on writing"
+        }
+        _ => "see to its disk or its reader: keygate tries again with every batch of lines",
+    };
+    format!(
+        "the access log {} cannot be written: {error}; lines are lost\nhint: {remedy}",
+        sink.shown()
+    )
 }
 
 /// The writer's thread.
@@ -370,7 +394,7 @@ fn write_all(
                     Err(error) => {
                         shared.dropped.increment(batch.count);
                         if !failing {
-                            tracing::error!(%error, "access log cannot be written; lines are lost");
+                            tracing::error!("{}", lost_lines(&sink, &error));
                         }
                         failing = true;
                     }

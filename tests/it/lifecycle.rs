@@ -266,8 +266,8 @@ fn the_deadline_cuts_and_a_second_sigterm_cuts_at_once() {
     for twice in [false, true] {
         let upstream = hang();
         let deadline = if twice { "60s" } else { "500ms" };
-        let gate =
-            Gate::before(&upstream).also(&format!("[drain]\ndeadline = \"{deadline}\"\n")).start();
+        let more = format!("[drain]\ndeadline = \"{deadline}\"\n[log]\naccess_file = \"log\"\n");
+        let gate = Gate::before(&upstream).also(&more).start();
         let mut running = Client::connect(gate.address);
         running.send(get());
         assert_eq!(running.response_head().status(), 200);
@@ -279,6 +279,8 @@ fn the_deadline_cuts_and_a_second_sigterm_cuts_at_once() {
             gate.process.signal("TERM");
         }
         assert!(gate.process.wait(Duration::from_secs(5)).is_some(), "cut ({twice})");
+        let log = gate.folder.read("log");
+        assert!(log.contains("\"reason\":\"shutdown\"") && log.lines().count() == 1, "{log}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! What `[observe]` reports, and how `keygate observe-report` evaluates it.
 
 use crate::gate_observe::{RULES, breakers, gate, report, service};
-use crate::support::client::exchange;
+use crate::support::client::{Client, exchange};
 use crate::support::gate::{Gate, READER, keygate};
 use crate::support::http::Message;
 use crate::support::upstream::{Step, Upstream, ok, send};
@@ -53,6 +53,42 @@ fn answers_that_keygate_cannot_pass_on_have_a_row() {
         assert_eq!(exchange(gate.address, request).status(), status);
         gate.process.eventually(reason, || breakers(&gate).contains(&(reason.into(), "v1".into())));
     }
+}
+
+/// Sidecar and log agree on what a caller would be refused for, also if the service fails.
+#[test]
+fn a_log_keeps_the_refusal_of_a_request_that_the_service_failed() {
+    let upstream =
+        Upstream::answering(|asked: &Message| match asked.first_line().contains("half") {
+            true => {
+                let half = send("HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\nhalf");
+                [half, vec![Step::Close]].concat()
+            }
+            false => send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok"),
+        });
+    let gate = gate(&upstream, "[observe]").also("[log]\naccess_file = \"access.log\"").start();
+    for path in ["/elsewhere/half", "/elsewhere/bad"] {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n");
+        let mut client = Client::connect(gate.address);
+        client.send(request);
+        // Half of an answer is an error here.
+        let _ = client.try_response(false);
+    }
+    let logged = || std::fs::read_to_string(gate.folder.file("access.log")).unwrap_or_default();
+    gate.process.eventually("the log", || logged().lines().count() >= 2);
+    for failure in ["upstream_closed", "upstream_bad_response"] {
+        let want = format!("\"reason\":\"route\",\"failure\":\"{failure}\"");
+        assert!(logged().contains(&want), "{}", logged());
+    }
+    let url = format!("http://{}", gate.admin);
+    let deny = |out: &str| {
+        let row = out.lines().find(|line| line.contains("deny    route")).unwrap().to_owned();
+        row.split("; last").next().unwrap().to_owned()
+    };
+    let (of_log, of_sidecar) =
+        (observe_report(&gate, &["access.log"]).1, observe_report(&gate, &[&url]).1);
+    assert_eq!(deny(&of_log), deny(&of_sidecar));
+    assert!(deny(&of_log).ends_with("2xx 1, none 1"), "{of_log}");
 }
 
 #[test]

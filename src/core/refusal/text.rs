@@ -60,7 +60,7 @@ pub(super) fn text(shown: Reason) -> Explanation {
         Reason::HeadersTooLarge => {
             ("The header fields are too large", "send fewer or shorter ones")
         }
-        Reason::Internal | Reason::NoTable => {
+        Reason::Internal | Reason::NoTable | Reason::Shutdown => {
             ("Service unavailable", "try again; if it lasts, report the request id")
         }
         Reason::Malformed => (

@@ -18,7 +18,7 @@ use crate::proxy::canary::CanaryUse;
 use crate::proxy::http1::head::RequestHead;
 use crate::proxy::http1::target::RequestTarget;
 use crate::proxy::ids::RequestId;
-use crate::proxy::net::io::Activity;
+use crate::proxy::net::io::{Activity, CutReason};
 use crate::proxy::worker::Worker;
 use crate::proxy::worker_upstream::WorkerUpstream;
 use crate::telemetry::{AccessLine, Decided, DecisionOutcome, MethodLabel, NO_ROUTE};
@@ -44,8 +44,10 @@ pub(crate) struct RequestRecord {
     upstream: Option<Rc<WorkerUpstream>>,
     pub(crate) status: u16,
     outcome: Option<DecisionOutcome>,
-    /// What ended it early, or why it was refused.
+    /// What ended it early, or why it was refused. Of an observed request: why it would be refused.
     reason: Option<Reason>,
+    /// What ended an observed request early.
+    failure: Option<Reason>,
     pub(crate) key: Option<KeyId>,
     pub(crate) org: Option<Box<str>>,
     /// The user token that has opened the route.
@@ -99,6 +101,7 @@ impl RequestRecord {
             status: 0,
             outcome: None,
             reason: None,
+            failure: None,
             key: None,
             org: None,
             user: None,
@@ -223,7 +226,11 @@ impl RequestRecord {
 
     /// Refused or failed after the verdict: limit, upstream, time-outs.
     pub(crate) fn failed(&mut self, reason: Reason) {
-        self.reason = Some(reason);
+        // A report from the log has to know what the caller would be refused for.
+        match self.outcome {
+            Some(DecisionOutcome::Observed(_)) => self.failure = Some(reason),
+            _ => self.reason = Some(reason),
+        }
         self.worker.cells.request_failed(reason);
     }
 
@@ -252,10 +259,18 @@ impl RequestRecord {
         self.upstream().meter.error(Reason::UpstreamClosed);
     }
 
-    /// keygate ended the response: its key ended, or its time ran out.
+    /// keygate ended the response: its key ended, its time ran out, or keygate stops.
     pub(crate) fn ended_early(&mut self, reason: Reason) {
-        if self.reason.is_none() {
+        if self.failure().is_none() {
             self.failed(reason);
+        }
+    }
+
+    /// What has failed, or is refused. Not what an observed request would be refused for.
+    fn failure(&self) -> Option<Reason> {
+        match self.outcome {
+            Some(DecisionOutcome::Observed(_)) => self.failure,
+            _ => self.reason,
         }
     }
 
@@ -285,6 +300,9 @@ impl Drop for RequestRecord {
                 self.activity.body_open.set(false);
             }
         }
+        if self.activity.cut.get() == Some(CutReason::Drain) {
+            self.ended_early(Reason::Shutdown);
+        }
         if self.observed.is_some() {
             self.end_comparison();
         }
@@ -303,7 +321,7 @@ impl Drop for RequestRecord {
         cells.duration(took);
         cells.bytes_received(self.bytes_in);
         cells.bytes_sent(self.bytes_out);
-        let plain = self.reason.is_none() && !aborted && status != 500;
+        let plain = self.reason.is_none() && self.failure.is_none() && !aborted && status != 500;
         if plain && !worker.access.samples(self.log_every) {
             return;
         }
@@ -330,6 +348,7 @@ impl Drop for RequestRecord {
             status,
             decided,
             reason: self.reason,
+            failure: self.failure,
             key_id: self.key,
             org: self.org.as_deref(),
             issuer: self.user.as_ref().map(|token| &**token.issuer()),
@@ -396,6 +415,7 @@ pub(crate) fn note_unread(worker: &Worker, client: IpAddr, version: Version, rea
         status: reason.status(),
         decided: Decided::None,
         reason: Some(reason),
+        failure: None,
         key_id: None,
         org: None,
         issuer: None,

@@ -43,6 +43,11 @@ impl LineBuffer {
             self.bytes(reason.as_str().as_bytes());
             self.put("\"");
         }
+        if let Some(failure) = line.failure {
+            self.put(",\"failure\":\"");
+            self.bytes(failure.as_str().as_bytes());
+            self.put("\"");
+        }
         if let Some(id) = line.key_id {
             self.put(",\"key_id\":\"key_");
             self.bytes(id.suffix_bytes());
@@ -83,6 +88,10 @@ impl LineBuffer {
         if let Some(reason) = line.reason {
             self.put(" reason=");
             self.bytes(reason.as_str().as_bytes());
+        }
+        if let Some(failure) = line.failure {
+            self.put(" failure=");
+            self.bytes(failure.as_str().as_bytes());
         }
         if let Some(id) = line.key_id {
             self.put(" key_id=key_");

@@ -58,6 +58,7 @@ fn line<'a>(path: &'a str) -> AccessLine<'a> {
         status: 403,
         decided: Decided::Rejected,
         reason: Some(Reason::Permission),
+        failure: None,
         key_id: Some(KeyId::parse("key_abc").unwrap()),
         org: Some("acme"),
         issuer: None,
@@ -225,6 +226,7 @@ fn samples_one_in_so_many() {
 #[test]
 fn every_field_is_documented() {
     let whole = AccessLine {
+        failure: Some(Reason::UpstreamClosed),
         upstream: Some("keys"),
         issuer: Some("https://idp.example/"),
         subject: Some("user-7"),
@@ -261,4 +263,15 @@ fn chosen_fields_are_escaped() {
         assert_eq!(text.matches('\n').count(), 1, "{text:?}");
         assert!(text.contains(r#"a\"b\u000ac\u001b[2J\\"#), "{text:?}");
     }
+}
+
+#[test]
+fn a_log_that_cannot_be_written_names_its_file_and_what_helps() {
+    let text = lost_lines(
+        &LogSink::File { path: "/var/log/a".into(), file: File::open("/dev/null").unwrap() },
+        &io::ErrorKind::StorageFull.into(),
+    );
+    assert!(text.contains("/var/log/a") && text.contains("\nhint: free some space"), "{text}");
+    let text = lost_lines(&LogSink::Stderr, &io::ErrorKind::BrokenPipe.into());
+    assert!(text.contains("standard error") && text.contains("\nhint: "), "{text}");
 }

@@ -87,7 +87,7 @@ impl RequestRecord {
                 self.compare(UpstreamClass::None);
                 // Without keygate, the caller would have got the service's answer.
                 if let Some(reason @ (Reason::UpstreamBadResponse | Reason::UpstreamTimeout)) =
-                    self.reason
+                    self.failure()
                 {
                     let reason = SightingReason::Verdict(reason);
                     self.sight(RowKind::Refused, reason, UpstreamClass::None);
