@@ -26,6 +26,7 @@ mod section;
 mod shared;
 mod signing;
 mod socket_file;
+mod syntax;
 #[cfg(test)]
 mod tests;
 mod tokens;

@@ -12,6 +12,7 @@ use super::section::ConfigSection;
 use super::units;
 use super::{AfterExpiry, TableConfig, TableSource, UrlOptions};
 use crate::core::{SignerError, SignerKey};
+use crate::wording::shell::quoted_path;
 
 const MAX_BYTES: u64 = 2 << 30;
 const POLL: Duration = Duration::from_secs(10);
@@ -207,10 +208,13 @@ fn signer(
     let shown = path.display();
     let unreadable = |e| {
         let hint = match std::io::Error::kind(&e) {
-            std::io::ErrorKind::NotFound => {
-                "`keygatectl signer new` makes a signer and its public key"
-            }
-            _ => super::section::unreadable(&e),
+            // A new signer in place of the old one puts the table in force out of force.
+            std::io::ErrorKind::NotFound => format!(
+                "`keygatectl signer show SIGNER.pem > {}` writes the public key; if there is no \
+                 signer yet, `keygatectl signer new` makes one, and its public key",
+                quoted_path(&path)
+            ),
+            _ => super::section::unreadable(&e).to_owned(),
         };
         ConfigProblem::new(format!("{shown} cannot be read: {e}")).hint(hint)
     };
@@ -220,8 +224,10 @@ fn signer(
         let pem = String::from_utf8_lossy(&bytes);
         if pem.trim().is_empty() {
             // `signer new > signer.pub` produces an empty file if the signer existed already.
-            let hint =
-                format!("`keygatectl signer show SIGNER.pem > {shown}` writes the public key");
+            let hint = format!(
+                "`keygatectl signer show SIGNER.pem > {}` writes the public key",
+                quoted_path(&path)
+            );
             return Err(ConfigProblem::new(format!("{shown} is empty")).hint(hint));
         }
         SignerKey::from_pem(&pem).map_err(|e| {

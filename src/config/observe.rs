@@ -12,7 +12,7 @@ use crate::core::observe::{CredentialPassage, EnforcedShare, Observe, ObserveRea
 /// `None`: the file has no `[observe]`, the section changes nothing, or a fault was recorded.
 pub(super) fn observe(section: &ConfigSection<'_>, routes: &RouteTable) -> Option<Observe> {
     let until = until(section);
-    let share = section.parse("enforce", EnforcedShare::parse).unwrap_or_default();
+    let share = section.parse_like("enforce", "10%", EnforcedShare::parse).unwrap_or_default();
     let words = [("forward", CredentialPassage::Forward), ("strip", CredentialPassage::Strip)];
     let credentials = section.choice("credentials", CredentialPassage::Forward, &words);
     let reach = reach(section, routes);

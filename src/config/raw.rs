@@ -12,15 +12,12 @@ use std::path::{Path, PathBuf};
 use toml::de::DeValue;
 
 use super::fault::{ConfigFault, ConfigProblem};
+use super::syntax::SyntaxLine;
 use super::unknown::{UnknownKey, nearest};
 use super::watched::{FileAccess, WatchedFile};
 
 /// Environment variable that names a directory: each file in it is a variable.
 const VARIABLES: &str = "KEYGATE_VARIABLES";
-
-/// Sections that a configuration may have several of.
-pub(crate) const LISTS: [&str; 6] =
-    ["cors", "credentials", "listen", "policies", "routes", "tokens"];
 
 /// The parts of the machine that a configuration may refer to.
 pub trait Host {
@@ -189,17 +186,9 @@ impl<'a> ConfigReader<'a> {
 
     pub(crate) fn syntax(&self, error: &toml::de::Error) {
         let span = error.span().unwrap_or(0..0);
-        let problem = ConfigProblem::new(error.message());
-        let name = self.text.get(span.clone()).unwrap_or_default();
-        let place = ConfigPlace { path: String::new(), span };
-        self.fault(
-            &place,
-            match LISTS.contains(&name) {
-                // A second `[policies]` is not a second policy.
-                true => problem.hint(format!("write [[{name}]] for each, also for the first")),
-                false => problem,
-            },
-        );
+        let line = SyntaxLine::at(self.text, span.start);
+        let problem = line.problem(error.message());
+        self.fault(&ConfigPlace { path: line.key(), span }, problem);
     }
 
     /// Reports that the whole file is in another format.
@@ -362,11 +351,29 @@ impl ConfigReader<'_> {
     }
 
     pub(crate) fn wrong(&self, place: &ConfigPlace, want: &str, got: &DeValue<'_>) {
+        let key = place.path.rsplit('.').next().unwrap_or_default();
+        let hint = match want {
+            "a string" => "write it in quotes".to_owned(),
+            "a list of strings" => format!("write {key} = [\"…\"], with a string for each"),
+            "true or false" => "write true or false, without quotes".to_owned(),
+            "a whole number" => "write the number without quotes and without a unit".to_owned(),
+            _ => format!("write [{}] on a line of its own, and its keys below", place.path),
+        };
+        self.wrong_with(place, want, got, &hint);
+    }
+
+    pub(crate) fn wrong_with(
+        &self,
+        place: &ConfigPlace,
+        want: &str,
+        got: &DeValue<'_>,
+        hint: &str,
+    ) {
         let got = match got.type_str() {
             kind @ ("array" | "integer") => format!("an {kind}"),
             kind => format!("a {kind}"),
         };
-        self.fault(place, ConfigProblem::new(format!("must be {want}, got {got}")));
+        self.fault(place, ConfigProblem::new(format!("must be {want}, got {got}")).hint(hint));
     }
 }
 
@@ -377,7 +384,8 @@ pub(crate) fn pick<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Conf
     }
     let words: Vec<_> = choices.iter().map(|(word, _)| format!("`{word}`")).collect();
     let problem = ConfigProblem::new(format!("must be one of {}", words.join(", ")));
-    Err(match nearest(text, choices.iter().map(|(word, _)| *word)) {
+    let longer = || choices.iter().map(|(word, _)| *word).find(|word| text.starts_with(word));
+    Err(match nearest(text, choices.iter().map(|(word, _)| *word)).or_else(longer) {
         Some(near) => problem.hint(format!("did you mean `{near}`?")),
         None => problem,
     })

@@ -111,6 +111,24 @@ impl<'a> ConfigSection<'a> {
         self.reader.parse(&text, parse)
     }
 
+    /// A string in a format of its own, which people write without quotes. `example`: a value.
+    pub(crate) fn parse_like<T, E: Into<ConfigProblem>>(
+        &self,
+        key: &'static str,
+        example: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let (span, value) = self.ask(key)?;
+        if value.as_str().is_none() {
+            let place = ConfigPlace { path: self.join(key), span };
+            let hint = format!("write it in quotes, as {key} = {example:?}");
+            self.reader.wrong_with(&place, "a string", value, &hint);
+            return None;
+        }
+        let text = self.string(self.join(key), span, value)?;
+        self.reader.parse(&text, parse)
+    }
+
     /// A string in which `$` has its own meaning: no variable is substituted. Faults do not show
     /// it.
     pub(crate) fn parse_as_written<T>(
@@ -201,7 +219,7 @@ impl<'a> ConfigSection<'a> {
 
     /// A duration of at least one millisecond.
     pub(crate) fn duration(&self, key: &'static str, default: Duration) -> Duration {
-        self.parse(key, |text| match units::duration(text)? {
+        self.parse_like(key, "30s", |text| match units::duration(text)? {
             d if d < Duration::from_millis(1) => Err(ConfigProblem::new("must be at least 1ms")
                 .hint("a time-out cannot be switched off")),
             d => Ok(d),
@@ -211,12 +229,12 @@ impl<'a> ConfigSection<'a> {
 
     /// A duration that may be zero.
     pub(crate) fn pause(&self, key: &'static str, default: Duration) -> Duration {
-        self.parse(key, units::duration).unwrap_or(default)
+        self.parse_like(key, "30s", units::duration).unwrap_or(default)
     }
 
     /// A duration, or `none`.
     pub(crate) fn bound(&self, key: &'static str) -> Option<Duration> {
-        self.parse(key, |text| match text {
+        self.parse_like(key, "30s", |text| match text {
             "none" => Ok(None),
             text => units::duration(text).map(Some),
         })
@@ -224,7 +242,7 @@ impl<'a> ConfigSection<'a> {
     }
 
     pub(crate) fn size(&self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
-        self.parse(key, |text| match units::size(text)? {
+        self.parse_like(key, "64KiB", |text| match units::size(text)? {
             n if range.contains(&n) => Ok(n),
             _ => Err(ConfigProblem::new(format!(
                 "must be {} to {} bytes",

@@ -141,7 +141,7 @@ fn all_faults_are_told_at_once_with_line_key_and_remedy() {
              hint: patterns look like /a/{id}/b or /a/*",
             "15:16: routes[0].permissions[0]: must be 1 to 64 visible ASCII characters without \
              `\"` and `\\` (RFC 6749 scope-token), got \"re ad\"",
-            "15:25: routes[0].permissions[1]: must be a string, got an integer",
+            "15:25: routes[0].permissions[1]: must be a string, got an integer\nhint: write it in quotes",
             "16:1: routes[0].access: must be one of `key`, `key-or-pass`, `key-or-token`, `public`, `token`, got \"keys\"\n\
              hint: did you mean `key`?",
         ]
@@ -398,11 +398,22 @@ fn a_restart_is_asked_for_by_key() {
     );
 }
 
+/// A new signer in place of the one that signed would put the table in force out of force.
+#[test]
+fn the_hint_for_a_lost_public_key_makes_no_new_signer() {
+    let found = parse(&FULL.replace("signer.pub", "gone.pub"));
+    let text = found.err().unwrap().to_string();
+    let hint = text.split_once("/etc/keygate/gone.pub cannot be read").unwrap().1;
+    let (show, new) = (hint.find("signer show SIGNER.pem > "), hint.find("signer new"));
+    assert!(show < new && show.is_some(), "{hint}");
+    assert!(hint.contains("if there is no signer yet"), "{hint}");
+}
+
 /// One row per way to be wrong: what is replaced by what, and the message that names it.
 #[test]
 fn what_is_refused() {
     let cases = [
-        ("syntax", "[listen]", "[listen", "2:8: unclosed table, expected `]`"),
+        ("syntax", "[listen]", "[listen", "2:8: listen: unclosed table, expected `]`"),
         ("type", "\"0.0.0.0:${PORT}\"", "8080", "listen.address: must be a string, got an integer"),
         ("variable", "${PORT}", "${NO_PORT}", "environment variable `NO_PORT` is not set"),
         ("dollar", "${PORT}", "$PORT", "has a `$` that begins no `${NAME}`"),

@@ -23,7 +23,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
     assert!(lower::config(&section::ConfigSection::root(&reader, &table)).is_some());
     let asked = reader.asked();
     let lists: Vec<_> = reader.lists().into_iter().filter(|key| !key.contains('.')).collect();
-    assert_eq!(lists, raw::LISTS);
+    assert_eq!(lists, syntax::LISTS);
     let is_table = |key: &String| {
         let below = format!("{key}.");
         asked.iter().any(|other| other.starts_with(&below)) && key != "listen.tls.names"

@@ -40,11 +40,53 @@ fn one_table_and_lists_of_tables() {
         "15:3: observe: is one table, got a list\nhint: write [observe], not [[observe]]",
     );
     let twice = faults(&format!("{SMALL}[policies]\nname = \"a\"\n[policies]\nname = \"b\"\n"));
-    let first = "17:2: duplicate key\nhint: write [[policies]] for each, also for the first";
+    let first = "17:2: policies: duplicate key, first on line 15\n\
+                 hint: write [[policies]] for each, also for the first";
     assert_eq!(twice[0], first, "{twice:?}");
     let named = faults(&format!("{SMALL}[policies.search]\nlimit = \"1/s\"\n"));
     let hint = "policies.search: unknown key\nhint: write [[policies]] for each; keys there: ";
     assert!(named.iter().any(|fault| fault.contains(hint)), "{named:?}");
+}
+
+/// Every fault has a key and a remedy.
+#[test]
+fn values_of_another_type_and_lines_that_are_not_toml() {
+    for (more, want) in [
+        ("[table]\n", "15:2: table: duplicate key, first on line "),
+        ("[table]\n", "\nhint: put the keys of both below one [table]"),
+        (
+            "[log]\nlevel = \"info\"\nlevel = \"warn\"",
+            "17:1: log.level: duplicate key, first on line 16",
+        ),
+        ("[log", "log: unclosed table, expected `]`\nhint: write [log] on a line of its own"),
+        ("[log]\nlevel = info", "log.level: "),
+        ("[log]\nlevel = info", "\nhint: a line is KEY = VALUE: strings are in quotes"),
+        ("[log]\nlevel = \"warning\"", "\nhint: did you mean `warn`?"),
+        (
+            "[observe]\nenforce = 10",
+            "observe.enforce: must be a string, got an integer\nhint: write it in quotes, as enforce = \"10%\"",
+        ),
+        (
+            "[timeouts]\nidle = 30",
+            "timeouts.idle: must be a string, got an integer\nhint: write it in quotes, as idle = \"30s\"",
+        ),
+        (
+            "permissions = \"read\"",
+            "routes[0].permissions: must be a list of strings, got a string\nhint: write permissions = [\"…\"]",
+        ),
+        (
+            "[log]\naccess = \"yes\"",
+            "log.access: must be true or false, got a string\nhint: write true or false",
+        ),
+        ("log = 1", "\nhint: write [log]"),
+    ] {
+        let text = match more.starts_with("log =") {
+            true => format!("{more}\n{SMALL}"),
+            false => format!("{SMALL}{more}\n"),
+        };
+        let found = faults(&text);
+        assert!(found.iter().any(|fault| fault.contains(want)), "{more}: {found:?}");
+    }
 }
 
 /// At the top of a file that lacks the section, each is accepted.
