@@ -1,9 +1,11 @@
 //! What can go wrong on the management side. Every message names the place and the remedy.
 //! Imports core, table and wording only.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::time;
@@ -165,10 +167,11 @@ pub enum Error {
     },
     /// The published file cannot be read, so nothing can be compared with it.
     #[error(
-        "{}: {refusal}\n\
+        "{}: {}\n\
          hint: it may hold changes that this registry does not know, so nothing was published over \
          it; put a sound copy in its place, from a backup or from where sidecars get it",
-        .path.display()
+        // The refusal's own remedy is to publish again.
+        .path.display(), .refusal.to_string().lines().next().unwrap_or_default()
     )]
     Unreadable { path: PathBuf, refusal: Refusal },
     /// An import would lose restrictions of the other program.
@@ -479,6 +482,9 @@ fn list(keys: &[String]) -> String {
 
 fn read_hint(path: &Path, source: &io::Error) -> &'static str {
     match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            return "\nhint: run this as a user who may read it, and enter every directory above it";
+        }
         io::ErrorKind::IsADirectory => return "\nhint: name the file in it",
         io::ErrorKind::NotFound => {}
         _ => return "",
@@ -496,8 +502,16 @@ fn read_hint(path: &Path, source: &io::Error) -> &'static str {
     }
 }
 
-fn write_hint(path: &Path, source: &io::Error) -> &'static str {
-    match source.kind() {
+fn write_hint(path: &Path, source: &io::Error) -> Cow<'static, str> {
+    if source.kind() == io::ErrorKind::PermissionDenied
+        && let Some(owner) = lock_owner(path)
+    {
+        return Cow::Owned(format!(
+            "\nhint: this lock belongs to {owner}, and only its owner may take it: run this as that \
+             user; if nobody works on the file, that user may remove the lock"
+        ));
+    }
+    Cow::Borrowed(match source.kind() {
         // Files may have been written before.
         io::ErrorKind::StorageFull if path == Path::new(STANDARD_OUTPUT) => {
             "\nhint: free some space and run the command again"
@@ -509,5 +523,18 @@ fn write_hint(path: &Path, source: &io::Error) -> &'static str {
             "\nhint: the directory itself must be writable, because files are replaced by rename"
         }
         _ => "",
-    }
+    })
 }
+
+/// Whose lock it is, if another user's lock file is there.
+fn lock_owner(path: &Path) -> Option<String> {
+    let is_lock = path.extension().is_some_and(|extension| extension == "lock");
+    let owner = std::fs::metadata(path).ok().filter(|_| is_lock)?.uid();
+    Some(match owner {
+        0 => "root".to_owned(),
+        uid => format!("the user with the id {uid}"),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -37,7 +37,7 @@ use crate::core::{KeyId, KeySpec, KeyStatus};
 use crate::table::write::{
     BodyBuilder, BuildError, PatchDifference, PatchDraft, RemovalOf, UnheldBy,
 };
-use crate::table::{KeySet, PublicKey, Table, TableFormat, Trust};
+use crate::table::{Acknowledge, KeySet, PublicKey, Table, TableFormat, Trust};
 
 /// Publishing as a part of a change.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -339,6 +339,12 @@ pub fn finish(
         None => Vec::new(),
     };
     let issue = terms.issue(serial, &purpose, session);
+    if body.active() == 0 && !issue.acknowledge.contains(&Acknowledge::Empty) {
+        session.output.warn(
+            "the table has no active key, and sidecars refuse such a table (empty)\n\
+             hint: create a key first; if it is meant, `keygatectl table build --acknowledge empty`",
+        );
+    }
     let mut draft = body.into_table(issue).map_err(|e| Error::refused(out, e))?;
     terms.sign(&mut draft, out)?;
     target::write(&mut draft, place, session)

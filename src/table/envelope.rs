@@ -37,24 +37,25 @@ pub(crate) struct Envelope<'b> {
 
 impl<'b> Envelope<'b> {
     pub(crate) fn parse(file: &'b [u8]) -> Result<Self, Refusal> {
-        let (magic, rest) = take(file, MAGIC.len())?;
+        let cut = || Refusal::Truncated { found: file.len() as u64, missing: None };
+        let (magic, rest) = file.split_at_checked(MAGIC.len()).ok_or_else(cut)?;
         if magic != MAGIC {
             return Err(Refusal::Magic);
         }
-        let (version, rest) = rest.split_first().ok_or(Refusal::Truncated { missing: 1 })?;
+        let (version, rest) = rest.split_first().ok_or_else(cut)?;
         let format = TableFormat::of_number(*version).ok_or(Refusal::Format {
             found: *version,
             oldest: TableFormat::OLDEST.number(),
             newest: TableFormat::NEWEST.number(),
         })?;
-        let (length, rest) = take_u32(rest)?;
+        let (length, rest) = take_u32(rest).ok_or_else(cut)?;
         if length > MAX_MANIFEST {
             let why = format!("{length} bytes, at most {MAX_MANIFEST} are allowed");
             return Err(Refusal::Manifest { why: why.into() });
         }
-        let (manifest, rest) = take(rest, length)?;
+        let (manifest, rest) = rest.split_at_checked(length).ok_or_else(cut)?;
         let message = file.get(..file.len() - rest.len()).unwrap_or_default();
-        let (count, rest) = take_u32(rest)?;
+        let (count, rest) = take_u32(rest).ok_or_else(cut)?;
         if count > MAX_SIGNATURES {
             return Err(Refusal::OutOfRange {
                 what: "count of signatures",
@@ -62,7 +63,8 @@ impl<'b> Envelope<'b> {
                 index: count as u64,
             });
         }
-        let (signatures, rest) = take(rest, count * size_of::<SignatureEntry>())?;
+        let (signatures, rest) =
+            rest.split_at_checked(count * size_of::<SignatureEntry>()).ok_or_else(cut)?;
         let signatures = <[SignatureEntry]>::ref_from_bytes(signatures).unwrap_or_default();
         for (index, pair) in signatures.windows(2).enumerate() {
             if let [before, after] = pair
@@ -77,7 +79,7 @@ impl<'b> Envelope<'b> {
         }
         let end = file.len() - rest.len();
         let body_at = end.next_multiple_of(ALIGN);
-        let (padding, _) = take(rest, body_at - end)?;
+        let (padding, _) = rest.split_at_checked(body_at - end).ok_or_else(cut)?;
         if padding.iter().any(|b| *b != 0) {
             return Err(Refusal::Padding { what: "between the signatures and the body" });
         }
@@ -104,14 +106,7 @@ impl<'b> Envelope<'b> {
     }
 }
 
-fn take(bytes: &[u8], n: usize) -> Result<(&[u8], &[u8]), Refusal> {
-    bytes
-        .split_at_checked(n)
-        .ok_or_else(|| Refusal::Truncated { missing: (n - bytes.len()) as u64 })
-}
-
-fn take_u32(bytes: &[u8]) -> Result<(usize, &[u8]), Refusal> {
-    let (head, rest) = take(bytes, 4)?;
-    let n = head.try_into().map(u32::from_le_bytes).unwrap_or(u32::MAX);
-    Ok((n as usize, rest))
+fn take_u32(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let (head, rest) = bytes.split_first_chunk()?;
+    Some((u32::from_le_bytes(*head) as usize, rest))
 }

@@ -154,7 +154,7 @@ impl Manifest {
 pub(crate) fn check_body(manifest: &Manifest, body: &[u8]) -> Result<(), Refusal> {
     let found = body.len() as u64;
     if found < manifest.body_bytes {
-        return Err(Refusal::Truncated { missing: manifest.body_bytes - found });
+        return Err(Refusal::Truncated { found, missing: Some(manifest.body_bytes - found) });
     }
     if found > manifest.body_bytes {
         return Err(Refusal::Trailing { extra: found - manifest.body_bytes });

@@ -5,6 +5,7 @@ use super::file_kind::FileKind;
 use super::signer_id::SignerId;
 use crate::wording::count::count;
 use crate::wording::shell::quoted;
+use crate::wording::time::instant;
 
 /// Declares [`Refusal::reason`] and [`Refusal::exit`] together, and the list of all of them, so
 /// that every variant has its own word and its own code.
@@ -63,8 +64,9 @@ pub enum Refusal {
     )]
     EqualSerial { serial: u64 },
     #[error(
-        "it expired at Unix time {at}, before it could be put in force\n\
-         hint: build and publish a fresh table; if it is fresh, correct this machine's clock"
+        "it expired at {}, before it could be put in force\n\
+         hint: build and publish a fresh table; if it is fresh, correct this machine's clock",
+        instant(*.at)
     )]
     Expired { at: u64 },
     #[error(
@@ -123,8 +125,16 @@ pub enum Refusal {
     TooLarge { bytes: u64, limit: u64 },
     #[error("it continues past the end that the manifest states, by {}", count(*.extra, "byte"))]
     Trailing { extra: u64 },
-    #[error("it stops short of the end that the manifest states, by {}", count(*.missing, "byte"))]
-    Truncated { missing: u64 },
+    #[error(
+        "{}\nhint: publish it again, or restore it from a backup",
+        cut_short(*.found, *.missing)
+    )]
+    Truncated {
+        /// Bytes of the file.
+        found: u64,
+        /// Bytes up to the end that the manifest states. `None`: it ends before its body begins.
+        missing: Option<u64>,
+    },
     #[error(
         "none of its signers is trusted here: {signers}\n\
          hint: publish with a trusted signer; add this one's public key to `trusted_signers` only if \
@@ -165,6 +175,17 @@ reasons! {
     Refusal::Unsigned => "unsigned" 34,
     Refusal::Unsorted { .. } => "unsorted" 35,
     Refusal::Memory { .. } => "memory" 36,
+}
+
+fn cut_short(found: u64, missing: Option<u64>) -> String {
+    match (found, missing) {
+        (0, None) => "the file is empty".to_owned(),
+        (_, None) => format!("it ends after {}, before its keys begin", count(found, "byte")),
+        (_, Some(missing)) => format!(
+            "it stops short of the end that the manifest states, by {}",
+            count(missing, "byte")
+        ),
+    }
 }
 
 #[cfg(test)]

@@ -47,6 +47,37 @@ fn a_table_holds_the_registry() {
     assert!(room.ok(&["table", "inspect", "t.kgt", "--digests"]).contains("sha256:"));
 }
 
+/// A sidecar would refuse it, which is better known now.
+#[test]
+fn a_table_without_an_active_key_is_built_with_a_warning() {
+    let room = Room::with_registry();
+    let build = ["table", "build", "--out", "t.kgt", "--signer", "signer.pem"];
+    let told = room.run(&build);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    assert!(told.stderr.contains("warning: the table has no active key"), "{}", told.stderr);
+    assert!(told.stderr.contains("--acknowledge empty"), "{}", told.stderr);
+    let told = room.run(&[&build[..], &["--acknowledge", "empty"]].concat());
+    assert!(told.code == 0 && !told.stderr.contains("no active key"), "{}", told.stderr);
+    room.create(&["--name", "CRM"]);
+    let told = room.run(&build);
+    assert!(told.code == 0 && !told.stderr.contains("no active key"), "{}", told.stderr);
+}
+
+/// Nothing can be compared with it, so nothing is published over it.
+#[test]
+fn an_emptied_table_is_said_to_be_empty_and_is_not_replaced() {
+    let room = Room::with_registry();
+    room.create(&["--name", "CRM"]);
+    let build = ["table", "build", "--out", "t.kgt", "--signer", "signer.pem"];
+    room.ok(&build);
+    room.write("t.kgt", "");
+    let told = room.fails(65, &build);
+    assert!(told.contains("t.kgt: the file is empty\nhint: it may hold changes"), "{told}");
+    assert_eq!(told.matches("hint: ").count(), 1, "{told}");
+    let told = room.fails(65, &["table", "inspect", "t.kgt"]);
+    assert!(told.contains("the file is empty\nhint: publish it again"), "{told}");
+}
+
 #[test]
 fn both_secrets_of_a_pair_in_rotation_work_and_of_a_single_key_both_keys() {
     let room = Room::with_registry();

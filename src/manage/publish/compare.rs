@@ -15,7 +15,7 @@ use super::super::registry::change::Change;
 use super::super::registry::entry::RegistryEntry;
 use super::super::registry::published::{self, BuildStage, BuiltFile};
 use super::super::registry::{Filter, Registry};
-use super::head::{head, is_unsigned};
+use super::head::{is_unsigned, readable_head};
 use super::losses::{Acknowledged, Baseline, Loss, OrgLoss, ThreeWayKey, losses, org_losses};
 use super::opened;
 use super::trusted::{DemandedSignatures, TrustedSigners};
@@ -501,14 +501,6 @@ impl Ours<'_> {
             }
         }
     }
-}
-
-/// The head of a file that counts for its readers.
-fn readable_head(path: &Path) -> Result<Manifest> {
-    head(path).map_err(|e| match e {
-        Error::Refused { path, refusal } => Error::unreadable(&path, refusal),
-        other => other,
-    })
 }
 
 /// The keys that the two state differently.

@@ -12,6 +12,14 @@ pub fn head(path: &Path) -> Result<Manifest> {
     Manifest::unverified(&beginning(path)?).map_err(|e| Error::refused(path, e))
 }
 
+/// The same of a file that counts for its readers, so that nothing is published over it unread.
+pub(super) fn readable_head(path: &Path) -> Result<Manifest> {
+    head(path).map_err(|e| match e {
+        Error::Refused { path, refusal } => Error::unreadable(&path, refusal),
+        other => other,
+    })
+}
+
 /// The signers whose signatures of a file are valid. None if any is invalid: every sidecar refuses
 /// such a file.
 pub fn signed_by(path: &Path) -> Result<Vec<PublicKey>> {

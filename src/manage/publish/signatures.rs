@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::super::error::{Error, Result};
 use super::super::registry::published::{BuildStage, BuiltFile, place_of};
 use super::super::signer::{Signer, table_key};
-use super::head::{head, signed_by};
+use super::head::{readable_head, signed_by};
 use super::pending;
 use super::target::Destination;
 use super::terms::Terms;
@@ -184,7 +184,7 @@ impl SignedFile {
     }
 
     fn base(path: &Path) -> Result<Self> {
-        let (manifest, signed_by) = (head(path)?, signed_by(path)?);
+        let (manifest, signed_by) = (readable_head(path)?, signed_by(path)?);
         Ok(Self { path: path.to_owned(), manifest, signed_by, is_replaced: false })
     }
 

@@ -17,7 +17,7 @@ use super::super::session::Session;
 use super::super::time;
 use super::compare::{Knowledge, Ours, Standing};
 use super::elsewhere::{self, PatchAt};
-use super::head::head;
+use super::head::readable_head;
 use super::losses::{Acknowledged, Difference};
 use super::opened;
 use super::purpose::on_purpose;
@@ -144,7 +144,7 @@ impl Destination<'_> {
 
     /// The head of the file to be replaced.
     pub(super) fn there(&self) -> Result<Option<Manifest>> {
-        if self.out.exists() { head(self.out).map(Some) } else { Ok(None) }
+        if self.out.exists() { readable_head(self.out).map(Some) } else { Ok(None) }
     }
 
     fn refuse_stranger(&self, theirs: &Manifest, kind: FileKind, audience: &str) -> Result<()> {

@@ -234,8 +234,8 @@ pub(super) fn split(
 ) -> Result<[Range<usize>; SECTIONS], Refusal> {
     let bytes = file.get(at..).unwrap_or_default();
     let Ok((header, _)) = Header::ref_from_prefix(bytes) else {
-        let missing = (size_of::<Header>() - bytes.len()) as u64;
-        return Err(Refusal::Truncated { missing });
+        let missing = Some((size_of::<Header>() - bytes.len()) as u64);
+        return Err(Refusal::Truncated { found: file.len() as u64, missing });
     };
     let known = match format {
         TableFormat::V1 => Section::Texts as usize + 1,

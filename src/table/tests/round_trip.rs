@@ -163,6 +163,17 @@ fn any_truncation_is_refused() {
     let file = table_file(&[spec(1)], issue(3, &[&signer]), &[&signer]);
     for length in 0..file.len() {
         let opened = Table::open(file[..length].to_vec(), &signer.trust(), &Bounds::default());
-        assert!(matches!(opened, Err(Refusal::Truncated { .. })), "{length} bytes");
+        let Err(refusal @ Refusal::Truncated { missing, .. }) = opened else {
+            panic!("{length} bytes");
+        };
+        let text = refusal.to_string();
+        assert!(text.ends_with("\nhint: publish it again, or restore it from a backup"), "{text}");
+        match (length, missing) {
+            (0, _) => assert!(text.starts_with("the file is empty\n"), "{text}"),
+            (_, None) => {
+                assert!(text.starts_with(&format!("it ends after {length} byte")), "{text}")
+            }
+            (_, Some(_)) => assert!(text.contains("stops short of the end that the manifest")),
+        }
     }
 }

@@ -153,7 +153,7 @@ impl<F: Read + Seek> Draft<F> {
         let stated = self.manifest.body_bytes;
         if bytes != stated {
             return Err(SealError::Refused(match stated.checked_sub(bytes) {
-                Some(missing) => Refusal::Truncated { missing },
+                Some(missing) => Refusal::Truncated { found: bytes, missing: Some(missing) },
                 None => Refusal::Trailing { extra: bytes - stated },
             }));
         }
