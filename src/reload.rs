@@ -70,7 +70,7 @@ pub use self::url::{Fetch, FetchAnswer, FetchFault, TransferDeadline, UrlSource,
 /// Why keygate cannot start with keys.
 #[derive(Debug, thiserror::Error)]
 pub enum FirstLoadError {
-    #[error("the {what} cannot be put in force: {failure}")]
+    #[error("the {what} cannot be put in force: {failure}{}", .failure.more_at_start())]
     Keys { what: &'static str, failure: LoadFailure },
     #[error("{0}")]
     State(#[from] StateError),

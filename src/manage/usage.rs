@@ -88,7 +88,11 @@ impl UsagePeriod {
     pub fn check(&self, merge: &UsageMerge, from: u64, now: u64) -> Result<()> {
         let minute = |secs: u64| u32::try_from(secs / 60).unwrap_or(u32::MAX);
         if merge.is_empty() {
-            return Err(Error::NoUsage("there is no usage record in what --usage names".into()));
+            return Err(Error::NoUsage(
+                "there is no usage record in what --usage names\n\
+                 hint: a sidecar writes to `usage.file` once a minute, first a minute after its start"
+                    .into(),
+            ));
         }
         if merge.dropped() > 0 {
             let dropped = merge.dropped();
@@ -188,7 +192,13 @@ fn fetch(url: &str, bearer: Option<&Zeroizing<String>>, merge: &mut UsageMerge) 
     let mut response = request.call().map_err(|e| failed(format!("no answer: {e}")))?;
     match response.status().as_u16() {
         200 => {}
-        404 => return Err(failed("answered 404: it counts no uses (usage.enabled)".into())),
+        404 => {
+            return Err(failed(
+                "answered 404; is this the admin listener? If it is, it counts no uses \
+                 (usage.enabled)"
+                    .into(),
+            ));
+        }
         status => return Err(failed(status::why_not(status, bearer))),
     }
     let body = response.body_mut().with_config().limit(u64::MAX).reader();

@@ -35,10 +35,25 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write usage.file {}: {source}", .path.display())]
+#[error("cannot write usage.file {}: {source}{}", .path.display(), remedy(source))]
 pub struct UsageFileError {
     path: PathBuf,
     source: io::Error,
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        // Ours, with remedies of their own.
+        io::ErrorKind::Other if error.to_string().contains("\nhint: ") => "",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "\nhint: free some space; the next record has what this one lacks"
+        }
+        io::ErrorKind::NotFound => "\nhint: make its directory, and let keygate write there",
+        io::ErrorKind::PermissionDenied => {
+            "\nhint: let the user that runs keygate write the file and its directory"
+        }
+        _ => "\nhint: see whether the disk is well, and give each sidecar a file of its own",
+    }
 }
 
 /// The state in which the file was left.

@@ -22,10 +22,7 @@ pub enum SourceError {
     Encoding(String),
     #[error("cannot read {path}: {source}{}", hint_of(source))]
     Io { path: PathBuf, source: io::Error },
-    #[error(
-        "{path} does not exist\n\
-         hint: `keygatectl table build` makes one; with `wait_for_table = true` keygate starts without it"
-    )]
+    #[error("{path} does not exist\nhint: `keygatectl table build` makes one")]
     Missing { path: PathBuf },
     #[error("{0}")]
     Network(String),

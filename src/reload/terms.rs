@@ -52,6 +52,16 @@ impl LoadFailure {
         matches!(self, Self::Refused(Expired { .. } | HoldFull { .. } | Memory { .. }))
     }
 
+    /// What helps only a start: the end of a hint.
+    pub(super) fn more_at_start(&self) -> &'static str {
+        match self {
+            Self::Source(SourceError::Missing { .. }) => {
+                "; with `wait_for_table = true` keygate starts without it"
+            }
+            _ => "",
+        }
+    }
+
     /// The pause that the server asks for.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {

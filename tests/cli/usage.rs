@@ -239,6 +239,7 @@ fn sidecars_are_asked_and_one_that_does_not_answer_is_no_answer() {
     for (token, urls, code, why) in [
         (&token[..], &[up.as_str(), &down][..], 75, "no answer"),
         (&token, &[&up, &off], 75, "usage.enabled"),
+        (&token, &[&up, &off], 75, "is this the admin listener?"),
         (&token, &[&cut], 66, "cannot read"),
         (&[], &[&up], 75, "--token-file"),
         (&token, &["https://127.0.0.1:1"], 75, "not https"),

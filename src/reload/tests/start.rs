@@ -97,6 +97,14 @@ fn the_same_files_arriving_later_change_nothing() {
 }
 
 #[test]
+fn a_start_without_a_table_names_the_setting_that_waits() {
+    let error = Folder::new().load().err().unwrap().to_string();
+    let end = "`keygatectl table build` makes one; with `wait_for_table = true` keygate starts \
+               without it";
+    assert!(error.ends_with(end), "{error}");
+}
+
+#[test]
 fn waiting_for_a_table() {
     let folder = Folder::new();
     folder.configure("wait_for_table = true\n");
@@ -104,7 +112,8 @@ fn waiting_for_a_table() {
     assert_eq!(running.serial(), None);
     assert!(!running.readiness.is_ready());
     let why = running.readiness.pending()[0].why.clone();
-    assert!(why.contains("does not exist"), "{why}");
+    // It has started already.
+    assert!(why.contains("does not exist") && !why.contains("wait_for_table"), "{why}");
     folder.publish("t.kgt", &table(1));
     running.until_serial(1);
     running.until("ready", |r| r.readiness.is_ready());
