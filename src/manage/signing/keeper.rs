@@ -186,7 +186,8 @@ impl SigningKeeper {
         .map_err(unavailable)?;
         lately.forget_patches(|base| mark.knows(base));
         mark.patches = lately.patches.iter().map(|patch| patch.serial()).collect();
-        // Only now: if the disk takes no writes, no allowance is used up.
+        // Only now: a disk that takes no writes has most likely shown that above, and no allowance is
+        // used up.
         let by = self.take_words(audience, &needed, now_ms)?;
         self.ledger.note(audience, mark).map_err(unavailable)?;
         if leads_back {
