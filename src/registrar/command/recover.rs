@@ -12,13 +12,17 @@ use super::super::publish::recover::{
     MissingFiles, PublishedKeys, RecoveredCounts, RecoveryTerms, are_missing, by_audience,
 };
 use super::super::publish::{ComparedAudience, compare, settle_high_water};
-use super::super::store::{AuditEvent, Channel, Serials, Store};
+use super::super::store::{AudienceName, AuditEvent, Channel, Serials, Store};
 use super::fault::of_store;
 use super::{OpenState, host_user, open_as_it_is};
+use crate::core::KeyId;
 use crate::exit::Exit;
 use crate::manage::error::{Error, Result};
 use crate::manage::output::count;
 use crate::manage::session::Session;
+
+/// How many keys a warning names.
+const SHOWN: usize = 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Recover {
@@ -146,6 +150,7 @@ impl Recover {
                     told.iter().map(|(name, counts)| (name.to_string(), shown(counts))).collect();
                 return session.output.json_line(&json!({"epoch": epoch, "audiences": audiences}));
             }
+            let mut differing = Vec::new();
             for (audience, counts) in told {
                 session.output.line(&format!(
                     "{audience}: {} returned, {} as published, {} revoked; serial {}",
@@ -154,6 +159,12 @@ impl Recover {
                     counts.revoked,
                     counts.serial
                 ))?;
+                if !counts.differing.is_empty() {
+                    differing.push((audience, counts.differing));
+                }
+            }
+            for (audience, ids) in differing {
+                session.output.warn(&stay_different(&audience, &ids));
             }
             session.output.note(
                 "every session has ended; the service makes a new table when it starts, or now if it \
@@ -197,6 +208,21 @@ impl Recover {
     }
 }
 
+/// The database has gone on since the files were published, or another way: only people know.
+fn stay_different(audience: &AudienceName, ids: &[KeyId]) -> String {
+    let shown: Vec<_> = ids.iter().take(SHOWN).map(KeyId::to_string).collect();
+    let more = match ids.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "{audience}: the older files differ in {}, left as in the database: {}{more}\n\
+         hint: look whether one of them was disabled, narrowed or rotated in what was lost",
+        count(ids.len() as u64, "key"),
+        shown.join(", ")
+    )
+}
+
 /// Nothing was changed.
 fn unsigned(fault: CheckpointFault) -> Error {
     let hint = match fault {
@@ -210,6 +236,10 @@ fn unsigned(fault: CheckpointFault) -> Error {
 }
 
 fn shown(counts: &RecoveredCounts) -> serde_json::Value {
-    let RecoveredCounts { serial, changed, revoked, returned } = counts;
-    json!({"serial": serial, "changed": changed, "revoked": revoked, "returned": returned})
+    let RecoveredCounts { serial, changed, revoked, returned, differing } = counts;
+    let differing: Vec<_> = differing.iter().map(KeyId::to_string).collect();
+    json!({
+        "serial": serial, "changed": changed, "revoked": revoked, "returned": returned,
+        "differing": differing,
+    })
 }

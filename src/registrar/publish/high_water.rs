@@ -53,8 +53,8 @@ pub struct HighMark {
 pub struct HighWaterFile {
     path: PathBuf,
     pub(super) now: HighWater,
-    /// The file on disk is up to date.
-    is_written: bool,
+    /// What the file on disk has, as far as this process knows.
+    on_disk: HighWater,
 }
 
 // === impl HighWater ===
@@ -84,7 +84,7 @@ impl HighWaterFile {
             Ok(bytes) => bytes,
             Err(Error::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 let now = HighWater { version: HighWater::VERSION, ..HighWater::default() };
-                return Ok(Self { path, now, is_written: true });
+                return Ok(Self { path, on_disk: now.clone(), now });
             }
             Err(e) => return Err(e),
         };
@@ -101,7 +101,7 @@ impl HighWaterFile {
         if now.version != HighWater::VERSION {
             return Err(odd(format!("version {}", now.version)));
         }
-        Ok(Self { path, now, is_written: true })
+        Ok(Self { path, on_disk: now.clone(), now })
     }
 
     /// The last line of the audit log that was recorded.
@@ -117,7 +117,6 @@ impl HighWaterFile {
     /// Records how far an audience and the log have come. Never goes back. Returns whether there is
     /// anything to write, including what an earlier attempt could not write.
     pub fn raise(&mut self, audience: &str, mark: HighMark, audit: AuditHead) -> bool {
-        let before = self.now.clone();
         let known = self.now.audiences.entry(audience.to_owned()).or_default();
         if mark.serial >= known.serial {
             *known = mark;
@@ -126,15 +125,21 @@ impl HighWaterFile {
             self.now.audit_seq = audit.seq;
             self.now.audit_hash = audit.hash.to_string();
         }
-        self.is_written &= self.now == before;
-        !self.is_written
+        self.now != self.on_disk
+    }
+
+    /// Takes what another process has written since, as a recovery does. A file that nobody has
+    /// written since knows less than this, if the last write failed.
+    pub(super) fn follow(&mut self, read: Self) {
+        if read.now != self.on_disk {
+            *self = read;
+        }
     }
 
     /// Takes the result of a recovery, even if it is lower.
     pub fn settle(&mut self, audit: AuditHead) {
         self.now.audit_seq = audit.seq;
         self.now.audit_hash = audit.hash.to_string();
-        self.is_written = false;
     }
 
     /// Replaces the file, and waits for the disk.
@@ -145,7 +150,7 @@ impl HighWaterFile {
     pub fn write(&mut self) -> Result<(), Error> {
         let text = serde_json::to_string_pretty(&self.now).unwrap_or_default();
         files::replace(&self.path, format!("{text}\n").as_bytes())?;
-        self.is_written = true;
+        self.on_disk = self.now.clone();
         Ok(())
     }
 }
@@ -173,6 +178,24 @@ mod tests {
         assert_eq!(again.now, file.now);
         assert_eq!((again.mark("shop").serial, again.mark("new").serial), (7, 0));
         assert_eq!(again.now.audit(), head(3));
+    }
+
+    #[test]
+    fn only_what_another_process_has_written_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = || HighWaterFile::open(dir.path()).unwrap();
+        let mut file = read();
+        file.raise("shop", HighMark::default(), head(7));
+        file.write().unwrap();
+        // On a full disk it stays in memory.
+        file.raise("shop", HighMark::default(), head(9));
+        file.follow(read());
+        assert_eq!(file.audit(), head(9));
+        let mut recovery = read();
+        recovery.settle(head(4));
+        recovery.write().unwrap();
+        file.follow(read());
+        assert_eq!(file.audit(), head(4));
     }
 
     #[test]

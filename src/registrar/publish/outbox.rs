@@ -16,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use self::current::{Current, PublishedFile};
+use self::deliver::unless_target;
 use self::heed::ToldSerial;
 pub use self::waiting::WaitingDraft;
 use self::waiting::{Waiting, WaitingFile};
@@ -249,6 +250,11 @@ impl Outbox {
             return Ok(());
         }
         let Some(terms) = self.terms.clone() else {
+            // What was published while somebody signed is served on.
+            if self.current.is_none() {
+                self.load(&publication).await?;
+            }
+            self.deliver_untried(began).await??;
             return match publication.published < publication.serial {
                 true => Err(PublishFault::NoSigner),
                 false => Ok(()),
@@ -265,13 +271,16 @@ impl Outbox {
         self.adopt_waiting(&publication).await?;
         // What is signed goes out even if nothing more can be signed now: sidecars that start in the
         // meantime get what is in force.
-        let delivered = self.deliver_pending(began).await?;
+        let mut delivered = self.deliver_untried(began).await?;
         if self.folding.is_some() {
             self.take_lease().await?;
         }
         let publication = match self.waiting.is_some() {
             true => {
-                self.settle_waiting(&terms, &publication, began).await?;
+                if let Err(fault) = self.settle_waiting(&terms, &publication, began).await {
+                    delivered?;
+                    return Err(fault);
+                }
                 self.store.publication(&self.name).await?
             }
             false => publication,
@@ -293,14 +302,21 @@ impl Outbox {
         }
         let newest = self.current.as_ref().map_or(0, Current::serial);
         let is_due = publication.serial > newest || publication.published < publication.serial;
-        if is_due && let Err(fault) = self.publish_patch(&terms, &settings, began).await {
-            self.heed(&fault, &terms, &settings).await?;
-            return Err(fault);
+        if is_due {
+            match unless_target(self.publish_patch(&terms, &settings, began).await) {
+                Ok(done) => delivered = done,
+                Err(fault) => {
+                    self.heed(&fault, &terms, &settings).await?;
+                    return Err(fault);
+                }
+            }
         }
-        if self.is_undelivered() {
-            delivered?;
+        if delivered.is_ok() && self.is_undelivered() {
+            delivered = unless_target(self.deliver(began).await)?;
         }
-        self.fold_if_due(&terms, &settings).await
+        // A target that cannot be written keeps no table from the others.
+        let folded = self.fold_if_due(&terms, &settings).await;
+        delivered.and(folded)
     }
 
     /// Loads what is in force.
@@ -320,7 +336,8 @@ impl Outbox {
         };
         let patch_keys = patch.as_ref().map_or(0, |p| p.manifest.keys + p.manifest.removed);
         let patch_keys = usize::try_from(patch_keys).unwrap_or(usize::MAX);
-        self.current = Some(Current { table, patch, patch_keys, settings, is_placed: false });
+        let (is_tried, is_placed) = (false, false);
+        self.current = Some(Current { table, patch, patch_keys, settings, is_tried, is_placed });
         Ok(())
     }
 
@@ -341,7 +358,8 @@ impl Outbox {
         {
             let keys = patch.manifest.keys + patch.manifest.removed;
             current.patch_keys = usize::try_from(keys).unwrap_or(usize::MAX);
-            (current.patch, current.is_placed) = (Some(patch), false);
+            current.patch = Some(patch);
+            (current.is_tried, current.is_placed) = (false, false);
         }
         Ok(())
     }
@@ -374,6 +392,7 @@ impl Outbox {
         self.current = Some(Current {
             patch_keys: patch.keys,
             patch: Some(patch.made.file),
+            is_tried: false,
             is_placed: false,
             ..current
         });

@@ -52,7 +52,7 @@ pub struct MissingFiles {
 }
 
 /// The result of a recovery.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecoveredCounts {
     pub serial: u64,
     /// Keys of the database that now are as in the published table.
@@ -61,6 +61,8 @@ pub struct RecoveredCounts {
     pub revoked: u64,
     /// Keys that only the published table had.
     pub returned: u64,
+    /// Keys that older files have in another form, and that stay as the database has them.
+    pub differing: Vec<KeyId>,
 }
 
 /// Who recovers what, and when.
@@ -206,9 +208,16 @@ impl PublishedKeys {
                 let ours = key.entry;
                 let theirs = published.remove(&ours.id);
                 if is_older {
-                    if ours.status != KeyStatus::Revoked && theirs.is_some_and(is_revoked) {
-                        counts.revoked += 1;
-                        entries.push(RegistryEntry { status: KeyStatus::Revoked, ..ours });
+                    let theirs = theirs.filter(|_| ours.status != KeyStatus::Revoked);
+                    match theirs {
+                        Some(theirs) if is_revoked(&theirs) => {
+                            counts.revoked += 1;
+                            entries.push(RegistryEntry { status: KeyStatus::Revoked, ..ours });
+                        }
+                        Some(theirs) if newer(&ours, &theirs).is_some() => {
+                            counts.differing.push(ours.id);
+                        }
+                        _ => {}
                     }
                     continue;
                 }
@@ -243,7 +252,7 @@ impl PublishedKeys {
 }
 
 /// Whether all secrets of a key are revoked.
-fn is_revoked(theirs: Vec<KeySpec>) -> bool {
+fn is_revoked(theirs: &[KeySpec]) -> bool {
     theirs.iter().all(|spec| spec.grant.status == KeyStatus::Revoked)
 }
 

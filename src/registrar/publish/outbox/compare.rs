@@ -33,14 +33,19 @@ impl Outbox {
         self.high_water.lock().unwrap_or_else(PoisonError::into_inner).mark(self.name.as_str())
     }
 
+    fn noted_audit(&self) -> AuditHead {
+        self.high_water.lock().unwrap_or_else(PoisonError::into_inner).audit()
+    }
+
     /// Whether the log has the line that was noted. Returns where the log ends.
     pub(super) async fn look_at_audit(&mut self) -> Result<AuditHead, StoreError> {
-        let noted = self.high_water.lock().unwrap_or_else(PoisonError::into_inner).now.audit();
+        let noted = self.noted_audit();
         let head = self.store.audit_head().await?;
         let query = AuditQuery { before: Some(noted.seq + 1), limit: 1, ..AuditQuery::default() };
         let there = self.store.audit(query).await?.lines.first().map(|line| line.head());
         self.audit = audit_behind(noted, head, there);
-        if self.audit.is_none() {
+        // Another audience may have come further meanwhile, or the file been read again.
+        if self.audit.is_none() && self.noted_audit() == noted {
             self.store.note_audit(noted);
         }
         Ok(head)
@@ -53,7 +58,7 @@ impl Outbox {
         if self.audit.is_some() {
             // A recovery by another process settles it.
             if let Ok(file) = HighWaterFile::open(&self.directory) {
-                *self.high_water.lock().unwrap_or_else(PoisonError::into_inner) = file;
+                self.high_water.lock().unwrap_or_else(PoisonError::into_inner).follow(file);
             }
         }
         // A running server's database goes back too: to a standby that lacks the last changes.

@@ -26,6 +26,8 @@ pub(super) struct Current {
     pub(super) patch_keys: usize,
     /// [`IssueTerms::mark`] of the table.
     pub(super) settings: String,
+    /// Somebody has begun to put it at the targets.
+    pub(super) is_tried: bool,
     /// It has reached every target.
     pub(super) is_placed: bool,
 }

@@ -13,18 +13,15 @@ impl Outbox {
         self.current.as_ref().is_some_and(|current| !current.is_placed)
     }
 
-    /// Delivers what is stored and has not reached every target. The inner result: a target that
-    /// cannot be written is no reason not to sign what comes next.
-    pub(super) async fn deliver_pending(
+    /// Delivers what is stored, once. Another try comes after what is due: a target that hangs must
+    /// not keep a revocation from being signed.
+    pub(super) async fn deliver_untried(
         &mut self,
         began: u64,
     ) -> Result<Result<(), PublishFault>, PublishFault> {
-        if !self.is_undelivered() {
-            return Ok(Ok(()));
-        }
-        match self.deliver(began).await {
-            Err(fault @ (PublishFault::Files(_) | PublishFault::Newer { .. })) => Ok(Err(fault)),
-            done => done.map(Ok),
+        match self.current.as_ref().is_some_and(|c| !c.is_placed && !c.is_tried) {
+            true => unless_target(self.deliver(began).await),
+            false => Ok(Ok(())),
         }
     }
 
@@ -39,6 +36,9 @@ impl Outbox {
             return Err(PublishFault::Overtaken);
         }
         let serial = current.serial();
+        if let Some(current) = &mut self.current {
+            current.is_tried = true;
+        }
         self.book.publishes(&self.name, serial);
         // Both in one step: a sidecar that gets one of them gets the other.
         self.shelf.put(self.name.as_str(), current.served());
@@ -85,5 +85,15 @@ impl Outbox {
             }
         }
         fault.map_or(Ok(()), Err)
+    }
+}
+
+/// The inner result: a target that cannot be written is no reason not to sign what comes next.
+pub(super) fn unless_target(
+    done: Result<(), PublishFault>,
+) -> Result<Result<(), PublishFault>, PublishFault> {
+    match done {
+        Err(fault @ (PublishFault::Files(_) | PublishFault::Newer { .. })) => Ok(Err(fault)),
+        done => done.map(Ok),
     }
 }

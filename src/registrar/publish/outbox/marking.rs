@@ -20,10 +20,11 @@ impl Outbox {
         audit: AuditHead,
     ) -> Result<(), PublishFault> {
         self.noted().await?;
-        let is_news = {
+        let (is_news, noted) = {
             let mut file = self.high_water.lock().unwrap_or_else(PoisonError::into_inner);
-            file.raise(self.name.as_str(), mark, audit)
+            (file.raise(self.name.as_str(), mark, audit), file.audit())
         };
+        self.store.note_audit(noted);
         if is_news {
             let file = Arc::clone(&self.high_water);
             self.marking = Some(tokio::task::spawn_blocking(move || {

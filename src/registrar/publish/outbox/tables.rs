@@ -196,6 +196,7 @@ impl Outbox {
             patch: Some(patch.made.file),
             patch_keys: patch.keys,
             settings: mark,
+            is_tried: false,
             is_placed: false,
         });
         self.deliver(began).await?;

@@ -4,7 +4,7 @@ use super::several::{key, sign_over};
 use super::signed::{behind_a_socket, configure};
 use super::*;
 use crate::manage::signer::{Signer, table_key};
-use crate::registrar::store::{ArtefactKind, ArtefactState, Changed};
+use crate::registrar::store::{ArtefactKind, ArtefactState, Changed, Publication};
 
 const SIGNER: &str = "signer = \"signer.pem\"";
 
@@ -239,6 +239,47 @@ fn a_draft_waits_until_another_is_in_its_place() {
         service.published(revoked).await;
         assert!(is_revoked(&circle.house, &made));
         fs::rename(at("away.sock"), at("signer.sock")).unwrap();
+        service.publisher.stop();
+    });
+}
+
+/// Neither a revocation nor a table.
+#[test]
+fn a_target_that_cannot_be_written_keeps_nothing_from_the_others() {
+    let house = House::new();
+    let first = "directory = \"out\"";
+    let both = format!("{first}\n[[audiences.targets]]\ndirectory = \"full\"");
+    configure(&house, first, &both);
+    fs::create_dir_all(house.root.join("full/keys.kgt/in-the-way")).unwrap();
+    let mut sidecar = house.sidecar();
+    run(async {
+        let service = house.serve().await;
+        // What the database says: the state of the publisher is that of the worst target.
+        let until = async |is: &dyn Fn(&Publication) -> bool| {
+            let reached = async {
+                loop {
+                    let found = service.store.publication(&audience()).await.unwrap();
+                    if is(&found) {
+                        return found;
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            let found = tokio::time::timeout(DEADLINE, reached).await;
+            found.unwrap_or_else(|_| panic!("{:?}", service.state()))
+        };
+        let base = until(&|found| found.published > 0).await.base;
+        let leaked = create(&service.store, "leaked").await;
+        let serial = revoke(&service.store, leaked.key.entry.id).await.unwrap();
+        until(&|found| found.published >= serial).await;
+        change_settings(&service.store, 1).await;
+        let table = until(&|found| found.base > base).await.base;
+        until(&|found| found.published >= table).await;
+        service.until(|state| state.unpublished.is_some()).await;
+        let reason = service.state().unpublished.unwrap().reason;
+        assert_eq!(reason, UnpublishedReason::Target);
+        sidecar.look(&house).unwrap();
+        assert_eq!(sidecar.status(&leaked.key.entry.digest), Some(KeyStatus::Revoked));
         service.publisher.stop();
     });
 }

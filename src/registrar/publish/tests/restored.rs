@@ -87,6 +87,8 @@ fn files_older_than_the_database_take_nothing_back() {
         let old = copies(&house);
         let leaked = kept.key.entry.id;
         revoke(&service.store, leaked).await.unwrap();
+        let disabled = request(host(), set(last.key.entry.id, StatusChange::Disable));
+        service.store.change(disabled).await.unwrap();
         let newer = create(&service.store, "newer").await;
         service.published(newer.serial).await;
         service.publisher.stop();
@@ -94,10 +96,11 @@ fn files_older_than_the_database_take_nothing_back() {
         assert!(published.serial < newer.serial);
         let counts = recovered(&published, &service.store, newer.serial + 7).await;
         assert_eq!((counts.changed, counts.revoked, counts.returned), (0, 0, 0));
+        assert_eq!(counts.differing, [last.key.entry.id], "for people to look at");
         assert_eq!(counts.serial, newer.serial + 8);
         for (id, status) in [
             (leaked, KeyStatus::Revoked),
-            (last.key.entry.id, KeyStatus::Active),
+            (last.key.entry.id, KeyStatus::Disabled),
             (newer.key.entry.id, KeyStatus::Active),
         ] {
             let key = service.store.key(&audience(), None, suite_ref(id)).await.unwrap();

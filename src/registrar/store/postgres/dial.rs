@@ -26,6 +26,8 @@ use super::url::{Encryption, PostgresUrl, ServerPassword};
 
 /// To one host, unless the URL sets another time.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How many dead addresses of a name are tried before a live one.
+const ADDRESSES: u32 = 3;
 /// If what was sent is not acknowledged by then, the other host is gone.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 /// How often a connection without traffic is probed.
@@ -84,7 +86,8 @@ impl ServerAddress {
     ) -> Result<DialledServer, ServerError> {
         let hosts = u32::try_from(self.config.get_hosts().len()).unwrap_or(1).max(1);
         let each = self.config.get_connect_timeout().copied().unwrap_or(CONNECT);
-        let limit = each.saturating_mul(hosts) + CONNECT;
+        // A name may have several addresses.
+        let limit = each.saturating_mul(hosts).saturating_mul(ADDRESSES) + CONNECT;
         tokio::time::timeout(limit, self.shake_hands(told)).await.unwrap_or_else(|_| {
             let why = "it takes connections, and does not answer".to_owned();
             Err(ServerError::Away { why })
