@@ -26,10 +26,7 @@ fn a_restored_database_brings_nothing_back() {
         assert_eq!(sidecar.status(&digest), Some(KeyStatus::Revoked));
         close(&house, service.store).await;
 
-        for tail in ["-wal", "-shm"] {
-            fs::remove_file(house.root.join(format!("state/registrar.db{tail}"))).ok();
-        }
-        fs::rename(&copy, house.database()).unwrap();
+        restore(&house, &copy);
         let service = house.serve().await;
         let state = service.state();
         let said = state.behind.clone().unwrap().to_string();
@@ -124,10 +121,7 @@ fn a_published_revocation_reaches_a_database_that_went_another_way() {
         let files = copies(&house);
         service.publisher.stop();
         close(&house, service.store).await;
-        for tail in ["-wal", "-shm"] {
-            fs::remove_file(house.root.join(format!("state/registrar.db{tail}"))).ok();
-        }
-        fs::rename(&copy, house.database()).unwrap();
+        restore(&house, &copy);
         let store = house.store();
         for name in ["a", "b", "c"] {
             create(&store, name).await;
@@ -138,6 +132,14 @@ fn a_published_revocation_reaches_a_database_that_went_another_way() {
         let key = store.key(&audience(), None, suite_ref(leaked.key.entry.id)).await.unwrap();
         assert_eq!(key.entry.status, KeyStatus::Revoked);
     });
+}
+
+/// Puts a copy in the place of the database.
+fn restore(house: &House, copy: &Path) {
+    for tail in ["-wal", "-shm"] {
+        fs::remove_file(house.root.join(format!("state/registrar.db{tail}"))).ok();
+    }
+    fs::rename(copy, house.database()).unwrap();
 }
 
 async fn published_in(house: &House, files: &[PathBuf], store: &Arc<dyn Store>) -> PublishedKeys {
