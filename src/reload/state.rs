@@ -45,6 +45,17 @@ struct StateStamp {
     modified: (i64, i64),
 }
 
+/// What has become of the file.
+#[derive(Debug, thiserror::Error)]
+enum StateDamage {
+    #[error("is gone")]
+    Gone,
+    #[error("cannot be read ({0})")]
+    Unreadable(io::Error),
+    #[error("was replaced with one that does not hold what was accepted")]
+    Replaced,
+}
+
 /// Why a state file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -190,31 +201,31 @@ impl StateFile {
     /// Notices that the file has gone, or is not what was written, so that the next call of
     /// [`Self::place`] writes it again.
     pub(super) fn look_after(&mut self, ledger: impl FnOnce() -> Ledger) {
-        let Some(path) = self.path.as_deref().filter(|_| !self.left) else { return };
-        let Some(written) = &self.written else { return };
+        if let Some(damage) = self.damage(ledger) {
+            let path = self.path.as_deref().unwrap_or(Path::new("")).display();
+            tracing::warn!(%path, "the state file {damage}: it is written again");
+            self.written = None;
+        }
+    }
+
+    fn damage(&mut self, ledger: impl FnOnce() -> Ledger) -> Option<StateDamage> {
+        let path = self.path.as_deref().filter(|_| !self.left)?;
+        let written = self.written.as_ref()?;
         let stamp = StateStamp::of(path);
         if stamp.is_some() && stamp == self.stamp {
-            return;
+            return None;
         }
-        let there = files::read(path, MAX_BYTES).ok().flatten();
-        let there = there.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        // Another process of this configuration may have added to it.
-        let holds_ours = |there: &String| {
-            there == written || Ledger::parse(there).is_ok_and(|it| it.covers(&ledger()))
+        let there = match files::read(path, MAX_BYTES) {
+            Ok(Some(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
+            Ok(None) => return Some(StateDamage::Gone),
+            Err(error) => return Some(StateDamage::Unreadable(error)),
         };
-        if there.as_ref().is_some_and(holds_ours) {
-            self.stamp = stamp;
-            return;
+        // Another process of this configuration may have added to it.
+        if there != *written && !Ledger::parse(&there).is_ok_and(|it| it.covers(&ledger())) {
+            return Some(StateDamage::Replaced);
         }
-        tracing::warn!(
-            path = %path.display(),
-            "the state file {}: it is written again",
-            match stamp {
-                Some(_) => "was replaced with one that does not hold what was accepted",
-                None => "is gone",
-            }
-        );
-        self.written = None;
+        self.stamp = stamp;
+        None
     }
 
     /// What was there before, and what is there now.
@@ -305,143 +316,4 @@ impl StateStamp {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    #[test]
-    fn a_damaged_file_is_put_aside() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state");
-        for text in ["", "{", "{\"version\":2}", "\0\0\0"] {
-            fs::write(&path, text).unwrap();
-            let mut state = StateFile::open(Some(&path));
-            let ledger = state.take_remembered();
-            assert_eq!(ledger, Ledger::default());
-            assert!(!path.exists() && dir.path().join("state.corrupt").exists());
-            let placed = state.place(&ledger).unwrap();
-            state.forced(placed.force());
-            assert!(state.is_persistent() && state.is_settled());
-            assert!(state.place(&ledger).is_none(), "nothing changed");
-            let mut again = StateFile::open(Some(&path));
-            let ledger = again.take_remembered();
-            assert_eq!((ledger, again.is_settled()), (Ledger::default(), true));
-        }
-    }
-
-    #[test]
-    fn a_directory_that_cannot_be_written_is_survived_and_tried_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("later/state");
-        let mut state = StateFile::open(Some(&path));
-        let ledger = state.take_remembered();
-        assert!(state.place(&ledger).is_none());
-        assert!(!state.is_persistent() && !state.is_settled());
-        assert!(state.problem().unwrap().contains("cannot be written"));
-        fs::create_dir(dir.path().join("later")).unwrap();
-        let placed = state.place(&ledger).unwrap();
-        state.forced(placed.force());
-        assert!(state.is_persistent() && state.is_settled());
-    }
-
-    #[test]
-    fn what_could_not_be_forced_is_written_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut state = StateFile::open(Some(&dir.path().join("state")));
-        let ledger = state.take_remembered();
-        for _ in 0..2 {
-            assert!(state.place(&ledger).is_some());
-            state.forced(Err(io::ErrorKind::StorageFull.into()));
-            assert!(!state.is_settled() && !state.is_persistent());
-            assert!(state.problem().unwrap().contains("cannot be forced to the disk"));
-        }
-        let placed = state.place(&ledger).unwrap();
-        assert!(!state.is_persistent(), "written, but that it was before");
-        state.forced(placed.force());
-        assert!(state.is_settled() && state.is_persistent());
-        assert!(state.place(&ledger).is_none());
-    }
-
-    #[test]
-    fn nowhere_to_write_is_no_persistence() {
-        let mut state = StateFile::open(None);
-        let ledger = state.take_remembered();
-        assert!(state.place(&ledger).is_none());
-        assert!(state.is_settled() && !state.is_persistent());
-    }
-
-    /// A ledger of a table in force, by its text.
-    fn ledger(table: u64, patch: u64) -> Ledger {
-        let base = |serial| format!("{{\"serial\":{serial},\"body_sha256\":\"{:064x}\"}}", serial);
-        Ledger::parse(&format!(
-            "{{\"version\":1,\"table\":{},\"table_includes\":{table},\"patch\":{},\"floor\":{table},\
-             \"active\":1,\"shelf\":[]}}",
-            base(table),
-            base(patch)
-        ))
-        .unwrap()
-    }
-
-    fn serials(path: &Path) -> (u64, u64) {
-        let there = Ledger::parse(&fs::read_to_string(path).unwrap()).unwrap();
-        (there.table_serial().unwrap(), there.patch_serial().unwrap())
-    }
-
-    #[test]
-    fn two_processes_write_only_upwards() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state");
-        let mut old = StateFile::open(Some(&path));
-        let mut new = StateFile::open(Some(&path));
-        assert!(old.place(&ledger(3, 4)).is_some());
-        assert!(new.place(&ledger(5, 2)).is_some());
-        assert_eq!(serials(&path), (5, 4), "the higher of both");
-        assert!(old.place(&ledger(3, 6)).is_some());
-        assert_eq!(serials(&path), (5, 6));
-        assert!(old.place(&ledger(3, 6)).is_none(), "nothing changed");
-        // It may lower its own serials, but those of the other process only on purpose.
-        assert!(new.place(&ledger(5, 2)).is_none());
-        new.begin_anew();
-        assert!(new.place(&ledger(1, 1)).is_some());
-        assert_eq!(serials(&path), (1, 1));
-        old.leave();
-        assert!(old.place(&ledger(9, 9)).is_none() && old.is_settled());
-        assert_eq!(serials(&path), (1, 1), "a process that drains writes nothing");
-    }
-
-    #[test]
-    fn a_file_that_is_gone_or_taken_back_is_written_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state");
-        let (mut state, ours) = (StateFile::open(Some(&path)), ledger(5, 6));
-        assert!(state.place(&ours).is_some());
-        let before = fs::read(&path).unwrap();
-        let damages: [&dyn Fn(); 3] = [
-            &|| fs::remove_file(&path).unwrap(),
-            &|| fs::write(&path, ledger(3, 4).to_text()).unwrap(),
-            &|| fs::write(&path, "{").unwrap(),
-        ];
-        for damage in damages {
-            state.look_after(|| ours.clone());
-            assert!(state.is_settled() && state.place(&ours).is_none(), "nothing changed");
-            damage();
-            assert!(state.place(&ours).is_none(), "nobody has looked yet");
-            state.look_after(|| ours.clone());
-            assert!(!state.is_settled());
-            assert!(state.place(&ours).is_some());
-            assert_eq!(fs::read(&path).unwrap(), before);
-        }
-        // What another process has added is no damage.
-        let mut other = StateFile::open(Some(&path));
-        assert!(other.place(&ledger(7, 8)).is_some());
-        state.look_after(|| ours.clone());
-        assert!(state.is_settled());
-        assert_eq!(serials(&path), (7, 8));
-        // Nor is anything that happens once a successor writes.
-        state.leave();
-        fs::remove_file(&path).unwrap();
-        state.look_after(|| ours.clone());
-        assert!(state.place(&ours).is_none() && state.is_settled());
-    }
-}
+mod tests;

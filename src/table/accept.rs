@@ -470,16 +470,30 @@ impl Ledger {
         }
     }
 
-    /// Whether nothing is forgotten if `self` is remembered in place of `other`.
+    /// Whether nothing is forgotten if `self` is remembered in place of `other`: its serials are as
+    /// high, and each patch of `other` is there, is included or has been replaced.
     pub fn covers(&self, other: &Self) -> bool {
-        let kept = |file: &Vec<u8>| {
-            self.shelf.contains(file)
-                || Manifest::unverified(file).is_ok_and(|it| it.serial <= self.table_includes)
-        };
-        self.table_serial() >= other.table_serial()
-            && self.patch_serial() >= other.patch_serial()
-            && self.floor >= other.floor
-            && other.shelf.iter().all(kept)
+        if self.table_serial() < other.table_serial()
+            || self.patch_serial() < other.patch_serial()
+            || self.floor < other.floor
+        {
+            return false;
+        }
+        let includes = self.includes();
+        let mut both = self.raised_by(other).shelf.into_iter();
+        both.all(|file| {
+            self.shelf.contains(&file)
+                || Manifest::unverified(&file).is_ok_and(|it| it.serial <= includes)
+        })
+    }
+
+    /// What the table and the patch in force over it include: see [`Acceptance::settle`].
+    fn includes(&self) -> u64 {
+        let shelf = self.shelf.iter().filter_map(|file| Manifest::unverified(file).ok());
+        let fits = shelf
+            .filter(|it| it.base == self.table && it.includes_through >= self.table_includes)
+            .max_by_key(|it| it.serial);
+        fits.map_or(self.table_includes, |it| it.includes_through)
     }
 
     /// Serial of the table that was last in force.

@@ -5,11 +5,15 @@
 //! the earlier one need not be kept. A publisher may leave out a key that has become what it is in
 //! the base; but the base is not there, so nobody knows what that is. Then the earlier patch stays,
 //! and what it forbids stays forbidden.
+//!
+//! Every signer of the earlier patch has to have signed the next one too. Otherwise, the next one could
+//! lose its trust while the earlier one would have kept it, and a revocation would be forgotten.
 
 use std::collections::HashSet;
 
 use super::body::TableBody;
 use super::manifest::Manifest;
+use super::trust::PublicKey;
 use crate::core::KeyId;
 
 /// What a patch states.
@@ -17,6 +21,7 @@ use crate::core::KeyId;
 pub(super) struct StatedPatch<'p> {
     pub(super) manifest: &'p Manifest,
     pub(super) body: &'p TableBody,
+    pub(super) signed_by: &'p [PublicKey],
 }
 
 /// Removes those that another one replaces.
@@ -25,9 +30,8 @@ pub(super) fn without_replaced<T>(
     stated: impl Fn(&T) -> Option<StatedPatch<'_>>,
 ) {
     let all: Vec<_> = patches.iter().map(&stated).collect();
-    let is_replaced = |older: &StatedPatch<'_>| {
-        all.iter().flatten().any(|newer| newer.knows_of(*older) && newer.states_all_of(*older))
-    };
+    let is_replaced =
+        |older: &StatedPatch<'_>| all.iter().flatten().any(|newer| newer.replaces(*older));
     let keep: Vec<bool> =
         all.iter().map(|patch| !patch.as_ref().is_some_and(is_replaced)).collect();
     let mut keep = keep.into_iter();
@@ -37,6 +41,12 @@ pub(super) fn without_replaced<T>(
 // === impl StatedPatch ===
 
 impl StatedPatch<'_> {
+    fn replaces(self, older: Self) -> bool {
+        self.knows_of(older)
+            && older.signed_by.iter().all(|signer| self.signed_by.contains(signer))
+            && self.states_all_of(older)
+    }
+
     /// Whether its publisher made it over the same base, and knew of the older one.
     fn knows_of(self, older: Self) -> bool {
         let (newer, older) = (self.manifest, older.manifest);

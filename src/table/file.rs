@@ -43,6 +43,8 @@ pub struct SignedHead {
 pub(super) struct PatchContent {
     manifest: Manifest,
     body: TableBody,
+    /// Of the signatures that the file carries.
+    signed_by: Vec<PublicKey>,
 }
 
 #[derive(Debug)]
@@ -309,7 +311,8 @@ impl Patch {
     }
 
     pub(super) fn stated(&self) -> StatedPatch<'_> {
-        StatedPatch { manifest: &self.0.manifest, body: &self.0.body }
+        let File { manifest, signed_by, body } = &self.0;
+        StatedPatch { manifest, body, signed_by }
     }
 }
 
@@ -322,11 +325,14 @@ impl PatchContent {
         let manifest = Manifest::parse(&envelope).ok()?;
         let (at, format) = (envelope.body_at, envelope.format);
         check_body(&manifest, file.get(at..)?).ok()?;
+        let signers = envelope.signatures.iter().map(|entry| PublicKey::from_raw(entry.key));
+        let signed_by = signers.collect::<Result<_, _>>().ok()?;
         let body = TableBody::open(Buffer::from(file.to_vec()), at, format).ok()?;
-        Some(Self { manifest, body })
+        Some(Self { manifest, body, signed_by })
     }
 
     pub(super) fn stated(&self) -> StatedPatch<'_> {
-        StatedPatch { manifest: &self.manifest, body: &self.body }
+        let Self { manifest, body, signed_by } = self;
+        StatedPatch { manifest, body, signed_by }
     }
 }

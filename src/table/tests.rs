@@ -2,6 +2,7 @@
 
 mod accept;
 mod build;
+mod cumulative;
 mod docs;
 mod formats;
 mod model;

@@ -7,9 +7,9 @@ use crate::table::testkit::*;
 use crate::table::write::{PatchDraft, RemovalOf};
 use crate::table::*;
 
-const NOW: Now = Now { unix_ms: 5_000_000, mono_ns: 0 };
+pub(super) const NOW: Now = Now { unix_ms: 5_000_000, mono_ns: 0 };
 
-fn specs(range: std::ops::Range<u32>) -> Vec<KeySpec> {
+pub(super) fn specs(range: std::ops::Range<u32>) -> Vec<KeySpec> {
     range.map(spec).collect()
 }
 
@@ -22,7 +22,7 @@ fn stated(serial: u64, keys: &[KeySpec], change: impl FnOnce(&mut Issue)) -> Arc
     Arc::new(Table::open(file, &signer.trust(), &Bounds::default()).unwrap())
 }
 
-fn plain(serial: u64, keys: &[KeySpec]) -> Arc<Table> {
+pub(super) fn plain(serial: u64, keys: &[KeySpec]) -> Arc<Table> {
     stated(serial, keys, |_| {})
 }
 
@@ -40,7 +40,7 @@ fn reason(result: Result<AcceptOutcome, Refusal>) -> &'static str {
     }
 }
 
-fn desk_with(table: &Arc<Table>) -> Acceptance {
+pub(super) fn desk_with(table: &Arc<Table>) -> Acceptance {
     let mut desk = Acceptance::new(AcceptRules::default());
     assert_eq!(desk.offer_table(table.clone(), NOW), Ok(AcceptOutcome::InForce));
     desk
@@ -56,7 +56,7 @@ fn restarted(desk: &Acceptance) -> Acceptance {
     desk
 }
 
-fn admits(desk: &Acceptance, n: u32) -> bool {
+pub(super) fn admits(desk: &Acceptance, n: u32) -> bool {
     let found = desk.current().and_then(|set| set.any(&spec(n).digest));
     found.is_some_and(|view| view.grant.status == KeyStatus::Active)
 }
