@@ -25,7 +25,7 @@ fn remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::IsADirectory => "that is a directory: name the file in it",
         io::ErrorKind::InvalidData => "save it as UTF-8; TOML is nothing else",
         io::ErrorKind::FileTooLarge => "is it the right file? a configuration is a few pages",
-        _ => "see whether the disk and the mount are well",
+        _ => "check the disk and the mount",
     }
 }
 

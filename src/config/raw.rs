@@ -351,13 +351,23 @@ impl ConfigReader<'_> {
     }
 
     pub(crate) fn wrong(&self, place: &ConfigPlace, want: &str, got: &DeValue<'_>) {
-        let key = place.path.rsplit('.').next().unwrap_or_default();
+        let is_plain = got.as_array().is_none() && got.as_table().is_none();
         let hint = match want {
-            "a string" => "write it in quotes".to_owned(),
-            "a list of strings" => format!("write {key} = [\"…\"], with a string for each"),
+            "a string" if is_plain => "write it in quotes".to_owned(),
+            "a string" => "write one value, in quotes".to_owned(),
+            "a list of strings" => {
+                "write it in brackets, as [\"…\", \"…\"], with a string for each".to_owned()
+            }
             "true or false" => "write true or false, without quotes".to_owned(),
             "a whole number" => "write the number without quotes and without a unit".to_owned(),
-            _ => format!("write [{}] on a line of its own, and its keys below", place.path),
+            _ => {
+                let section = without_positions(&place.path);
+                let section = match self.lists.borrow().contains(&section) {
+                    true => format!("[[{section}]]"),
+                    false => format!("[{section}]"),
+                };
+                format!("write {section} on a line of its own, and its keys below")
+            }
         };
         self.wrong_with(place, want, got, &hint);
     }
@@ -375,6 +385,13 @@ impl ConfigReader<'_> {
         };
         self.fault(place, ConfigProblem::new(format!("must be {want}, got {got}")).hint(hint));
     }
+}
+
+/// `listen.tls` of `listen[0].tls`, as the header of a section names it.
+fn without_positions(path: &str) -> String {
+    let mut parts = path.split('[');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.filter_map(|part| part.split_once(']')).fold(first, |path, (_, rest)| path + rest)
 }
 
 /// One of `choices`, or a problem that lists them.

@@ -450,7 +450,7 @@ pub(crate) fn unreadable(error: &io::Error) -> &'static str {
         io::ErrorKind::InvalidInput => "name a regular file, no pipe, socket or device",
         io::ErrorKind::IsADirectory => "name a file in it",
         io::ErrorKind::FileTooLarge => "is it the right file? keys and certificates are short",
-        _ => "see whether the disk and the mount are well",
+        _ => "check the disk and the mount",
     }
 }
 

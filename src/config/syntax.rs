@@ -37,12 +37,13 @@ impl<'t> SyntaxLine<'t> {
 
     /// The same key or section, further up: its line, from 1.
     fn first(&self) -> Option<usize> {
-        let mut lines = self.before.iter().enumerate();
+        let mut lines = self.before.iter().enumerate().rev();
         let found = match section_of(self.line) {
+            // The nearest one: further up, the same name may be that of another element of a list.
             Some(section) => lines.find(|(_, line)| section_of(line) == Some(section)),
             None => {
                 let key = key_of(self.line)?;
-                let mut here = lines.rev().take_while(|(_, line)| section_of(line).is_none());
+                let mut here = lines.take_while(|(_, line)| section_of(line).is_none());
                 here.find(|(_, line)| key_of(line) == Some(key))
             }
         };
@@ -66,6 +67,9 @@ impl<'t> SyntaxLine<'t> {
         }
         let problem = ConfigProblem::new(message);
         match section {
+            Some(name) if LISTS.contains(&name) => {
+                problem.hint(format!("write [[{name}]] on a line of its own"))
+            }
             Some(name) => problem.hint(format!("write [{name}] on a line of its own")),
             None => problem.hint(
                 "a line is KEY = VALUE: strings are in quotes, lists in brackets, and numbers, true \

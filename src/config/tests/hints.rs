@@ -72,12 +72,15 @@ fn values_of_another_type_and_lines_that_are_not_toml() {
         ),
         (
             "permissions = \"read\"",
-            "routes[0].permissions: must be a list of strings, got a string\nhint: write permissions = [\"…\"]",
+            "routes[0].permissions: must be a list of strings, got a string\nhint: write it in brackets, as [\"…\", \"…\"]",
         ),
         (
             "[log]\naccess = \"yes\"",
             "log.access: must be true or false, got a string\nhint: write true or false",
         ),
+        ("[[cors]\n", "cors: "),
+        ("[[cors]\n", "\nhint: write [[cors]] on a line of its own"),
+        ("[log]\nlevel = [\"info\"]", "got an array\nhint: write one value, in quotes"),
         ("log = 1", "\nhint: write [log]"),
     ] {
         let text = match more.starts_with("log =") {
@@ -86,6 +89,28 @@ fn values_of_another_type_and_lines_that_are_not_toml() {
         };
         let found = faults(&text);
         assert!(found.iter().any(|fault| fault.contains(want)), "{more}: {found:?}");
+    }
+}
+
+/// The header that a hint proposes is TOML, and names the section of the same element.
+#[test]
+fn headers_in_hints_fit_lists() {
+    let without = SMALL.replace("[[routes]]\npath = \"/*\"\n", "");
+    let listen = |more: &str| SMALL.replace("[listen]\n", &format!("[[listen]]\n{more}"));
+    let twice = "address = \"127.0.0.1:1\"\n[listen.tls]\ncertificate = \"tls.crt\"\n[[listen]]\n\
+                 address = \"127.0.0.1:2\"\n[listen.tls]\n[listen.tls]\n[[listen]]\n";
+    for (text, want) in [
+        (format!("routes = [\"x\"]\n{without}"), "\nhint: write [[routes]] on a line of its own"),
+        (format!("routes = 1\n{without}"), "\nhint: write [[routes]] on a line of its own"),
+        (listen("tls = true\n"), "\nhint: write [listen.tls] on a line of its own"),
+        (listen(twice), "9:9: listen.tls: duplicate key, first on line 8"),
+        (
+            format!("{SMALL}[[routes]]\npath = \"/b\"\nmethods = [[\"GET\"]]\n"),
+            "got an array\nhint: write one value, in quotes",
+        ),
+    ] {
+        let found = faults(&text);
+        assert!(found.iter().any(|fault| fault.contains(want)), "{text}: {found:?}");
     }
 }
 
