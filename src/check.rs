@@ -158,7 +158,8 @@ pub fn check(file: &Path, config: &Config, loaded: Option<&Preview>, now: Now) -
     let LimitFindings { mut errors, warnings } = limits.unwrap_or_default();
     findings.extend(warnings);
     if let Some(loaded) = loaded {
-        let expiry = expiry::look(config.table.after_expiry, &loaded.keys, now);
+        let (after, observe) = (config.table.after_expiry, policy.observe.as_deref());
+        let expiry = expiry::look(after, observe, &loaded.keys, now);
         errors.extend(expiry.error);
         findings.extend(expiry.warning);
     }

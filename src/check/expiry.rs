@@ -3,6 +3,7 @@
 
 use super::Finding;
 use crate::config::AfterExpiry;
+use crate::core::observe::{EnforcedShare, Observe, ObserveReach};
 use crate::core::{KeyLookup as _, Now};
 use crate::reload::Time;
 use crate::table::KeySet;
@@ -16,7 +17,12 @@ pub(super) struct ExpiryFindings {
     pub(super) warning: Option<Finding>,
 }
 
-pub(super) fn look(after: AfterExpiry, keys: &KeySet, now: Now) -> ExpiryFindings {
+pub(super) fn look(
+    after: AfterExpiry,
+    observe: Option<&Observe>,
+    keys: &KeySet,
+    now: Now,
+) -> ExpiryFindings {
     let mut found = ExpiryFindings::default();
     let secs = now.unix_secs();
     let Some(at) = keys.table().manifest().expires_at.filter(|at| secs >= *at) else {
@@ -31,7 +37,17 @@ pub(super) fn look(after: AfterExpiry, keys: &KeySet, now: Now) -> ExpiryFinding
                 .to_owned(),
         ),
     };
+    // A lookup that finds nothing leaves no key that could be in the enforced share.
+    let is_observed = observe.is_some_and(|observe| {
+        observe.reach == ObserveReach::WholeGate && observe.share_at(now) < EnforcedShare::ALL
+    });
     match (after, keys.refuse_from()) {
+        (AfterExpiry::Refuse, Some(from)) if secs >= from && is_observed => {
+            let then = "requests pass while [observe] lets them, but keygate is not ready after a \
+                        start, and refuses every request that it enforces, because \
+                        `table.after_expiry` is refuse";
+            found.warning = Some(finding(then.to_owned()));
+        }
         (AfterExpiry::Refuse, Some(from)) if secs >= from => {
             let then = "every request is refused with 503, because `table.after_expiry` is refuse";
             found.error = Some(finding(then.to_owned()));

@@ -58,7 +58,7 @@ struct SidecarAnswer {
     /// The last table or patch was refused.
     #[serde(skip)]
     refused: bool,
-    /// It serves nothing because of its table, such as one that has expired: why.
+    /// Its table, such as one that has expired, keeps it from being ready: why.
     #[serde(skip_serializing_if = "Option::is_none")]
     refuses: Option<String>,
     /// The table in force has expired.
@@ -189,7 +189,7 @@ impl Status {
         }
         let refuses = count(|a| a.refuses.is_some());
         if refuses > 0 {
-            wrong.push(format!("every request is refused on {refuses} of {of}"));
+            wrong.push(format!("the table keeps {refuses} of {of} from being ready"));
         }
         if ill > 0 {
             wrong.push(format!(

@@ -115,7 +115,7 @@ const ILL_SERVICE: &str = r#"{"serial":42,"ready":false,"table":{"serial":42},
 const TWO_LINES: &str = r#"{"serial":42,"table":{"serial":42},
     "config":{"error":"the configuration has an error\nkeygate.toml:1:1: x: unknown key\nhint: y"}}"#;
 
-/// The serial is in force, and every request is refused.
+/// The serial is in force, and nobody sends the sidecar a request.
 #[test]
 fn an_expired_table_is_shown_and_a_refusing_one_ends_with_75() {
     let room = Room::new();
@@ -129,7 +129,7 @@ fn an_expired_table_is_shown_and_a_refusing_one_ends_with_75() {
         assert!(told.stdout.contains("the table in force has expired"), "{}", told.stdout);
         let told = room.run(&[asked, &[&expired, &refuses]].concat());
         assert_eq!(told.code, 75);
-        assert!(told.stderr.contains("refused on 1 of 2 sidecars"), "{}", told.stderr);
+        assert!(told.stderr.contains("keeps 1 of 2 sidecars from being ready"), "{}", told.stderr);
         assert!(told.stdout.contains("not ready: the table in force"), "{}", told.stdout);
     }
     let told = room.run(&["status", &answering("200 OK", TWO_LINES).to_string()]);
