@@ -268,6 +268,39 @@ fn a_panic_ends_its_request_only() {
     });
 }
 
+/// Whatever a drain cuts off, its client was still there.
+#[test]
+fn a_drain_counts_nobody_as_gone() {
+    Bench::run(async |bench| {
+        let mut waits = bench.connect();
+        waits.write_all(&head("GET", "/slow", STAYS)).await.unwrap();
+        let _silent = bench.accept().await;
+        let mut reads = bench.connect();
+        reads.write_all(&head("GET", "/slow", STAYS)).await.unwrap();
+        let mut half = bench.accept().await;
+        half.write_all(CHUNKED).await.unwrap();
+        reads.read_exact(&mut [0; 12]).await.unwrap();
+        let mut h2 = bench.connect_http2().await;
+        let running = tokio::task::spawn_local(h2.send_request(request("/slow", STAYS)));
+        let mut second = bench.accept().await;
+        second.write_all(CHUNKED).await.unwrap();
+        let answer = running.await.unwrap().unwrap();
+        turns().await;
+        bench.service.cut();
+        turns().await;
+        drop(answer);
+        bench.shows("keygate_requests_in_flight 0");
+        bench.shows("keygate_requests_failed_total{reason=\"shutdown\"} 3");
+        bench.shows("keygate_requests_aborted_total 0");
+        let counted = bench.service.metrics();
+        for (code, count) in [("200", " 2"), ("503", " 1")] {
+            let line = format!("keygate_requests_total{{code=\"{code}\",method=\"GET\",route=\"");
+            let is_it = |l: &str| l.starts_with(&line) && l.ends_with(count);
+            assert!(counted.lines().any(is_it), "{counted}");
+        }
+    });
+}
+
 /// The swap itself wakes the code that ends streams: no timer runs here, and the clock stands
 /// still. Bytes that were ready to be read at the moment of the swap, on either side, are not
 /// passed on.

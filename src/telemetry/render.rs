@@ -30,13 +30,14 @@ const UPSTREAM_REASONS: [Reason; 6] = [
 ];
 
 /// Reasons for which a request fails without a verdict against it, shown from the start.
-const FAILED_REASONS: [Reason; 11] = [
+const FAILED_REASONS: [Reason; 12] = [
     Reason::BadHeader,
     Reason::BodyTimeout,
     Reason::BodyTooLarge,
     Reason::HeaderTimeout,
     Reason::HeadersTooLarge,
     Reason::Overloaded,
+    Reason::Shutdown,
     Reason::UpstreamBadResponse,
     Reason::UpstreamClosed,
     Reason::UpstreamConnect,

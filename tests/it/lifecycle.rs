@@ -258,19 +258,20 @@ fn sigterm_finishes_what_runs() {
 
 #[test]
 fn the_deadline_cuts_and_a_second_sigterm_cuts_at_once() {
-    let hang = || {
-        Upstream::answering(|_| {
-            [send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"), vec![Step::Drain]].concat()
-        })
-    };
-    for twice in [false, true] {
-        let upstream = hang();
+    let hang =
+        |head: &'static str| Upstream::answering(move |_| [send(head), vec![Step::Drain]].concat());
+    let half = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n";
+    for (twice, head) in [(false, half), (true, half), (false, "")] {
+        let upstream = hang(head);
         let deadline = if twice { "60s" } else { "500ms" };
         let more = format!("[drain]\ndeadline = \"{deadline}\"\n[log]\naccess_file = \"log\"\n");
         let gate = Gate::before(&upstream).also(&more).start();
         let mut running = Client::connect(gate.address);
         running.send(get());
-        assert_eq!(running.response_head().status(), 200);
+        match head {
+            "" => assert_eq!(upstream.wait_for(1).len(), 1),
+            _ => assert_eq!(running.response_head().status(), 200),
+        }
         gate.process.signal("TERM");
         if twice {
             gate.process.eventually("un-ready", || {
@@ -281,6 +282,9 @@ fn the_deadline_cuts_and_a_second_sigterm_cuts_at_once() {
         assert!(gate.process.wait(Duration::from_secs(5)).is_some(), "cut ({twice})");
         let log = gate.folder.read("log");
         assert!(log.contains("\"reason\":\"shutdown\"") && log.lines().count() == 1, "{log}");
+        // Nobody failed to wait.
+        let status = if head.is_empty() { "\"status\":503" } else { "\"status\":200" };
+        assert!(log.contains(status), "{log}");
     }
 }
 

@@ -274,8 +274,14 @@ impl RequestRecord {
         }
     }
 
+    /// The client has not taken its answer. A connection that a drain cut off is no sign of that.
     pub(crate) fn client_gone(&mut self) {
-        self.aborted = true;
+        self.aborted |= !self.is_drained();
+    }
+
+    /// Whether keygate has stopped and cut off the connection.
+    fn is_drained(&self) -> bool {
+        self.activity.cut.get() == Some(CutReason::Drain)
     }
 
     /// True once, for the final trailers of a gRPC stream that was ended.
@@ -300,17 +306,19 @@ impl Drop for RequestRecord {
                 self.activity.body_open.set(false);
             }
         }
-        if self.activity.cut.get() == Some(CutReason::Drain) {
+        let is_drained = self.is_drained();
+        if is_drained {
             self.ended_early(Reason::Shutdown);
         }
         if self.observed.is_some() {
             self.end_comparison();
         }
         let (worker, cells) = (&self.worker, &self.worker.cells);
-        // Dropped before there was an answer: the client left, or keygate itself failed.
+        // Dropped before there was an answer: the client left, keygate stopped, or it failed itself.
         // 499 is what nginx and its users call a client that did not wait.
         let (aborted, status) = match self.status {
             0 if std::thread::panicking() => (self.aborted, 500),
+            0 if is_drained => (false, Reason::Shutdown.status()),
             0 => (true, 499),
             status => (self.aborted, status),
         };
