@@ -342,7 +342,7 @@ pub fn finish(
     if body.active() == 0 && !issue.acknowledge.contains(&Acknowledge::Empty) {
         session.output.warn(
             "the table has no active key, and sidecars refuse such a table (empty)\n\
-             hint: create a key first; if it is meant, `keygatectl table build --acknowledge empty`",
+             hint: create a key first; if that is intended, `keygatectl table build --acknowledge empty`",
         );
     }
     let mut draft = body.into_table(issue).map_err(|e| Error::refused(out, e))?;

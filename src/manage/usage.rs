@@ -78,6 +78,16 @@ impl UsageArgs {
         }
         Ok(merge)
     }
+
+    /// When an empty source will have a record.
+    fn when_it_is_there(&self) -> &'static str {
+        match self.usage.iter().any(|source| url(source).is_none()) {
+            true => {
+                "a sidecar writes to `usage.file` once a minute, first a minute after its start"
+            }
+            false => "see whether these are the admin listeners of sidecars, which have started",
+        }
+    }
 }
 
 // === impl UsagePeriod ===
@@ -85,14 +95,13 @@ impl UsageArgs {
 impl UsagePeriod {
     /// Whether everything is known from `from` to `now` (Unix seconds); otherwise, which record is
     /// missing. `asked` is the period as requested.
-    pub fn check(&self, merge: &UsageMerge, from: u64, now: u64) -> Result<()> {
+    pub fn check(&self, read: &UsageArgs, merge: &UsageMerge, from: u64, now: u64) -> Result<()> {
         let minute = |secs: u64| u32::try_from(secs / 60).unwrap_or(u32::MAX);
         if merge.is_empty() {
-            return Err(Error::NoUsage(
-                "there is no usage record in what --usage names\n\
-                 hint: a sidecar writes to `usage.file` once a minute, first a minute after its start"
-                    .into(),
-            ));
+            return Err(Error::NoUsage(format!(
+                "there is no usage record in what --usage names\nhint: {}",
+                read.when_it_is_there()
+            )));
         }
         if merge.dropped() > 0 {
             let dropped = merge.dropped();
@@ -230,6 +239,17 @@ mod tests {
             ("/var/lib/keygate/usage.ndjson", None),
         ] {
             assert_eq!(url(source).as_deref(), want, "{source}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_mentioned_where_one_was_named() {
+        for (source, is_file) in [("usage.ndjson", true), ("http://a:1", false)] {
+            let args = UsageArgs { usage: vec![source.to_owned()], token_file: None };
+            let nothing = UsageMerge::asked_since(0);
+            let period = UsagePeriod { added: Vec::new(), gone: Vec::new() };
+            let said = period.check(&args, &nothing, 0, 60).unwrap_err().to_string();
+            assert_eq!(said.contains("`usage.file`"), is_file, "{said}");
         }
     }
 

@@ -46,13 +46,13 @@ fn remedy(error: &io::Error) -> &'static str {
         // Ours, with remedies of their own.
         io::ErrorKind::Other if error.to_string().contains("\nhint: ") => "",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "\nhint: free some space; the next record has what this one lacks"
+            "\nhint: free some space; the next record will contain what is missing"
         }
         io::ErrorKind::NotFound => "\nhint: make its directory, and let keygate write there",
         io::ErrorKind::PermissionDenied => {
             "\nhint: let the user that runs keygate write the file and its directory"
         }
-        _ => "\nhint: see whether the disk is well, and give each sidecar a file of its own",
+        _ => "\nhint: check the disk, and give each sidecar a file of its own",
     }
 }
 

@@ -97,7 +97,7 @@ impl Unused {
         let from = now.saturating_sub(self.period.as_secs());
         let audience = registry.settings.audience.as_deref();
         let merge = self.records.read_since(audience, minute(from))?;
-        self.covered.check(&merge, from, now)?;
+        self.covered.check(&self.records, &merge, from, now)?;
         let mut found: Vec<(RegistryEntry, MergedUse)> = Vec::new();
         let mut passed = PassedOver::default();
         let filter = Filter { org: self.org.clone(), ..Filter::default() };
@@ -193,7 +193,7 @@ impl SafeToRevoke {
         let in_use = used_since(&used, from) || refused > 0;
         // A recorded use settles the question, however short the records are.
         if !in_use {
-            self.covered.check(&merge, from, now)?;
+            self.covered.check(&self.records, &merge, from, now)?;
         }
         let last = show_minute(used.last);
         if session.output.json {

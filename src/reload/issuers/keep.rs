@@ -69,6 +69,8 @@ pub(super) struct IssuerKeeper {
     failures: u32,
     /// As last logged.
     told: Option<String>,
+    /// Why there is no copy, as last logged.
+    copy_failure: Option<String>,
     /// Stays after a success.
     last_error: Option<IssuerError>,
     /// Who except its owner may write the file. `None`: not checked yet.
@@ -135,6 +137,7 @@ impl IssuerKeeper {
             had,
             failures: 0,
             told: None,
+            copy_failure: None,
             last_error: None,
             writers: None,
             jitter: u64::from(std::process::id()),
@@ -450,13 +453,17 @@ impl IssuerKeeper {
         });
     }
 
-    fn keep_copy(&self, bytes: &[u8]) {
+    fn keep_copy(&mut self, bytes: &[u8]) {
         let JwksSource::Url { url, copy: Some(copy), .. } = &self.issuer.jwks else { return };
         let kept = KeptSet::new(&self.issuer.rules.issuer, url, self.now(), bytes);
-        if let Err(error) = kept.and_then(|kept| kept.place(copy)) {
+        let failure = kept.and_then(|kept| kept.place(copy)).err().map(|error| error.to_string());
+        if failure != self.copy_failure
+            && let Some(error) = &failure
+        {
             let issuer = &*self.issuer.rules.issuer;
-            tracing::warn!(issuer, copy = %copy.display(), %error, "cannot keep a copy of its keys");
+            tracing::warn!(issuer, copy = %copy.display(), error, "cannot keep a copy of its keys");
         }
+        self.copy_failure = failure;
     }
 
     /// The copy was just confirmed, which a successor has to know.
@@ -465,8 +472,14 @@ impl IssuerKeeper {
         let mut kept = match KeptSet::read(copy) {
             Ok(kept) => kept,
             Err(error) => {
-                // Somebody has removed it. Only a whole answer makes another one.
-                if let (CopyError::Missing, OpenedSource::Url(source)) = (error, &mut self.source) {
+                // Somebody has removed it. Only a whole answer makes another one, which takes a
+                // directory to put it in.
+                let has_place = copy
+                    .parent()
+                    .is_none_or(|folder| folder.as_os_str().is_empty() || folder.exists());
+                if let (CopyError::Missing, OpenedSource::Url(source)) = (error, &mut self.source)
+                    && has_place
+                {
                     source.forget();
                 }
                 return;

@@ -216,6 +216,31 @@ fn a_copy_that_was_removed_is_made_again() {
     assert!(kept.keeper.last_error.is_none(), "{:?}", kept.keeper.last_error);
 }
 
+/// Asking for the whole set again and again would not bring the directory back.
+#[test]
+fn a_copy_whose_directory_is_gone_costs_no_request() {
+    let directory = tempfile::tempdir().unwrap();
+    let inner = directory.path().join("copies");
+    let copy = inner.join("idp.json");
+    std::fs::create_dir(&inner).unwrap();
+    let idp = Idp::start(&ok(ONE, "etag: \"1\"\r\n"));
+    let more = format!("jwks_copy = \"{}\"", copy.display());
+    let mut kept = kept(&format!("http://{}/jwks", idp.address), &more);
+    kept.keeper.look();
+    std::fs::remove_dir_all(&inner).unwrap();
+    kept.keeper.look();
+    std::fs::create_dir(&inner).unwrap();
+    kept.keeper.look();
+    assert!(!copy.exists(), "304: the validators were kept");
+    kept.keeper.look();
+    assert!(copy.exists(), "the directory is back");
+    kept.keeper.keep_copy(b"{}");
+    assert_eq!(kept.keeper.copy_failure, None);
+    std::fs::remove_dir_all(&inner).unwrap();
+    kept.keeper.keep_copy(b"{}");
+    assert!(kept.keeper.copy_failure.is_some(), "logged once");
+}
+
 /// Whatever is in the place of the copy: nobody has asked keygate to replace it.
 #[test]
 fn a_file_that_is_no_copy_stays() {
