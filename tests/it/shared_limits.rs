@@ -262,9 +262,7 @@ fn a_drain_gives_back_what_was_taken_in_advance() {
     let fleet = SharedFleet::start(1, "1000/d burst 1000", &store);
     let gate = &fleet.gates[0];
     let mut client = Client::connect(gate.address);
-    for _ in 0..60 {
-        assert_eq!(status(&mut client, SECRET), 200);
-    }
+    assert_eq!(status(&mut client, SECRET), 200);
     let key = redis.keys("kg1:").into_iter().find(|key| key.ends_with(":per-key")).unwrap();
     // How much is taken, by how far the value is ahead of now: 86.4 s for each.
     let taken = || {
@@ -272,12 +270,18 @@ fn a_drain_gives_back_what_was_taken_in_advance() {
         let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         ((value / 1e6 - seconds.as_secs_f64()) / 86.4).round() as i64
     };
-    assert!(taken() > 60, "nothing was taken in advance: {}", taken());
+    // How much it takes depends on the rate that it sees, and that on the machine.
+    let mut sent = 1;
+    while sent < 60 || taken() <= sent {
+        assert!(sent < 900, "nothing was taken in advance: {} of {sent}", taken());
+        assert_eq!(status(&mut client, SECRET), 200);
+        sent += 1;
+    }
     let counted = || redis.keys("kg1:").iter().any(|key| key.ends_with(":replicas"));
     assert!(counted());
     gate.process.signal("TERM");
     assert!(gate.process.wait(Duration::from_secs(20)).is_some(), "it ends");
-    assert_eq!(taken(), 60);
+    assert_eq!(taken(), sent);
     assert!(!counted(), "it is still counted as one of them");
 }
 

@@ -262,7 +262,8 @@ fn by_the_slots_of_a_cluster_while_one_moves() {
         some_more();
         stop.store(true, Ordering::Relaxed);
     });
-    assert!(has_bucket(to) && !has_bucket(from));
+    let buckets = [to, from].map(|node| node.keys("kg1:"));
+    assert!(has_bucket(to) && !has_bucket(from), "{key} in slot {slot}: {buckets:?}");
     assert_eq!(fleet.total(FALLBACKS), 0, "every request was counted in the cluster");
     let taken = asked.load(Ordering::Relaxed) + 2;
     // In a limit of a day, hardly anything has come back since.
