@@ -60,7 +60,7 @@ struct SidecarAnswer {
     refused: bool,
     /// Its table, such as one that has expired, keeps it from being ready: why.
     #[serde(skip_serializing_if = "Option::is_none")]
-    refuses: Option<String>,
+    not_ready: Option<String>,
     /// The table in force has expired.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     expired: bool,
@@ -153,7 +153,7 @@ impl Status {
         let mut answers = self.ask_all(&agent, bearer.as_ref());
         for _ in 0..rounds {
             let well = |a: &SidecarAnswer| {
-                a.in_force == Some(true) && a.config_error.is_none() && a.refuses.is_none()
+                a.in_force == Some(true) && a.config_error.is_none() && a.not_ready.is_none()
             };
             if answers.iter().all(well) {
                 break;
@@ -187,9 +187,9 @@ impl Status {
                 wrong.push(format!("the last table or patch was not taken on {refusing} of {of}"));
             }
         }
-        let refuses = count(|a| a.refuses.is_some());
-        if refuses > 0 {
-            wrong.push(format!("the table keeps {refuses} of {of} from being ready"));
+        let not_ready = count(|a| a.not_ready.is_some());
+        if not_ready > 0 {
+            wrong.push(format!("the table keeps {not_ready} of {of} from being ready"));
         }
         if ill > 0 {
             wrong.push(format!(
@@ -245,7 +245,7 @@ impl Status {
             patch: None,
             active_keys: None,
             refused: false,
-            refuses: None,
+            not_ready: None,
             expired: false,
             error: None,
             config_loaded_at: None,
@@ -263,7 +263,7 @@ impl Status {
                 answer.expired = page.table.as_ref().is_some_and(|table| table.expired);
                 // Without a table, that is said already.
                 let table = page.pending.into_iter().find(|pending| pending.part == "table");
-                answer.refuses = table.filter(|_| page.table.is_some()).map(|table| table.why);
+                answer.not_ready = table.filter(|_| page.table.is_some()).map(|table| table.why);
                 answer.table = page.table.map(|table| table.serial);
                 answer.patch = page.patch.map(|patch| patch.serial);
                 answer.active_keys = page.keys.map(|keys| keys.active);
@@ -334,7 +334,7 @@ impl SidecarAnswer {
     /// On one line; `--json` has every line of it.
     fn troubles(&self) -> String {
         let first = |text: &String| text.lines().next().unwrap_or_default().to_owned();
-        let mut all: Vec<_> = match (&self.refuses, self.expired) {
+        let mut all: Vec<_> = match (&self.not_ready, self.expired) {
             (Some(why), _) => vec![format!("not ready: {}", first(why))],
             (None, true) => vec!["the table in force has expired".to_owned()],
             (None, false) => Vec::new(),

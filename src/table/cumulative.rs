@@ -6,8 +6,8 @@
 //! the base; but the base is not there, so nobody knows what that is. Then the earlier patch stays,
 //! and what it forbids stays forbidden.
 //!
-//! Every signer of the earlier patch has to have signed the next one too. Otherwise, the next one could
-//! lose its trust while the earlier one would have kept it, and a revocation would be forgotten.
+//! Every signer of the earlier patch has to have signed the next one too. Otherwise, if the next one's
+//! signer were no longer trusted, a revocation would be forgotten that the earlier one had kept.
 
 use std::collections::HashSet;
 
