@@ -47,6 +47,11 @@ impl PublishFault {
         }
     }
 
+    /// A target, or a file of ours, is at fault; the publication itself is signed and stored.
+    pub(super) fn is_of_target(&self) -> bool {
+        matches!(self, Self::Files(_) | Self::Newer { .. })
+    }
+
     pub(super) fn reason(&self) -> UnpublishedReason {
         if is_disk_full(self) {
             return UnpublishedReason::DiskFull;

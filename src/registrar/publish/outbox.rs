@@ -249,17 +249,6 @@ impl Outbox {
             self.tell(|state| state.drafts.clear());
             return Ok(());
         }
-        let Some(terms) = self.terms.clone() else {
-            // What was published while somebody signed is served on.
-            if self.current.is_none() {
-                self.load(&publication).await?;
-            }
-            self.deliver_untried(began).await??;
-            return match publication.published < publication.serial {
-                true => Err(PublishFault::NoSigner),
-                false => Ok(()),
-            };
-        };
         if self.current.as_ref().is_some_and(|c| c.table.manifest.serial < publication.base) {
             // Another instance has published a table.
             (self.current, self.folding, self.wants_table) = (None, None, false);
@@ -268,55 +257,88 @@ impl Outbox {
             self.load(&publication).await?;
         }
         self.adopt(&publication).await?;
+        let Some(terms) = self.terms.clone() else {
+            // What others sign, or somebody signed here before, is served on.
+            if self.is_undelivered() {
+                self.deliver(began).await?;
+            }
+            return match publication.published < publication.serial {
+                true => Err(PublishFault::NoSigner),
+                false => Ok(()),
+            };
+        };
         self.adopt_waiting(&publication).await?;
         // What is signed goes out even if nothing more can be signed now: sidecars that start in the
         // meantime get what is in force.
         let mut delivered = self.deliver_untried(began).await?;
-        if self.folding.is_some() {
-            self.take_lease().await?;
-        }
-        let publication = match self.waiting.is_some() {
-            true => {
-                if let Err(fault) = self.settle_waiting(&terms, &publication, began).await {
-                    delivered?;
-                    return Err(fault);
-                }
-                self.store.publication(&self.name).await?
-            }
-            false => publication,
-        };
         let settings = self.store.settings(&self.name).await?;
-        if self.current.is_none() {
-            let Some(folded) = self.build(&terms, &settings).await? else { return self.waits_on() };
-            let folded = self.holding(folded).await?.ok_or(PublishFault::Overtaken)??;
-            return self.publish_folded(folded, began).await;
-        }
-        if (terms.required > 1 || self.waiting.is_some())
-            && let Some(folded) = self.folded_first(&terms, &settings).await?
-        {
-            return self.publish_folded(folded, began).await;
-        }
-        if self.waiting.is_some() {
-            // The table that replaces it is still to come, and no patch may go first.
-            return self.waits_on();
-        }
-        let newest = self.current.as_ref().map_or(0, Current::serial);
-        let is_due = publication.serial > newest || publication.published < publication.serial;
-        if is_due {
-            match unless_target(self.publish_patch(&terms, &settings, began).await) {
-                Ok(done) => delivered = done,
-                Err(fault) => {
-                    self.heed(&fault, &terms, &settings).await?;
-                    return Err(fault);
-                }
+        let signed = match self.sign_due(&terms, &settings, &publication, began).await {
+            Err(PublishFault::Overtaken) => return Err(PublishFault::Overtaken),
+            Err(fault) if fault.is_of_target() => {
+                delivered = Err(fault);
+                Ok(FoldNext::IfDue)
             }
-        }
+            signed => signed,
+        };
         if delivered.is_ok() && self.is_undelivered() {
             delivered = unless_target(self.deliver(began).await)?;
         }
         // A target that cannot be written keeps no table from the others.
-        let folded = self.fold_if_due(&terms, &settings).await;
+        let folded = match signed {
+            Ok(FoldNext::IfDue) => self.fold_if_due(&terms, &settings).await,
+            Ok(FoldNext::Later) => Ok(()),
+            Err(fault) => Err(fault),
+        };
         delivered.and(folded)
+    }
+
+    /// Signs and delivers what has changed.
+    async fn sign_due(
+        &mut self,
+        terms: &IssueTerms,
+        settings: &RawSettings,
+        publication: &Publication,
+        began: u64,
+    ) -> Result<FoldNext, PublishFault> {
+        if self.folding.is_some() {
+            self.take_lease().await?;
+        }
+        let settled;
+        let publication = match self.waiting.is_some() {
+            true => {
+                self.settle_waiting(terms, publication, began).await?;
+                settled = self.store.publication(&self.name).await?;
+                &settled
+            }
+            false => publication,
+        };
+        if self.current.is_none() {
+            let Some(folded) = self.build(terms, settings).await? else {
+                return self.waits_on().map(|()| FoldNext::Later);
+            };
+            let folded = self.holding(folded).await?.ok_or(PublishFault::Overtaken)??;
+            self.publish_folded(folded, began).await?;
+            return Ok(FoldNext::Later);
+        }
+        if (terms.required > 1 || self.waiting.is_some())
+            && let Some(folded) = self.folded_first(terms, settings).await?
+        {
+            self.publish_folded(folded, began).await?;
+            return Ok(FoldNext::Later);
+        }
+        if self.waiting.is_some() {
+            // The table that replaces it is still to come, and no patch may go first.
+            return self.waits_on().map(|()| FoldNext::Later);
+        }
+        let newest = self.current.as_ref().map_or(0, Current::serial);
+        let is_due = publication.serial > newest || publication.published < publication.serial;
+        if is_due && let Err(fault) = self.publish_patch(terms, settings, began).await {
+            if !fault.is_of_target() {
+                self.heed(&fault, terms, settings).await?;
+            }
+            return Err(fault);
+        }
+        Ok(FoldNext::IfDue)
     }
 
     /// Loads what is in force.
@@ -544,6 +566,14 @@ impl Outbox {
             *state != before
         });
     }
+}
+
+/// What follows once everything that is due is signed.
+enum FoldNext {
+    /// A table, if one is due.
+    IfDue,
+    /// Nothing now.
+    Later,
 }
 
 /// A patch in the store.

@@ -56,9 +56,11 @@ impl Outbox {
         publication: &Publication,
     ) -> Result<Option<Behind>, StoreError> {
         if self.audit.is_some() {
-            // A recovery by another process settles it.
+            // A recovery by another process settles it. The lock keeps this process from writing the
+            // file between reading it and taking over what it says.
+            let mut known = self.high_water.lock().unwrap_or_else(PoisonError::into_inner);
             if let Ok(file) = HighWaterFile::open(&self.directory) {
-                self.high_water.lock().unwrap_or_else(PoisonError::into_inner).follow(file);
+                known.follow(file);
             }
         }
         // A running server's database goes back too: to a standby that lacks the last changes.

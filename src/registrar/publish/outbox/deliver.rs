@@ -93,7 +93,7 @@ pub(super) fn unless_target(
     done: Result<(), PublishFault>,
 ) -> Result<Result<(), PublishFault>, PublishFault> {
     match done {
-        Err(fault @ (PublishFault::Files(_) | PublishFault::Newer { .. })) => Ok(Err(fault)),
+        Err(fault) if fault.is_of_target() => Ok(Err(fault)),
         done => done.map(Ok),
     }
 }

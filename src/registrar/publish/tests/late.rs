@@ -283,3 +283,38 @@ fn a_target_that_cannot_be_written_keeps_nothing_from_the_others() {
         service.publisher.stop();
     });
 }
+
+/// Such an audience has no targets. Sidecars that fetch get what was published.
+#[test]
+fn what_was_published_is_served_on_without_a_signer() {
+    let house = House::on_server();
+    let other = house.beside();
+    run(async {
+        let signing = house.serve().await;
+        let made = create(&signing.store, "CRM").await;
+        signing.published(made.serial).await;
+        let targets = format!("{SIGNER}\n[[audiences.targets]]\ndirectory = \"out\"\n");
+        configure(&other, &targets, "");
+        let serving = other.serve().await;
+        let serves = async |serial: u64| {
+            let reached = async {
+                let shelf = &serving.shelf;
+                let is_there = || {
+                    let served = shelf.get("shop");
+                    served.table.served().is_some()
+                        && served.patch.served().is_some_and(|patch| patch.tag.serial >= serial)
+                };
+                while !is_there() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::time::timeout(DEADLINE, reached).await.expect("it is served");
+        };
+        serves(made.serial).await;
+        // What another instance signs, too.
+        let serial = revoke(&signing.store, made.key.entry.id).await.unwrap();
+        signing.published(serial).await;
+        serves(serial).await;
+        [signing, serving].into_iter().for_each(|service| service.publisher.stop());
+    });
+}
