@@ -44,6 +44,12 @@ use crate::table::Manifest;
 /// database, or the clock has moved on.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// From this many changes in one publication on, the next one waits a little.
+const MANY: u64 = 16;
+
+/// How long it waits at most.
+const REST: Duration = Duration::from_millis(20);
+
 /// How often to try again immediately after another instance has been faster.
 const TRIES: u32 = 3;
 
@@ -155,8 +161,10 @@ impl Outbox {
         loop {
             serials.mark_unchanged();
             self.answers.out().await;
+            let (began, before) = (self.clock.now().mono_ns, self.state.borrow().published);
             let done = self.turn().await;
             let failed = done.is_err();
+            let rest = self.rest(began, before);
             self.note(done);
             if *stopped.borrow_and_update() {
                 let noted = self.noted().await;
@@ -181,7 +189,10 @@ impl Outbox {
                 match failed {
                     // What has just failed is not tried again immediately.
                     true => std::future::pending().await,
-                    false => serials.changed().await,
+                    false => {
+                        tokio::time::sleep(rest).await;
+                        serials.changed().await
+                    }
                 }
             };
             tokio::select! {
@@ -206,6 +217,18 @@ impl Outbox {
                 }
                 () = tokio::time::sleep(LOOK) => {}
             }
+        }
+    }
+
+    /// While changes come faster than they can be published one by one, it rests as long as it has
+    /// worked, so that half of its processor is left to the changes: the next publication has more
+    /// of them.
+    fn rest(&self, began: u64, before: u64) -> Duration {
+        let published = self.state.borrow().published.saturating_sub(before);
+        let worked = Duration::from_nanos(self.clock.now().mono_ns.saturating_sub(began));
+        match published < MANY {
+            true => Duration::ZERO,
+            false => worked.min(REST),
         }
     }
 

@@ -26,12 +26,13 @@ mod recover;
 mod refusals;
 mod rows;
 pub(super) mod server;
+mod unindexed;
 mod usage;
 pub(super) mod value;
 pub(super) mod writer;
 
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -52,6 +53,8 @@ use crate::manage::operation::{NoRandomness, RandomSource};
 const QUEUE: usize = 1024;
 /// Batches of a snapshot that can wait for its reader.
 const SNAPSHOT_QUEUE: usize = 4;
+/// Connections that are kept for the next snapshots: one for a table, one for patches.
+const IDLE: usize = 2;
 
 /// The version of a database's schema, and whether this program can work on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +110,8 @@ pub struct SqlStore {
     serials: Arc<watch::Sender<Serials>>,
     refusals: Arc<Refusals>,
     is_shared: bool,
+    /// Connections of snapshots that have ended. Opening one costs more than a short snapshot does.
+    idle: Arc<Mutex<Vec<StoreConnection>>>,
 }
 
 /// The operating system's.
@@ -136,7 +141,8 @@ impl SqlStore {
             .name("store-write".to_owned())
             .spawn(move || writer.run())
             .map_err(StoreError::broken)?;
-        Ok(Self { database, terms, queue, readers, serials, refusals, is_shared })
+        let idle = Arc::default();
+        Ok(Self { database, terms, queue, readers, serials, refusals, is_shared, idle })
     }
 
     /// The serials, for code that has to be notified of changes by other processes.
@@ -221,18 +227,33 @@ impl SqlStore {
         since: u64,
     ) -> Result<KeySnapshot, StoreError> {
         let (database, terms) = (Arc::clone(&self.database), Arc::clone(&self.terms));
+        let idle = Arc::clone(&self.idle);
         let (begun, head) = oneshot::channel();
         let (to, keys) = mpsc::channel(SNAPSHOT_QUEUE);
         let audience = audience.clone();
         let send = move || {
-            let connected = database.connect(ConnectionPurpose::Read).and_then(|connection| {
-                connection.begin_reading()?;
-                Ok(StoreConnection::new(connection, terms))
-            });
+            if since == 0 {
+                // All keys, for a table: changes and readers go before it. On Linux this affects
+                // the calling thread alone. If it is not allowed, nothing is lost.
+                let _ = rustix::process::setpriority_process(None, 10);
+            }
+            let known = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let connected = match known {
+                Some(store) => Ok(store),
+                None => database
+                    .connect(ConnectionPurpose::Read)
+                    .map(|connection| StoreConnection::new(connection, terms)),
+            };
+            let connected =
+                connected.and_then(|store| Ok(store.connection.begin_reading().map(|()| store)?));
             match connected {
                 Ok(store) => {
-                    publish::send_snapshot(&store, &audience, since, begun, &to);
+                    let sent = publish::send_snapshot(&store, &audience, since, begun, &to);
                     store.connection.end_reading();
+                    let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
+                    if sent.is_ok() && idle.len() < IDLE {
+                        idle.push(store);
+                    }
                 }
                 Err(e) => drop(begun.send(Err(e))),
             }

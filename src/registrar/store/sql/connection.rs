@@ -14,6 +14,7 @@ use super::driver::{SearchIndex, SqlConnection};
 use super::fault::OptionalExtension as _;
 use super::known::KnownRows;
 use super::rows::AudienceSettings;
+use super::unindexed::Unindexed;
 use crate::core::PermissionSet;
 use crate::core::format::KeyFormat;
 use crate::manage::operation::may::{AccessRules, ManagementWords, StarCovers};
@@ -51,6 +52,7 @@ pub(super) struct StoreConnection {
     pub(super) known: KnownRows,
     /// Serials that the transaction raised.
     pub(super) raised: RefCell<Vec<RaisedSerial>>,
+    pub(super) unindexed: Unindexed,
 }
 
 #[derive(Clone, Debug)]
@@ -69,8 +71,14 @@ struct KnownSettings {
 
 impl StoreConnection {
     pub(super) fn new(connection: SqlConnection, terms: Arc<StoreTerms>) -> Self {
-        let (settings, raised) = (RefCell::default(), RefCell::default());
-        Self { connection, terms, settings, known: KnownRows::default(), raised }
+        Self {
+            connection,
+            terms,
+            settings: RefCell::default(),
+            known: KnownRows::default(),
+            raised: RefCell::default(),
+            unindexed: Unindexed::default(),
+        }
     }
 
     /// Of an audience that is in the database.

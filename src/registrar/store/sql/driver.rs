@@ -476,6 +476,13 @@ impl SqlRow<'_> {
             Self::Server(row) => T::of_server(row, column),
         }
     }
+
+    pub(in super::super) fn name(&self, column: usize) -> Option<&str> {
+        match self {
+            Self::Sqlite(row) => row.as_ref().column_name(column).ok(),
+            Self::Server(row) => row.columns().get(column).map(|column| column.name()),
+        }
+    }
 }
 
 // === impl SqlView ===

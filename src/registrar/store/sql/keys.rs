@@ -1,25 +1,21 @@
 //! Keys as rows: columns from entries, entries from columns, and the secrets of keys.
 
+mod decode;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
+pub(super) use self::decode::decode;
 use super::super::change::KeyRef;
 use super::super::error::StoreError;
 use super::super::names::{AudienceName, Uid};
-use super::super::rows::{KeyRow, LastUse};
+use super::super::rows::KeyRow;
 use super::connection::StoreConnection;
-use super::driver::SqlRow;
 use super::fault::OptionalExtension as _;
-use super::rows::{AudienceSettings, NumberedKey};
+use super::rows::NumberedKey;
 use super::value::{SqlValue, ToValue as _};
-use crate::core::{
-    Digest, Environment, KeyId, KeyStatus, Limit, LimitSet, NamedLimit, OrgId, Owner, Permission,
-    PolicyName,
-};
-use crate::manage::registry::entry::{Previous, RegistryEntry};
-use crate::manage::registry::plans::{AppliedPlan, PlanName};
+use crate::core::{Digest, Environment, KeyId, OrgId, Owner, Permission};
+use crate::manage::registry::entry::RegistryEntry;
 use crate::manage::registry::words::to_object;
 
 /// A key's columns, its secrets and its last use, from [`FROM`].
@@ -171,6 +167,7 @@ pub(super) fn insert(
     let mut rows = Vec::with_capacity(made.len());
     let mut secrets = Vec::with_capacity(made.len());
     for entry in made {
+        store.unindexed.add(&store.connection, audience, (&entry.org, entry.id))?;
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s] = columns(entry, stamp);
         let id = entry.id.to_string().to_value();
         rows.push([
@@ -244,6 +241,10 @@ pub(super) fn update(
     stamp: ChangeStamp,
 ) -> Result<KeyRow, StoreError> {
     store.known.forget_key(&old.key.audience, entry.id);
+    if old.key.entry.name != entry.name || old.key.entry.key_prefix != entry.key_prefix {
+        // The index moves what it has.
+        store.unindexed.index(&store.connection)?;
+    }
     let mut values = Vec::from(columns(entry, stamp));
     values.push(old.row.to_value());
     store
@@ -341,83 +342,6 @@ fn secret<'a>(
     ]
 }
 
-/// The key of a row with [`COLUMNS`].
-pub(super) fn decode(
-    row: &SqlRow<'_>,
-    settings: &AudienceSettings,
-) -> Result<NumberedKey, StoreError> {
-    let text = |column: &str| row.get::<_, String>(column).map_err(|_| odd(column));
-    let maybe = |column: &str| row.get::<_, Option<String>>(column).map_err(StoreError::from);
-    let seconds = |column: &str| -> Result<Option<u64>, StoreError> {
-        Ok(row.get::<_, Option<u64>>(column)?.map(|ms| ms / 1000))
-    };
-    let digest = |column: &str| -> Result<Option<Digest>, StoreError> {
-        Ok(row.get::<_, Option<[u8; 32]>>(column)?.map(Digest))
-    };
-    let plan = match maybe("plan")? {
-        Some(name) => {
-            let name = PlanName::parse(&name).map_err(|_| odd("plan"))?;
-            let resolved = AppliedPlan::of(&name, &settings.registry.plans);
-            Some(resolved.unwrap_or_else(|_| AppliedPlan::unresolved(name)))
-        }
-        None => None,
-    };
-    let owner = match maybe("owner_subject")? {
-        Some(subject) => {
-            let email = maybe("owner_email")?.unwrap_or_default();
-            let role = maybe("owner_role")?.unwrap_or_default();
-            Some(Owner::new(&subject, &email, &role).map_err(|_| odd("owner_subject"))?)
-        }
-        None => None,
-    };
-    let former_expires = seconds("former_expires")?;
-    let previous = digest("former")?
-        .map(|digest| Previous { digest, expires: former_expires.unwrap_or_default() });
-    let audience = AudienceName::parse(&text("audience")?).ok_or_else(|| odd("audience"))?;
-    let id = KeyId::parse(&text("id")?).map_err(|_| odd("id"))?;
-    let uid = Uid(row.get("uid")?);
-    let entry = RegistryEntry {
-        id,
-        org: OrgId::parse(&text("org")?).map_err(|_| odd("org"))?,
-        name: text("name")?.into(),
-        status: KeyStatus::parse(&text("status")?).map_err(|_| odd("status"))?,
-        environment: maybe("environment")?
-            .map(|word| Environment::parse(&word).map_err(|_| odd("environment")))
-            .transpose()?,
-        permissions: permissions_of(&text("permissions")?)?,
-        networks: networks_of(&text("networks")?)?,
-        limits: limits_of(&text("limits")?)?,
-        plan,
-        created: seconds("created")?,
-        not_before: seconds("not_before")?,
-        expires: seconds("expires")?,
-        sunset: seconds("sunset")?,
-        owner,
-        prefix: maybe("prefix")?.map(Into::into),
-        key_prefix: text("start")?.into(),
-        public_id: maybe("public_id")?.map(Into::into),
-        digest: digest("digest")?.ok_or_else(|| odd("digest"))?,
-        previous,
-        replaces: maybe("replaces")?
-            .map(|id| KeyId::parse(&id).map_err(|_| odd("replaces")))
-            .transpose()?,
-        uid: (uid != Uid::of_key(audience.as_str(), id)).then_some(uid),
-        note: text("note")?.into(),
-    };
-    let used = row.get::<_, Option<u64>>("used")?;
-    let used_from = maybe("used_from")?.unwrap_or_default();
-    let key = KeyRow {
-        audience,
-        uid,
-        entry,
-        version: row.get("version")?,
-        changed: row.get("changed")?,
-        changed_ms: row.get("changed_at")?,
-        last_use: used.map(|at_ms| LastUse { at_ms, network: used_from.into() }),
-    };
-    Ok(NumberedKey { row: row.get("row")?, key })
-}
-
 /// How many keys of the org are neither final nor past their end.
 pub(super) fn living(
     store: &StoreConnection,
@@ -436,35 +360,11 @@ pub(super) fn living(
     Ok(count.unwrap_or_default())
 }
 
-/// A value that no program of ours wrote. The error names its column, not the value.
-fn odd(column: &str) -> StoreError {
-    StoreError::broken(format!("a key has a strange `{column}`"))
-}
-
 fn permissions_text(entry: &RegistryEntry) -> String {
     let words: Vec<_> = entry.permissions.iter().map(Permission::as_str).collect();
     serde_json::to_string(&words).unwrap_or_default()
 }
 
-fn permissions_of(text: &str) -> Result<Vec<Permission>, StoreError> {
-    let words: Vec<String> = serde_json::from_str(text).map_err(|_| odd("permissions"))?;
-    words.iter().map(|w| Permission::parse(w).map_err(|_| odd("permissions"))).collect()
-}
-
 fn networks_text(entry: &RegistryEntry) -> String {
     serde_json::to_string(&entry.networks).unwrap_or_default()
-}
-
-fn networks_of(text: &str) -> Result<Vec<IpNet>, StoreError> {
-    serde_json::from_str(text).map_err(|_| odd("networks"))
-}
-
-fn limits_of(text: &str) -> Result<LimitSet, StoreError> {
-    let limits: BTreeMap<String, String> = serde_json::from_str(text).map_err(|_| odd("limits"))?;
-    let one = |(policy, limit): (String, String)| {
-        let policy = PolicyName::parse(&policy).map_err(|_| odd("limits"))?;
-        let limit = Limit::parse(&limit).map_err(|_| odd("limits"))?;
-        Ok(NamedLimit { policy, limit })
-    };
-    Ok(LimitSet::new(limits.into_iter().map(one).collect::<Result<Vec<_>, StoreError>>()?))
 }

@@ -299,6 +299,7 @@ enum Trust {
 
 fn begin(store: &StoreConnection) -> Result<(), StoreError> {
     store.raised.borrow_mut().clear();
+    store.unindexed.restore(Vec::new());
     store.known.forget();
     if let Some(head) = store.connection.begin_writing()? {
         store.known.found_head(head);
@@ -310,6 +311,7 @@ fn begin(store: &StoreConnection) -> Result<(), StoreError> {
 fn commit(store: &StoreConnection) -> Result<(), SqlError> {
     let connection = &store.connection;
     store.known.write(connection)?;
+    store.unindexed.index(connection)?;
     if connection.is_server() {
         let raised = store.raised.borrow();
         let newest: BTreeMap<_, _> = raised.iter().map(|r| (&r.audience, r.serial)).collect();
@@ -349,7 +351,7 @@ fn under_savepoint(store: &StoreConnection, job: &mut dyn Job) -> Result<(), Sto
         store.known.forget();
     }
     connection.set_savepoint()?;
-    let raised = store.raised.borrow().len();
+    let (raised, unindexed) = (store.raised.borrow().len(), store.unindexed.added());
     let before = job.is_change().then(|| store.known.begin_change());
     let mut keep = job.run(store);
     // A failure of what it did not wait for is its own, and nobody else's.
@@ -365,6 +367,7 @@ fn under_savepoint(store: &StoreConnection, job: &mut dyn Job) -> Result<(), Sto
         connection.release_savepoint()?;
     } else {
         store.raised.borrow_mut().truncate(raised);
+        store.unindexed.restore(unindexed);
         connection.undo_to_savepoint()?;
     }
     Ok(())

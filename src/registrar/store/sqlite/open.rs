@@ -7,6 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::super::error::StoreError;
@@ -99,6 +100,9 @@ pub(super) fn connect(
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(busy_timeout)?;
     connection.set_prepared_statement_cache_capacity(128);
+    // Otherwise SQLite may plan a statement anew for each set of values, at twice the cost of
+    // carrying it out (https://sqlite.org/queryplanner-ng.html#qpstab). None of ours depends on them.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     let owner: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let empty = owner == 0
         && connection
@@ -123,6 +127,8 @@ pub(super) fn connect(
         }
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+        // 16 MiB: while many changes come, most pages are written again before that.
+        connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
         connection.pragma_update(None, "cache_size", -8_000)?;
     } else {
         connection.pragma_update(None, "query_only", true)?;

@@ -10,6 +10,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, serves: 1, sql: include_str!("001.sql") },
     // A program for schema 1 would find nothing with the new index.
     Migration { version: 2, serves: 2, sql: include_str!("002.sql") },
+    Migration { version: 3, serves: 2, sql: include_str!("003.sql") },
 ];
 
 /// The version of the schema. Refuses one that this program cannot work on.
@@ -76,9 +77,9 @@ mod tests {
     fn each_version_is_put_in_force_once() {
         let mut connection = Connection::open_in_memory().unwrap();
         assert_eq!(state(&connection, MIGRATIONS).unwrap().found, 0);
-        assert_eq!(migrate(&mut connection, MIGRATIONS, 5).unwrap(), [1, 2]);
+        assert_eq!(migrate(&mut connection, MIGRATIONS, 5).unwrap(), [1, 2, 3]);
         assert!(migrate(&mut connection, MIGRATIONS, 6).unwrap().is_empty());
-        assert_eq!(state(&connection, MIGRATIONS).unwrap(), SchemaState { found: 2, known: 2 });
+        assert_eq!(state(&connection, MIGRATIONS).unwrap(), SchemaState { found: 3, known: 3 });
     }
 
     #[test]
@@ -98,11 +99,12 @@ mod tests {
     const RELEASED: &[(u32, &str)] = &[
         (1, "3d4a66485e24ff71f1edc993fd453e0e68971c11eb1595b1ec5ae7957fc2f04e"),
         (2, "724a9a40d4b0139b9589fc3a6c5d6301761797c2502dd457dc041337ce389917"),
+        (3, "1b3bfe8da08b1f7b0d643b692ea6d829f2eb4867018630f9db45b407bc44954e"),
     ];
 
-    /// A database of each version, with something in most of its tables. The second version has the
+    /// A database of each version, with something in most of its tables. Later versions have the
     /// same tables and another index.
-    const CONTENT: &[&str] = &[include_str!("released/001.sql"), include_str!("released/001.sql")];
+    const CONTENT: &[&str] = &[include_str!("released/001.sql"); 3];
 
     #[test]
     fn a_released_step_never_changes() {
