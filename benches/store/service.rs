@@ -73,6 +73,16 @@ impl Service {
         Ok((now.ok_or("no VmRSS")? / 1024.0, most.ok_or("no VmHWM")? / 1024.0))
     }
 
+    /// All of its threads', in user and kernel mode, since its start.
+    pub(super) fn processor_time(&self) -> Result<Duration, Failed> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // proc_pid_stat(5): fields 14 and 15, in ticks of 10 ms; the second one may have spaces.
+        let fields = stat.rsplit(") ").next().ok_or("no stat")?;
+        let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u64>);
+        let ticks: u64 = ticks.sum::<Result<_, _>>()?;
+        Ok(Duration::from_millis(ticks * 10))
+    }
+
     /// The value of a metric of the audience.
     pub(super) fn metric(&self, name: &str) -> Result<f64, Failed> {
         let text = Client::new(&self.address, &[])?.get("/metrics")?.must_be(200)?.body;
