@@ -40,7 +40,7 @@ static INTEGRITY: LazyLock<String> = LazyLock::new(|| {
 
 /// The texts of the component.
 fn words(w: &Words) -> Value {
-    let texts: [(&str, &str); 44] = [
+    let texts: [(&str, &str); 47] = [
         ("again", &w.start_again),
         ("cancel", &w.cancel),
         ("copied", &w.copied),
@@ -55,6 +55,7 @@ fn words(w: &Words) -> Value {
         ("emptyTitle", &w.empty_title),
         ("expires", &w.expires),
         ("failed", &w.trouble_title),
+        ("formerEnds", &w.embed_former_ends),
         ("keep", &w.store_safe),
         ("lastUsed", &w.last_used),
         ("more", &w.next_page),
@@ -79,9 +80,11 @@ fn words(w: &Words) -> Value {
         ("rotateText", &w.rotate_lead),
         ("rotateTitle", &w.rotate_title),
         ("secret", &w.store_title),
+        ("sentBefore", &w.fault_sent_before),
         ("start", &w.key_start),
         ("state", &w.state),
         ("title", &w.embed_title),
+        ("unsettled", &w.embed_unsettled),
         ("wait", &w.embed_wait),
         ("wasShown", &w.was_shown_title),
         ("wasShownText", &w.was_shown_text),

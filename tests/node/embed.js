@@ -144,6 +144,13 @@ const pairs = async (browser) => {
   await halves.nth(1).waitFor();
   const again = await halves.allTextContents();
   check(again[0] === id && again[1] !== secret, "the id changed, or the secret did not");
+  // Rotated again at once: the former secret makes room, and the question says so.
+  await keys.getByRole("button", { name: "Done" }).click();
+  await row.getByRole("button", { name: "Rotate" }).click();
+  await keys.getByText("ends at once").waitFor();
+  await keys.getByRole("button", { name: "Make the new secret" }).click();
+  await halves.nth(1).waitFor();
+  check((await halves.allTextContents())[1] !== again[1], "no third secret");
   // Without the policy of its page, Chromium also looks for an icon of the product, which has none.
   const others = faults.filter((text) => !text.includes("404"));
   check(others.length === 0, `the console of the product: ${others.join("\n")}`);
@@ -180,6 +187,135 @@ const accessible = async (browser) => {
   await keys.getByRole("button", { name: "Revoke key" }).click();
   await keys.getByRole("heading", { name: "No keys yet" }).waitFor();
   await context.close();
+};
+
+// An answer that is lost, or that is none, says nothing about the change: sent again, it is made only once.
+const lost = async (browser) => {
+  const context = await browser.newContext();
+  await context.addInitScript(opened);
+  const view = await page(context);
+  let lose = null;
+  const sent = [];
+  await view.route(/\/v1\/orgs\/acme\/keys/, async (route) => {
+    const request = route.request();
+    const loses = lose;
+    if (!["POST", "DELETE"].includes(request.method()) || !loses) return route.continue();
+    lose = null;
+    const answer = await route.fetch();
+    check(answer.ok(), `the service itself answers ${answer.status()}`);
+    const headers = { "access-control-allow-origin": product };
+    return loses === "abort" ? route.abort() : route.fulfill({ headers, ...loses });
+  });
+  view.on("request", (request) => {
+    const changes = ["POST", "DELETE"].includes(request.method()) && request.url().includes("/v1/orgs/");
+    if (changes) sent.push(request.headers()["idempotency-key"]);
+  });
+  const json = (status, told) => ({ status, contentType: "application/problem+json", body: JSON.stringify(told) });
+  const ways = {
+    abort: "abort",
+    unavailable: json(503, { code: "unavailable", detail: "the database does not answer" }),
+    timeout: json(504, { code: "timeout", detail: "the service took too long" }),
+    "bad gateway": { status: 502, contentType: "text/html", body: "<h1>Bad Gateway</h1>" },
+    "too many": { status: 429, contentType: "text/html", body: "<h1>Too many</h1>" },
+    cut: { status: 201, contentType: "application/json", body: '{"key":' },
+  };
+  await view.goto(product);
+  const keys = view.locator("keygate-keys");
+  const named = (text) => keys.getByRole("listitem").filter({ hasText: text });
+  const alert = async (way) => {
+    await keys.getByRole("alert").filter({ hasText: "done only once" }).waitFor();
+    const told = await keys.getByRole("alert").textContent();
+    check(!told.includes("JSON"), `${way}: ${told}`);
+    check(way !== "unavailable" || told.includes("the database does not answer"), told);
+  };
+  const wasShown = async () => {
+    await keys.getByRole("heading", { name: "was shown already" }).waitFor();
+    check((await keys.getByText("rotate the key for a new one").count()) === 1, "what to do about it");
+    await keys.getByRole("button", { name: "Done" }).click();
+  };
+  for (const [way, loses] of Object.entries(ways)) {
+    await keys.getByRole("button", { name: "New key" }).click();
+    await keys.locator("#name").fill(`Lost ${way}`);
+    lose = loses;
+    await keys.getByRole("button", { name: "Create key" }).click();
+    await alert(way);
+    await keys.getByRole("button", { name: "Create key" }).click();
+    await wasShown();
+    await named(`Lost ${way}`).first().waitFor();
+    check((await named(`Lost ${way}`).count()) === 1, `${way}: made twice`);
+  }
+  // What was made is not made again out of other content without a word.
+  await keys.getByRole("button", { name: "New key" }).click();
+  await keys.locator("#name").fill("Before");
+  lose = "abort";
+  await keys.getByRole("button", { name: "Create key" }).click();
+  await alert("other content");
+  await keys.locator("#name").fill("After");
+  await keys.getByRole("button", { name: "Create key" }).click();
+  await keys.getByRole("alert").filter({ hasText: "was sent before" }).waitFor();
+  await keys.getByRole("button", { name: "Create key" }).click();
+  await keys.locator("output").waitFor();
+  await keys.getByRole("button", { name: "Done" }).click();
+  // Rotated: once, even if somebody goes back to the list and begins again.
+  const rotated = named("After");
+  await rotated.getByRole("button", { name: "Rotate" }).click();
+  lose = "abort";
+  await keys.getByRole("button", { name: "Make the new secret" }).click();
+  await alert("rotate");
+  await keys.getByRole("button", { name: "Cancel" }).click();
+  await rotated.nth(1).waitFor();
+  await rotated.last().getByRole("button", { name: "Rotate" }).click();
+  await keys.getByRole("button", { name: "Make the new secret" }).click();
+  await wasShown();
+  await rotated.nth(1).waitFor();
+  check((await rotated.count()) === 2, `rotated into ${await rotated.count()}`);
+  await rotated.last().getByRole("button", { name: "Revoke" }).click();
+  lose = ways.timeout;
+  await keys.getByRole("button", { name: "Revoke key" }).click();
+  await alert("revoke");
+  await keys.getByRole("button", { name: "Revoke key" }).click();
+  await keys.getByRole("button", { name: "New key" }).waitFor();
+  await rotated.waitFor();
+  check(sent.every((name) => name?.length > 16), `changes without a name: ${sent}`);
+  // Two clicks make one key, and its secret stays on the screen.
+  await keys.getByRole("button", { name: "New key" }).click();
+  await keys.locator("#name").fill("Clicked twice");
+  await keys.getByRole("button", { name: "Create key" }).dblclick();
+  await keys.locator("output").waitFor();
+  await view.waitForTimeout(300);
+  check((await keys.locator("output").count()) === 1, "the second click hides the secret");
+  await keys.getByRole("button", { name: "Done" }).click();
+  // A page of the list that does not come can be asked for again.
+  await view.unroute(/\/v1\/orgs\/acme\/keys/);
+  let cuts = true;
+  await view.route(/\/v1\/orgs\/acme\/keys\?/, async (route) => {
+    if (!route.request().url().includes("cursor=")) {
+      const answer = await route.fetch();
+      return route.fulfill({ response: answer, json: { ...(await answer.json()), next: "more" } });
+    }
+    if (cuts) return route.abort();
+    const headers = { "access-control-allow-origin": product };
+    return route.fulfill({ headers, json: { keys: [], next: null } });
+  });
+  await view.reload();
+  const more = keys.getByRole("button", { name: "Next page" });
+  await more.click();
+  await keys.getByRole("alert").filter({ hasText: "cannot be reached" }).waitFor();
+  check(await more.isEnabled(), "the button stays disabled");
+  cuts = false;
+  await more.click();
+  await more.waitFor({ state: "detached" });
+  await view.unrouteAll();
+  await view.reload();
+  await named("Clicked twice").waitFor();
+  for (let left = await keys.getByRole("listitem").count(); left > 0; left -= 1) {
+    await keys.getByRole("listitem").first().getByRole("button", { name: "Revoke" }).click();
+    await keys.getByRole("button", { name: "Revoke key" }).click();
+    await keys.getByRole("button", { name: "New key" }).waitFor();
+  }
+  await context.close();
+  // What was lost on purpose is in the console.
+  faults.length = 0;
 };
 
 const strangers = async (browser, token) => {
@@ -246,6 +382,7 @@ const mounted = async (browser) => {
     } else {
       const token = await component(browser);
       await accessible(browser);
+      await lost(browser);
       await strangers(browser, token);
       faults.length = 0;
       await mounted(browser);

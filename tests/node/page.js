@@ -143,6 +143,14 @@ const main = async () => {
   await page.getByText("The key is revoked").waitFor();
   await until(401, pair);
 
+  // Pressed twice, it is made once, and the secret is shown.
+  await page.goto(`${home}/keys/new`);
+  await page.locator("#name").fill("Pressed twice");
+  await page.locator("form.form .bar button.first").dblclick();
+  await page.waitForURL(`${home}/keys`);
+  await page.locator("#public-id").waitFor();
+  check((await page.locator("#secret").count()) === 1, "the second press hides the secret");
+
   // Without script, everything but copying.
   const plain = await browser.newContext({ javaScriptEnabled: false });
   await plain.addCookies(await context.cookies());

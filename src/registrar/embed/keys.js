@@ -53,10 +53,14 @@ const el = (tag, fields = {}, ...children) => {
 // What a person can see of a name; the id of a key whose name shows nothing.
 const called = (key) => (/[^\p{Cc}\p{Cf}\p{Z}\p{Default_Ignorable_Code_Point}\u2800]/u.test(key.name) ? key.name : key.id);
 
-const when = (text) => {
-  const shown = new Intl.DateTimeFormat(words.lang, { dateStyle: "medium" }).format(new Date(text));
-  return el("time", { datetime: text }, shown);
-};
+const day = (text) => new Intl.DateTimeFormat(words.lang, { dateStyle: "medium" }).format(new Date(text));
+
+const when = (text) => el("time", { datetime: text }, day(text));
+
+// No answer about the change itself: it may have been made, or may still be.
+const isUnsettled = (answer, told) => answer.status >= 500 || [408, 425, 429].includes(answer.status) || (answer.ok && !told);
+
+const reason = (error) => (error instanceof TypeError ? words.offline : error.message);
 
 const unique = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16)).join("-");
 
@@ -67,6 +71,8 @@ class KeygateKeys extends HTMLElement {
   #ask;
   #given;
   #grantable = [];
+  // What may have been carried out unseen, by its name: if it is sent again, it is done only once.
+  #names = new Map();
   #ended = false;
 
   constructor() {
@@ -90,6 +96,7 @@ class KeygateKeys extends HTMLElement {
   // Keeps nothing when the element is removed.
   disconnectedCallback() {
     this.#given = null;
+    this.#names.clear();
     this.#ended = true;
     this.#main.replaceChildren();
   }
@@ -99,7 +106,7 @@ class KeygateKeys extends HTMLElement {
     this.#ended = false;
   }
 
-  // `once` names the request: if it is sent twice, it makes only one key.
+  // `once` names a change: if it is sent twice, it is made only once.
   async #call(method, path, body, once, again = true) {
     this.#given ??= await this.#ask();
     const { org, token } = this.#given;
@@ -108,14 +115,36 @@ class KeygateKeys extends HTMLElement {
     if (once) headers["idempotency-key"] = once;
     const url = new URL(`v1/orgs/${encodeURIComponent(org)}/keys${path}`, service);
     const options = { method, headers, credentials: "omit", cache: "no-store", referrerPolicy: "no-referrer" };
-    const answer = await fetch(url, { ...options, body: body && JSON.stringify(body) });
+    const answer = await fetch(url, { ...options, body: body && JSON.stringify(body) }).catch(() => null);
+    if (!answer) throw new Error(once ? words.unsettled : words.offline);
     if (answer.status === 401 && again) {
       this.#given = null;
       return this.#call(method, path, body, once, false);
     }
-    const told = await answer.json();
-    if (!answer.ok) throw new Error(told.detail ?? words.failed);
-    return told;
+    // A proxy answers in HTML, and a connection may end in the middle.
+    const told = await answer.json().catch(() => null);
+    if (answer.ok && told) return told;
+    const why = told?.detail ?? (once ? null : words.failed);
+    const rest = once && isUnsettled(answer, told) ? words.unsettled : null;
+    const text = [why, rest].filter(Boolean).join(". ") || words.failed;
+    throw Object.assign(new Error(text), { code: told?.code });
+  }
+
+  // A change. Its name stays the same until an answer says that it was made, however often it is sent and whatever
+  // happens in between: after no answer, nobody knows.
+  async #change(what, method, path, body) {
+    const once = this.#names.get(what) ?? unique();
+    this.#names.set(what, once);
+    try {
+      const told = await this.#call(method, path, body, once);
+      this.#names.delete(what);
+      return told;
+    } catch (error) {
+      if (error.code !== "idempotency_conflict") throw error;
+      // Made, but out of what stood in the form before. The next one is another.
+      this.#names.delete(what);
+      throw new Error(words.sentBefore);
+    }
   }
 
   // If `make` fails, shows why, and a way back. `first`: the element to focus afterwards.
@@ -126,9 +155,8 @@ class KeygateKeys extends HTMLElement {
     try {
       shown = await make();
     } catch (error) {
-      const why = error instanceof TypeError ? words.offline : error.message;
       const retry = el("button", { type: "button", onclick: () => this.#list() }, words.again);
-      shown = [this.#heading(words.failed), el("p", { role: "alert", class: "note" }, why), retry];
+      shown = [this.#heading(words.failed), el("p", { role: "alert", class: "note" }, reason(error)), retry];
     }
     this.#main.replaceChildren(...shown);
     const focused = first ?? this.#main.querySelector("[tabindex='-1']");
@@ -158,13 +186,32 @@ class KeygateKeys extends HTMLElement {
 
   #more(list, next) {
     const button = el("button", { type: "button" }, words.more);
-    button.addEventListener("click", async () => {
-      button.disabled = true;
+    const { fault, act } = this.#once(button, async () => {
       const page = await this.#call("GET", `?state=kept&limit=50&cursor=${encodeURIComponent(next)}`);
       list.append(...page.keys.map((key) => this.#key(key)));
-      button.replaceWith(...(page.next ? [this.#more(list, page.next)] : []));
+      more.replaceWith(...(page.next ? [this.#more(list, page.next)] : []));
     });
-    return button;
+    button.addEventListener("click", act);
+    const more = el("div", {}, fault, button);
+    return more;
+  }
+
+  // `does`, not again while it is under way; and where to say why it failed.
+  #once(button, does) {
+    const fault = el("p", { role: "alert", class: "note", hidden: true });
+    const act = async (event) => {
+      event.preventDefault();
+      if (button.disabled) return;
+      button.disabled = true;
+      try {
+        await does();
+      } catch (error) {
+        fault.textContent = reason(error);
+        fault.hidden = false;
+      }
+      button.disabled = false;
+    };
+    return { fault, act };
   }
 
   #key(key) {
@@ -204,8 +251,13 @@ class KeygateKeys extends HTMLElement {
       const box = el("input", { type: "checkbox", value: word });
       return { box, label: el("label", {}, box, el("span", {}, sentence || word)) };
     });
-    let once = unique();
-    const fault = el("p", { role: "alert", class: "note", hidden: true });
+    const button = el("button", {}, words.create);
+    // Nothing typed is lost.
+    const { fault, act } = this.#once(button, async () => {
+      const permissions = boxes.filter((b) => b.box.checked).map((b) => b.box.value);
+      const body = { name: name.value, permissions, expires: life.value || null };
+      await this.#shown(await this.#change("new", "POST", "", body));
+    });
     const form = el(
       "form",
       {},
@@ -216,21 +268,9 @@ class KeygateKeys extends HTMLElement {
       el("label", { for: "life" }, words.expires),
       life,
       fault,
-      this.#bar(el("button", {}, words.create)),
+      this.#bar(button),
     );
-    form.addEventListener("submit", async (event) => {
-      event.preventDefault();
-      const permissions = boxes.filter((b) => b.box.checked).map((b) => b.box.value);
-      try {
-        const body = { name: name.value, permissions, expires: life.value || null };
-        this.#shown(await this.#call("POST", "", body, once));
-      } catch (error) {
-        // Nothing typed is lost. After a refusal, sending it again is a new request.
-        if (!(error instanceof TypeError)) once = unique();
-        fault.textContent = error instanceof TypeError ? words.offline : error.message;
-        fault.hidden = false;
-      }
-    });
+    form.addEventListener("submit", act);
     this.#show(async () => [this.#heading(words.newKey), form], name);
   }
 
@@ -272,33 +312,28 @@ class KeygateKeys extends HTMLElement {
   }
 
   #confirm(title, lines, label, does) {
-    const fault = el("p", { role: "alert", class: "note", hidden: true });
-    const act = el("button", { type: "button" }, label);
-    act.addEventListener("click", async () => {
-      act.disabled = true;
-      try {
-        await does();
-      } catch (error) {
-        act.disabled = false;
-        fault.textContent = error instanceof TypeError ? words.offline : error.message;
-        fault.hidden = false;
-      }
-    });
-    const all = lines.map((line) => el("p", {}, line));
-    return this.#show(async () => [this.#heading(title), ...all, fault, this.#bar(act)]);
+    const button = el("button", { type: "button" }, label);
+    const { fault, act } = this.#once(button, does);
+    button.addEventListener("click", act);
+    const all = lines.filter(Boolean).map((line) => el("p", {}, line));
+    return this.#show(async () => [this.#heading(title), ...all, fault, this.#bar(button)]);
   }
 
   #confirmRotate(key) {
     const title = fill(words.rotateTitle, { name: called(key) });
-    return this.#confirm(title, [words.rotateText, words.overlap], words.rotateButton, async () => {
-      this.#shown(await this.#call("POST", `/${key.id}/rotate`, {}));
+    // A pair has two secrets at most: an earlier one that still counts makes room, or nothing is made.
+    const former = key.former_secret_expires;
+    const lines = [words.rotateText, words.overlap, former && fill(words.formerEnds, { end: day(former) })];
+    return this.#confirm(title, lines, words.rotateButton, async () => {
+      const body = former ? { drop_former_secret: true } : {};
+      await this.#shown(await this.#change(`rotate ${key.id}`, "POST", `/${key.id}/rotate`, body));
     });
   }
 
   #confirmRevoke(key) {
     const title = fill(words.revokeTitle, { name: called(key) });
     return this.#confirm(title, [words.revokeText], words.revokeKey, async () => {
-      await this.#call("DELETE", `/${key.id}`);
+      await this.#change(`revoke ${key.id}`, "DELETE", `/${key.id}`);
       await this.#list(words.revoked);
     });
   }

@@ -9,7 +9,8 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use self::fields::{Original, Typed};
-use super::view::{ChangedField, FormFault, FormPage, ShownPage};
+use super::data::FormData;
+use super::view::{ChangedField, FormFault, FormPage, Shell, ShownPage};
 use super::visit::{PostedForm, Section, Visit};
 use super::words::{Words, fill};
 use super::{force, html, show};
@@ -29,18 +30,22 @@ pub(super) async fn new(visit: Visit) -> Result<Response, Response> {
 pub(super) async fn create(PostedForm { visit, form }: PostedForm) -> Result<Response, Response> {
     let policy = policy(&visit).await?;
     let mut typed = Typed::of(&form);
-    if typed.adds_address(&visit, &form) {
-        return Ok(html(StatusCode::OK, &new_page(&visit, &policy, &typed, Vec::new())));
+    let adds_address = typed.adds_address(&visit, &form);
+    let again = |faults, error: Option<&StoreError>| {
+        let page = new_page(&visit, &policy, &typed, faults);
+        FormPage { shell: sent_again(page.shell, &form, error), ..page }
+    };
+    if adds_address {
+        return Ok(html(StatusCode::OK, &again(Vec::new(), None)));
     }
-    let asked = request::create(&visit, &typed);
-    let asked = match asked {
+    let asked = match request::create(&visit, &typed) {
         Ok(asked) => asked,
-        Err(faults) => return Ok(refused(&new_page(&visit, &policy, &typed, faults))),
+        Err(faults) => return Ok(refused(&again(faults, None))),
     };
     match visit.change(KeyChange::Create(Box::new(asked)), &form).await {
         Ok(changed) => shown_once(&visit, changed).await,
         Err(error) => match faults_of(visit.w, &error) {
-            Some(faults) => Ok(refused(&new_page(&visit, &policy, &typed, faults))),
+            Some(faults) => Ok(refused(&again(faults, Some(&error)))),
             None => Err(visit.failed(&error)),
         },
     }
@@ -64,18 +69,18 @@ pub(super) async fn save(
     let mut typed = Typed::of(&form);
     let read = Original::read(form.text("read"));
     let version = form.text("version").parse().unwrap_or(key.version);
-    let state = |faults| EditState { version, read: read.clone(), faults, conflict: Vec::new() };
-    if typed.adds_address(&visit, &form) {
-        return Ok(html(
-            StatusCode::OK,
-            &edit_page(&visit, &policy, &key, &typed, state(Vec::new())),
-        ));
+    let adds_address = typed.adds_address(&visit, &form);
+    let again = |faults, error: Option<&StoreError>| {
+        let state = EditState { version, read: read.clone(), faults, conflict: Vec::new() };
+        let page = edit_page(&visit, &policy, &key, &typed, state);
+        FormPage { shell: sent_again(page.shell, &form, error), ..page }
+    };
+    if adds_address {
+        return Ok(html(StatusCode::OK, &again(Vec::new(), None)));
     }
     let asked: EditRequest = match request::edit(&visit, &key, &typed) {
         Ok(asked) => asked,
-        Err(faults) => {
-            return Ok(refused(&edit_page(&visit, &policy, &key, &typed, state(faults))));
-        }
+        Err(faults) => return Ok(refused(&again(faults, None))),
     };
     let change = KeyChange::Edit {
         key: KeyRef::Id(key.entry.id),
@@ -92,9 +97,19 @@ pub(super) async fn save(
             Ok(html(StatusCode::PRECONDITION_FAILED, &page))
         }
         Err(error) => match faults_of(visit.w, &error) {
-            Some(faults) => Ok(refused(&edit_page(&visit, &policy, &key, &typed, state(faults)))),
+            Some(faults) => Ok(refused(&again(faults, Some(&error)))),
             None => Err(visit.failed(&error)),
         },
+    }
+}
+
+/// The frame of a form that is shown again, under the name that it had: a store that did not answer
+/// may have made the change, and whoever then sends the form again must not make it twice. Only what
+/// was made out of other content needs another name.
+pub(super) fn sent_again(shell: Shell, form: &FormData, error: Option<&StoreError>) -> Shell {
+    match error {
+        Some(StoreError::IdempotencyConflict) => shell,
+        _ => Shell { once: form.text("once").to_owned(), ..shell },
     }
 }
 

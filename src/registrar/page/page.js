@@ -47,6 +47,17 @@ for (const field of document.querySelectorAll("[data-chooses]")) {
   });
 }
 
+// Pressed twice, a form would be sent twice, and the browser would show the second answer: without the secret.
+for (const form of document.querySelectorAll('form[method="post"]')) {
+  form.addEventListener("submit", (event) => {
+    if (form.dataset.sent) event.preventDefault();
+    form.dataset.sent = "yes";
+  });
+}
+addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+});
+
 // Choosing an organization switches to it, without a button.
 for (const select of document.querySelectorAll("select[data-submits]")) {
   select.addEventListener("change", () => select.form.requestSubmit());

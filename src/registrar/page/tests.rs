@@ -162,9 +162,20 @@ fn nothing_that_was_typed_is_lost() {
         let told = kim.post("/keys", &format!("{hidden}&name={long}&expires=never")).await;
         assert_eq!(told.status, StatusCode::UNPROCESSABLE_ENTITY);
         assert!(told.body.contains("href=\"#name\"") && told.body.contains(&long));
+        // Under the same name, because nobody may know what became of it before.
+        let once =
+            |text: &str| text.split("once=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+        assert_eq!(once(&hidden_of(&told)), once(&hidden));
         // Without script the button adds the address in a round trip.
         let told = kim.post("/keys", &format!("{hidden}&name=A&add_address=1")).await;
         assert!(told.body.contains(">192.0.2.7</textarea>"), "{}", told.body);
+        assert_eq!(once(&hidden_of(&told)), once(&hidden));
+        // What was made out of other content has that name; the next one gets another.
+        let made = kim.post("/keys", &format!("{hidden}&name=A&expires=never")).await;
+        assert_eq!(made.status, StatusCode::OK);
+        let told = kim.post("/keys", &format!("{hidden}&name=B&expires=never")).await;
+        assert!(told.body.contains("sent before") && told.body.contains("value=\"B\""));
+        assert_ne!(once(&hidden_of(&told)), once(&hidden));
     });
 }
 

@@ -80,11 +80,13 @@ words! {
     edited_notice = "Your changes are saved";
     embed_copy_id = "Copy the public id";
     embed_create = "Create key";
+    embed_former_ends = "Its former secret, which would work until {end}, ends at once: a key has two secrets at most.";
     embed_new = "New key";
-    embed_offline = "The service cannot be reached. Nothing was changed, as far as is known; look at the list once it can.";
+    embed_offline = "The service cannot be reached. Try again in a moment.";
     embed_pair_secret = "Secret";
     embed_public_id = "Public id";
     embed_title = "API keys";
+    embed_unsettled = "Nobody knows whether it was done. Press the button again: it is done only once, and then you are told.";
     embed_wait = "Loading…";
     empty_text = "A key lets your own code call the API without a person signing in. Give each program a key of its own, with the permissions that it needs and no more.";
     empty_title = "No keys yet";
@@ -298,7 +300,7 @@ words! {
     version_conflict = "Somebody else changed this key while you were editing. What they changed:";
     version_conflict_kept = "What you typed is still in the form. Look it over and save again.";
     was = "was {before}, is {after}";
-    was_shown_text = "The key was created when this form was first sent, and its secret was shown then. It is not kept, so it cannot be shown again. If nobody has stored it, rotate the key for a new one.";
+    was_shown_text = "This was done when it was first sent, and the secret was in that answer, which may have been lost. It is not kept, so it cannot be shown again. If nobody has stored it, rotate the key for a new one.";
     was_shown_title = "The secret was shown already";
     you = "you";
     ago_days = "{count} days ago";
