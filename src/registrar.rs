@@ -20,6 +20,7 @@ pub mod page;
 pub mod people;
 pub mod publish;
 pub mod request;
+pub mod search;
 pub mod serve;
 pub mod sight;
 pub mod store;

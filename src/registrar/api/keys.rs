@@ -23,6 +23,7 @@ use crate::manage::operation::{OwnerChange, StatusChange};
 use crate::manage::time::{self, When};
 use crate::registrar::app::{App, MadeChange};
 use crate::registrar::people::CallerBy;
+use crate::registrar::search::KeySearch;
 use crate::registrar::sight::CallerSight;
 use crate::registrar::store::{
     AuditQuery, ChangeRequest, Cursor, KeyChange, KeyCount, KeyQuery, KeyRef, KeyRow, KeySort,
@@ -62,7 +63,9 @@ struct ChangeAnswer {
     params(
         ("org" = String, Path),
         ("q" = Option<String>, Query, description = "A part of the name, of the id, or of the \
-         first characters of the secret. One or two characters mean the beginning of the name."),
+         first characters of the secret, with or without its prefix. Of a whole secret only the \
+         beginning counts; do not send one, because proxies log addresses. One or two characters \
+         mean the beginning of the name."),
         ("state" = Option<String>, Query, description = "`active`, `canary`, `disabled`, \
          `expired`, `kept` (all but revoked keys and canaries), `not_yet_valid` or `revoked`."),
         ("permission" = Option<String>, Query, description = "Keys that hold it, also by `*`."),
@@ -87,7 +90,7 @@ pub async fn list(
 ) -> Result<Json<KeyPageDocument>, ApiProblem> {
     let sight = caller.in_org(&app, &org).await?;
     sight.may_in(OrgAction::ListKeys)?;
-    let query = list_query(&sight, &parts)?;
+    let query = list_query(&app, &sight, &parts)?;
     let is_first = query.cursor.is_none();
     let counting = async {
         match is_first {
@@ -325,7 +328,13 @@ pub async fn audit(
     Ok(Json(AuditPageDocument::of(&app.store.audit(query).await?)))
 }
 
-fn list_query(sight: &CallerSight, parts: &Parts) -> Result<KeyQuery, ApiProblem> {
+fn list_query(app: &App, sight: &CallerSight, parts: &Parts) -> Result<KeyQuery, ApiProblem> {
+    let audience = app.settings.audience(sight.audience());
+    let search = |text: &str| {
+        let text = search(text)?;
+        let sought = audience.map(|audience| KeySearch::of(audience, text).sought);
+        Ok(sought.unwrap_or_else(|| text.to_owned()).into())
+    };
     let mut given = QueryParameters::of(parts, LIST)?;
     let now = sight.now_ms / 1000;
     let at = |when: When| when.resolve(now).map_err(|e| e.to_string());
@@ -359,9 +368,9 @@ fn list_query(sight: &CallerSight, parts: &Parts) -> Result<KeyQuery, ApiProblem
     given.end(query)
 }
 
-fn search(text: &str) -> Result<Box<str>, String> {
+fn search(text: &str) -> Result<&str, String> {
     match text.len() <= 200 && !text.chars().any(char::is_control) {
-        true => Ok(text.into()),
+        true => Ok(text),
         false => Err("must be at most 200 bytes without control characters".to_owned()),
     }
 }

@@ -8,6 +8,7 @@ use super::view::{FilterTab, ListPage};
 use super::visit::{Section, Visit};
 use super::words::Words;
 use super::{findings, html, show};
+use crate::registrar::search::KeySearch;
 use crate::registrar::store::{Cursor, KeyCount, KeyQuery, KeySort, KeyState, UnusedKeys};
 
 /// Rows per page.
@@ -114,14 +115,20 @@ pub(super) async fn list(visit: Visit) -> Result<Response, Response> {
     while !visit.query.text("q").is_char_boundary(end) {
         end -= 1;
     }
-    let search = visit.query.text("q").get(..end).unwrap_or_default().to_owned();
+    let typed = visit.query.text("q").get(..end).unwrap_or_default();
+    let KeySearch { sought, shown: search } = KeySearch::of(&visit.audience, typed);
+    if search.len() < typed.trim_end_matches(['…', '.']).len() {
+        // A secret: the browser keeps no address with the whole of it. Where there is a script, none
+        // is sent in the first place.
+        return Ok(visit.go("/keys", &[("q", &search), ("filter", filter.name())]));
+    }
     let cursor = visit.query.text("cursor").to_owned();
     let every = KeyQuery {
         owner: visit.sight.own_keys_only(),
         ..KeyQuery::all(visit.audience.name.clone(), visit.sight.org.clone(), visit.sight.now_ms)
     };
     let mut query = KeyQuery {
-        search: (!search.is_empty()).then(|| search.as_str().into()),
+        search: (!sought.is_empty()).then(|| sought.into()),
         cursor: (!cursor.is_empty()).then(|| Cursor::of(&cursor)),
         limit: ROWS,
         ..every.clone()
@@ -176,6 +183,7 @@ pub(super) async fn list(visit: Visit) -> Result<Response, Response> {
         first: (!cursor.is_empty()).then(|| address(filter.name(), "")),
         next: page.next.map(|next| address(filter.name(), next.as_str())),
         search: search.clone(),
+        heads: KeySearch::heads(&visit.audience),
     };
     Ok(html(StatusCode::OK, &screen))
 }

@@ -47,6 +47,16 @@ for (const field of document.querySelectorAll("[data-chooses]")) {
   });
 }
 
+// Of a whole secret only the beginning gets into an address, and so into a history or the log of a proxy.
+for (const field of document.querySelectorAll("input[data-heads]")) {
+  const heads = field.dataset.heads.split(" ").map((head) => head.split(":"));
+  field.form.addEventListener("submit", () => {
+    const text = field.value.trim();
+    const [head, shown] = heads.find(([begin]) => text.startsWith(begin)) ?? [];
+    if (head && !/\s/.test(text)) field.value = text.slice(0, head.length + Number(shown));
+  });
+}
+
 // Pressed twice, a form would be sent twice, and the browser would show the second answer: without the secret.
 for (const form of document.querySelectorAll('form[method="post"]')) {
   form.addEventListener("submit", (event) => {

@@ -179,6 +179,46 @@ fn nothing_that_was_typed_is_lost() {
     });
 }
 
+/// Its settings have a form of secrets with a prefix and an environment.
+fn prefixed() -> TestDesk {
+    let form = "[audiences.prefixes.wa]\nprefix = \"wa_\"\nenvironment = true\nrandom = 32\n";
+    TestDesk::new(&format!("{PERMISSIONS}{form}"))
+}
+
+#[test]
+fn what_the_list_shows_of_a_secret_finds_its_key() {
+    run(async {
+        let desk = prefixed();
+        let kim = Browser::signed_in(&desk, Some("acme"), "owner").await;
+        let mut secrets = Vec::new();
+        for name in ["First", "Second"] {
+            let hidden = kim.hidden("/keys/new").await;
+            let form = format!("{hidden}&name={name}&expires=never&environment=live");
+            secrets.push(secret_of(&kim.post("/keys", &form).await).unwrap());
+        }
+        let secret = &secrets[0];
+        assert!(secret.starts_with("wa_live_") && secret.len() == 40, "{secret}");
+        let start = &secret[..16];
+        assert!(kim.get("/keys").await.body.contains(&format!("{start}…")));
+        let found = |told: &Told| {
+            assert_eq!(told.status, StatusCode::OK, "{}", told.body);
+            told.body.matches("class=\"key-name\"").count()
+        };
+        for text in [start, &format!("{start}%E2%80%A6"), &start[8..], &format!("{start}...")] {
+            let list = kim.get(&format!("/keys?q={text}")).await;
+            assert_eq!(found(&list), 1, "{text}");
+            assert!(list.body.contains(">First<"), "{text}");
+        }
+        assert_eq!(found(&kim.get("/keys?q=wa_live_nothing1").await), 0);
+        // Of a whole secret only the beginning stays in the address.
+        let to = goes_to(&kim.get(&format!("/keys?q={secret}&filter=active")).await);
+        assert!(to.contains("filter=active") && !to.contains(&secret[16..]), "{to}");
+        let list = kim.get(&to).await;
+        assert_eq!(found(&list), 1);
+        assert!(!list.body.contains(&secret[16..]), "{}", list.body);
+    });
+}
+
 #[test]
 fn two_browsers_that_edit_one_key_do_not_undo_each_other() {
     run(async {

@@ -140,6 +140,8 @@ pub struct ListPage<'w> {
     /// There are no keys at all.
     pub is_empty: bool,
     pub search: String,
+    /// How secrets begin, for the script.
+    pub heads: String,
     pub filter: String,
     /// For the search form, where there are several audiences.
     pub audience: String,

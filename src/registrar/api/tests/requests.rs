@@ -326,6 +326,32 @@ fn lists_are_pages_of_what_was_asked_for() {
     });
 }
 
+/// However much of it somebody has: what a list shows, or a secret that was found somewhere.
+#[test]
+fn a_search_finds_a_secret_by_its_beginning() {
+    run(async {
+        let form = "[audiences.prefixes.wa]\nprefix = \"wa_\"\nrandom = 32\nshown = 6\n";
+        let desk = TestDesk::new(form);
+        let owner = person(&desk, PersonRole::Owner, "acme", "owner").await;
+        let mut secrets = Vec::new();
+        for name in ["First", "Second"] {
+            let told =
+                ask(&desk, &owner, Method::POST, KEYS, Some(json!({ "name": name }))).await;
+            secrets.push(told.json()["secret"].as_str().unwrap().to_owned());
+        }
+        for text in [&secrets[0][..], &secrets[0][..9], &secrets[0][3..9], &secrets[0][..7]] {
+            for text in [text.to_owned(), format!("{text}%E2%80%A6")] {
+                let told =
+                    ask(&desk, &owner, Method::GET, &format!("{KEYS}?q={text}"), None).await;
+                let json = told.json();
+                let names: Vec<_> =
+                    json["keys"].as_array().unwrap().iter().map(|key| &key["name"]).collect();
+                assert_eq!(names, ["First"], "{text}");
+            }
+        }
+    });
+}
+
 #[test]
 fn a_wait_ends_with_what_is_known() {
     run(async {

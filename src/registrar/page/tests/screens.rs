@@ -150,6 +150,7 @@ fn list(w: &Words) -> ListPage<'_> {
         count: Some(fill(&w.count_many, &[("count", &w.many_count)])),
         is_empty: false,
         search: String::new(),
+        heads: "wa_live_:8 wa_test_:8 wa_:8".into(),
         filter: String::new(),
         audience: String::new(),
         filters: vec![
