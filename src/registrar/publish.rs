@@ -21,7 +21,7 @@ pub mod target;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -185,12 +185,12 @@ impl Publisher {
             let mut outbox = Outbox::new(parts);
             outbox.begin().await.map_err(of_store)?;
             answers.insert(audience.name.clone(), outbox.answers());
-            note_signers(&options, audience).await?;
             let others = audience.co_signers.iter().map(|signer| signer.name.clone());
             co_signers.insert(audience.name.clone(), others.collect());
             states.insert(audience.name.clone(), shown);
             outboxes.push(outbox);
         }
+        note_signers(&options).await?;
         for outbox in outboxes {
             let stopped = stopped.clone();
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -416,20 +416,45 @@ pub fn settle_high_water(state: &Path, audit: AuditHead) -> Result<()> {
     file.write()
 }
 
-/// For people and machines that ask who signs.
-async fn note_signers(options: &PublisherOptions, audience: &AudienceConfig) -> Result<()> {
-    let own = audience.signer.as_ref().and_then(|signer| signer.public().ok());
-    let own = own.map(|key| (key, Box::from("this service")));
-    let others = audience.co_signers.iter().map(|signer| (signer.public, signer.name.clone()));
-    for (key, note) in own.into_iter().chain(others) {
-        let signer = SignerRow {
-            id: key.id().to_string().into(),
-            public_key: *key.as_bytes(),
-            note,
-            added_ms: options.clock.now().unix_ms,
-            retired_ms: None,
-        };
-        options.store.put_signer(signer).await.map_err(of_store)?;
+/// For people and machines that ask who signs. A signer that the configuration does not name any
+/// more has retired. Where two instances differ, as while they are restarted one by one, what the
+/// last one to start says holds.
+async fn note_signers(options: &PublisherOptions) -> Result<()> {
+    let PublisherOptions { store, settings, clock, .. } = options;
+    let now_ms = clock.now().unix_ms;
+    let known = store.signers().await.map_err(of_store)?;
+    let mut named = BTreeSet::new();
+    let mut is_complete = true;
+    for audience in &settings.audiences {
+        let own = audience.signer.as_ref().and_then(|signer| {
+            let public = signer.public();
+            is_complete &= public.is_ok();
+            public.ok()
+        });
+        let own = own.map(|key| (key, Box::from("this service")));
+        let others = audience.co_signers.iter().map(|signer| (signer.public, signer.name.clone()));
+        for (key, note) in own.into_iter().chain(others) {
+            let signer = SignerRow {
+                id: key.id().to_string().into(),
+                public_key: *key.as_bytes(),
+                note,
+                added_ms: now_ms,
+                retired_ms: None,
+            };
+            named.insert(signer.id.clone());
+            store.put_signer(signer).await.map_err(of_store)?;
+        }
+    }
+    // An instance that signs nothing says nothing about who does; nor does one that cannot read a
+    // key of its own, which may be any of them.
+    if named.is_empty() || !is_complete {
+        return Ok(());
+    }
+    for signer in known {
+        if signer.retired_ms.is_none() && !named.contains(&signer.id) {
+            let retired = SignerRow { retired_ms: Some(now_ms), ..signer };
+            store.put_signer(retired).await.map_err(of_store)?;
+        }
     }
     Ok(())
 }

@@ -168,6 +168,45 @@ fn two_of_two_sign_and_nothing_is_in_force_before() {
     });
 }
 
+/// A signer that was replaced, as after a leak, is not shown as one that signs.
+#[test]
+fn a_signer_that_is_not_named_any_more_has_retired() {
+    let pair = Pair::new();
+    run(async {
+        let states = async |service: &Service| -> Vec<(String, bool)> {
+            let signers = service.store.signers().await.unwrap();
+            let state = |signer: &SignerRow| (signer.note.to_string(), signer.retired_ms.is_some());
+            let mut states: Vec<_> = signers.iter().map(state).collect();
+            states.sort();
+            states
+        };
+        let is = |who: &str, retired: bool| (who.to_owned(), retired);
+        let service = pair.house.serve().await;
+        assert_eq!(states(&service).await, [is("second", false), is("this service", false)]);
+        service.publisher.stop();
+        key(&pair.house, "third");
+        configure(&pair.house, "second", "third");
+        let service = pair.house.serve().await;
+        let three = [is("second", true), is("third", false), is("this service", false)];
+        assert_eq!(states(&service).await, three);
+        let when = |service: &Service| {
+            let store = Arc::clone(&service.store);
+            async move { store.signers().await.unwrap().iter().find_map(|s| s.retired_ms).unwrap() }
+        };
+        let since = when(&service).await;
+        service.publisher.stop();
+        // Of another start the time stays, and one that comes back is active again.
+        let service = pair.house.serve().await;
+        assert_eq!((states(&service).await, when(&service).await), (three.into(), since));
+        service.publisher.stop();
+        configure(&pair.house, "third", "second");
+        let service = pair.house.serve().await;
+        let back = [is("second", false), is("third", true), is("this service", false)];
+        assert_eq!(states(&service).await, back);
+        service.publisher.stop();
+    });
+}
+
 /// Only one of a table and the patch over it is signed: sidecars get neither.
 #[test]
 fn half_a_pair_is_not_in_force() {
