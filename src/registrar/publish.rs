@@ -37,7 +37,7 @@ use self::host::ServiceLock;
 use self::metrics::MeteredAudience;
 pub use self::outbox::WaitingDraft;
 use self::outbox::{Outbox, OutboxParts};
-use super::config::{AdminToml, AudienceConfig};
+use super::config::AdminToml;
 use super::store::{AudienceName, AuditHead, SidecarReport, SignerRow, Store};
 use crate::artefacts::{ArtefactShelf, ServedArtefacts};
 use crate::clock::Clock;

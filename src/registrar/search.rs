@@ -76,8 +76,7 @@ impl<'t> SecretHead<'t> {
         }
         let head = form.head_of(text.as_bytes());
         let rest = text.get(head..)?;
-        let is_symbol =
-            |b: u8| form.alphabet.symbols().contains(&b) || b == b'-' && form.group > 0;
+        let is_symbol = |b: u8| form.alphabet.symbols().contains(&b) || b == b'-' && form.group > 0;
         // A name may begin with the prefix as well: `wa_ of the sales team`.
         if rest.len() < FEWEST || !rest.bytes().all(is_symbol) {
             return None;

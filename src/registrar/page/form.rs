@@ -6,6 +6,7 @@ pub mod request;
 
 use axum::extract::Path;
 use axum::http::StatusCode;
+use axum::http::header::{HeaderValue, RETRY_AFTER};
 use axum::response::Response;
 
 use self::fields::{Original, Typed};
@@ -40,12 +41,12 @@ pub(super) async fn create(PostedForm { visit, form }: PostedForm) -> Result<Res
     }
     let asked = match request::create(&visit, &typed) {
         Ok(asked) => asked,
-        Err(faults) => return Ok(refused(&again(faults, None))),
+        Err(faults) => return Ok(refused(&again(faults, None), None)),
     };
     match visit.change(KeyChange::Create(Box::new(asked)), &form).await {
         Ok(changed) => shown_once(&visit, changed).await,
-        Err(error) => match faults_of(visit.w, &error) {
-            Some(faults) => Ok(refused(&again(faults, Some(&error)))),
+        Err(error) => match faults_of(visit.w, &error, &visit.w.fault_sent_before) {
+            Some(faults) => Ok(refused(&again(faults, Some(&error)), Some(&error))),
             None => Err(visit.failed(&error)),
         },
     }
@@ -80,7 +81,7 @@ pub(super) async fn save(
     }
     let asked: EditRequest = match request::edit(&visit, &key, &typed) {
         Ok(asked) => asked,
-        Err(faults) => return Ok(refused(&again(faults, None))),
+        Err(faults) => return Ok(refused(&again(faults, None), None)),
     };
     let change = KeyChange::Edit {
         key: KeyRef::Id(key.entry.id),
@@ -96,8 +97,8 @@ pub(super) async fn save(
             let page = edit_page(&visit, &policy, &current, &typed, state);
             Ok(html(StatusCode::PRECONDITION_FAILED, &page))
         }
-        Err(error) => match faults_of(visit.w, &error) {
-            Some(faults) => Ok(refused(&again(faults, Some(&error)))),
+        Err(error) => match faults_of(visit.w, &error, &visit.w.fault_edit_sent_before) {
+            Some(faults) => Ok(refused(&again(faults, Some(&error)), Some(&error))),
             None => Err(visit.failed(&error)),
         },
     }
@@ -228,8 +229,14 @@ pub(super) async fn shown_once(visit: &Visit, changed: Changed) -> Result<Respon
     Ok(html(StatusCode::OK, &page))
 }
 
-fn refused(page: &FormPage<'_>) -> Response {
-    html(StatusCode::UNPROCESSABLE_ENTITY, page)
+/// A form that is shown again, with why. If trying again later helps, machines are told so too.
+pub(super) fn refused(page: &impl askama::Template, error: Option<&StoreError>) -> Response {
+    let Some(wait) = error.and_then(StoreError::retry_after) else {
+        return html(StatusCode::UNPROCESSABLE_ENTITY, page);
+    };
+    let mut answer = html(StatusCode::SERVICE_UNAVAILABLE, page);
+    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+    answer
 }
 
 fn may_not(visit: &Visit) -> Response {
@@ -245,7 +252,12 @@ pub(super) fn faults_title(w: &Words, faults: &[FormFault]) -> String {
 }
 
 /// The parts of an error that belong to fields of a form. `None`: it is about something else.
-pub(super) fn faults_of(w: &Words, error: &StoreError) -> Option<Vec<FormFault>> {
+/// `sent_before`: what to say if the form was sent before with other content, and was carried out.
+pub(super) fn faults_of(
+    w: &Words,
+    error: &StoreError,
+    sent_before: &str,
+) -> Option<Vec<FormFault>> {
     let fault = |field: &str, why: String| {
         let (id, label) = field_of(w, field);
         FormFault { field: id.to_owned(), label, why }
@@ -261,7 +273,7 @@ pub(super) fn faults_of(w: &Words, error: &StoreError) -> Option<Vec<FormFault>>
         StoreError::Away { .. } | StoreError::Busy { .. } => {
             Some(vec![fault("", w.busy_text.to_string())])
         }
-        StoreError::IdempotencyConflict => Some(vec![fault("", w.fault_sent_before.to_string())]),
+        StoreError::IdempotencyConflict => Some(vec![fault("", sent_before.to_owned())]),
         _ => None,
     }
 }

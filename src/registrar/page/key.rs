@@ -6,7 +6,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::form::{faults_of, faults_title, sent_again, shown_once};
+use super::form::{faults_of, faults_title, refused, sent_again, shown_once};
 use super::view::{
     Choice, Evidence, FindingView, FormFault, HistoryLine, KeyDetails, KeyPage, Link, Moment,
     Notice, RevokePage, RevokeView, RotatePage, UsageView,
@@ -398,12 +398,12 @@ pub(super) async fn rotate(
     };
     match visit.change(change, &form).await {
         Ok(changed) => shown_once(&visit, changed).await,
-        Err(error) => match faults_of(visit.w, &error) {
+        Err(error) => match faults_of(visit.w, &error, &visit.w.fault_rotation_sent_before) {
             Some(faults) => {
                 let page = rotate_page(&visit, &key, reports, chosen, faults);
                 let shell = sent_again(page.shell, &form, Some(&error));
                 let page = RotatePage { shell, ..page };
-                Ok(html(StatusCode::UNPROCESSABLE_ENTITY, &page))
+                Ok(refused(&page, Some(&error)))
             }
             None => Err(visit.failed(&error)),
         },

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 
 use super::data::FormData;
-use super::form::{faults_of, faults_title};
+use super::form::{faults_of, faults_title, refused};
 use super::view::{
     AuditLogPage, Choice, FormFault, KeyLeftView, KeysLeftView, Link, MemberView, MembersPage,
     SessionView, SessionsPage,
@@ -161,10 +161,10 @@ pub(super) async fn change_member(
         Ok(left) if left.is_empty() => Ok(visit.go("/members", &[])),
         // That address lists their keys, and still does when somebody returns to it.
         Ok(_) => Ok(visit.go("/members", &[("iss", iss), ("sub", sub)])),
-        Err(error) => match faults_of(w, &error) {
+        Err(error) => match faults_of(w, &error, &w.fault_sent_before) {
             Some(faults) => {
                 let page = members_page(&visit, faults, &form).await?;
-                Ok(html(StatusCode::UNPROCESSABLE_ENTITY, &page))
+                Ok(refused(&page, Some(&error)))
             }
             None => Err(visit.failed(&error)),
         },

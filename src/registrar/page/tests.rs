@@ -240,6 +240,42 @@ fn two_browsers_that_edit_one_key_do_not_undo_each_other() {
     });
 }
 
+/// Of the form that came first, nothing but what became of it is known.
+#[test]
+fn a_form_that_is_sent_again_with_other_content_says_what_was_done() {
+    run(async {
+        let desk = desk();
+        let kim = Browser::signed_in(&desk, Some("acme"), "owner").await;
+        let (made, _) = desk.key(&["read"]).await;
+        let w = Words::preferred("en");
+        for (path, first, second, said) in [
+            (
+                format!("/keys/{}/edit", made.key.entry.id),
+                "name=One&permission=read&expires=keep",
+                "name=Two&permission=read&expires=keep",
+                &w.fault_edit_sent_before,
+            ),
+            (
+                format!("/keys/{}/rotate", made.key.entry.id),
+                "overlap=24h",
+                "overlap=7d",
+                &w.fault_rotation_sent_before,
+            ),
+        ] {
+            let hidden = kim.hidden(&path).await;
+            let told = kim.post(&path, &format!("{hidden}&{first}")).await;
+            assert!(told.status != StatusCode::UNPROCESSABLE_ENTITY, "{}", told.body);
+            let told = kim.post(&path, &format!("{hidden}&{second}")).await;
+            assert_eq!(told.status, StatusCode::UNPROCESSABLE_ENTITY, "{path}");
+            assert!(told.body.contains(&**said), "{path}: {}", told.body);
+            assert!(!told.body.contains(&*w.fault_sent_before), "no key was made: {}", told.body);
+            // And what they typed can be sent in a form of its own.
+            let again = kim.post(&path, &format!("{}&{second}", hidden_of(&told))).await;
+            assert_ne!(again.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", again.body);
+        }
+    });
+}
+
 #[test]
 fn forms_of_others_change_nothing() {
     run(async {

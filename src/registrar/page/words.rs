@@ -375,6 +375,8 @@ words! {
     unpublished_unfit = "What the keys say cannot be put into a table of the configured format.";
     fault_name_missing = "give it a name";
     fault_date = "give a date after today";
+    fault_edit_sent_before = "This form was sent before with other content, and that was saved then. Send it again: you are shown what is different now, and can save this too.";
+    fault_rotation_sent_before = "This form was sent before with other content, and a new secret was made then. Look at the list, and send it again if you want another one.";
     fault_sent_before = "This form was sent before, and the key was made then. Look it over, and send it again if you want another one.";
     fault_missing = "is needed";
     fault_limit = "must be a whole number above 0";

@@ -335,14 +335,12 @@ fn a_search_finds_a_secret_by_its_beginning() {
         let owner = person(&desk, PersonRole::Owner, "acme", "owner").await;
         let mut secrets = Vec::new();
         for name in ["First", "Second"] {
-            let told =
-                ask(&desk, &owner, Method::POST, KEYS, Some(json!({ "name": name }))).await;
+            let told = ask(&desk, &owner, Method::POST, KEYS, Some(json!({ "name": name }))).await;
             secrets.push(told.json()["secret"].as_str().unwrap().to_owned());
         }
         for text in [&secrets[0][..], &secrets[0][..9], &secrets[0][3..9], &secrets[0][..7]] {
             for text in [text.to_owned(), format!("{text}%E2%80%A6")] {
-                let told =
-                    ask(&desk, &owner, Method::GET, &format!("{KEYS}?q={text}"), None).await;
+                let told = ask(&desk, &owner, Method::GET, &format!("{KEYS}?q={text}"), None).await;
                 let json = told.json();
                 let names: Vec<_> =
                     json["keys"].as_array().unwrap().iter().map(|key| &key["name"]).collect();
