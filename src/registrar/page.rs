@@ -11,6 +11,7 @@ pub mod key;
 pub mod list;
 pub mod org;
 pub mod policy;
+pub mod rotate;
 pub mod show;
 pub mod sign_in;
 #[cfg(test)]
@@ -68,7 +69,7 @@ fn signed_in() -> Router<App> {
         .route("/keys/new", get(form::new))
         .route("/keys/{id}", get(key::show))
         .route("/keys/{id}/edit", get(form::edit).post(form::save))
-        .route("/keys/{id}/rotate", get(key::ask_rotate).post(key::rotate))
+        .route("/keys/{id}/rotate", get(rotate::ask).post(rotate::rotate))
         .route("/keys/{id}/revoke", get(key::ask_revoke).post(key::revoke))
         .route("/keys/{id}/disable", post(key::disable))
         .route("/keys/{id}/enable", post(key::enable))

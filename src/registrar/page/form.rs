@@ -132,7 +132,7 @@ impl EditState {
 
 /// What the org's policy allows. The form does not offer what the policy forbids; the store refuses
 /// it in any case.
-async fn policy(visit: &Visit) -> Result<OrgPolicy, Response> {
+pub(super) async fn policy(visit: &Visit) -> Result<OrgPolicy, Response> {
     let Some(org) = &visit.sight.org else { return Ok(OrgPolicy::default()) };
     let rules = visit.app.store.org(org).await.map_err(|e| visit.failed(&e))?.rules;
     Ok(rules.policy)

@@ -6,18 +6,17 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::form::{faults_of, faults_title, refused, sent_again, shown_once};
 use super::view::{
-    Choice, Evidence, FindingView, FormFault, HistoryLine, KeyDetails, KeyPage, Link, Moment,
-    Notice, RevokePage, RevokeView, RotatePage, UsageView,
+    Evidence, FindingView, HistoryLine, KeyDetails, KeyPage, Link, Moment, Notice, RevokePage,
+    RevokeView, UsageView,
 };
 use super::visit::{PostedForm, Section, Visit};
 use super::words::{Words, fill};
 use super::{findings, force, html, show};
 use crate::core::{KeyId, KeyStatus};
+use crate::manage::operation::StatusChange;
 use crate::manage::operation::may::{KeyAction, OrgAction};
-use crate::manage::operation::{FormerSecret, RotateRequest, StatusChange};
-use crate::manage::time;
+use crate::manage::registry::entry::RegistryEntry;
 use crate::registrar::store::{AuditQuery, KeyChange, KeyRef, KeyRow};
 
 /// Lines of the history to show.
@@ -94,6 +93,8 @@ fn view(visit: &Visit, key: &KeyRow, reports: UseReports) -> KeyDetails {
         label: former.to_string(),
     });
     let permissions = entry.permissions.iter();
+    let may_rotate = !is_final && may(KeyAction::Rotate { to: entry, living: 0 });
+    let disabled_pair = is_disabled_pair(entry);
     KeyDetails {
         href: visit.link(&format!("/keys/{}", entry.id), &[]),
         name: show::name(entry),
@@ -106,6 +107,8 @@ fn view(visit: &Visit, key: &KeyRow, reports: UseReports) -> KeyDetails {
         created: at(entry.created),
         not_before: at(entry.not_before.filter(|begin| *begin > now)),
         expires: at(entry.expires),
+        sunset: at(entry.sunset),
+        former_expires: at(former_end(entry, now)),
         changed: at(Some(key.changed_ms / 1000)),
         last_used: at(last.map(|last| last.at_ms / 1000)),
         no_use: reports.no_use(w),
@@ -121,11 +124,23 @@ fn view(visit: &Visit, key: &KeyRow, reports: UseReports) -> KeyDetails {
         note: entry.note.to_string(),
         can_edit: entry.status != KeyStatus::Revoked
             && may(KeyAction::Edit { to: entry, living: 0 }),
-        can_rotate: !is_final && may(KeyAction::Rotate { to: entry, living: 0 }),
+        can_rotate: may_rotate && !disabled_pair,
+        why_no_rotation: (may_rotate && disabled_pair).then(|| w.rotate_disabled_pair.to_string()),
         can_disable: entry.status == KeyStatus::Active && can(StatusChange::Disable),
         can_enable: entry.status == KeyStatus::Disabled && can(StatusChange::Enable),
         can_revoke: can(StatusChange::Revoke),
     }
+}
+
+/// A new secret of such a pair would be refused like its present one: it is enabled first.
+pub(super) fn is_disabled_pair(entry: &RegistryEntry) -> bool {
+    entry.public_id.is_some() && entry.status == KeyStatus::Disabled
+}
+
+/// Until when the former secret of a pair is valid as well, in Unix seconds.
+pub(super) fn former_end(entry: &RegistryEntry, now: u64) -> Option<u64> {
+    let former = entry.previous.filter(|_| entry.has_former_secret(now));
+    former.map(|former| former.expires)
 }
 
 /// The outcome of the last change, after the redirect that followed it.
@@ -242,7 +257,7 @@ async fn former_key(visit: &Visit, former: KeyId) -> Result<Option<KeyRow>, Resp
     }
 }
 
-fn last_used(visit: &Visit, key: &KeyRow) -> Option<Moment> {
+pub(super) fn last_used(visit: &Visit, key: &KeyRow) -> Option<Moment> {
     let last = key.last_use.as_ref();
     last.map(|last| show::moment(visit.w, last.at_ms / 1000, visit.now()))
 }
@@ -334,78 +349,4 @@ async fn set_status(
     let change = KeyChange::SetStatus { key: KeyRef::Id(key.entry.id), if_match: None, status };
     let changed = visit.change(change, form).await.map_err(|e| visit.failed(&e))?;
     force::done(visit, &changed, what).await
-}
-
-// --- rotate
-
-pub(super) async fn ask_rotate(visit: Visit, Path(id): Path<String>) -> Result<Response, Response> {
-    let key = visit.key(&id).await?;
-    let reports = UseReports::of(&visit, key.entry.id).await?;
-    Ok(html(StatusCode::OK, &rotate_page(&visit, &key, reports, "24h", Vec::new())))
-}
-
-fn rotate_page<'w>(
-    visit: &Visit,
-    key: &KeyRow,
-    reports: UseReports,
-    chosen: &str,
-    faults: Vec<FormFault>,
-) -> RotatePage<'w> {
-    let w = visit.w;
-    let path = format!("/keys/{}", key.entry.id);
-    let choice = |value: &str, label: &str| Choice {
-        value: value.to_owned(),
-        label: label.to_owned(),
-        chosen: value == chosen,
-    };
-    let title = fill(&w.rotate_title, &[("name", &show::name(&key.entry))]);
-    RotatePage {
-        w,
-        shell: visit.shell(Section::Keys, title),
-        back: visit.link(&path, &[]),
-        action: visit.link(&format!("{path}/rotate"), &[]),
-        in_org: visit.in_org(),
-        overlaps: vec![
-            choice("0s", &w.overlap_none),
-            choice("1h", &w.hour_1),
-            choice("24h", &w.hours_24),
-            choice("7d", &w.days_7),
-            choice("30d", &w.days_30),
-        ],
-        last_used: last_used(visit, key),
-        no_use: reports.no_use(w),
-        faults_title: faults_title(w, &faults),
-        faults,
-    }
-}
-
-pub(super) async fn rotate(
-    Path(id): Path<String>,
-    PostedForm { visit, form }: PostedForm,
-) -> Result<Response, Response> {
-    let key = visit.key(&id).await?;
-    let reports = UseReports::of(&visit, key.entry.id).await?;
-    let chosen = form.text("overlap");
-    let Ok(overlap) = time::duration(chosen) else {
-        return Ok(html(StatusCode::OK, &rotate_page(&visit, &key, reports, "24h", Vec::new())));
-    };
-    let request =
-        RotateRequest { overlap, expires: None, prefix: None, former: FormerSecret::Keep };
-    let change = KeyChange::Rotate {
-        key: KeyRef::Id(key.entry.id),
-        if_match: None,
-        request: Box::new(request),
-    };
-    match visit.change(change, &form).await {
-        Ok(changed) => shown_once(&visit, changed).await,
-        Err(error) => match faults_of(visit.w, &error, &visit.w.fault_rotation_sent_before) {
-            Some(faults) => {
-                let page = rotate_page(&visit, &key, reports, chosen, faults);
-                let shell = sent_again(page.shell, &form, Some(&error));
-                let page = RotatePage { shell, ..page };
-                Ok(refused(&page, Some(&error)))
-            }
-            None => Err(visit.failed(&error)),
-        },
-    }
 }

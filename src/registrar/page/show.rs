@@ -2,7 +2,7 @@
 
 use super::view::{
     Badge, EnvironmentView, HistoryLine, Link, ListRow, Moment, PermissionItem, UsageBar, UsageDay,
-    UsageReason, UsageView,
+    UsageNetwork, UsageReason, UsageView,
 };
 use super::words::{Words, fill};
 use crate::core::Environment;
@@ -206,6 +206,15 @@ pub fn usage(w: &Words, usage: &KeyUsage, now: u64) -> Option<UsageView> {
             .map(|refused| UsageReason {
                 label: refused.reason.to_string(),
                 count: number(refused.count),
+            })
+            .collect(),
+        networks: usage
+            .networks
+            .iter()
+            .map(|used| UsageNetwork {
+                network: used.network.to_string(),
+                first: moment(w, used.first_ms / 1000, now),
+                last: moment(w, used.last_ms / 1000, now),
             })
             .collect(),
     })

@@ -274,6 +274,10 @@ pub struct KeyDetails {
     pub created: Option<Moment>,
     pub not_before: Option<Moment>,
     pub expires: Option<Moment>,
+    /// When it is meant to go out of use.
+    pub sunset: Option<Moment>,
+    /// Until when the former secret of a pair is valid as well.
+    pub former_expires: Option<Moment>,
     pub changed: Option<Moment>,
     pub last_used: Option<Moment>,
     /// Shown if no use is known.
@@ -288,6 +292,8 @@ pub struct KeyDetails {
     pub note: String,
     pub can_edit: bool,
     pub can_rotate: bool,
+    /// Why somebody who may rotate keys cannot rotate this one.
+    pub why_no_rotation: Option<String>,
     pub can_disable: bool,
     pub can_enable: bool,
     pub can_revoke: bool,
@@ -311,6 +317,15 @@ pub struct UsageView {
     pub bars: Vec<UsageBar>,
     pub days: Vec<UsageDay>,
     pub refusals: Vec<UsageReason>,
+    pub networks: Vec<UsageNetwork>,
+}
+
+/// A network that the key was used from.
+#[derive(Clone, Debug, Default)]
+pub struct UsageNetwork {
+    pub network: String,
+    pub first: Moment,
+    pub last: Moment,
 }
 
 /// One day of the small chart, in units of its drawing.
@@ -393,10 +408,26 @@ pub struct RotatePage<'w> {
     pub action: String,
     pub in_org: String,
     pub overlaps: Vec<Choice>,
+    /// What works in the meantime.
+    pub works_on: String,
+    /// For the new end.
+    pub f: FormFields,
+    /// Until when a former secret is valid that has to make room.
+    pub former: Option<Moment>,
+    pub drops_former: bool,
     pub last_used: Option<Moment>,
     pub no_use: String,
     pub faults: Vec<FormFault>,
     pub faults_title: String,
+}
+
+// === impl RotatePage ===
+
+impl RotatePage<'_> {
+    fn fault_of(&self, field: &str) -> Option<&str> {
+        let fault = self.faults.iter().find(|fault| fault.field == field);
+        fault.map(|fault| fault.why.as_str())
+    }
 }
 
 // --- the installation

@@ -117,10 +117,14 @@ words! {
     field_note = "Note";
     field_permissions = "Permissions";
     filter_by = "Filter";
+    first_used = "First used";
     first_page = "First page";
     fleet = "Fleet";
     forbidden_text = "Your role does not include this.";
     forbidden_title = "You may not do that";
+    former_drop = "End it now";
+    former_help = "A key has two secrets at most, and one before the present is valid still. Programs that use it are refused as soon as it ends. By itself it ends";
+    former_secret = "Former secret";
     going_link = "Go on to {provider}";
     going_text = "Your browser goes there by itself. If it does not:";
     going_title = "Going to {provider}";
@@ -192,6 +196,7 @@ words! {
     oidc_unreachable = "{provider} does not answer. Try again in a moment, or use another way.";
     oidc_untrusted = "What {provider} has answered cannot be trusted, so nobody was signed in. The reason is in the log of this service.";
     old_key_works = "Both keys work until the old one ends, so that you can swap without an outage.";
+    old_secret_works = "Both secrets work until the old one ends, so that you can swap without an outage.";
     older = "Older";
     optional = "optional";
     org = "Organization";
@@ -250,6 +255,8 @@ words! {
     role_remove = "Remove from the organization";
     rotate = "Rotate";
     rotate_button = "Make the new secret";
+    rotate_disabled_pair = "It cannot be rotated while it is disabled: a new secret would be refused too. Enable it first.";
+    rotate_expires_help = "After that time the new secret is refused.";
     rotate_lead = "A new secret with the same permissions, restrictions and limits.";
     rotate_title = "Rotate {name}";
     save = "Save changes";
@@ -288,6 +295,7 @@ words! {
     state = "State";
     store_safe = "Store it where your program's other secrets are. It is not kept here and cannot be shown again; if it is lost, make a new key.";
     store_title = "Copy the secret now: it is shown once";
+    sunset = "Meant to go out of use";
     switch_org = "Switch";
     test_environment = "Test";
     time = "When";
@@ -296,7 +304,9 @@ words! {
     unused_filter = "Unused 90 days";
     usage = "Usage";
     usage_table = "As a table";
+    used_networks = "Used from";
     uuid = "UUID";
+    valid_until = "Valid until";
     version_conflict = "Somebody else changed this key while you were editing. What they changed:";
     version_conflict_kept = "What you typed is still in the form. Look it over and save again.";
     was = "was {before}, is {after}";
@@ -378,6 +388,7 @@ words! {
     fault_edit_sent_before = "This form was sent before with other content, and that was saved then. Send it again: you are shown what is different now, and can save this too.";
     fault_rotation_sent_before = "This form was sent before with other content, and a new secret was made then. Look at the list, and send it again if you want another one.";
     fault_sent_before = "This form was sent before, and the key was made then. Look it over, and send it again if you want another one.";
+    fault_former = "tick this, or wait until it has ended";
     fault_missing = "is needed";
     fault_limit = "must be a whole number above 0";
     fault_name_confirm = "type the name as it stands there";

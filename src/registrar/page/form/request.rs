@@ -63,6 +63,13 @@ pub fn edit(visit: &Visit, key: &KeyRow, typed: &Typed) -> Result<EditRequest, V
     faults.none_or(request)
 }
 
+/// The end alone; `None`: as it is.
+pub fn end(visit: &Visit, typed: &Typed) -> Result<Option<When>, Vec<FormFault>> {
+    let mut faults = Faults { w: visit.w, found: Vec::new() };
+    let end = faults.expires(typed, visit.now());
+    faults.none_or(end)
+}
+
 /// Collects everything that is wrong, to report all of it together.
 struct Faults<'w> {
     w: &'w Words,

@@ -89,6 +89,7 @@ pub(super) fn screens(w: &Words) -> Vec<Screen> {
         page.k.state = state(w, 5);
         (page.k.can_edit, page.k.can_rotate) = (false, false);
         (page.k.can_disable, page.k.can_revoke) = (false, false);
+        page.k.why_no_rotation = Some(w.rotate_disabled_pair.to_string());
         (page.usage, page.evidence) = (None, None);
         page.render()
     }));
@@ -104,10 +105,14 @@ pub(super) fn screens(w: &Words) -> Vec<Screen> {
                 choice("24h", &fill(&w.ago_hours, &[("count", "24")]), "24h"),
                 choice("30d", &w.days_30, ""),
             ],
+            works_on: w.old_secret_works.to_string(),
+            f: fields(w),
+            former: Some(moment(&fill(&w.in_days, &[("count", "6")]))),
+            drops_former: false,
             last_used: Some(moment(&fill(&w.ago_hours, &[("count", "4")]))),
             no_use: w.never.to_string(),
-            faults: Vec::new(),
-            faults_title: String::new(),
+            faults: vec![fault("former", &w.former_secret, &w.fault_former)],
+            faults_title: w.faults_title_one.to_string(),
         }
         .render()
     }));
@@ -192,6 +197,8 @@ fn key(w: &Words) -> KeyPage<'_> {
             created: Some(moment(&fill(&w.ago_days, &[("count", "41")]))),
             not_before: None,
             expires: Some(moment(&fill(&w.in_days, &[("count", "49")]))),
+            sunset: Some(moment(&fill(&w.in_days, &[("count", "40")]))),
+            former_expires: Some(moment(&fill(&w.in_days, &[("count", "6")]))),
             changed: Some(moment(&w.ago_now)),
             last_used: Some(moment(&fill(&w.ago_minutes, &[("count", "3")]))),
             no_use: w.never.to_string(),
@@ -213,6 +220,7 @@ fn key(w: &Words) -> KeyPage<'_> {
             note: "Asked for by the sales team, ticket 4711".into(),
             can_edit: true,
             can_rotate: true,
+            why_no_rotation: None,
             can_disable: true,
             can_enable: false,
             can_revoke: true,
@@ -241,6 +249,13 @@ fn key(w: &Words) -> KeyPage<'_> {
                 UsageReason { label: "rate_limited".into(), count: "214".into() },
                 UsageReason { label: "network_not_allowed".into(), count: "3".into() },
             ],
+            networks: ["203.0.113.0/24", "2001:db8:4711::/48"]
+                .map(|network| UsageNetwork {
+                    network: network.into(),
+                    first: moment(&fill(&w.ago_days, &[("count", "26")])),
+                    last: moment(&fill(&w.ago_minutes, &[("count", "3")])),
+                })
+                .into(),
         }),
         sees_history: true,
         history: (0..4).map(|at| line(w, at)).collect(),
