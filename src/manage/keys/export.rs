@@ -34,7 +34,7 @@ pub enum ExportFormat {
     Toml,
 }
 
-const COLUMNS: [&str; 24] = [
+const COLUMNS: [&str; 25] = [
     "id",
     "org",
     "name",
@@ -59,9 +59,8 @@ const COLUMNS: [&str; 24] = [
     "previous_expires",
     "digest",
     "previous_digest",
+    "key_uid",
 ];
-/// How many columns at the end are digests.
-const DIGESTS: usize = 2;
 
 // === impl Export ===
 
@@ -122,12 +121,14 @@ impl Export {
     where
         F: Fn(std::io::Error) -> Error,
     {
-        let columns = COLUMNS.len() - if self.no_digests { DIGESTS } else { 0 };
+        let is_shown = |column: &str| !(self.no_digests && column.ends_with("digest"));
+        let columns: Vec<_> = COLUMNS.into_iter().filter(|column| is_shown(column)).collect();
         let mut csv = csv::Writer::from_writer(to);
-        csv.write_record(COLUMNS.iter().take(columns)).map_err(|e| failed(e.into()))?;
+        csv.write_record(columns).map_err(|e| failed(e.into()))?;
         registry.scan(filter, &mut |located| {
             let cells = cells(&located.entry.without_plan());
-            csv.write_record(cells.iter().take(columns)).map_err(|e| failed(e.into()))
+            let shown = cells.iter().zip(COLUMNS).filter(|(_, column)| is_shown(column));
+            csv.write_record(shown.map(|(cell, _)| cell)).map_err(|e| failed(e.into()))
         })?;
         csv.flush().map_err(failed)
     }
@@ -153,7 +154,7 @@ impl Export {
 }
 
 /// In the order of [`COLUMNS`].
-fn cells(entry: &RegistryEntry) -> [String; 24] {
+fn cells(entry: &RegistryEntry) -> [String; 25] {
     let raw = entry.raw();
     let text = |field: Option<std::borrow::Cow<'_, str>>| field.unwrap_or_default().into_owned();
     let time = |stamp: Option<super::super::registry::entry::RawTime>| {
@@ -190,5 +191,6 @@ fn cells(entry: &RegistryEntry) -> [String; 24] {
         previous_expires,
         raw.digest.into_owned(),
         previous_digest,
+        text(raw.uid),
     ]
 }
