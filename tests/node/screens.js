@@ -34,8 +34,9 @@ const ways = (name) => {
     { width: 1280, scheme: "light", script: false },
   ];
   if (extent === "all") return all;
+  const bare = all[4];
   if (name.endsWith("-pseudo")) return /^(list|key|new)-pseudo$/.test(name) ? [all[0]] : [];
-  return /^(list|key|new-faults|shown)$/.test(name) ? [all[0], all[3]] : [all[0]];
+  return /^(list|key|new-faults|shown)$/.test(name) ? [all[0], all[3], bare] : [all[0], bare];
 };
 
 // What can be reached with the Tab key, against what is there.
@@ -71,6 +72,36 @@ const reach = async (page) => {
   return { there, ...found };
 };
 
+// What has to be there for somebody without script: the heading, every control of every form, and a way to send it.
+const withoutScript = async (page, fault) => {
+  const missing = await page.evaluate(() => {
+    const seen = (element) => {
+      const { width, height } = element.getBoundingClientRect();
+      return element.checkVisibility({ visibilityProperty: true, opacityProperty: true }) && width > 0 && height > 0;
+    };
+    const told = [];
+    const heading = document.querySelector("h1");
+    if (!heading || !seen(heading) || !heading.textContent.trim()) told.push("no heading");
+    // What a dialog asks has a page of its own, where the link leads.
+    for (const link of document.querySelectorAll("a[data-opens]")) {
+      if (!link.getAttribute("href") || !seen(link)) told.push(`a link that only opens a dialog: ${link.textContent}`);
+    }
+    for (const form of [...document.forms].filter((form) => !form.closest("dialog"))) {
+      const controls = [...form.elements].filter((e) => !["hidden", "fieldset", "output"].includes(e.type));
+      for (const control of controls) {
+        if (!seen(control)) told.push(`not to be seen: ${control.outerHTML.slice(0, 120)}`);
+        if (control.disabled) told.push(`disabled: ${control.outerHTML.slice(0, 120)}`);
+      }
+      if (!controls.some((control) => control.type === "submit")) told.push(`no button: ${form.outerHTML.slice(0, 120)}`);
+    }
+    for (const button of document.querySelectorAll("[data-copy]")) {
+      if (seen(button)) told.push(`a button that does nothing: ${button.textContent}`);
+    }
+    return told;
+  });
+  for (const what of missing) fault(what);
+};
+
 const look = async (browser, name, way) => {
   const { width, scheme, script = true } = way;
   const what = `${name} ${width} ${scheme}${script ? "" : " without script"}`;
@@ -103,6 +134,7 @@ const look = async (browser, name, way) => {
     if (count < there) fault(`the Tab key reaches ${count} of ${there} controls`);
     if (hidden.length) fault(`no focus to be seen on ${hidden[0]}`);
   }
+  if (!script) await withoutScript(page, fault);
   await context.close();
   if (!script) return;
   // axe is put into the page by force, which its policy rightly forbids.
