@@ -1,6 +1,8 @@
 //! The page as a browser sees it, and rules for its files.
 
+mod lists;
 mod org;
+mod rotate;
 mod screens;
 
 use axum::http::StatusCode;
@@ -179,46 +181,6 @@ fn nothing_that_was_typed_is_lost() {
     });
 }
 
-/// Its settings have a form of secrets with a prefix and an environment.
-fn prefixed() -> TestDesk {
-    let form = "[audiences.prefixes.wa]\nprefix = \"wa_\"\nenvironment = true\nrandom = 32\n";
-    TestDesk::new(&format!("{PERMISSIONS}{form}"))
-}
-
-#[test]
-fn what_the_list_shows_of_a_secret_finds_its_key() {
-    run(async {
-        let desk = prefixed();
-        let kim = Browser::signed_in(&desk, Some("acme"), "owner").await;
-        let mut secrets = Vec::new();
-        for name in ["First", "Second"] {
-            let hidden = kim.hidden("/keys/new").await;
-            let form = format!("{hidden}&name={name}&expires=never&environment=live");
-            secrets.push(secret_of(&kim.post("/keys", &form).await).unwrap());
-        }
-        let secret = &secrets[0];
-        assert!(secret.starts_with("wa_live_") && secret.len() == 40, "{secret}");
-        let start = &secret[..16];
-        assert!(kim.get("/keys").await.body.contains(&format!("{start}…")));
-        let found = |told: &Told| {
-            assert_eq!(told.status, StatusCode::OK, "{}", told.body);
-            told.body.matches("class=\"key-name\"").count()
-        };
-        for text in [start, &format!("{start}%E2%80%A6"), &start[8..], &format!("{start}...")] {
-            let list = kim.get(&format!("/keys?q={text}")).await;
-            assert_eq!(found(&list), 1, "{text}");
-            assert!(list.body.contains(">First<"), "{text}");
-        }
-        assert_eq!(found(&kim.get("/keys?q=wa_live_nothing1").await), 0);
-        // Of a whole secret only the beginning stays in the address.
-        let to = goes_to(&kim.get(&format!("/keys?q={secret}&filter=active")).await);
-        assert!(to.contains("filter=active") && !to.contains(&secret[16..]), "{to}");
-        let list = kim.get(&to).await;
-        assert_eq!(found(&list), 1);
-        assert!(!list.body.contains(&secret[16..]), "{}", list.body);
-    });
-}
-
 #[test]
 fn two_browsers_that_edit_one_key_do_not_undo_each_other() {
     run(async {
@@ -237,42 +199,6 @@ fn two_browsers_that_edit_one_key_do_not_undo_each_other() {
         assert!(told.body.contains("value=\"Other name\""));
         let again = hidden_of(&told);
         goes_to(&ola.post(&path, &format!("{again}&{form}")).await);
-    });
-}
-
-/// Of the form that came first, nothing but what became of it is known.
-#[test]
-fn a_form_that_is_sent_again_with_other_content_says_what_was_done() {
-    run(async {
-        let desk = desk();
-        let kim = Browser::signed_in(&desk, Some("acme"), "owner").await;
-        let (made, _) = desk.key(&["read"]).await;
-        let w = Words::preferred("en");
-        for (path, first, second, said) in [
-            (
-                format!("/keys/{}/edit", made.key.entry.id),
-                "name=One&permission=read&expires=keep",
-                "name=Two&permission=read&expires=keep",
-                &w.fault_edit_sent_before,
-            ),
-            (
-                format!("/keys/{}/rotate", made.key.entry.id),
-                "overlap=24h",
-                "overlap=7d",
-                &w.fault_rotation_sent_before,
-            ),
-        ] {
-            let hidden = kim.hidden(&path).await;
-            let told = kim.post(&path, &format!("{hidden}&{first}")).await;
-            assert!(told.status != StatusCode::UNPROCESSABLE_ENTITY, "{}", told.body);
-            let told = kim.post(&path, &format!("{hidden}&{second}")).await;
-            assert_eq!(told.status, StatusCode::UNPROCESSABLE_ENTITY, "{path}");
-            assert!(told.body.contains(&**said), "{path}: {}", told.body);
-            assert!(!told.body.contains(&*w.fault_sent_before), "no key was made: {}", told.body);
-            // And what they typed can be sent in a form of its own.
-            let again = kim.post(&path, &format!("{}&{second}", hidden_of(&told))).await;
-            assert_ne!(again.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", again.body);
-        }
     });
 }
 
@@ -304,76 +230,6 @@ fn forms_of_others_change_nothing() {
         let key = crate::registrar::store::KeyRef::Id(made.key.entry.id);
         let left = desk.store.key(&made.key.audience, Some(&org), key).await.unwrap();
         assert_eq!(left.version, made.key.version);
-    });
-}
-
-#[test]
-fn a_key_is_rotated_and_both_are_shown_as_what_they_are() {
-    run(async {
-        let desk = desk();
-        let kim = Browser::signed_in(&desk, Some("acme"), "owner").await;
-        let (made, _) = desk.key(&["read"]).await;
-        let path = format!("/keys/{}/rotate", made.key.entry.id);
-        let hidden = kim.hidden(&path).await;
-        let shown = kim.post(&path, &format!("{hidden}&overlap=24h")).await;
-        let secret = secret_of(&shown).unwrap_or_else(|| panic!("{}", shown.body));
-        let href = shown.body.split("href=\"").find(|part| part.starts_with("/keys/key_"));
-        let successor = kim.get(href.unwrap().split('"').next().unwrap()).await;
-        assert!(successor.body.contains("Is the old key still in use?"), "{}", successor.body);
-        assert!(successor.body.contains(&made.key.entry.id.to_string()));
-        assert!(!successor.body.contains(&secret));
-        let again = kim.post(&path, &format!("{hidden}&overlap=24h")).await;
-        assert!(again.body.contains("was shown already"), "{}", again.body);
-    });
-}
-
-/// What an operation refuses as a key stands, the form asks for, or the page says why not.
-#[test]
-fn a_rotation_on_the_page_has_no_dead_end() {
-    use crate::manage::operation::StatusChange;
-    run(async {
-        let desk = TestDesk::made(|_| {
-            let settings = crate::registrar::serve::tests::SETTINGS;
-            settings.replace("name = \"shop\"", "name = \"shop\"\nkind = \"pair\"")
-        });
-        let kim = Browser::signed_in(&desk, Some("acme"), "owner").await;
-        let hidden = kim.hidden("/keys/new").await;
-        let made = kim.post("/keys", &format!("{hidden}&name=Pair&expires=30d")).await;
-        let href = made.body.split("href=\"").find(|part| part.starts_with("/keys/key_")).unwrap();
-        let key = href.split('"').next().unwrap().to_owned();
-        let path = format!("{key}/rotate");
-        let hidden = kim.hidden(&path).await;
-        let first = kim.post(&path, &format!("{hidden}&overlap=7d&expires=keep")).await;
-        assert!(secret_of(&first).is_some(), "{}", first.body);
-        let shown = kim.get(&key).await;
-        assert!(shown.body.contains("Former secret") && shown.body.contains("in 7 days"));
-        // The former secret is valid: somebody says that it ends.
-        let form = kim.get(&path).await;
-        assert!(form.body.contains("drop_former"), "{}", form.body);
-        let refused = kim.post(&path, &format!("{}&overlap=24h", hidden_of(&form))).await;
-        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
-        assert!(refused.body.contains("href=\"#former\""), "{}", refused.body);
-        let again = format!("{}&overlap=0s&drop_former=1", hidden_of(&refused));
-        assert!(secret_of(&kim.post(&path, &again).await).is_some());
-        assert!(!kim.get(&path).await.body.contains("drop_former"), "there is none any more");
-        // Expired: with a new end.
-        desk.advance(31 * 86_400);
-        let kim = Browser::signed_in(&desk, Some("acme"), "owner").await;
-        let form = kim.get(&path).await;
-        assert!(!form.body.contains("value=\"keep\""), "{}", form.body);
-        let kept = format!("{}&overlap=0s&expires=keep", hidden_of(&form));
-        assert!(kim.post(&path, &kept).await.status.is_client_error());
-        let ended = format!("{}&overlap=0s&expires=90d", hidden_of(&form));
-        assert!(secret_of(&kim.post(&path, &ended).await).is_some());
-        // A disabled one says what to do first.
-        let id = crate::core::KeyId::parse(key.rsplit('/').next().unwrap()).unwrap();
-        let off = suite::set(id, StatusChange::Disable);
-        desk.store.change(suite::request(suite::host(), off)).await.unwrap();
-        let shown = kim.get(&key).await;
-        assert!(!shown.body.contains(&path) && shown.body.contains("Enable it first"));
-        let form = kim.get(&path).await;
-        assert_eq!(form.status, StatusCode::CONFLICT);
-        assert!(form.body.contains("Enable it first"), "{}", form.body);
     });
 }
 
