@@ -1,6 +1,8 @@
 //! The products' documented calls over the whole router, byte for byte, and everything that they
 //! must not cause.
 
+mod faults;
+
 use axum::http::{Method, StatusCode};
 use serde_json::json;
 

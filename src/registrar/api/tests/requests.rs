@@ -383,10 +383,17 @@ fn a_store_that_takes_no_changes_says_when_to_try_again() {
     let busy = StoreError::Busy { retry_after: std::time::Duration::from_millis(200) };
     let read_only = StoreError::ReadOnly { why: "behind what is published".into() };
     let broken = StoreError::Broken { what: "row 7 of key says x".into() };
-    for (error, status, retry) in
-        [(busy, 503, Some("1")), (read_only, 503, Some("30")), (broken, 500, None)]
-    {
-        let response = ApiProblem::from(error).into_response();
+    let away = || StoreError::Away { why: "connection to db.internal refused".into() };
+    let asking = ApiProblem::from(crate::registrar::people::AuthError::Store(away()));
+    for (problem, status, retry) in [
+        (busy.into(), 503, Some("1")),
+        (read_only.into(), 503, Some("30")),
+        (broken.into(), 500, None),
+        (ApiProblem::from(away()), 503, Some("2")),
+        // Whoever asks cannot be looked up either.
+        (asking, 503, Some("2")),
+    ] {
+        let response = problem.into_response();
         let after = response.headers().get("retry-after").map(|value| value.to_str().unwrap());
         assert_eq!((response.status().as_u16(), after), (status, retry));
         assert_eq!(response.headers()["content-type"], "application/problem+json");
