@@ -25,7 +25,7 @@ use super::app::App;
 use super::dialect::code::{DialectCode, DialectError};
 use super::dialect::operation::{Dialect, DialectOperation, DialectRoute, DialectVerb};
 use super::people::{AuthError, Caller};
-use super::request::BODY_LIMIT;
+use super::request::{BODY_LIMIT, RequestId};
 use super::sight::{self, CallerSight};
 use super::store::{AudienceName, KeyRef, KeyRow};
 use crate::core::OrgId;
@@ -70,13 +70,19 @@ pub fn routes(app: &App) -> Router<App> {
 
 /// The answer to a request below a documented URL that no operation answers, in that product's form.
 /// `None`: the path is no product's.
-pub fn not_found(app: &App, path: &str) -> Option<Response> {
+pub fn not_found(app: &App, request: &Request) -> Option<Response> {
+    let path = request.uri().path();
     let has = |dialect: &&Dialect| {
         let mut routes = dialect.operations.iter().flat_map(|operation| &operation.routes);
         routes.any(|route| route.is_above(path))
     };
     let dialect = app.settings.dialects.iter().find(has)?;
-    Some(refusal(dialect, &DialectError::of(DialectCode::NotFound).into()))
+    let error = DialectError::of(DialectCode::NotFound).into();
+    Some(refusal(dialect, &error, id_of(request)))
+}
+
+fn id_of(request: &Request) -> &str {
+    request.extensions().get::<RequestId>().map_or("", |id| &id.0)
 }
 
 /// The methods of one path.
@@ -109,9 +115,9 @@ impl DialectPath {
         let Self { router, methods, dialect } = self;
         let Some(dialect) = dialect else { return router };
         let allow = methods.join(", ");
-        router.fallback(move || async move {
+        router.fallback(move |request: Request| async move {
             let error = DialectError::of(DialectCode::MethodNotAllowed);
-            let mut answer = refusal(&dialect, &EndpointError::from(error));
+            let mut answer = refusal(&dialect, &EndpointError::from(error), id_of(&request));
             if let Ok(allow) = HeaderValue::try_from(allow) {
                 answer.headers_mut().insert(header::ALLOW, allow);
             }
@@ -136,9 +142,10 @@ impl Endpoint {
         caller: Result<Caller, AuthError>,
         request: Request,
     ) -> Response {
+        let id = id_of(&request).to_owned();
         match self.carry_out(app, caller, request).await {
             Ok(answer) => answer,
-            Err(error) => refusal(&self.dialect, &error),
+            Err(error) => refusal(&self.dialect, &error, &id),
         }
     }
 

@@ -18,7 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use axum::{Router, http};
 use http::header::{self, HeaderName, HeaderValue};
-use http::{StatusCode, Uri, request::Parts};
+use http::{StatusCode, request::Parts};
 use http_body_util::{BodyExt as _, Limited};
 
 pub use self::listen::{ServiceListener, serve};
@@ -90,8 +90,8 @@ fn assemble(app: App, rooms: Router<App>) -> Router {
 }
 
 /// For paths that no room answers.
-async fn no_route(State(app): State<App>, uri: Uri) -> Response {
-    match endpoints::not_found(&app, uri.path()) {
+async fn no_route(State(app): State<App>, request: Request) -> Response {
+    match endpoints::not_found(&app, &request) {
         Some(answer) => answer,
         None => nothing().await,
     }

@@ -126,6 +126,17 @@ impl DialectCode {
         }
     }
 
+    /// As the product's sidecar calls it where it refuses for the same reason, so that a client needs
+    /// one list of words; otherwise [`Self::as_str`].
+    pub const fn refusal(self) -> &'static str {
+        match self {
+            Self::Forbidden => "insufficient_permission",
+            Self::TooMany => "rate_limited",
+            Self::Unauthenticated => "invalid_key",
+            code => code.as_str(),
+        }
+    }
+
     /// The name of its status.
     pub fn reason(self) -> &'static str {
         self.status().canonical_reason().unwrap_or_default()

@@ -116,6 +116,7 @@ pub struct KeyValues<'k> {
 pub struct ErrorValues<'e> {
     pub code: DialectCode,
     pub message: &'e str,
+    pub request_id: &'e str,
 }
 
 /// A list's frame: the text before its first key, and the text after its last.
@@ -151,16 +152,17 @@ struct Written {
 
 impl SkeletonUse {
     fn has(self, kind: SlotKind) -> bool {
-        let of_key = !matches!(
+        let of_error = matches!(
             kind,
             SlotKind::Code
                 | SlotKind::Error
-                | SlotKind::Keys
                 | SlotKind::Message
-                | SlotKind::Secret
+                | SlotKind::Refusal
+                | SlotKind::RequestId
         );
+        let of_key = !of_error && !matches!(kind, SlotKind::Keys | SlotKind::Secret);
         match self {
-            Self::Error => matches!(kind, SlotKind::Code | SlotKind::Error | SlotKind::Message),
+            Self::Error => of_error,
             Self::Key => of_key,
             Self::List => matches!(kind, SlotKind::Keys | SlotKind::Org),
             Self::NewKey => of_key || kind == SlotKind::Secret,
@@ -339,11 +341,15 @@ impl Node {
 impl Values<'_> {
     fn of(self, slot: Slot) -> SlotText {
         match self {
-            Self::Error(ErrorValues { code, message }) => SlotText::text(match slot.kind {
-                SlotKind::Code => code.as_str(),
-                SlotKind::Error => code.reason(),
-                _ => message,
-            }),
+            Self::Error(ErrorValues { code, message, request_id }) => {
+                SlotText::text(match slot.kind {
+                    SlotKind::Code => code.as_str(),
+                    SlotKind::Error => code.reason(),
+                    SlotKind::Refusal => code.refusal(),
+                    SlotKind::RequestId => request_id,
+                    _ => message,
+                })
+            }
             Self::List(org) => SlotText::text(org.as_str()),
             Self::Key(values) => values.of(slot),
         }
@@ -391,9 +397,12 @@ impl KeyValues<'_> {
             SlotKind::State => SlotText::text(entry.state(self.now)),
             SlotKind::Uid => SlotText::text(&self.row.uid.to_string()),
             // A skeleton for a key does not have these.
-            SlotKind::Code | SlotKind::Error | SlotKind::Keys | SlotKind::Message => {
-                SlotText::Empty("null")
-            }
+            SlotKind::Code
+            | SlotKind::Error
+            | SlotKind::Keys
+            | SlotKind::Message
+            | SlotKind::Refusal
+            | SlotKind::RequestId => SlotText::Empty("null"),
         }
     }
 }

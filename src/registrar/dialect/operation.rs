@@ -96,8 +96,9 @@ pub struct PathWords<'p> {
 
 impl Dialect {
     /// The body of an answer about an error.
-    pub fn refuse(&self, error: &DialectError) -> String {
-        self.error.of_error(ErrorValues { code: error.code, message: self.messages.of(error) })
+    pub fn refuse(&self, error: &DialectError, request_id: &str) -> String {
+        let message = self.messages.of(error);
+        self.error.of_error(ErrorValues { code: error.code, message, request_id })
     }
 }
 

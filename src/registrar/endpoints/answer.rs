@@ -34,9 +34,9 @@ pub(super) fn json(number: u16, body: String) -> Response {
 }
 
 /// An error, in the product's words.
-pub(super) fn refusal(dialect: &Dialect, told: &EndpointError) -> Response {
+pub(super) fn refusal(dialect: &Dialect, told: &EndpointError, request_id: &str) -> Response {
     let code = told.error.code;
-    let mut answer = json(code.status().as_u16(), dialect.refuse(&told.error));
+    let mut answer = json(code.status().as_u16(), dialect.refuse(&told.error, request_id));
     let fields = answer.headers_mut();
     if code == DialectCode::Unauthenticated {
         let challenge = HeaderValue::from_static("Bearer realm=\"keygate\"");

@@ -298,16 +298,26 @@ fn weshapes_calls_are_answered_as_its_page_says() {
             assert_eq!(told(&answer), (200, &*want));
             assert_eq!(desk.send(get(&of_b, &key_a)).await.body, want);
         }
-        let error = |title: &str, message: &str| {
-            format!(r#"{{"error":"{title}","errorMessage":"{message}"}}"#)
+        let error = |title: &str, message: &str, code: &str| {
+            format!(
+                r#"{{"error":"{title}","errorMessage":"{message}","code":"{code}","requestId":"ID"}}"#
+            )
         };
-        let forbidden = error("Forbidden", "API key lacks required permissions");
-        let unknown = error("Not Found", "API key not found");
+        let forbidden = "API key lacks required permissions";
+        let forbidden = error("Forbidden", forbidden, "insufficient_permission");
+        let unknown = error("Not Found", "API key not found", "no_such_key");
         let strange = error(
             "Bad Request",
             "The permissions must be a list of those on offer, not archives:burn",
+            "bad_permissions",
         );
-        let no_list = error("Bad Request", "The permissions must be a list of those on offer");
+        let no_list = "The permissions must be a list of those on offer";
+        let no_list = error("Bad Request", no_list, "bad_permissions");
+        let invalid = error("Unauthorized", "Invalid API key provided", "invalid_key");
+        // With the id that the answer's own field has.
+        let named = |answer: &Told, want: &str| {
+            want.replace("ID", answer.fields["x-request-id"].to_str().unwrap())
+        };
         let cases = vec![
             // More than the caller's own.
             (put(&of_b, &key_a, &["archives:read", "archives:write"]), 403, &forbidden),
@@ -324,16 +334,8 @@ fn weshapes_calls_are_answered_as_its_page_says() {
             (put(&path("acme", &id(&theirs)), &key_a, &[]), 404, &unknown),
             (get(&path("globex", &id(&b)), &key_a), 404, &unknown),
             (get(&path("acme", "key_nothing"), &key_a), 404, &unknown),
-            (
-                get("/api/auth/apikeys", "wrong"),
-                401,
-                &error("Unauthorized", "Invalid API key provided"),
-            ),
-            (
-                Ask::get("/api/auth/apikeys"),
-                401,
-                &error("Unauthorized", "Invalid API key provided"),
-            ),
+            (get("/api/auth/apikeys", "wrong"), 401, &invalid),
+            (Ask::get("/api/auth/apikeys"), 401, &invalid),
         ]
         .into_iter()
         .map(|(ask, status, want)| (ask, status, want.clone()))
@@ -343,13 +345,14 @@ fn weshapes_calls_are_answered_as_its_page_says() {
             match status {
                 // A key sees itself.
                 200 => assert_eq!(answer.status, StatusCode::OK, "{answer:?}"),
-                status => assert_eq!(told(&answer), (status, &*want)),
+                status => assert_eq!(told(&answer), (status, &*named(&answer, &want))),
             }
         }
         let change = suite::set(b.key.entry.id, StatusChange::Revoke);
         desk.store.change(suite::request(suite::host(), change)).await.unwrap();
         for ask in [get(&of_b, &key_a), put(&of_b, &key_a, &[])] {
-            assert_eq!(told(&desk.send(ask).await), (404, &*unknown));
+            let answer = desk.send(ask).await;
+            assert_eq!(told(&answer), (404, &*named(&answer, &unknown)));
         }
     });
 }
@@ -403,7 +406,7 @@ fn what_is_below_a_documented_url_is_told_in_its_form() {
     run(async {
         let whatomate =
             r#"{"status":"error","message":"There is nothing at this URL","data":null}"#;
-        let weshape = r#"{"error":"Not Found","errorMessage":"There is nothing at this URL"}"#;
+        let weshape = r#"{"error":"Not Found","errorMessage":"There is nothing at this URL","code":"not_found","requestId":"ID"}"#;
         let own =
             r#"{"code":"not_found","why":"There is nothing at this URL","title":"Not Found"}"#;
         for (settings, want, paths) in [
@@ -425,7 +428,8 @@ fn what_is_below_a_documented_url_is_told_in_its_form() {
             for path in paths {
                 for method in [Method::GET, Method::POST, Method::DELETE] {
                     let answer = desk.send(Ask::new(method, path)).await;
-                    assert_eq!(told(&answer), (404, want), "{path}");
+                    let want = want.replace("ID", answer.fields["x-request-id"].to_str().unwrap());
+                    assert_eq!(told(&answer), (404, &*want), "{path}");
                 }
             }
             // What is beside them is no product's.

@@ -307,6 +307,11 @@ fn weshapes_keys_and_their_permissions() {
     }
     let foreign = path.replace("company-1", "company-2");
     let answer = product.call("GET", &foreign, key, "");
-    let want = r#"{"error":"Not Found","errorMessage":"API key not found"}"#;
-    assert_eq!((answer.status, &*answer.body), (404, want));
+    let json = answer.json();
+    assert_eq!(answer.status, 404, "{json}");
+    for (name, want) in
+        [("error", "Not Found"), ("errorMessage", "API key not found"), ("code", "no_such_key")]
+    {
+        assert_eq!(json[name], want, "{json}");
+    }
 }

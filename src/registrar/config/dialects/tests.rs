@@ -72,7 +72,7 @@ fn a_dialect_of_ones_own_is_read() {
     assert_eq!(rotate.routes[0].words("/api/keys/key_1/rotate").key, Some("key_1"));
     assert_eq!(update.verb, DialectVerb::Update);
     let missing = DialectError::of(DialectCode::NameMissing);
-    assert_eq!(dialect.refuse(&missing), r#"{"message":"Name is required"}"#);
+    assert_eq!(dialect.refuse(&missing, "r-1"), r#"{"message":"Name is required"}"#);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn what_is_built_in_has_no_faults_and_can_be_reworded() {
     let config = load(own).unwrap();
     let missing = DialectError::of(DialectCode::NameMissing);
     let unknown = DialectError::of(DialectCode::NoSuchKey);
-    let told = |error| config.dialects[0].refuse(error);
+    let told = |error| config.dialects[0].refuse(error, "r-1");
     assert_eq!(told(&missing), r#"{"status":"error","message":"Name is required","data":null}"#);
     assert_eq!(told(&unknown), r#"{"status":"error","message":"Nichts da","data":null}"#);
 }

@@ -28,6 +28,10 @@ pub enum SlotKind {
     Org,
     Permissions,
     PublicId,
+    /// For an error: the word that the refusals of the product's sidecar have for it.
+    Refusal,
+    /// For an error: the id of the request, as in the log.
+    RequestId,
     Secret,
     /// First characters of the secret after its prefix.
     Start,
@@ -78,7 +82,7 @@ pub(super) enum SlotOrText {
 // === impl SlotKind ===
 
 impl SlotKind {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Active,
         Self::Code,
         Self::Created,
@@ -94,6 +98,8 @@ impl SlotKind {
         Self::Org,
         Self::Permissions,
         Self::PublicId,
+        Self::Refusal,
+        Self::RequestId,
         Self::Secret,
         Self::Start,
         Self::State,
@@ -118,6 +124,8 @@ impl SlotKind {
             Self::Org => "org",
             Self::Permissions => "permissions",
             Self::PublicId => "public_id",
+            Self::Refusal => "refusal",
+            Self::RequestId => "request_id",
             Self::Secret => "secret",
             Self::Start => "start",
             Self::State => "state",

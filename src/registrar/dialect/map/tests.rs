@@ -162,10 +162,15 @@ fn errors_are_those_of_the_pages() {
     let error = Skeleton::parse(error, SkeletonUse::Error).unwrap();
     let code = DialectCode::Unauthenticated;
     let message = "Invalid API key provided";
-    assert_eq!(error.of_error(ErrorValues { code, message }), printed(page));
-    let coded = Skeleton::parse(r#"{"c":"$code","m":"$message"}"#, SkeletonUse::Error).unwrap();
-    let told = coded.of_error(ErrorValues { code, message: "a \"quote\"\n" });
-    assert_eq!(told, r#"{"c":"unauthenticated","m":"a \"quote\"\n"}"#);
+    let values = ErrorValues { code, message, request_id: "r-1" };
+    assert_eq!(error.of_error(values), printed(page));
+    let coded = Skeleton::parse(
+        r#"{"c":"$code","m":"$message","r":"$refusal","id":"$request_id"}"#,
+        SkeletonUse::Error,
+    )
+    .unwrap();
+    let told = coded.of_error(ErrorValues { message: "a \"quote\"\n", ..values });
+    assert_eq!(told, r#"{"c":"unauthenticated","m":"a \"quote\"\n","r":"invalid_key","id":"r-1"}"#);
 }
 
 /// A skeleton's own bytes stay, whatever they are.

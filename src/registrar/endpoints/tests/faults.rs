@@ -1,4 +1,5 @@
 //! Requests while another process holds the database: the API, a documented endpoint and the page.
+//! And a product's refusals beside those of its sidecar.
 
 use rusqlite::Connection;
 
@@ -59,5 +60,35 @@ fn a_locked_database_is_503_everywhere_and_changes_nothing() {
         assert!(made.body.contains("id=\"secret\""), "{}", made.body);
         let list = desk.send(get("/api/api-keys", &admin)).await;
         assert_eq!(list.json()["data"].as_array().unwrap().len(), 4, "{list:?}");
+    });
+}
+
+/// A client of the product reads one form, whoever refuses it.
+#[test]
+fn weshapes_refusals_are_those_of_its_sidecar() {
+    use crate::core::Reason;
+    use crate::core::refusal::{Context, Profile, Refusals};
+    run(async {
+        let desk = TestDesk::made(|_| WESHAPE.into());
+        let (_, reader) = key(&desk, "acme", wanted("Reader", &["archives:read"])).await;
+        let refusals = Refusals { default: Profile::ErrorMessage, ..Refusals::default() };
+        let compare = |answer: &Told, reason: Reason| {
+            let request_id = answer.fields["x-request-id"].to_str().unwrap();
+            let context = Context { request_id, profile: None, grpc: false };
+            let sidecar = refusals.render(&reason.into(), &context);
+            let body = std::str::from_utf8(&sidecar.body).unwrap();
+            assert_eq!(told(answer), (sidecar.status.as_u16(), body));
+        };
+        let path = "/api/auth/apikeys";
+        compare(&desk.send(get(path, &reader)).await, Reason::Permission);
+        compare(&desk.send(get(path, "wrong")).await, Reason::Unknown);
+        for _ in 0..100 {
+            let answer = desk.send(get(path, "wrong")).await;
+            if answer.status == StatusCode::TOO_MANY_REQUESTS {
+                assert!(answer.fields.contains_key("retry-after"), "{answer:?}");
+                return compare(&answer, Reason::RateLimited);
+            }
+        }
+        panic!("nobody stops a flood of wrong keys");
     });
 }
