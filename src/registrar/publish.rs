@@ -460,12 +460,24 @@ async fn note_signers(options: &PublisherOptions) -> Result<()> {
 }
 
 /// A command's message about a database that is behind, with exit code 75.
+///
+/// What was published has neither names nor notes of keys. Of a database that has nothing yet, most
+/// often because keys are about to move there, a recovery would make one that an import of the same
+/// keys contradicts.
 pub fn is_behind(behind: &Behind) -> Error {
-    let message = format!(
-        "{behind}: it was restored from a backup, another one was put in its place, or somebody else \
-         has published there\nhint: nothing is changed or published until it has caught up. `keygatectl admin recover` takes in what \
-         was published since"
-    );
+    let message = match behind.is_of_empty() {
+        true => format!(
+            "{behind}: nothing has been put into this one yet\nhint: `keygatectl admin import FILE \
+             --audience NAME`, for each audience, takes in the registry or what `keygatectl admin \
+             export` has written of the former database. Only if neither exists, `keygatectl admin \
+             recover` makes keys without names of what was published"
+        ),
+        false => format!(
+            "{behind}: it was restored from a backup, another one was put in its place, or somebody \
+             else has published there\nhint: nothing is changed or published until it has caught \
+             up. `keygatectl admin recover` takes in what was published since"
+        ),
+    };
     Error::Added { message, exit: Exit::TryAgain }
 }
 

@@ -1,6 +1,7 @@
 //! What README.md and docs/management.md say about starting the management service, upgrading it
 //! and going back to files, typed exactly as printed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use keygate::core::KeyStatus;
+use serde_json::Value;
 
 use crate::postgres;
 use crate::support::{Issued, Ran, Room, holder};
@@ -154,21 +156,73 @@ fn files_take_over_from_the_database_and_back() {
     assert_eq!(holder(&keys, &kept.secret).unwrap().grant.status, KeyStatus::Revoked);
 }
 
+/// A second audience with everything that a key can have, and a key whose UUID is its own.
+fn published_of_two() -> (Room, [Issued; 2]) {
+    let (room, keys) = published();
+    let registry = ["-r", "billing.toml"];
+    let on = |arguments: &[&str]| room.ok(&[&registry[..], arguments].concat());
+    on(&["keys", "init", "--audience", "billing"]);
+    on(&["plans", "set", "gold", "600/min"]);
+    on(&["orgs", "limit", "acme", "monthly=1000000/30d"]);
+    for more in [
+        &["plain", "--plan", "gold", "--note", "asked for by Kim"][..],
+        &["pair", "--pair", "--allow-ip", "203.0.113.0/24"],
+        &["owned", "--owner", "u-1", "--limit", "search=2/s", "--expires", "90d"],
+    ] {
+        on(&[&["keys", "create", "--org", "acme", "--name"], more].concat());
+    }
+    on(&["keys", "rotate", "plain", "--overlap", "1h"]);
+    on(&["-r", "billing.jsonl", "keys", "init", "--copy", "billing.toml"]);
+    let own = "\"key\":{\"uid\":\"01234567-89ab-4def-8123-456789abcdef\",";
+    room.write("billing.jsonl", room.read("billing.jsonl").replacen("\"key\":{", own, 1));
+    let other = ADMIN.split_once("[[audiences]]").unwrap().1;
+    let other = other.replace("\"shop\"", "\"billing\"").replace("\"out\"", "\"out2\"");
+    room.write("admin.toml", format!("{ADMIN}\n[[audiences]]{other}"));
+    fs::create_dir(room.path("out2")).unwrap();
+    room.ok(&["admin", "import", "billing.jsonl", "--audience", "billing"]);
+    // So that its target has a table.
+    let exported = room.ok(&["admin", "export", "--audience", "billing"]);
+    let id = keys_of(&exported).keys().next_back().unwrap().clone();
+    room.ok(&["admin", "revoke", &id, "--audience", "billing"]);
+    assert!(room.path("out2/keys.kgt").exists());
+    (room, keys)
+}
+
+/// The keys of an exported file by id, each as it is written.
+fn keys_of(exported: &str) -> BTreeMap<String, Value> {
+    let lines = exported.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let keys = lines.filter_map(|line| line.get("key").cloned());
+    keys.map(|key| (key["id"].as_str().unwrap().to_owned(), key)).collect()
+}
+
+/// Everything of both audiences that moves: keys with UUIDs, plans, limits of organizations.
+fn moved(room: &Room, more: &[&str]) -> Vec<(BTreeMap<String, Value>, Value)> {
+    let of = |audience| {
+        let text = room.ok(&[&["admin", "export", "--audience", audience], more].concat());
+        let mut settings: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        settings["serial"] = Value::Null;
+        (keys_of(&text), settings)
+    };
+    ["shop", "billing"].map(of).into()
+}
+
 /// Both directions as in docs/management.md, with a server of the test.
 #[test]
 fn keys_move_from_a_file_to_a_server_and_back() {
-    let (room, [revoked, kept]) = published();
+    let (room, [revoked, kept]) = published_of_two();
     let url = postgres::server().url(&postgres::server().database());
     let recipe = blocks("docs/management.md", "PostgreSQL", "sh");
-    let there = format!("DATABASE='{url}'\n{}", recipe[0]);
-    must(&room, &there);
-    let exported = room.ok(&["admin", "export", "--database", &url]);
-    for key in [&revoked, &kept] {
-        assert!(exported.contains(&key.id), "{exported}");
+    let before = moved(&room, &[]);
+    let text = serde_json::to_string(&before[1].0).unwrap();
+    for part in ["uid", "public_id", "owner", "\"plan\"", "previous", "revoked"] {
+        assert!(text.contains(part), "{part}: {text}");
     }
+    assert!(before[1].1["org"].is_array() && before[1].1["plan"].is_array(), "{:?}", before[1].1);
+    must(&room, &format!("DATABASE='{url}'\n{}", recipe[0]));
+    assert_eq!(moved(&room, &["--database", &url]), before);
     // A key revoked there is published, and sidecars continue.
     let before = room.in_force("out/keys.kgt", Some("out/keys.kgp"));
-    room.ok(&["admin", "revoke", &kept.id, "--database", &url]);
+    room.ok(&["admin", "revoke", &kept.id, "--audience", "shop", "--database", &url]);
     let keys = room.in_force("out/keys.kgt", Some("out/keys.kgp"));
     assert!(keys.serial() >= before.serial());
     assert_eq!(holder(&keys, &kept.secret).unwrap().grant.status, KeyStatus::Revoked);
@@ -180,12 +234,42 @@ fn keys_move_from_a_file_to_a_server_and_back() {
     let told = room.fails(64, &["admin", "check", "--database", secret]);
     assert!(told.contains("has a password") && !told.contains("hunter2"), "{told}");
 
+    let there = moved(&room, &["--database", &url]);
     must(&room, &format!("DATABASE='{url}'\n{}", recipe[1]));
-    let exported = room.ok(&["admin", "export"]);
-    let line = |id: &str| exported.lines().find(|line| line.contains(id)).unwrap().to_owned();
+    assert_eq!(moved(&room, &[]), there);
     for key in [&revoked, &kept] {
-        assert!(line(&key.id).contains("revoked"), "{exported}");
+        assert_eq!(there[0].0[&key.id]["status"], "revoked", "{there:?}");
     }
     let made = room.json(&["admin", "check"]);
     assert_eq!(made["audit"].as_array().map(Vec::len), Some(0), "{made}");
+}
+
+/// A recovery would fill it with keys that the import then contradicts.
+#[test]
+fn an_empty_database_in_the_place_of_another_asks_for_the_import() {
+    let (room, [_, kept]) = published_of_two();
+    let before = moved(&room, &[]);
+    for audience in ["shop", "billing"] {
+        let out = format!("{audience}.out.jsonl");
+        room.ok(&["admin", "export", "--audience", audience, "--out", &out]);
+    }
+    fs::rename(room.path("state"), room.path("state-old")).unwrap();
+    room.ok(&["admin", "migrate"]);
+    let revoke = ["admin", "revoke", &kept.id, "--audience", "shop"];
+    for command in [&["admin", "check"][..], &revoke] {
+        let told = room.fails(75, command);
+        let at = |word: &str| told.find(word).unwrap_or_else(|| panic!("{word}: {told}"));
+        assert!(at("admin import") < at("admin recover"), "{told}");
+    }
+    // Older than what is published: the keys that were revoked since would work again.
+    let told = room.fails(75, &["admin", "import", "first.jsonl", "--audience", "shop"]);
+    assert!(told.contains("import one that was written after that"), "{told}");
+    for audience in ["billing", "shop"] {
+        room.fails(75, &["admin", "check"]);
+        let file = format!("{audience}.out.jsonl");
+        room.ok(&["admin", "import", &file, "--audience", audience]);
+    }
+    room.ok(&["admin", "check"]);
+    assert_eq!(moved(&room, &[]), before);
+    room.ok(&revoke);
 }

@@ -32,8 +32,8 @@ pub struct PublicationDocument {
     pub drafts: Vec<DraftDocument>,
     /// Why changes are not published; null: they are, or will be in a moment.
     pub unpublished: Option<UnpublishedDocument>,
-    /// Whether the database is older than what was published. Then nothing can be changed until an
-    /// operator has run `keygatectl admin recover`.
+    /// Whether the database is older than what was published. Then nothing can be changed until it
+    /// has caught up; on the host, `keygatectl admin check` says how.
     pub behind: bool,
     /// Null: you may not see them.
     pub sidecars: Option<Vec<SidecarDocument>>,

@@ -8,7 +8,8 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use super::super::config::AdminToml;
-use super::super::publish::{ComparedAudience, compare, is_behind};
+use super::super::publish::behind::Behind;
+use super::super::publish::{ComparedAudience, compare};
 use super::super::store::{AudienceName, Channel, ImportBatch, Store, StoreError};
 use super::fault::of_store;
 use super::{OpenState, audience_of, host_user, open_as_it_is};
@@ -132,6 +133,9 @@ impl Import {
 
 /// Opens a database to import into it. A registry whose tables are published brings the database up
 /// to them; a registry older than what is published does not, and is refused.
+///
+/// The audience is judged alone. In a database to which an installation moves all are behind, and if
+/// one waited for another, none could be the first. Those that stay behind take no changes.
 async fn open_to_import(
     config: AdminToml,
     audience: &AudienceName,
@@ -139,17 +143,27 @@ async fn open_to_import(
     session: &Session,
 ) -> Result<Arc<dyn Store>> {
     let OpenState { config, store } = open_as_it_is(config, session)?;
-    for ComparedAudience { audience: name, behind, evidence } in
-        compare(&config, &store, &session.clock).await?
-    {
-        let Some(behind) = behind else { continue };
+    let compared = compare(&config, &store, &session.clock).await?;
+    let ours = compared.into_iter().find(|compared| compared.audience == *audience);
+    if let Some(ComparedAudience { behind: Some(behind), evidence, .. }) = ours {
         let newest = evidence.iter().map(|evidence| evidence.serial).max().unwrap_or_default();
-        if name != *audience || newest > above {
-            return Err(is_behind(&behind));
+        if newest > above {
+            return Err(is_older(above, newest, &behind));
         }
         store.refuse_changes(audience, None);
     }
     Ok(store)
+}
+
+/// What is to be imported would not bring the database up to what is published.
+fn is_older(above: u64, newest: u64, behind: &Behind) -> Error {
+    let message = format!(
+        "the file is of serial {above}, and of its audience serial {newest} was published \
+         ({behind})\nhint: import one that was written after that. Only if there is none, \
+         `keygatectl admin recover` takes in what was published; keys that the database does not know \
+         get no names"
+    );
+    Error::Added { message, exit: Exit::TryAgain }
 }
 
 // === impl Export ===

@@ -45,7 +45,7 @@ words! {
     audit_verified = "Checked by";
     back_to_key = "Back to the key";
     back_to_keys = "Back to the list";
-    behind_text = "The database is older than what was published: it looks like a restored backup. Nothing can be changed until an operator has run this command on the host:";
+    behind_text = "The database is older than what was published: it looks like a restored backup, or like one that keys still have to move to. Nothing can be changed until it has caught up. On the host, an operator learns how from this command:";
     behind_title = "Read-only: the database is behind";
     browser = "Browser";
     busy_text = "Another process is using the database, or more is waiting than is done. Nothing was changed. Try again in a moment.";
@@ -374,7 +374,7 @@ words! {
     draft_missing = "Not yet by";
     draft_required = "{count} have to sign.";
     unpublished_awaiting = "It is signed here, and waits for the signatures of others. Nothing is lost; sidecars learn of it once enough have signed.";
-    unpublished_behind = "The database is older than what was published: it looks like a restored backup. An operator has to run `keygatectl admin recover` on the host.";
+    unpublished_behind = "The database is older than what was published: it looks like a restored backup, or like one that keys still have to move to. On the host, `keygatectl admin check` tells an operator how it catches up.";
     unpublished_database = "The database does not answer. It is tried again each second.";
     unpublished_disk_full = "The disk is full: a table or patch could not be written. Once there is room, it is published by itself.";
     unpublished_no_signer = "No signer is configured for these keys, so nothing is signed.";

@@ -36,6 +36,15 @@ pub enum Behind {
     Audit { has: u64, noted: u64 },
 }
 
+// === impl Behind ===
+
+impl Behind {
+    /// Nothing was ever changed there.
+    pub const fn is_of_empty(&self) -> bool {
+        matches!(self, Self::Serial { has: 0, .. } | Self::Audit { has: 0, .. })
+    }
+}
+
 /// The newest evidence about an audience, if the database is behind it.
 pub fn newer(publication: &Publication, evidence: &[Evidence]) -> Option<Evidence> {
     let newest = evidence.iter().max_by_key(|evidence| evidence.serial)?;
