@@ -465,14 +465,19 @@ async fn note_signers(options: &PublisherOptions) -> Result<()> {
 /// often because keys are about to move there, a recovery would make one that an import of the same
 /// keys contradicts.
 pub fn is_behind(behind: &Behind) -> Error {
-    let message = match behind.is_of_empty() {
-        true => format!(
+    let message = match behind {
+        Behind::Import { .. } => format!(
+            "{behind}: the keys that are still missing would end at every sidecar\nhint: nothing is \
+             changed or published until the same `keygatectl admin import`, given again, has ended: \
+             it passes over what is in"
+        ),
+        behind if behind.is_of_empty() => format!(
             "{behind}: nothing has been put into this one yet\nhint: `keygatectl admin import FILE \
              --audience NAME`, for each audience, takes in the registry or what `keygatectl admin \
              export` has written of the former database. Only if neither exists, `keygatectl admin \
              recover` makes keys without names of what was published"
         ),
-        false => format!(
+        behind => format!(
             "{behind}: it was restored from a backup, another one was put in its place, or somebody \
              else has published there\nhint: nothing is changed or published until it has caught \
              up. `keygatectl admin recover` takes in what was published since"

@@ -33,7 +33,7 @@ pub use self::change::{
 };
 pub use self::decide::may_in;
 pub use self::error::StoreError;
-pub use self::import::{ImportBatch, ImportedBatch, RecoveredKeys};
+pub use self::import::{ImportBatch, ImportPart, ImportedBatch, RecoveredKeys};
 pub use self::names::{AudienceName, BOOTSTRAP, OIDC, PersonId, Uid, owner_subject};
 pub use self::people::{
     Member, MemberChange, NewEmbedToken, OrgChange, OrgRow, OrgRules, OwnerLeaves, Person,

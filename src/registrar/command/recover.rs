@@ -7,11 +7,11 @@ use tokio::runtime::Runtime;
 
 use super::super::checkpoints::{CheckpointFault, CheckpointKeeper, LostLines};
 use super::super::config::AdminToml;
-use super::super::publish::behind::Evidence;
+use super::super::publish::behind::{Behind, Evidence};
 use super::super::publish::recover::{
     MissingFiles, PublishedKeys, RecoveredCounts, RecoveryTerms, are_missing, by_audience,
 };
-use super::super::publish::{ComparedAudience, compare, settle_high_water};
+use super::super::publish::{ComparedAudience, compare, is_behind, settle_high_water};
 use super::super::store::{AudienceName, AuditEvent, Channel, Serials, Store};
 use super::fault::of_store;
 use super::{OpenState, host_user, open_as_it_is};
@@ -53,6 +53,14 @@ impl Recover {
         let mut given = by_audience(&self.files, &config)?;
         runtime.block_on(async {
             let compared = compare(&config, &store, &session.clock).await?;
+            // What is published counts as older than the database then, and would bring none of the
+            // missing keys.
+            let is_import = |behind: &&Behind| matches!(behind, Behind::Import { .. });
+            if let Some(behind) =
+                compared.iter().filter_map(|found| found.behind.as_ref()).find(is_import)
+            {
+                return Err(is_behind(behind));
+            }
             let mut keeper = CheckpointKeeper::of(&config)?;
             let lost = match &keeper {
                 Some(keeper) => keeper.lost(&*store).await.map_err(unsigned)?,

@@ -9,8 +9,8 @@ use tokio::runtime::Runtime;
 
 use super::super::config::AdminToml;
 use super::super::publish::behind::Behind;
-use super::super::publish::{ComparedAudience, compare};
-use super::super::store::{AudienceName, Channel, ImportBatch, Store, StoreError};
+use super::super::publish::{ComparedAudience, compare, is_behind};
+use super::super::store::{AudienceName, Channel, ImportBatch, ImportPart, Store, StoreError};
 use super::fault::of_store;
 use super::{OpenState, audience_of, host_user, open_as_it_is};
 use crate::exit::Exit;
@@ -81,7 +81,7 @@ impl Import {
         let store = runtime.block_on(open_to_import(config, &audience, above, session))?;
         let mut done = ImportedSoFar::default();
         let mut batch: Vec<RegistryEntry> = Vec::with_capacity(BATCH);
-        let send = |entries: Vec<RegistryEntry>, done: &mut ImportedSoFar| -> Result<()> {
+        let send = |entries: Vec<RegistryEntry>, part, done: &mut ImportedSoFar| -> Result<()> {
             let first = !std::mem::replace(&mut done.sent_settings, true);
             let batch = ImportBatch {
                 audience: audience.clone(),
@@ -90,6 +90,7 @@ impl Import {
                 at_ms: session.clock.now().unix_ms,
                 settings: first.then(|| Box::new(settings.clone())),
                 above,
+                part,
                 entries,
             };
             let imported = runtime.block_on(store.import(batch)).map_err(|e| match e {
@@ -109,15 +110,15 @@ impl Import {
             Ok(())
         };
         registry.scan(&Filter::default(), &mut |located| {
-            batch.push(located.entry);
-            match batch.len() {
-                BATCH => send(std::mem::take(&mut batch), &mut done),
-                _ => Ok(()),
+            // Only what comes after a batch shows that it is not the last one.
+            if batch.len() == BATCH {
+                let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
+                send(full, ImportPart::Early, &mut done)?;
             }
+            batch.push(located.entry);
+            Ok(())
         })?;
-        if !batch.is_empty() || !done.sent_settings {
-            send(batch, &mut done)?;
-        }
+        send(batch, ImportPart::Last, &mut done)?;
         let ImportedSoFar { added, known, serial, .. } = done;
         if session.output.json {
             let answer = serde_json::json!({"added": added, "known": known, "serial": serial});
@@ -147,8 +148,10 @@ async fn open_to_import(
     let ours = compared.into_iter().find(|compared| compared.audience == *audience);
     if let Some(ComparedAudience { behind: Some(behind), evidence, .. }) = ours {
         let newest = evidence.iter().map(|evidence| evidence.serial).max().unwrap_or_default();
-        if newest > above {
-            return Err(is_older(above, newest, &behind));
+        match behind {
+            Behind::Import { of } if of > above => return Err(is_behind(&behind)),
+            _ if newest > above => return Err(is_older(above, newest, &behind)),
+            _ => {}
         }
         store.refuse_changes(audience, None);
     }

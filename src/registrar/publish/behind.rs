@@ -34,12 +34,14 @@ pub enum Behind {
     Serial { has: u64, evidence: Evidence },
     /// The audit log ends before a line that was noted, or has another line in its place.
     Audit { has: u64, noted: u64 },
+    /// A registry of serial `of` was imported, but not to its end.
+    Import { of: u64 },
 }
 
 // === impl Behind ===
 
 impl Behind {
-    /// Nothing was ever changed there.
+    /// Nothing was ever put in.
     pub const fn is_of_empty(&self) -> bool {
         matches!(self, Self::Serial { has: 0, .. } | Self::Audit { has: 0, .. })
     }
@@ -77,6 +79,9 @@ impl std::fmt::Display for Behind {
                 let at = if *source == EvidenceSource::Signer { "at least at" } else { "at" };
                 write!(f, "the database is at serial {has}, and {source} {at} {serial}")
             }
+            Self::Import { of } => {
+                write!(f, "the import of a registry of serial {of} has not come to its end")
+            }
             Self::Audit { has, noted } if has < noted => write!(
                 f,
                 "the audit log ends at line {has}, and {} knows of line {noted}",
@@ -107,6 +112,7 @@ mod tests {
             table: None,
             signed_patch: None,
             patch: None,
+            importing: None,
         }
     }
 

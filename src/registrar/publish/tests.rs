@@ -2,6 +2,7 @@
 
 mod crash;
 mod failover;
+mod imported;
 mod instances;
 mod late;
 mod recovered;
@@ -32,7 +33,7 @@ use crate::registrar::store::postgres::PostgresStore;
 use crate::registrar::store::postgres::fixture;
 use crate::registrar::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::registrar::store::suite::{self, audience, create, host, new_key, request, set};
-use crate::registrar::store::{Channel, ImportBatch, OrgRules, StoreError};
+use crate::registrar::store::{Channel, ImportBatch, ImportPart, OrgRules, StoreError};
 use crate::table::manifest::MAX_CHOSEN_SERIAL;
 use crate::table::{AcceptRules, Acceptance, Bounds, Patch, Refusal, SignedHead, Table, Trust};
 
@@ -233,6 +234,7 @@ async fn change_settings(store: &Arc<dyn Store>, n: usize) {
         at_ms: suite::NOW,
         settings: Some(Box::new(settings)),
         above: 0,
+        part: ImportPart::Last,
         entries: Vec::new(),
     };
     store.import(batch).await.unwrap();
@@ -281,6 +283,7 @@ async fn import(store: &Arc<dyn Store>, count: usize) -> Vec<RegistryEntry> {
         at_ms: suite::NOW,
         settings: None,
         above: 0,
+        part: ImportPart::Last,
         entries: entries.clone(),
     };
     store.import(batch).await.unwrap();

@@ -18,7 +18,18 @@ pub struct ImportBatch {
     /// The audience's serial continues above this one. It is the serial of the registry, whose
     /// tables sidecars have.
     pub above: u64,
+    pub part: ImportPart,
     pub entries: Vec<RegistryEntry>,
+}
+
+/// Where a batch stands in its registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImportPart {
+    /// Others follow. If this one lifts the serial, the audience is not published until the last
+    /// one is in: sidecars would take the keys that are still missing for ended ones.
+    Early,
+    /// All of it is in, also of batches before.
+    Last,
 }
 
 /// Keys of a published table on their way back into a database that was restored.

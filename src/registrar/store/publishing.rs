@@ -33,6 +33,8 @@ pub struct Publication {
     pub patch: Option<ArtefactHead>,
     /// The newest patch over the table in force that enough have signed.
     pub signed_patch: Option<ArtefactHead>,
+    /// Serial of a registry that was not imported to its end: some of its keys are missing.
+    pub importing: Option<u64>,
 }
 
 /// A table that is published.

@@ -52,6 +52,7 @@ macro_rules! store_suite {
                 a_policy_caps_what_is_new,
                 a_change_of_nothing_has_no_serial,
                 an_import_goes_in_as_a_whole,
+                an_import_that_has_not_ended_is_known,
                 an_import_of_nothing_new_has_no_serial,
                 a_key_keeps_its_uuid_in_an_import,
             },

@@ -70,9 +70,10 @@ impl Outbox {
             Some(evidence) => newer(&self.store.publication(&self.name).await?, &[evidence]),
             None => None,
         };
-        Ok(found
-            .map(|evidence| Behind::Serial { has: publication.serial, evidence })
-            .or_else(|| self.audit.clone()))
+        let has = publication.serial;
+        let import = publication.importing.map(|of| Behind::Import { of });
+        let found = found.map(|evidence| Behind::Serial { has, evidence });
+        Ok(found.or(import).or_else(|| self.audit.clone()))
     }
 
     /// All evidence of how far the audience had come.
@@ -133,7 +134,7 @@ impl Outbox {
     }
 
     pub(super) fn tell_behind(&self, behind: Behind) {
-        tracing::error!(audience = %self.name, %behind, "the database is behind what was published: it takes no changes until `keygatectl admin recover`");
+        tracing::error!(audience = %self.name, %behind, "the database is behind what was published: it takes no changes until it has caught up, and `keygatectl admin check` says how");
         self.store.refuse_changes(&self.name, Some(behind.to_string().into()));
         self.tell(|state| state.behind = Some(behind));
     }

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, json};
 
 use super::super::error::StoreError;
-use super::super::import::{ImportBatch, ImportedBatch};
+use super::super::import::{ImportBatch, ImportPart, ImportedBatch};
 use super::super::names::AudienceName;
 use super::connection::StoreConnection;
+use super::fault::OptionalExtension as _;
 use super::keys::{self, ChangeStamp};
 use super::log::{self, Occasion, Subject};
+use super::publish::importing;
 use super::writer::Work;
 use crate::core::KeyId;
 use crate::manage::registry::entry::RegistryEntry;
@@ -25,6 +27,7 @@ pub(super) fn import(
 ) -> Result<Work<ImportedBatch>, StoreError> {
     let ImportBatch { audience, actor, channel, at_ms, .. } = batch;
     let is_above = lift(store, audience, batch.above)?;
+    let has_ended = settle(store, batch, is_above)?;
     let serial = store.raise(audience)?;
     let has_new_settings = match &batch.settings {
         Some(settings) => put_settings(store, audience, settings)?,
@@ -62,7 +65,7 @@ pub(super) fn import(
         }
     }
     insert(store, audience, &mut made, stamp)?;
-    if ids.is_empty() && !has_new_settings && !is_above {
+    if ids.is_empty() && !has_new_settings && !is_above && !has_ended {
         return Ok(Work::Undo(ImportedBatch { serial: serial.saturating_sub(1), ..done }));
     }
     let mut detail = Map::new();
@@ -84,6 +87,42 @@ fn lift(store: &StoreConnection, audience: &AudienceName, above: u64) -> Result<
         (audience.as_str(), above),
     )?;
     Ok(lifted > 0)
+}
+
+/// Notes that keys are still missing below the serial that was lifted, or that none is any more.
+/// Without the note, a database that holds a part of the keys would pass for one that has caught up.
+/// Returns whether an import that was left unfinished ends with this batch.
+fn settle(
+    store: &StoreConnection,
+    batch: &ImportBatch,
+    is_above: bool,
+) -> Result<bool, StoreError> {
+    let name = importing(&batch.audience);
+    match batch.part {
+        ImportPart::Early if is_above => {
+            store.connection.execute(
+                "INSERT INTO meta (name, value) VALUES (?1, ?2) \
+                 ON CONFLICT (name) DO UPDATE SET value = ?2",
+                (name, batch.above.to_string()),
+            )?;
+            Ok(false)
+        }
+        ImportPart::Early => Ok(false),
+        ImportPart::Last => {
+            let noted: Option<String> = store
+                .connection
+                .prepare_cached("SELECT value FROM meta WHERE name = ?1")?
+                .query_row([&*name], |row| row.get(0))
+                .optional()?;
+            let noted = noted.and_then(|serial| serial.parse().ok());
+            // An older registry lacks what is missing.
+            if noted.is_none_or(|serial: u64| serial > batch.above) {
+                return Ok(false);
+            }
+            store.connection.execute("DELETE FROM meta WHERE name = ?1", [name])?;
+            Ok(true)
+        }
+    }
 }
 
 /// Adds them together. If that fails, first takes away the UUIDs that other keys have, and then

@@ -46,18 +46,24 @@ pub(super) fn publication(
                 table: None,
                 patch: None,
                 signed_patch: None,
+                importing: None,
             })
         })
         .optional()?;
     let mut found = found.ok_or(StoreError::NoSuchAudience)?;
-    let settings: Option<String> = view
-        .prepare_cached("SELECT value FROM meta WHERE name = ?1")?
-        .query_row([made_with(audience)], |row| row.get(0))
-        .optional()?;
-    found.settings = settings.and_then(|text| {
-        let (base, settings) = text.split_once(' ')?;
-        (base == found.base.to_string()).then(|| settings.into())
-    });
+    let (made_with, importing) = (made_with(audience), importing(audience));
+    let mut statement =
+        view.prepare_cached("SELECT name, value FROM meta WHERE name IN (?1, ?2)")?;
+    let mut rows = statement.query((&*made_with, &*importing))?;
+    while let Some(row) = rows.next()? {
+        let (name, value): (String, String) = (row.get(0)?, row.get(1)?);
+        if name == importing {
+            found.importing = value.parse().ok();
+        } else if let Some((base, settings)) = value.split_once(' ') {
+            found.settings = (base == found.base.to_string()).then(|| settings.into());
+        }
+    }
+    drop(rows);
     found.table = newest(&view, audience, ArtefactKind::Table)?;
     found.patch = newest(&view, audience, ArtefactKind::Patch)?;
     let is_in_force =
@@ -73,6 +79,11 @@ pub(super) fn publication(
 /// The name of the row that says what the table in force was made with: its serial, and the rest.
 fn made_with(audience: &AudienceName) -> String {
     format!("table {audience}")
+}
+
+/// The name of the row with the serial of a registry whose last keys are not in yet.
+pub(super) fn importing(audience: &AudienceName) -> String {
+    format!("import {audience}")
 }
 
 fn newest(

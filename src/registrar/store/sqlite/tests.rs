@@ -17,7 +17,7 @@ use crate::registrar::store::sql::crash::in_tests::VARIABLE;
 use crate::registrar::store::sql::driver::SqlConnection;
 use crate::registrar::store::suite::{self, StoreFixture, audience, create, store_suite, terms};
 use crate::registrar::store::{
-    AuditQuery, ChainFault, ImportBatch, KeyQuery, KeyRef, KeyRow, OrgRules, Store, StoreError, Uid,
+    AuditQuery, ChainFault, ImportBatch, ImportPart, KeyQuery, KeyRef, KeyRow, OrgRules, Store, StoreError, Uid,
 };
 
 struct SqliteFixture {
@@ -269,6 +269,7 @@ fn every_key_has_its_uuid_in_the_next_database() {
         at_ms: suite::NOW,
         settings: None,
         above: 0,
+        part: ImportPart::Last,
         entries: lines.iter().map(|line| read(line.as_ref().unwrap())).collect(),
     }))
     .unwrap();
@@ -296,6 +297,7 @@ fn a_key_that_no_line_tells_of_is_named() {
         at_ms: suite::NOW,
         settings: None,
         above: 0,
+        part: ImportPart::Last,
         entries: vec![imported],
     }))
     .unwrap();

@@ -12,7 +12,7 @@ use crate::manage::registry::entry::tests::full;
 use crate::manage::registry::plans::PlanName;
 use crate::manage::registry::settings::{RawSettings, VERSION};
 use crate::registrar::store::{
-    AuditQuery, IdempotencyKey, ImportBatch, KeyQuery, OrgChange, OrgRules, Replay, Uid,
+    AuditQuery, IdempotencyKey, ImportBatch, ImportPart, KeyQuery, OrgChange, OrgRules, Replay, Uid,
 };
 
 pub(crate) async fn a_key_lives_from_creation_to_revocation(store: Arc<dyn Store>) {
@@ -312,6 +312,7 @@ fn import_of(
         at_ms: NOW,
         settings: settings.map(Box::new),
         above,
+        part: ImportPart::Last,
         entries,
     }
 }
@@ -406,4 +407,31 @@ pub(crate) async fn an_import_goes_in_as_a_whole(store: Arc<dyn Store>) {
     let none = store.key(&audience(), None, KeyRef::Id(other.id)).await;
     assert!(matches!(none, Err(StoreError::NoSuchKey)), "all or none: {none:?}");
     assert_eq!(store.verify_audit(Vec::new()).await.unwrap(), []);
+}
+
+/// From the batch that lifts the serial until the last one.
+pub(crate) async fn an_import_that_has_not_ended_is_known(store: Arc<dyn Store>) {
+    let key = |n: u64| RegistryEntry {
+        id: KeyId::parse(&format!("key_{n}")).unwrap(),
+        digest: Digest::of(n.to_string().as_bytes()),
+        public_id: None,
+        previous: None,
+        plan: None,
+        ..full()
+    };
+    let steps = [
+        (0, ImportPart::Early, None, "adds to what is published, and lifts nothing"),
+        (40, ImportPart::Early, Some(40), "lifts"),
+        (40, ImportPart::Early, Some(40), "the same again"),
+        (30, ImportPart::Last, Some(40), "an older one, which lacks keys"),
+        (40, ImportPart::Last, None, "the end"),
+        (40, ImportPart::Last, None, "nothing is new"),
+        (90, ImportPart::Early, Some(90), "a later one"),
+        (95, ImportPart::Last, None, "a later one yet, which has all of them"),
+    ];
+    for (n, (above, part, known, what)) in (0..).zip(steps) {
+        let batch = ImportBatch { part, ..import_of(None, above, vec![key(n / 2)]) };
+        store.import(batch).await.unwrap();
+        assert_eq!(store.publication(&audience()).await.unwrap().importing, known, "{what}");
+    }
 }

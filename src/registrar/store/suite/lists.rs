@@ -8,7 +8,7 @@ use super::*;
 use crate::manage::registry::entry::tests::full;
 use crate::manage::time::When;
 use crate::registrar::store::{
-    Cursor, ImportBatch, KeyCount, KeyQuery, KeySort, KeyState, UnusedKeys, UsageBatch,
+    Cursor, ImportBatch, ImportPart, KeyCount, KeyQuery, KeySort, KeyState, UnusedKeys, UsageBatch,
 };
 
 fn all() -> KeyQuery {
@@ -171,6 +171,7 @@ pub(crate) async fn a_new_key_is_not_unused_since_long_ago(store: Arc<dyn Store>
         at_ms: NOW,
         settings: None,
         above: 0,
+        part: ImportPart::Last,
         entries: vec![ageless],
     };
     store.import(import).await.unwrap();
