@@ -39,8 +39,9 @@ pub enum CheckpointFault {
     /// A signature over the log as it is would make it appear true.
     #[error(
         "line {0} of the audit log is not the one that was signed: `keygatectl admin verify-audit` says \
-         more, and after a recovery that nobody has signed `keygatectl admin recover --sign-audit` has \
-         it signed"
+         more. After a recovery that nobody has signed `keygatectl admin recover --sign-audit` has it \
+         signed; after a move to another database the file of `audit.checkpoints` is put aside as \
+         evidence of the former log, and the service restarted"
     )]
     OtherLog(u64),
     #[error("{0}")]

@@ -25,8 +25,12 @@ struct Service {
 
 impl Service {
     fn start(room: &Room, arguments: &[&str]) -> Self {
+        Self::logging(room, arguments, Stdio::null())
+    }
+
+    fn logging(room: &Room, arguments: &[&str], log: Stdio) -> Self {
         let mut command = room.command(arguments);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let url = line.trim().strip_prefix("listening on ").unwrap_or_default().to_owned();
@@ -272,4 +276,92 @@ fn an_empty_database_in_the_place_of_another_asks_for_the_import() {
     room.ok(&["admin", "check"]);
     assert_eq!(moved(&room, &[]), before);
     room.ok(&revoke);
+}
+
+/// Waits until a file says something.
+fn until_said(room: &Room, file: &str, what: &str) {
+    for _ in 0..1200 {
+        if fs::read_to_string(room.path(file)).is_ok_and(|text| text.contains(what)) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    panic!("{file} does not say {what}");
+}
+
+/// Exports, begins a new database, and imports there.
+fn move_shop(room: &Room) {
+    room.ok(&["admin", "export", "--out", "shop.jsonl"]);
+    fs::rename(room.path("state"), room.path("state-former")).unwrap();
+    room.ok(&["admin", "migrate"]);
+    room.ok(&["admin", "import", "shop.jsonl"]);
+}
+
+/// With their file outside `state`, as docs/management.md recommends.
+#[test]
+fn checkpoints_of_a_former_log_are_put_aside() {
+    let (room, _) = published();
+    fs::create_dir(room.path("evidence")).unwrap();
+    let audit = "[audit]\ncheckpoints = \"evidence/checkpoints.jsonl\"\n";
+    room.write("admin.toml", ADMIN.replace("[listen]", &format!("{audit}\n[listen]")));
+    let service = Service::start(&room, &["admin", "serve"]);
+    until_said(&room, "evidence/checkpoints.jsonl", "signature");
+    drop(service);
+    move_shop(&room);
+    let told = room.fails(65, &["admin", "check"]);
+    assert!(told.contains("put the file of `audit.checkpoints` aside"), "{told}");
+    let log = || fs::File::create(room.path("log")).unwrap().into();
+    let service = Service::logging(&room, &["admin", "serve"], log());
+    until_said(&room, "log", "after a move to another database");
+    drop(service);
+    let aside = &blocks("docs/management.md", "PostgreSQL", "sh")[2];
+    must(&room, &aside.replace("/evidence/", "evidence/"));
+    room.ok(&["admin", "check"]);
+    let service = Service::start(&room, &["admin", "serve"]);
+    until_said(&room, "evidence/checkpoints.jsonl", "signature");
+    drop(service);
+    room.ok(&["admin", "verify-audit"]);
+    // What is put aside proves the former log.
+    let former = room.read("admin.toml").replacen("\"state\"", "\"state-former\"", 1);
+    room.write("former.toml", former.replace("checkpoints.jsonl", "checkpoints-former.jsonl"));
+    room.ok(&["admin", "-c", "former.toml", "verify-audit"]);
+}
+
+#[test]
+fn a_signer_of_its_own_is_told_of_another_log() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (room, _) = published();
+    fs::create_dir(room.path("signer")).unwrap();
+    fs::set_permissions(room.path("signer"), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::rename(room.path("signer.pem"), room.path("signer/signer.pem")).unwrap();
+    let socket = room.path("signer.sock");
+    let (socket, us) = (socket.display(), rustix::process::geteuid().as_raw());
+    room.write(
+        "signer.toml",
+        format!(
+            "key = \"signer/signer.pem\"\nsocket = \"{socket}\"\nuids = [\"{us}\"]\n\
+             checkpoints = true\n\n[[audiences]]\nname = \"shop\"\n"
+        ),
+    );
+    let public = room.json(&["signer", "show", "signer/signer.pem"])["public_key"].clone();
+    let remote = format!("signer = \"unix:{socket}\"\nsigner_public = {public}");
+    room.write("admin.toml", ADMIN.replace("signer = \"signer.pem\"", &remote));
+    let mut signer = room.command(&["signer", "serve"]);
+    let log = fs::File::create(room.path("signer.log")).unwrap();
+    let signer = signer.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let _signer = Service { child: signer, url: String::new() };
+    until_said(&room, "signer.log", "listens on unix:");
+    // More lines than the new log will have.
+    room.ok(&["admin", "bootstrap", "--name", "kim"]);
+    let service = Service::start(&room, &["admin", "serve"]);
+    until_said(&room, "state/checkpoints.jsonl", "signature");
+    drop(service);
+    move_shop(&room);
+    room.ok(&["admin", "check"]);
+    let log = fs::File::create(room.path("log")).unwrap();
+    let _service = Service::logging(&room, &["admin", "serve"], log.into());
+    until_said(&room, "log", "which was signed; `keygatectl signer allow --recovery`");
+    must(&room, &blocks("docs/management.md", "PostgreSQL", "sh")[3]);
+    until_said(&room, "state/checkpoints.jsonl", "signature");
+    room.ok(&["admin", "verify-audit"]);
 }

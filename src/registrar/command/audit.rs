@@ -128,7 +128,8 @@ pub(super) fn refuse(faults: &[String]) -> Result<()> {
         "the audit log is not as it was written:{}\nhint: compare it with a backup and with copies of \
          the checkpoints that were kept elsewhere. What a former signer has signed counts with \
          --trusted-signer KEY. A backup that was restored, and whose recovery nobody has signed, is \
-         signed by `admin recover --sign-audit`",
+         signed by `admin recover --sign-audit`. After a move to another database, put the file of \
+         `audit.checkpoints` aside: it is evidence of the former log",
         shown.concat()
     );
     Err(Error::Added { message, exit: Exit::Data })
