@@ -39,7 +39,7 @@ use self::embed::looks_like_embed_token;
 pub use self::embed::{EmbedToken, EmbedWish};
 pub use self::error::AuthError;
 use self::key_sets::KeySets;
-pub use self::members::{KeysLeft, RoleChange, change_member};
+pub use self::members::{KeysLeft, RoleChange, change_member, keep_finishing};
 use self::oidc::OidcProviders;
 pub use self::oidc::{OIDC_SIGN_IN, OidcError, OidcSignOut, WantedSignIn, clear_oidc_cookie};
 use self::product::SeenPeople;

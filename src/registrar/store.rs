@@ -36,7 +36,7 @@ pub use self::error::StoreError;
 pub use self::import::{ImportBatch, ImportPart, ImportedBatch, RecoveredKeys};
 pub use self::names::{AudienceName, BOOTSTRAP, OIDC, PersonId, Uid, owner_subject};
 pub use self::people::{
-    Member, MemberChange, NewEmbedToken, OrgChange, OrgRow, OrgRules, OwnerLeaves, Person,
+    KeysDue, Member, MemberChange, NewEmbedToken, OrgChange, OrgRow, OrgRules, OwnerLeaves, Person,
     SessionKind, SessionRow, SignIn,
 };
 pub use self::publishing::{
@@ -131,6 +131,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Adds, changes or removes a member, with an audit line. Refuses to remove the last owner of
     /// an org: [`StoreError::LastOwner`]. Ends the sessions of a person who lost the role.
     async fn change_member(&self, change: MemberChange) -> Result<(), StoreError>;
+
+    /// Keys that have to follow a changed role: noted together with each change of a role.
+    async fn keys_due(&self) -> Result<Vec<KeysDue>, StoreError>;
+
+    /// These keys are dealt with. Does nothing if the role has changed again since.
+    async fn settle_keys(&self, due: KeysDue) -> Result<(), StoreError>;
 
     /// Keeps a session under the digest of its token.
     async fn put_session(&self, session: SessionRow) -> Result<(), StoreError>;

@@ -85,6 +85,7 @@ pub(super) async fn person(desk: &TestDesk, role: PersonRole, org: &str, sub: &s
             id: id.clone(),
             role: Some(role),
             about: None,
+            within: None,
             actor: suite::host(),
             channel: Default::default(),
             at_ms: NOW,

@@ -18,7 +18,7 @@ use crate::manage::session::Session;
 use crate::registrar::app::{App, Publishing};
 use crate::registrar::checkpoints::{self, CheckpointKeeper};
 use crate::registrar::config::AdminToml;
-use crate::registrar::people::{AuthError, BootstrapFor, bootstrap_link};
+use crate::registrar::people::{AuthError, BootstrapFor, bootstrap_link, keep_finishing};
 use crate::registrar::publish::fleet::SidecarBook;
 use crate::registrar::publish::hindrance;
 use crate::registrar::publish::status;
@@ -198,6 +198,7 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
         session.output.flush()?;
         let routes = router(app.clone());
         let caring = tokio::spawn(usage::run(app.clone()));
+        let finishing = tokio::spawn(keep_finishing(app.people.clone()));
         let asked = app.settings.status_pulls.iter().cloned();
         let asking: Vec<_> = asked
             .map(|sidecar| {
@@ -219,6 +220,7 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
         // Releases sidecars that are waiting for artefacts.
         shelf.close();
         caring.abort();
+        finishing.abort();
         noting.abort();
         signing.iter().chain(&asking).for_each(tokio::task::JoinHandle::abort);
         // A panic of that task has been reported already.

@@ -108,6 +108,7 @@ impl Authenticator {
                     id: id.clone(),
                     role: Some(role),
                     about: None,
+                    within: None,
                     actor: actor.clone(),
                     channel: channel_of(parts),
                     at_ms: now_ms,

@@ -1,6 +1,8 @@
 //! Who is in an org with which role, and what happens to the keys of a member who leaves or gets a
 //! lesser role.
 
+use std::time::Duration;
+
 use super::{AuthError, Authenticator, Caller};
 use crate::core::{KeyId, OrgId};
 use crate::manage::operation::may::{
@@ -9,7 +11,7 @@ use crate::manage::operation::may::{
 use crate::manage::operation::{DetailRequest, EditRequest, OwnerChange, StatusChange};
 use crate::manage::registry::entry::RegistryEntry;
 use crate::registrar::store::{
-    AudienceName, AuditEvent, ChangeRequest, Channel, KeyChange, KeyQuery, KeyRef, KeyRow,
+    AudienceName, AuditEvent, ChangeRequest, Channel, KeyChange, KeyQuery, KeyRef, KeyRow, KeysDue,
     MemberChange, OwnerLeaves, Person, PersonId, StoreActor, StoreError, may_in, owner_subject,
 };
 
@@ -61,6 +63,33 @@ pub async fn change_member(
     let within = caller.bound_to().cloned();
     let change = RoleChange { org, id, role, within, actor, channel };
     Ok(people.appoint(caller, change).await)
+}
+
+/// After this long nobody is dealing with the keys of a change of a role any more.
+const LEFT_MS: u64 = 30_000;
+
+/// How often to look for such keys.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Finishes changes of roles in which the database went away, or a process was killed: keys of
+/// people who have left must not work for good. Runs until the service ends.
+pub async fn keep_finishing(people: Authenticator) {
+    let mut told: Option<String> = None;
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        let error = people.finish_all_roles().await.err().map(|error| error.to_string());
+        if let Some(error) = &error
+            && told.as_ref() != Some(error)
+        {
+            tracing::error!(
+                error,
+                "keys of people who lost a role are not dealt with; trying again"
+            );
+        }
+        told = error;
+    }
 }
 
 fn check_name(field: &str, text: &str) -> Result<(), StoreError> {
@@ -133,7 +162,7 @@ impl Authenticator {
     }
 
     /// Changes a role and deals with the keys. A repetition is safe, and finishes what an earlier
-    /// attempt did not get to.
+    /// attempt did not get to; [`keep_finishing`] does so without one.
     ///
     /// # Errors
     /// The store's. The role may have changed already, while some keys have not been dealt with
@@ -146,26 +175,95 @@ impl Authenticator {
                 id: wanted.id.clone(),
                 role: wanted.role,
                 about: self.audience_about(&wanted.id),
+                within: wanted.within.clone(),
                 actor: wanted.actor.clone(),
                 channel: wanted.channel.clone(),
                 at_ms,
             })
             .await?;
+        let due = self.keys_due_of(&wanted.id).await?;
+        let left = self.deal_with_keys(&wanted, at_ms).await?;
+        // Also what an attempt before this one has left, if these are all of its keys.
+        for due in due {
+            if due.org == wanted.org
+                && wanted.within.as_ref().is_none_or(|_| due.within == wanted.within)
+            {
+                self.store.settle_keys(due).await?;
+            }
+        }
+        Ok(left)
+    }
+
+    async fn keys_due_of(&self, id: &PersonId) -> Result<Vec<KeysDue>, StoreError> {
+        let mut due = self.store.keys_due().await?;
+        due.retain(|due| due.id == *id);
+        Ok(due)
+    }
+
+    /// Finishes what changes of this person's roles have left, before their roles are compared:
+    /// those are as wanted already.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) async fn finish_roles(&self, id: &PersonId) -> Result<(), StoreError> {
+        for due in self.keys_due_of(id).await? {
+            self.finish(due).await?;
+        }
+        Ok(())
+    }
+
+    /// By the role that the person has now, which may be another one than that of the change.
+    async fn finish(&self, due: KeysDue) -> Result<(), StoreError> {
+        let roles = self.store.memberships(&due.id).await?;
+        let role = roles.iter().find(|member| member.org == due.org).map(|member| member.role);
+        let wanted = RoleChange {
+            org: due.org.clone(),
+            id: due.id.clone(),
+            role,
+            within: due.within.clone(),
+            actor: StoreActor::HostUser(due.by.clone()),
+            channel: Channel::default(),
+        };
+        self.deal_with_keys(&wanted, self.clock.now().unix_ms).await?;
+        self.store.settle_keys(due).await
+    }
+
+    /// Finishes what changes of roles have left that are not under way any more. Goes on after a
+    /// failure: one person's keys wait for nobody else's.
+    ///
+    /// # Errors
+    /// The store's last one.
+    pub async fn finish_all_roles(&self) -> Result<(), StoreError> {
+        let now_ms = self.clock.now().unix_ms;
+        let mut done = Ok(());
+        for due in self.store.keys_due().await? {
+            if now_ms.saturating_sub(due.since_ms) >= LEFT_MS {
+                done = self.finish(due).await.and(done);
+            }
+        }
+        done
+    }
+
+    async fn deal_with_keys(
+        &self,
+        wanted: &RoleChange,
+        at_ms: u64,
+    ) -> Result<KeysLeft, StoreError> {
         let policy = self.store.org(&wanted.org).await?.rules.owner_leaves;
         let mut left = KeysLeft::default();
         for row in self.living_keys(&wanted.org, &wanted.id, wanted.within.as_ref()).await? {
             let key = row.entry.id;
             if !self.is_orphan(&row, wanted.role) {
-                self.say_role(row, &wanted, at_ms).await?;
+                self.say_role(row, wanted, at_ms).await?;
                 continue;
             }
             match policy {
                 OwnerLeaves::Disable => {
-                    self.disable(row, &wanted, at_ms).await?;
+                    self.disable(row, wanted, at_ms).await?;
                     left.disabled.push(key);
                 }
                 OwnerLeaves::Keep => {
-                    self.note_kept(row, &wanted, at_ms).await?;
+                    self.note_kept(row, wanted, at_ms).await?;
                     left.kept.push(key);
                 }
             }

@@ -180,6 +180,7 @@ impl Authenticator {
         if role.is_some() {
             self.store.put_person(person.clone()).await?;
         }
+        self.finish_roles(&person.id).await?;
         let members = self.store.memberships(&person.id).await?;
         let known = members.iter().find(|member| member.org == *org).map(|member| member.role);
         if known == role {

@@ -51,6 +51,7 @@ async fn set_role(desk: &TestDesk, org: &str, id: &PersonId, role: Option<Person
         id: id.clone(),
         role,
         about: None,
+        within: None,
         actor: suite::host(),
         channel: Default::default(),
         at_ms: NOW,
@@ -408,3 +409,18 @@ mod members;
 mod oidc;
 mod product;
 mod sidecar;
+
+/// From now on no key can be changed, as if the database went away in the middle of something.
+fn break_keys(desk: &TestDesk) {
+    let fail = "SELECT abs(-9223372036854775807 - 1)";
+    meddle(desk, &format!("CREATE TRIGGER away BEFORE UPDATE ON \"key\" BEGIN {fail}; END"));
+}
+
+fn mend_keys(desk: &TestDesk) {
+    meddle(desk, "DROP TRIGGER away");
+}
+
+fn meddle(desk: &TestDesk, sql: &str) {
+    let path = desk.app.settings.state.parent().unwrap().join("registrar.db");
+    rusqlite::Connection::open(path).unwrap().execute_batch(sql).unwrap();
+}

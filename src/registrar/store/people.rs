@@ -98,10 +98,28 @@ pub struct MemberChange {
     /// The only audience in which the person's role counts: people of another audience do not see
     /// the audit line. `None`: it counts in all.
     pub about: Option<AudienceName>,
+    /// The audience whose keys are to follow ([`KeysDue`]); `None`: the keys of all.
+    pub within: Option<AudienceName>,
     pub actor: StoreActor,
     pub channel: Channel,
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub at_ms: u64,
+}
+
+/// Keys that have to follow a change of their owner's role, and may not all have done so yet: the
+/// role is changed first, because it is what ends access, and each key then has its own transaction.
+/// It stays noted until [`Store::settle_keys`](super::Store::settle_keys), whatever happens in
+/// between.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeysDue {
+    pub org: OrgId,
+    pub id: PersonId,
+    /// `None`: the keys of all audiences.
+    pub within: Option<AudienceName>,
+    /// Who has changed the role; a person or a key with the word for that.
+    pub by: Box<str>,
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub since_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

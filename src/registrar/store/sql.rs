@@ -11,6 +11,7 @@ mod contract;
 pub(in crate::registrar) mod crash;
 mod dialect;
 pub(super) mod driver;
+mod due;
 mod embed;
 pub(super) mod fault;
 mod import;

@@ -17,7 +17,7 @@ const KEYS: &str = "/v1/orgs/acme/keys";
 fn membership(org: &str, id: PersonId, role: Option<PersonRole>) -> MemberChange {
     let org = OrgId::parse(org).unwrap();
     let (actor, channel) = (suite::host(), Default::default());
-    MemberChange { org, id, role, about: None, actor, channel, at_ms: NOW }
+    MemberChange { org, id, role, about: None, within: None, actor, channel, at_ms: NOW }
 }
 
 /// Somebody who owns one org and is a member of another makes a member's keys in the latter,

@@ -107,6 +107,7 @@ impl Authenticator {
         id: &PersonId,
         roles: &BTreeMap<OrgId, PersonRole>,
     ) -> Result<(), StoreError> {
+        self.finish_roles(id).await?;
         let present = self.store.memberships(id).await?;
         let present: BTreeMap<OrgId, PersonRole> =
             present.into_iter().map(|member| (member.org, member.role)).collect();

@@ -172,3 +172,60 @@ fn nothing_demotes_the_last_owner() {
         }
     });
 }
+
+/// The role is gone at once, and the keys follow: by the same request again, or by themselves.
+#[test]
+fn keys_that_a_lost_role_did_not_reach_follow_later() {
+    run(async {
+        let desk = TestDesk::new("");
+        let people = &desk.app.people;
+        let owner = signed_in(&desk, Some("acme"), "owner", "kim").await;
+        let kim = caller(&desk, &owner).await;
+        set_policy(&desk, OwnerLeaves::Disable).await;
+        for repeats in [true, false] {
+            let name = format!("lee {repeats}");
+            let cookie = signed_in(&desk, Some("acme"), "admin", &name).await;
+            let lee = caller(&desk, &cookie).await;
+            let key = key_of(&desk, &lee, &name, &["send"]).await;
+            break_keys(&desk);
+            let failed = change_member(people, &kim, id(&name), None).await.unwrap();
+            assert!(failed.is_err(), "{failed:?}");
+            assert_eq!(desk.store.memberships(&id(&name)).await.unwrap(), []);
+            people.finish_all_roles().await.expect("somebody is at it");
+            desk.advance(31);
+            people.finish_all_roles().await.expect_err("the database is away");
+            assert_eq!(status(&desk, key).await, "active");
+            mend_keys(&desk);
+            if repeats {
+                let left = change_member(people, &kim, id(&name), None).await.unwrap().unwrap();
+                assert_eq!(left.disabled, [key]);
+            } else {
+                people.finish_all_roles().await.unwrap();
+            }
+            assert_eq!(status(&desk, key).await, "disabled");
+            assert_eq!(desk.store.keys_due().await.unwrap(), []);
+        }
+    });
+}
+
+/// By the role that the person has by then.
+#[test]
+fn a_role_that_is_given_back_keeps_the_keys() {
+    run(async {
+        let desk = TestDesk::new("");
+        let people = &desk.app.people;
+        let owner = signed_in(&desk, Some("acme"), "owner", "kim").await;
+        let kim = caller(&desk, &owner).await;
+        set_policy(&desk, OwnerLeaves::Disable).await;
+        let cookie = signed_in(&desk, Some("acme"), "admin", "lee").await;
+        let key = key_of(&desk, &caller(&desk, &cookie).await, "CRM", &["send"]).await;
+        break_keys(&desk);
+        change_member(people, &kim, id("lee"), None).await.unwrap().unwrap_err();
+        mend_keys(&desk);
+        set_role(&desk, "acme", &id("lee"), Some(PersonRole::Admin)).await;
+        desk.advance(31);
+        people.finish_all_roles().await.unwrap();
+        assert_eq!(status(&desk, key).await, "active");
+        assert_eq!(desk.store.keys_due().await.unwrap(), []);
+    });
+}

@@ -303,7 +303,13 @@ fn groups_decide_where_they_are_configured_to() {
         assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
         let key = made.json()["key"]["id"].as_str().unwrap().to_owned();
         // Out of the group: the key that a member could not have made is disabled, and the page
-        // says so.
+        // says so. Also if the database goes away between the role and the key.
+        break_keys(&desk);
+        let told = come(json!(["staff"]), json!("acme")).await;
+        assert_eq!(told.status, StatusCode::SERVICE_UNAVAILABLE, "{told:?}");
+        let due = desk.store.keys_due().await.unwrap();
+        assert_eq!(due.len(), 1, "{due:?}");
+        mend_keys(&desk);
         let told = come(json!(["staff"]), json!("acme")).await;
         let member = forger::session(&told).unwrap();
         let who = desk.send(Ask::get("/who").with("cookie", &member)).await.json();

@@ -70,6 +70,7 @@ fn keys_that_are_not_in_yet_stay_in_force() {
 /// Of the newest published file.
 fn sidecar_serial(house: &House) -> u64 {
     let files = ["keys.kgt", "keys.kgp"].map(|name| house.root.join("out").join(name));
-    let manifests = files.iter().filter_map(|path| super::super::target::there(path).ok().flatten());
+    let manifests =
+        files.iter().filter_map(|path| super::super::target::there(path).ok().flatten());
     manifests.map(|manifest| manifest.serial).max().unwrap_or_default()
 }

@@ -6,18 +6,18 @@ use tokio::sync::watch;
 use super::people::MembersOf;
 use super::writer::Work;
 use super::{
-    SqlStore, SystemRandom, apply, embed, import, keys, lease, list, log, people, publish, recover,
-    usage,
+    SqlStore, SystemRandom, apply, due, embed, import, keys, lease, list, log, people, publish,
+    recover, usage,
 };
 use crate::core::{Digest, KeyId, OrgId};
 use crate::manage::registry::settings::RawSettings;
 use crate::registrar::store::{
     ArtefactKind, AudienceName, AuditEvent, AuditHead, AuditPage, AuditQuery, ChainFault,
     ChangeRequest, Changed, Checkpoint, FindingQuery, FoundUsage, HeldLease, ImportBatch,
-    ImportedBatch, KeyCount, KeyPage, KeyQuery, KeyRef, KeyRow, KeySnapshot, KeyUsage, Member,
-    MemberChange, NewEmbedToken, OrgChange, OrgRow, Person, PersonId, Publication, PublishedBase,
-    RecoveredKeys, Serials, SessionRow, SidecarReport, SignIn, SignerRow, Store, StoreError,
-    StoredArtefact, TableToPublish, UsageBatch, UsageTaken, UsedLease,
+    ImportedBatch, KeyCount, KeyPage, KeyQuery, KeyRef, KeyRow, KeySnapshot, KeyUsage, KeysDue,
+    Member, MemberChange, NewEmbedToken, OrgChange, OrgRow, Person, PersonId, Publication,
+    PublishedBase, RecoveredKeys, Serials, SessionRow, SidecarReport, SignIn, SignerRow, Store,
+    StoreError, StoredArtefact, TableToPublish, UsageBatch, UsageTaken, UsedLease,
 };
 
 #[async_trait]
@@ -104,6 +104,14 @@ impl Store for SqlStore {
     async fn change_member(&self, change: MemberChange) -> Result<(), StoreError> {
         self.refusals.check(None)?;
         self.write(move |store| people::change_member(store, &change)).await
+    }
+
+    async fn keys_due(&self) -> Result<Vec<KeysDue>, StoreError> {
+        self.look_up(due::all).await
+    }
+
+    async fn settle_keys(&self, keys: KeysDue) -> Result<(), StoreError> {
+        self.write(move |store| due::settle(store, &keys)).await
     }
 
     async fn put_session(&self, session: SessionRow) -> Result<(), StoreError> {

@@ -12,6 +12,7 @@ use super::super::people::{
 };
 use super::connection::StoreConnection;
 use super::driver::{SqlRow, SqlRows};
+use super::due;
 use super::fault::OptionalExtension as _;
 use super::log::{self, Occasion, Subject};
 use super::writer::Work;
@@ -238,7 +239,7 @@ pub(super) fn change_member(
     store: &StoreConnection,
     change: &MemberChange,
 ) -> Result<Work<()>, StoreError> {
-    let MemberChange { org, id, role: new, about, actor, channel, at_ms } = change;
+    let MemberChange { org, id, role: new, about, actor, channel, at_ms, .. } = change;
     let old = role_in(store, org, id)?;
     let owners: u64 = store.connection.query_row(
         "SELECT count(*) FROM member WHERE org = ?1 AND role = 'owner'",
@@ -266,6 +267,9 @@ pub(super) fn change_member(
                 (org.as_str(), &*id.iss, &*id.sub),
             )?;
         }
+    }
+    if old.is_some() {
+        due::note(store, change)?;
     }
     // A role is looked up with each request, but a component's token was made with the former one.
     store.connection.execute(

@@ -17,7 +17,8 @@ use crate::registrar::store::sql::crash::in_tests::VARIABLE;
 use crate::registrar::store::sql::driver::SqlConnection;
 use crate::registrar::store::suite::{self, StoreFixture, audience, create, store_suite, terms};
 use crate::registrar::store::{
-    AuditQuery, ChainFault, ImportBatch, ImportPart, KeyQuery, KeyRef, KeyRow, OrgRules, Store, StoreError, Uid,
+    AuditQuery, ChainFault, ImportBatch, ImportPart, KeyQuery, KeyRef, KeyRow, OrgRules, Store,
+    StoreError, Uid,
 };
 
 struct SqliteFixture {

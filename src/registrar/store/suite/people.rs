@@ -119,6 +119,7 @@ pub(crate) async fn an_org_keeps_an_owner(store: Arc<dyn Store>) {
         id: person(sub),
         role,
         about: None,
+        within: None,
         actor: host(),
         channel: Channel::default(),
         at_ms: NOW,
