@@ -1,7 +1,8 @@
 //! Who signs the tables of an audience: a key in a file, a command that asks an HSM or a service, or a
 //! signer at a socket. Imports signers, the publication of rows and the wire.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read, Write as _};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -21,6 +22,9 @@ const LOOK: Duration = Duration::from_millis(2);
 
 /// How much of a failed command's output is shown.
 const SAID: usize = 300;
+
+/// How much of a command's output is read, at least.
+const HEARD: usize = 4096;
 
 /// Who signs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,30 +144,34 @@ fn run(command: &[String], message: &[u8]) -> Result<[u8; 64], String> {
         .spawn()
         .map_err(|e| failed("cannot be started", &e))?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    // A pipe holds more than a message, a signature or a few lines of complaint. Longer output is
-    // cut off, and a command that does not end is killed below.
-    let answer = std::thread::spawn(move || read_some(stdout));
-    let said = std::thread::spawn(move || read_some(stderr));
+    let (mut answer, mut said) = (CommandOutput::of(stdout), CommandOutput::of(stderr));
+    // A pipe holds more than a message.
     let sent = match stdin {
         Some(mut stdin) => stdin.write_all(message),
         None => Ok(()),
     };
-    let status = wait(&mut child).map_err(|why| failed("does not sign", &why))?;
-    let said = said.join().unwrap_or_default();
+    let listen = || {
+        answer.listen();
+        said.listen();
+    };
+    let status = wait(&mut child, listen).map_err(|why| failed("does not sign", &why))?;
     if !status.success() {
-        let said = String::from_utf8_lossy(&said);
+        let said = String::from_utf8_lossy(&said.bytes);
         let said: String = said.lines().next().unwrap_or_default().chars().take(SAID).collect();
         return Err(failed(&format!("ended with {status}"), &said.escape_debug()));
     }
     sent.map_err(|e| failed("does not take the message", &e))?;
-    let answer = answer.join().unwrap_or_default();
-    signature(&answer).ok_or_else(|| failed("answers", &"no signature of 64 bytes"))
+    signature(&answer.bytes).ok_or_else(|| failed("answers", &"no signature of 64 bytes"))
 }
 
-fn wait(child: &mut Child) -> Result<std::process::ExitStatus, String> {
+/// Waits until the command ends. Has `listen` take in what it writes meanwhile.
+fn wait(child: &mut Child, mut listen: impl FnMut()) -> Result<std::process::ExitStatus, String> {
     let mut waited = Duration::ZERO;
     loop {
-        match child.try_wait() {
+        let ended = child.try_wait();
+        // After the look: all that a command has written before its end is there.
+        listen();
+        match ended {
             Ok(Some(status)) => return Ok(status),
             Ok(None) if waited < DEADLINE => {
                 std::thread::sleep(LOOK);
@@ -180,13 +188,42 @@ fn wait(child: &mut Child) -> Result<std::process::ExitStatus, String> {
     }
 }
 
-fn read_some(from: Option<impl std::io::Read>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if let Some(from) = from {
-        // What arrived before an error helps the message.
-        let _ = from.take(4096).read_to_end(&mut bytes);
+/// What a command writes. Its end is not waited for: a process that the command leaves behind may hold
+/// the pipe for ever.
+struct CommandOutput<R> {
+    /// `None`: nothing more is of interest.
+    pipe: Option<R>,
+    bytes: Vec<u8>,
+}
+
+// === impl CommandOutput ===
+
+impl<R: Read + AsFd> CommandOutput<R> {
+    fn of(pipe: Option<R>) -> Self {
+        let pipe = pipe.filter(|pipe| does_not_block(pipe).is_ok());
+        Self { pipe, bytes: Vec::new() }
     }
-    bytes
+
+    /// Takes in what has arrived. Longer output is cut off.
+    fn listen(&mut self) {
+        let mut piece = [0; 1024];
+        while let Some(pipe) = &mut self.pipe {
+            match pipe.read(&mut piece) {
+                Ok(read @ 1..) if self.bytes.len() < HEARD => {
+                    self.bytes.extend_from_slice(piece.get(..read).unwrap_or_default());
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => self.pipe = None,
+            }
+        }
+    }
+}
+
+/// For this end of the pipe alone; the command's own stays as it is.
+fn does_not_block(pipe: &impl AsFd) -> rustix::io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(pipe)?;
+    rustix::fs::fcntl_setfl(pipe, flags | rustix::fs::OFlags::NONBLOCK)
 }
 
 /// 64 raw bytes, or base64 of them.
@@ -223,6 +260,24 @@ mod tests {
         }
         let missing = run(&["/none/such".to_owned()], b"x").unwrap_err();
         assert!(missing.starts_with("/none/such: cannot be started"), "{missing}");
+    }
+
+    /// A process that it leaves behind holds its standard output and error.
+    #[test]
+    fn a_command_that_has_ended_is_not_waited_for() {
+        let left = std::time::Instant::now();
+        let script = "cat >/dev/null; sleep 60 & printf %064d 7; exit";
+        assert_eq!(command(script).unwrap()[63], b'7');
+        let failed = command("sleep 60 & echo the HSM is away >&2; exit 1").unwrap_err();
+        assert!(failed.contains("the HSM is away"), "{failed}");
+        assert!(left.elapsed() < Duration::from_secs(30), "{:?}", left.elapsed());
+    }
+
+    /// More than the pipe holds: it must not wait for a reader.
+    #[test]
+    fn a_command_may_write_without_end() {
+        let told = command("cat >/dev/null; yes | head -c 1000000; exit 0");
+        assert!(told.unwrap_err().contains("no signature of 64 bytes"));
     }
 
     #[test]
