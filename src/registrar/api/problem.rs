@@ -306,6 +306,7 @@ impl From<AuthError> for ApiProblem {
             AuthError::TooMany { .. } => ProblemCode::TooManyFailures,
             AuthError::TwoCredentials => ProblemCode::TwoCredentials,
             AuthError::Unknown => ProblemCode::InvalidCredential,
+            AuthError::Unreachable => ProblemCode::Unavailable,
         };
         let mut problem = Self::new(code, error.to_string());
         problem.retry_after = error.retry_after();

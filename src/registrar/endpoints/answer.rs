@@ -77,6 +77,7 @@ impl From<AuthError> for EndpointError {
             AuthError::Store(error) => return error.clone().into(),
             AuthError::TooMany { .. } => told(DialectCode::TooMany),
             AuthError::TwoCredentials => told(DialectCode::BadCredentials),
+            AuthError::Unreachable => told(DialectCode::Unavailable),
             AuthError::Address
             | AuthError::ChooseOrg
             | AuthError::CrossSite

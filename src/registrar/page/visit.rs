@@ -429,7 +429,7 @@ fn refuse(parts: &Parts, app: &App, caller: Option<&Caller>, error: &AuthError) 
         }
         AuthError::ChooseOrg => (&w.choose_org_title, w.choose_org_text.to_string()),
         AuthError::NotFound => (&w.not_found_title, w.no_such_page.to_string()),
-        AuthError::Store(_) => (&w.busy_title, w.busy_text.to_string()),
+        AuthError::Store(_) | AuthError::Unreachable => (&w.busy_title, w.busy_text.to_string()),
         error => (&w.forbidden_title, error.to_string()),
     };
     let choices = match (error, caller) {
@@ -450,7 +450,7 @@ fn refuse(parts: &Parts, app: &App, caller: Option<&Caller>, error: &AuthError) 
         shell: Shell { title: title.to_string(), form: form.unwrap_or_default(), ..shell },
         text,
         request_id: match error {
-            AuthError::Store(_) => request_id.unwrap_or_default(),
+            AuthError::Store(_) | AuthError::Unreachable => request_id.unwrap_or_default(),
             _ => String::new(),
         },
         choices,

@@ -41,6 +41,9 @@ pub enum AuthError {
     /// Unknown, wrong or expired. A stranger does not learn which.
     #[error("the credential is not valid")]
     Unknown,
+    /// Whoever has to say whether the credential is valid does not answer.
+    #[error("the server that knows this credential did not answer")]
+    Unreachable,
 }
 
 // === impl AuthError ===
@@ -56,7 +59,7 @@ impl AuthError {
             Self::NotFound => "not_found",
             Self::NoRole => "no_role",
             Self::SignInAgain => "sign_in_again",
-            Self::Store(_) => "unavailable",
+            Self::Store(_) | Self::Unreachable => "unavailable",
             Self::TooMany { .. } => "too_many_failures",
             Self::TwoCredentials => "two_credentials",
             Self::Unknown => "invalid_credential",
@@ -71,7 +74,7 @@ impl AuthError {
             }
             Self::ChooseOrg => StatusCode::CONFLICT,
             Self::NotFound => StatusCode::NOT_FOUND,
-            Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Store(_) | Self::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::TwoCredentials => StatusCode::BAD_REQUEST,
         }
@@ -82,6 +85,7 @@ impl AuthError {
         match self {
             Self::Store(error) => Some(error.retry_after().map_or(1, |wait| wait.as_secs().max(1))),
             Self::TooMany { wait } => Some(wait.as_secs().max(1)),
+            Self::Unreachable => Some(1),
             _ => None,
         }
     }

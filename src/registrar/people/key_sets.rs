@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-use super::ask::{self, AskedWith, RemoteQuestion};
+use super::ask::{self, AskedProvider, AskedWith, RemoteQuestion};
 use crate::core::Now;
 use crate::registrar::config::JwksPlace;
 use crate::token::{JwkSet, TokenAlgorithm};
@@ -111,6 +111,7 @@ async fn fetch(source: KeySource<'_>) -> Option<JwkSet> {
         JwksPlace::File(path) => read(path).await,
         JwksPlace::Url(url) => {
             let question = RemoteQuestion {
+                of: AskedProvider::Keys(url.to_string().into()),
                 url: url.to_string(),
                 ca: source.ca.cloned(),
                 with: AskedWith::Nothing,

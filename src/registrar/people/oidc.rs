@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 pub(super) use self::provider::OidcProviders;
 use self::provider::{ProviderMetadata, form_encoded};
-use super::ask::{self, AskError, AskedWith, RemoteQuestion};
+use super::ask::{self, AskError, AskedProvider, AskedWith, RemoteQuestion};
 use super::session::{cookie, random};
 use super::{AuthError, Authenticator, csrf};
 use crate::core::Digest;
@@ -405,6 +405,7 @@ impl Authenticator {
             }
         };
         let question = RemoteQuestion {
+            of: AskedProvider::Oidc(config.name.clone()),
             url: metadata.token.to_string(),
             ca: config.ca.clone(),
             with: AskedWith::Form { body: Zeroizing::new(form_encoded(&form)), basic },

@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::ask::{self, AskedWith, RemoteQuestion};
+use super::ask::{self, AskedProvider, AskedWith, RemoteQuestion};
 use super::product::{ProductPerson, ProductSource, ProductWords};
 use super::{AuthError, Authenticator, Caller, CallerBy, FormToken};
 use crate::core::Digest;
@@ -91,6 +91,7 @@ impl Authenticator {
         cookie: Zeroizing<String>,
     ) -> Result<ProductPerson, AuthError> {
         let question = RemoteQuestion {
+            of: AskedProvider::Session(config.name.clone()),
             url: config.url.to_string(),
             ca: config.ca.clone(),
             with: AskedWith::Cookie(cookie),
@@ -100,11 +101,16 @@ impl Authenticator {
         let body = match ask::ask(question).await {
             Ok(body) => body,
             Err(error) => {
+                let is_unreachable = error.is_unreachable();
                 match error {
                     ask::AskError::Status(401 | 403 | 404) => {}
                     error => tracing::warn!(%error, product = %config.name, "no session was told"),
                 }
-                return Err(AuthError::Unknown);
+                // A product that is away has not said that the cookie is a guess.
+                return Err(match is_unreachable {
+                    true => AuthError::Unreachable,
+                    false => AuthError::Unknown,
+                });
             }
         };
         let answer: Value = serde_json::from_slice(&body).map_err(|_| AuthError::Unknown)?;

@@ -20,8 +20,18 @@ impl Authenticator {
     ) -> Result<Caller, AuthError> {
         let now = self.clock.now();
         let mut without_role = None;
+        let mut otherwise = AuthError::Unknown;
         for config in &self.settings.people.tokens {
-            let Ok(claims) = self.claims(config, token, now).await else { continue };
+            let claims = match self.claims(config, token, now).await {
+                Ok(claims) => claims,
+                Err(fault) => {
+                    // Nobody has said that the token is a guess.
+                    if fault == TokenFault::KeysMissing {
+                        otherwise = AuthError::Unreachable;
+                    }
+                    continue;
+                }
+            };
             let word = |name: &str| claims.word(name);
             let words = ProductWords {
                 org: word(&config.org_claim),
@@ -46,7 +56,7 @@ impl Authenticator {
         }
         match without_role {
             Some((said, source)) => self.product_caller(parts, said, source, None, None).await,
-            None => Err(AuthError::Unknown),
+            None => Err(otherwise),
         }
     }
 

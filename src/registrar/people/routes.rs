@@ -90,9 +90,12 @@ async fn sign_out(
     let form = form.map(|form| form.0.form).unwrap_or_default();
     let may = match caller {
         Ok(caller) => caller.check_form(&form),
-        Err(error @ (AuthError::CrossSite | AuthError::Store(_) | AuthError::TwoCredentials)) => {
-            Err(error)
-        }
+        Err(
+            error @ (AuthError::CrossSite
+            | AuthError::Store(_)
+            | AuthError::TwoCredentials
+            | AuthError::Unreachable),
+        ) => Err(error),
         // The session opens nothing now, so no page has a form for it. Signing out ends it anyway;
         // otherwise it would work again as soon as the person got the role back.
         Err(_) => Ok(()),

@@ -5,7 +5,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::super::Authenticator;
-use super::super::ask::{self, AskedWith, RemoteQuestion};
+use super::super::ask::{self, AskedProvider, AskedWith, RemoteQuestion};
 use super::super::key_sets::{KeySource, WantedKeys};
 use super::provider::{DEADLINE, ProviderMetadata};
 use super::{OidcError, OidcFault};
@@ -210,6 +210,7 @@ async fn userinfo(
         return Err(OidcError::Refused(OidcFault::Answer));
     };
     let question = RemoteQuestion {
+        of: AskedProvider::Oidc(config.name.clone()),
         url: url.to_string(),
         ca: config.ca.clone(),
         with: AskedWith::Bearer(Zeroizing::new(access.to_owned())),

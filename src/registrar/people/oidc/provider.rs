@@ -9,7 +9,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::super::ask::{self, AskedWith, RemoteQuestion};
+use super::super::ask::{self, AskedProvider, AskedWith, RemoteQuestion};
 use super::{OidcError, OidcFault};
 use crate::core::{Now, address};
 use crate::registrar::config::OidcConfig;
@@ -108,6 +108,7 @@ impl OidcProviders {
 async fn fetch(config: &OidcConfig) -> Result<ProviderMetadata, OidcError> {
     let place = config.issuer.trim_end_matches('/');
     let question = RemoteQuestion {
+        of: AskedProvider::Oidc(config.name.clone()),
         url: format!("{place}/.well-known/openid-configuration"),
         ca: config.ca.clone(),
         with: AskedWith::Nothing,
