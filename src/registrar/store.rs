@@ -228,6 +228,14 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn sign_draft(&self, draft: StoredArtefact)
     -> Result<Option<StoredArtefact>, StoreError>;
 
+    /// The same for somebody else's signature, with an audit line in the same transaction if what
+    /// is given is stored.
+    async fn co_sign(
+        &self,
+        draft: StoredArtefact,
+        event: AuditEvent,
+    ) -> Result<Option<StoredArtefact>, StoreError>;
+
     /// A stored artefact.
     async fn artefact(
         &self,

@@ -238,11 +238,9 @@ pub async fn sign(
             ..draft.head.clone()
         };
         // If two sign at the same time, the second one gets what the first one stored.
-        let kept = app.store.sign_draft(StoredArtefact { head, body }).await?;
+        let event = co_signed(&app, &caller, &parts, signer, &head);
+        let kept = app.store.co_sign(StoredArtefact { head, body }, event).await?;
         draft = kept.ok_or_else(|| outdated(&kind, draft.head.serial))?;
-        if has(&draft, signer) {
-            note(&app, &caller, &parts, signer, &draft.head).await?;
-        }
     }
     if !has(&draft, signer) {
         let why = "others sign it at the same moment; try again";
@@ -281,18 +279,19 @@ fn read<'a>(
     Ok((signer, bytes.ok_or_else(|| invalid("/signature", "is not the base64 of 64 bytes"))?))
 }
 
-async fn note(
+/// The audit line of a signature.
+fn co_signed(
     app: &App,
     caller: &DraftCaller<'_>,
     parts: &Parts,
     signer: &CoSigner,
     head: &ArtefactHead,
-) -> Result<(), ApiProblem> {
+) -> AuditEvent {
     let ArtefactHead { kind, serial, .. } = head;
     let mut detail = serde_json::Map::new();
     detail.insert("signer".to_owned(), signer.public.id().to_string().into());
     detail.insert("name".to_owned(), signer.name.to_string().into());
-    let event = AuditEvent {
+    AuditEvent {
         at_ms: app.clock.now().unix_ms,
         audience: Some(caller.audience.name.clone()),
         org: None,
@@ -301,9 +300,7 @@ async fn note(
         action: "co-sign",
         object: format!("{} {serial}", kind.as_str()).into(),
         detail,
-    };
-    app.store.note(event).await?;
-    Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -216,6 +216,14 @@ impl Store for SqlStore {
         self.write(move |store| publish::drafts::sign_draft(store, draft)).await
     }
 
+    async fn co_sign(
+        &self,
+        draft: StoredArtefact,
+        event: AuditEvent,
+    ) -> Result<Option<StoredArtefact>, StoreError> {
+        self.write(move |store| publish::drafts::co_sign(store, draft, &event)).await
+    }
+
     async fn artefact(
         &self,
         audience: &AudienceName,

@@ -11,14 +11,15 @@ use tempfile::TempDir;
 
 use super::{SqliteOptions, SqliteStore};
 use crate::clock::Clock;
+use crate::core::Digest;
 use crate::manage::registry::entry::RawEntry;
 use crate::registrar::store::sql::SqlStore;
 use crate::registrar::store::sql::crash::in_tests::VARIABLE;
 use crate::registrar::store::sql::driver::SqlConnection;
 use crate::registrar::store::suite::{self, StoreFixture, audience, create, store_suite, terms};
 use crate::registrar::store::{
-    AuditQuery, ChainFault, ImportBatch, ImportPart, KeyQuery, KeyRef, KeyRow, OrgRules, Store,
-    StoreError, Uid,
+    ArtefactHead, ArtefactKind, ArtefactState, AuditEvent, AuditQuery, ChainFault, ImportBatch,
+    ImportPart, KeyQuery, KeyRef, KeyRow, OrgRules, Store, StoreError, StoredArtefact, Uid,
 };
 
 struct SqliteFixture {
@@ -280,6 +281,60 @@ fn every_key_has_its_uuid_in_the_next_database() {
     assert!(uids(&before).contains(&(random.entry.id, Uid(random_uid))));
     let stated = lines.iter().filter(|line| line.as_ref().unwrap().contains("\"uid\":")).count();
     assert_eq!(stated, 1, "older programs read the others");
+}
+
+/// The log cannot be written for a while: then the signature does not count either, and the same
+/// request again has its line.
+#[test]
+fn a_signature_of_somebody_else_has_its_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.db");
+    let store: Arc<dyn Store> = Arc::new(open(&path, 5000).unwrap());
+    suite::run(create(&store, "CRM"));
+    let draft = |body: &[u8]| StoredArtefact {
+        head: ArtefactHead {
+            audience: audience(),
+            kind: ArtefactKind::Patch,
+            serial: 6,
+            base: 0,
+            state: ArtefactState::Draft,
+            sha256: Digest::of(body),
+            bytes: body.len() as u64,
+            made_ms: suite::NOW,
+        },
+        body: body.to_vec(),
+    };
+    let (first, more) = (draft(b"draft"), draft(b"draft and"));
+    suite::run(store.put_artefact(first.clone())).unwrap();
+    let sign = || {
+        let event = AuditEvent {
+            at_ms: suite::NOW,
+            audience: Some(audience()),
+            org: None,
+            actor: suite::host(),
+            channel: Default::default(),
+            action: "co-sign",
+            object: "patch 6".into(),
+            detail: serde_json::Map::new(),
+        };
+        suite::run(store.co_sign(more.clone(), event))
+    };
+    let kept = || suite::run(store.artefact(&audience(), ArtefactKind::Patch, 6)).unwrap();
+    let lines = || suite::run(store.audit_head()).unwrap().seq;
+    let before = lines();
+    let meddle = |sql| Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+    meddle(
+        "CREATE TRIGGER away BEFORE INSERT ON audit \
+         BEGIN SELECT abs(-9223372036854775807 - 1); END",
+    );
+    sign().unwrap_err();
+    assert_eq!(kept(), Some(first));
+    meddle("DROP TRIGGER away");
+    for what in ["again", "once more, and nothing changes"] {
+        assert_eq!(sign().unwrap(), Some(more.clone()), "{what}");
+        assert_eq!(lines(), before + 1, "{what}");
+    }
+    assert_eq!(kept(), Some(more));
 }
 
 /// By somebody who has the file, and wants a key that nobody has asked for.

@@ -1,5 +1,6 @@
 //! Artefacts that wait for others' signatures: which of them wait, and which are replaced.
 
+use super::super::super::change::AuditEvent;
 use super::super::super::error::StoreError;
 use super::super::super::names::AudienceName;
 use super::super::super::publishing::{
@@ -8,6 +9,7 @@ use super::super::super::publishing::{
 use super::super::connection::StoreConnection;
 use super::super::driver::SqlConnection;
 use super::super::fault::OptionalExtension as _;
+use super::super::log;
 use super::super::writer::Work;
 use crate::table::Manifest;
 
@@ -96,6 +98,20 @@ pub(in super::super) fn sign_draft(
     let draft = StoredArtefact { head: ArtefactHead { state, ..head.clone() }, body: draft.body };
     let head = super::insert_artefact(connection, &draft)?;
     Ok(Work::Keep(Some(StoredArtefact { head, ..draft })))
+}
+
+/// Somebody else's signature, and the line that tells of it: a repeated request finds the signature,
+/// and would not write the line.
+pub(in super::super) fn co_sign(
+    store: &StoreConnection,
+    draft: StoredArtefact,
+    event: &AuditEvent,
+) -> Result<Work<Option<StoredArtefact>>, StoreError> {
+    let done = sign_draft(store, draft)?;
+    if matches!(done, Work::Keep(_)) {
+        log::note(store, event)?;
+    }
+    Ok(done)
 }
 
 pub(in super::super) fn release_table(
