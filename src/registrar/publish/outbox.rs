@@ -47,8 +47,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// From this many changes in one publication on, the next one waits a little.
 const MANY: u64 = 16;
 
-/// How long it waits at most.
-const REST: Duration = Duration::from_millis(20);
+/// How long it waits, as a multiple of what the last one took, and at most.
+const REST_TIMES: u32 = 3;
+const MOST_REST: Duration = Duration::from_millis(50);
 
 /// How often to try again immediately after another instance has been faster.
 const TRIES: u32 = 3;
@@ -220,15 +221,15 @@ impl Outbox {
         }
     }
 
-    /// While changes come faster than they can be published one by one, it rests as long as it has
-    /// worked, so that half of its processor is left to the changes: the next publication has more
-    /// of them.
+    /// While changes come faster than they can be published one by one, it rests for longer than it
+    /// has worked, so that the processor is left to the changes: the next publication has more of
+    /// them.
     fn rest(&self, began: u64, before: u64) -> Duration {
         let published = self.state.borrow().published.saturating_sub(before);
         let worked = Duration::from_nanos(self.clock.now().mono_ns.saturating_sub(began));
         match published < MANY {
             true => Duration::ZERO,
-            false => worked.min(REST),
+            false => (worked * REST_TIMES).min(MOST_REST),
         }
     }
 

@@ -85,6 +85,12 @@ pub(super) enum ConnectionPurpose {
 /// Where connections come from.
 pub(super) trait Database: std::fmt::Debug + Send + Sync {
     fn connect(&self, purpose: ConnectionPurpose) -> Result<SqlConnection, StoreError>;
+
+    /// Starts what has to be done now and then after commits. It ends with the sender. `None`: the
+    /// database does so by itself.
+    fn housekeeping(&self) -> Result<Option<SyncSender<()>>, StoreError> {
+        Ok(None)
+    }
 }
 
 /// A database whose schema is up to date.
@@ -136,8 +142,9 @@ impl SqlStore {
         let (queue, jobs) = sync_channel(QUEUE);
         let store = StoreConnection::new(connection, Arc::clone(&terms));
         let refusals = Arc::<Refusals>::default();
-        let writer =
-            StoreWriter::new(store, jobs, Arc::clone(&serials), Arc::clone(&refusals), clock);
+        let housekeeping = database.housekeeping()?;
+        let shared = (Arc::clone(&serials), Arc::clone(&refusals));
+        let writer = StoreWriter::new(store, jobs, shared, housekeeping, clock);
         std::thread::Builder::new()
             .name("store-write".to_owned())
             .spawn(move || writer.run())

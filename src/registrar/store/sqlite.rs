@@ -10,6 +10,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 pub use self::backup::BackupManifest;
@@ -114,5 +115,27 @@ impl SqliteStore {
 impl Database for DatabaseFile {
     fn connect(&self, purpose: ConnectionPurpose) -> Result<SqlConnection, StoreError> {
         open::connect(&self.path, purpose, self.busy_timeout).map(SqlConnection::Sqlite)
+    }
+
+    /// Moves the write-ahead log into the database on a thread of its own. The thread that writes
+    /// would hold up all changes while it does so.
+    fn housekeeping(&self) -> Result<Option<SyncSender<()>>, StoreError> {
+        let connection = open::connect(&self.path, ConnectionPurpose::Write, self.busy_timeout)?;
+        let (due, waits) = sync_channel::<()>(1);
+        std::thread::Builder::new()
+            .name("store-checkpoint".to_owned())
+            .spawn(move || {
+                while waits.recv().is_ok() {
+                    // If it fails, the log stays longer. When it is long, the writer moves it, and
+                    // whoever waits for that learns what is wrong.
+                    let moved =
+                        connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+                    if let Err(error) = moved {
+                        tracing::debug!(%error, "the write-ahead log stays");
+                    }
+                }
+            })
+            .map_err(StoreError::broken)?;
+        Ok(Some(due))
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -22,6 +22,9 @@ const GATHER: Duration = Duration::from_millis(2);
 /// How long it accepts changes that are waiting already. A transaction for each would cost them
 /// more.
 const OPEN: Duration = Duration::from_millis(40);
+
+/// After so many rows the database's housekeeping is due.
+const HOUSEKEEPING: u64 = 2_000;
 
 /// The channel on which PostgreSQL announces changes: `AUDIENCE SERIAL`.
 pub(in super::super) const NOTIFIED: &str = "keygate_serial";
@@ -124,6 +127,12 @@ pub(super) struct StoreWriter {
     pub(super) queue: Receiver<Box<dyn Job>>,
     pub(super) serials: Arc<watch::Sender<Serials>>,
     refusals: Arc<Refusals>,
+    /// Wakes what the database needs to have done after many writes.
+    housekeeping: Option<SyncSender<()>>,
+    /// [`SqlConnection::written`] when it was woken last.
+    ///
+    /// [`SqlConnection::written`]: super::driver::SqlConnection::written
+    kept_at: u64,
     pub(super) clock: Clock,
     /// Several changes came together last time. More are likely to follow, and waiting for them
     /// costs less than a flush for each.
@@ -136,11 +145,12 @@ impl StoreWriter {
     pub(super) fn new(
         store: StoreConnection,
         queue: Receiver<Box<dyn Job>>,
-        serials: Arc<watch::Sender<Serials>>,
-        refusals: Arc<Refusals>,
+        (serials, refusals): (Arc<watch::Sender<Serials>>, Arc<Refusals>),
+        housekeeping: Option<SyncSender<()>>,
         clock: Clock,
     ) -> Self {
-        Self { store, queue, serials, refusals, clock, crowded: false }
+        let (crowded, kept_at) = (false, 0);
+        Self { store, queue, serials, refusals, housekeeping, kept_at, clock, crowded }
     }
 
     /// Runs until no sender is left.
@@ -199,10 +209,24 @@ impl StoreWriter {
         match lost {
             // The database may have rolled it back already; then there is no transaction.
             Some(_) => self.store.connection.roll_back(),
-            None => self.tell_serials(),
+            None => {
+                self.tell_serials();
+                self.keep_house();
+            }
         }
         self.crowded = jobs.len() > 1;
         jobs.into_iter().for_each(|job| job.end(lost.as_ref()));
+    }
+
+    fn keep_house(&mut self) {
+        let written = self.store.connection.written();
+        if let Some(housekeeping) = &self.housekeeping
+            && written - self.kept_at >= HOUSEKEEPING
+        {
+            self.kept_at = written;
+            // It is at it still.
+            housekeeping.try_send(()).ok();
+        }
     }
 
     fn tell_serials(&self) {

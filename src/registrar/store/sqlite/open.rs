@@ -127,8 +127,8 @@ pub(super) fn connect(
         }
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
-        // 16 MiB: while many changes come, most pages are written again before that.
-        connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
+        // 64 MiB: a thread of its own moves the log before that.
+        connection.pragma_update(None, "wal_autocheckpoint", 16_000)?;
         connection.pragma_update(None, "cache_size", -8_000)?;
     } else {
         connection.pragma_update(None, "query_only", true)?;
