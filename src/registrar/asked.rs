@@ -33,3 +33,9 @@ pub fn get(
     }
     Ok(answer.into_body().into_with_config().limit(most_bytes).reader())
 }
+
+/// Host and port, by which people know a sidecar that is asked.
+pub fn address(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or(rest)
+}

@@ -51,7 +51,7 @@ pub use self::rows::{KeyRow, LastUse};
 pub use self::sql::{SchemaState, SqlStore};
 pub use self::usage::{
     FindingQuery, FoundUsage, KeyUsage, RefusedFor, ReportedUse, UsageAlert, UsageBatch,
-    UsageBucket, UsageTaken, UsedNetwork,
+    UsageBucket, UsageTaken, UseReporter, UsedNetwork,
 };
 
 use crate::core::{Digest, KeyId, OrgId};
@@ -301,15 +301,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Records a sidecar's report.
     async fn put_sidecar(&self, report: SidecarReport) -> Result<(), StoreError>;
 
-    /// All sidecars of an audience that have ever reported, by fleet and name.
+    /// All sidecars of an audience that were not forgotten, by fleet and name.
     async fn sidecars(&self, audience: &AudienceName) -> Result<Vec<SidecarReport>, StoreError>;
 
-    /// Forgets sidecars that last reported before `before_ms`.
-    async fn forget_sidecars(
-        &self,
-        audience: &AudienceName,
-        before_ms: u64,
-    ) -> Result<u64, StoreError>;
+    /// Forgets these sidecars, except those that have reported since. Returns how many.
+    async fn forget_sidecars(&self, silent: Vec<SidecarReport>) -> Result<u64, StoreError>;
 
     /// Adds a signer, or changes its note and whether it is retired.
     async fn put_signer(&self, signer: SignerRow) -> Result<(), StoreError>;
@@ -339,6 +335,13 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         key: KeyRef,
         now_ms: u64,
     ) -> Result<KeyUsage, StoreError>;
+
+    /// The sidecars of an audience that have reported the use of keys since `after_ms`, by name.
+    async fn use_reporters(
+        &self,
+        audience: &AudienceName,
+        after_ms: u64,
+    ) -> Result<Vec<UseReporter>, StoreError>;
 
     /// Keys whose use stands out.
     async fn found_usage(&self, query: FindingQuery) -> Result<Vec<FoundUsage>, StoreError>;

@@ -14,6 +14,7 @@ use super::store::{
     AudienceName, FindingQuery, FoundUsage, HeldLease, ReportedUse, StoreError, UsageAlert,
     UsageBatch, UsageTaken, UsedLease,
 };
+use crate::usage::record::RecordPart;
 use crate::usage::{ToldCounts, UsageHead, UsageRecord, UsageRecordError};
 
 /// How often to look for findings.
@@ -115,6 +116,7 @@ impl<'a> UsageIntake<'a> {
                 });
                 if open.lines.len() >= UsageBatch::MOST {
                     let next = self.batch_like_open();
+                    self.cut_off();
                     self.flush().await?;
                     self.open = next;
                 }
@@ -128,6 +130,13 @@ impl<'a> UsageIntake<'a> {
         self.flush().await?;
         self.app.metrics.took_usage(self.taken);
         Ok(self.taken)
+    }
+
+    /// The rest of the open record is not in it: what was stored of it is not all.
+    fn cut_off(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.head.part = RecordPart::More;
+        }
     }
 
     async fn flush(&mut self) -> Result<(), UsageRefusal> {

@@ -139,7 +139,7 @@ pub struct SidecarReport {
     /// Serials that it has in force: of the patch (else the table), and of the table.
     pub serial: u64,
     pub base: u64,
-    /// Milliseconds since 1970-01-01T00:00:00Z.
+    /// Milliseconds since 1970-01-01T00:00:00Z; 0: it was asked and has never answered.
     pub seen_ms: u64,
     /// Why the service could not ask it.
     pub error: Option<Box<str>>,
@@ -185,6 +185,15 @@ impl ArtefactKind {
             Self::Patch => "patch",
             Self::Table => "table",
         }
+    }
+}
+
+// === impl SidecarReport ===
+
+impl SidecarReport {
+    /// When it last reported; `None`: never.
+    pub fn heard_ms(&self) -> Option<u64> {
+        Some(self.seen_ms).filter(|at| *at > 0)
     }
 }
 

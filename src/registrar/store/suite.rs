@@ -87,6 +87,8 @@ macro_rules! store_suite {
                 a_report_of_strangers_keys_adds_nothing,
                 what_stands_out_is_found,
                 usage_is_forgotten_by_the_holder_of_the_lease,
+                who_reports_is_known_and_since_when,
+                a_part_of_a_record_proves_nothing,
             },
         );
     };

@@ -56,6 +56,17 @@ pub struct KeyUsage {
     pub networks: Vec<UsedNetwork>,
 }
 
+/// A sidecar that reports the use of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UseReporter {
+    /// As the sidecar calls itself; or, if the service fetches its record, its host and port too.
+    pub instance: Box<str>,
+    /// Since when its reports have no gap, in milliseconds since 1970; `None`: nobody knows.
+    pub since_ms: Option<u64>,
+    /// When a record last arrived from it as a whole.
+    pub last_ms: u64,
+}
+
 /// An hour or a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UsageBucket {

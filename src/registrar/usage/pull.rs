@@ -10,6 +10,7 @@ use super::UsageIntake;
 use crate::registrar::app::App;
 use crate::registrar::asked;
 use crate::registrar::config::AskedSidecar;
+use crate::registrar::store::UsageBatch;
 use crate::usage::{UsageHead, UsageRecord};
 
 const PAUSE: Duration = Duration::from_secs(15);
@@ -68,10 +69,21 @@ pub(in crate::registrar) async fn pull_once(
         }
         intake.line(&line).await.map_err(|error| error.to_string())?;
     }
+    let fetched = fetching.await.map_err(|error| error.to_string())?;
+    if fetched.is_err() {
+        intake.cut_off();
+    }
     intake.end().await.map_err(|error| error.to_string())?;
-    fetching.await.map_err(|error| error.to_string())??;
+    fetched?;
     // Only a complete record moves it on.
-    Ok(head.filter(|head| head.part.is_last()).map(|head| head.now))
+    let Some(head) = head.filter(|head| head.part.is_last()) else { return Ok(None) };
+    let now = head.now;
+    // `[[status.pull]]` knows the sidecar by its address.
+    let head = UsageHead { instance: asked::address(&pull.url).into(), ..head };
+    let (audience, at_ms) = (pull.audience.clone(), app.clock.now().unix_ms);
+    let batch = UsageBatch { audience, head, lines: Vec::new(), at_ms };
+    app.store.take_usage(batch).await.map_err(|error| error.to_string())?;
+    Ok(Some(now))
 }
 
 fn fetch(pull: &AskedSidecar, since: u32, to: &mpsc::Sender<Vec<u8>>) -> Result<(), String> {

@@ -17,7 +17,7 @@ use crate::registrar::store::{
     ImportedBatch, KeyCount, KeyPage, KeyQuery, KeyRef, KeyRow, KeySnapshot, KeyUsage, KeysDue,
     Member, MemberChange, NewEmbedToken, OrgChange, OrgRow, Person, PersonId, Publication,
     PublishedBase, RecoveredKeys, Serials, SessionRow, SidecarReport, SignIn, SignerRow, Store,
-    StoreError, StoredArtefact, TableToPublish, UsageBatch, UsageTaken, UsedLease,
+    StoreError, StoredArtefact, TableToPublish, UsageBatch, UsageTaken, UseReporter, UsedLease,
 };
 
 #[async_trait]
@@ -306,13 +306,8 @@ impl Store for SqlStore {
         self.read(move |store| publish::sidecars(store, &audience)).await
     }
 
-    async fn forget_sidecars(
-        &self,
-        audience: &AudienceName,
-        before_ms: u64,
-    ) -> Result<u64, StoreError> {
-        let audience = audience.clone();
-        self.write(move |store| publish::forget_sidecars(store, &audience, before_ms)).await
+    async fn forget_sidecars(&self, silent: Vec<SidecarReport>) -> Result<u64, StoreError> {
+        self.write(move |store| publish::forget_sidecars(store, &silent)).await
     }
 
     async fn put_signer(&self, signer: SignerRow) -> Result<(), StoreError> {
@@ -344,6 +339,15 @@ impl Store for SqlStore {
     ) -> Result<KeyUsage, StoreError> {
         let (audience, org) = (audience.clone(), org.cloned());
         self.read(move |store| usage::of_key(store, &audience, org.as_ref(), key, now_ms)).await
+    }
+
+    async fn use_reporters(
+        &self,
+        audience: &AudienceName,
+        after_ms: u64,
+    ) -> Result<Vec<UseReporter>, StoreError> {
+        let audience = audience.clone();
+        self.read(move |store| usage::reporters(store, &audience, after_ms)).await
     }
 
     async fn found_usage(&self, query: FindingQuery) -> Result<Vec<FoundUsage>, StoreError> {

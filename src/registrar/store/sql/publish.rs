@@ -393,13 +393,16 @@ pub(super) fn sidecars(
 
 pub(super) fn forget_sidecars(
     store: &StoreConnection,
-    audience: &AudienceName,
-    before_ms: u64,
+    silent: &[SidecarReport],
 ) -> Result<Work<u64>, StoreError> {
-    let gone = store.connection.execute(
-        "DELETE FROM sidecar WHERE audience = ?1 AND seen < ?2",
-        (audience.as_str(), before_ms),
+    // It may have reported to another instance since.
+    let mut statement = store.connection.prepare_cached(
+        "DELETE FROM sidecar WHERE audience = ?1 AND fleet = ?2 AND instance = ?3 AND seen <= ?4",
     )?;
+    let mut gone = 0;
+    for SidecarReport { audience, fleet, instance, seen_ms, .. } in silent {
+        gone += statement.execute((audience.as_str(), &**fleet, &**instance, *seen_ms))?;
+    }
     Ok(Work::Keep(gone as u64))
 }
 

@@ -11,7 +11,7 @@ use super::super::names::{AudienceName, Uid};
 use super::super::publishing::UsedLease;
 use super::super::usage::{
     FindingQuery, FoundUsage, KeyUsage, RefusedFor, ReportedUse, UsageAlert, UsageBatch,
-    UsageBucket, UsageTaken, UsedNetwork,
+    UsageBucket, UsageTaken, UseReporter, UsedNetwork,
 };
 use super::connection::StoreConnection;
 use super::driver::SqlConnection;
@@ -33,6 +33,21 @@ const DAYS_MS: u64 = 400 * DAY_MS;
 /// A process that has not reported for this long has ended. Its reports are forgotten, and a record
 /// that still arrives from it is too late.
 const PROCESS_MS: u64 = 40 * DAY_MS;
+
+/// The most processes of an audience that are known although no key of it was used there: reporters
+/// choose the names of their processes.
+const IDLE_PROCESSES: u64 = 100_000;
+
+/// A gap in a sidecar's reports of up to this long is a restart, and not a time in which it was used
+/// without anybody being told.
+const GAP_MS: u64 = 5 * MINUTE_MS;
+
+/// For how long a process counts as silent while the first record from it is not whole.
+const UNHEARD_MS: u64 = HOUR_MS;
+
+/// `usage_process.boot` of the row that says since when a sidecar has reported without a gap. All
+/// its processes share it.
+const SINCE: &str = "";
 
 /// Fewer refusals a day than this never stand out.
 const REFUSALS: u64 = 100;
@@ -77,12 +92,18 @@ pub(super) fn take(
             None => taken.unknown += 1,
         }
     }
-    // A record without any key of ours needs no row: the reporter chooses the names of its
-    // processes.
+    let is_whole = batch.head.part.is_last();
+    // That it was not used is news of a key, too, but only a whole record says so.
+    if found.is_empty() && !(is_whole && has_room(&store.connection, batch)?) {
+        return Ok(Work::Keep(taken));
+    }
+    if is_whole {
+        note_since(&store.connection, batch, time)?;
+    }
+    let process = process(&store.connection, batch, time)?;
     if found.is_empty() {
         return Ok(Work::Keep(taken));
     }
-    let process = process(&store.connection, batch, time)?;
     // Sidecars report keys in an order of their own. In row order, neighbours share pages of every
     // table: that takes a third off the work for a minute's record of 100,000 keys.
     found.sort_by_key(|used| used.key);
@@ -104,11 +125,71 @@ fn heard_of(
     Ok(())
 }
 
+/// Whether the process is known, or not too many are.
+fn has_room(connection: &SqlConnection, batch: &UsageBatch) -> Result<bool, StoreError> {
+    let UsageBatch { audience, head, .. } = batch;
+    let known: u64 = connection
+        .prepare_cached(
+            "SELECT count(*) FROM usage_process \
+             WHERE audience = ?1 AND instance = ?2 AND boot = ?3",
+        )?
+        .query_row((audience.as_str(), &head.instance, &head.boot), |row| row.get(0))?;
+    if known > 0 {
+        return Ok(true);
+    }
+    let all: u64 = connection
+        .prepare_cached("SELECT count(*) FROM usage_process WHERE audience = ?1")?
+        .query_row([audience.as_str()], |row| row.get(0))?;
+    Ok(all < IDLE_PROCESSES)
+}
+
+/// Notes since when the reports of this sidecar have no gap. Call it before [`process`], which
+/// forgets when it reported before.
+fn note_since(
+    connection: &SqlConnection,
+    batch: &UsageBatch,
+    time: BatchTime,
+) -> Result<(), StoreError> {
+    let UsageBatch { audience, head, .. } = batch;
+    let (last, since): (Option<u64>, Option<u64>) = connection
+        .prepare_cached(
+            "SELECT max(CASE WHEN boot <> ?3 THEN seen END), max(CASE WHEN boot = ?3 THEN seen END) \
+             FROM usage_process WHERE audience = ?1 AND instance = ?2",
+        )?
+        .query_row((audience.as_str(), &head.instance, SINCE), |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+    let arrived = |minute: u32| (u64::from(minute) * MINUTE_MS).min(time.at_ms);
+    let from_ms = arrived(head.from());
+    let joins = last.is_some_and(|last| from_ms <= last.saturating_add(GAP_MS));
+    let known = match (joins, since) {
+        (true, Some(since)) => since.min(from_ms),
+        // It reported to a version that did not note this.
+        (true, None) => arrived(head.started),
+        (false, _) => from_ms,
+    };
+    if since == Some(known) {
+        return Ok(());
+    }
+    connection
+        .prepare_cached(
+            "INSERT INTO usage_process (audience, instance, boot, seen) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT (audience, instance, boot) DO UPDATE SET seen = ?4",
+        )?
+        .execute((audience.as_str(), &head.instance, SINCE, known))?;
+    Ok(())
+}
+
+/// The row of the process, which says when a whole record last arrived from it.
 fn process(
     connection: &SqlConnection,
     batch: &UsageBatch,
     time: BatchTime,
 ) -> Result<u64, StoreError> {
+    let seen_ms = match batch.head.part.is_last() {
+        true => time.at_ms,
+        false => time.at_ms.saturating_sub(UNHEARD_MS),
+    };
     Ok(connection
         .prepare_cached(
             "INSERT INTO usage_process (audience, instance, boot, seen) VALUES (?1, ?2, ?3, ?4) \
@@ -117,7 +198,7 @@ fn process(
              RETURNING id",
         )?
         .query_row(
-            (batch.audience.as_str(), &batch.head.instance, &batch.head.boot, time.at_ms),
+            (batch.audience.as_str(), &batch.head.instance, &batch.head.boot, seen_ms),
             |row| row.get(0),
         )?)
 }
@@ -189,6 +270,27 @@ pub(super) fn of_key(
     })
 }
 
+/// Who has reported, and since when without a gap.
+pub(super) fn reporters(
+    store: &StoreConnection,
+    audience: &AudienceName,
+    after_ms: u64,
+) -> Result<Vec<UseReporter>, StoreError> {
+    let mut statement = store.connection.prepare_cached(
+        "SELECT p.instance, max(p.seen), (SELECT s.seen FROM usage_process s WHERE \
+         s.audience = ?1 AND s.instance = p.instance AND s.boot = ?3) FROM usage_process p \
+         WHERE p.audience = ?1 AND p.boot <> ?3 AND p.seen >= ?2 \
+         GROUP BY p.instance ORDER BY p.instance",
+    )?;
+    Ok(statement.query_all((audience.as_str(), after_ms, SINCE), |row| {
+        Ok(UseReporter {
+            instance: row.get::<_, String>(0)?.into(),
+            last_ms: row.get(1)?,
+            since_ms: row.get(2)?,
+        })
+    })?)
+}
+
 /// Forgets what is older than anybody looks at. `None`: another instance holds the lease now.
 pub(super) fn forget(
     store: &StoreConnection,
@@ -205,10 +307,18 @@ pub(super) fn forget(
         ("DELETE FROM usage_day WHERE begin < ?1", DAYS_MS),
         ("DELETE FROM usage_refused WHERE day < ?1", DAYS_MS),
         (
-            "DELETE FROM usage_told WHERE process IN (SELECT id FROM usage_process WHERE seen < ?1)",
+            "DELETE FROM usage_told WHERE process IN \
+             (SELECT id FROM usage_process WHERE seen < ?1 AND boot <> '')",
             PROCESS_MS + DAY_MS,
         ),
-        ("DELETE FROM usage_process WHERE seen < ?1", PROCESS_MS + DAY_MS),
+        ("DELETE FROM usage_process WHERE seen < ?1 AND boot <> ''", PROCESS_MS + DAY_MS),
+        // Since when a sidecar reports is no less true the longer ago it is.
+        (
+            "DELETE FROM usage_process WHERE seen < ?1 AND boot = '' AND NOT EXISTS (SELECT 1 FROM \
+             usage_process p WHERE p.audience = usage_process.audience \
+             AND p.instance = usage_process.instance AND p.boot <> '')",
+            PROCESS_MS + DAY_MS,
+        ),
     ] {
         gone += connection.execute(sql, [now_ms.saturating_sub(keep)])?;
     }

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::*;
 use crate::registrar::store::{
-    FindingQuery, KeyUsage, ReportedUse, UsageAlert, UsageBatch, UsageTaken, UsedLease,
+    FindingQuery, KeyUsage, ReportedUse, UsageAlert, UsageBatch, UsageTaken, UseReporter, UsedLease,
 };
 use crate::usage::record::RecordPart;
 use crate::usage::{ToldCounts, UsageHead};
@@ -261,4 +261,84 @@ pub(crate) async fn usage_is_forgotten_by_the_holder_of_the_lease(store: Arc<dyn
     assert!(gone.is_some_and(|rows| rows > 0), "{gone:?}");
     let left = usage(&store, key).await;
     assert_eq!((left.days.len(), left.hours.len(), left.refused.len()), (0, 0, 0));
+}
+
+/// A record in which no key was used: it covers the time since `from`, of a process that began at
+/// `started`, and arrives at `at`; in minutes before now.
+pub(crate) fn idle(instance: &str, boot: &str, [started, from, at]: [u32; 3]) -> UsageBatch {
+    let key = KeyId::parse("key_nobodys").unwrap();
+    let report =
+        Report { instance: "", boot: "", key, ago: at, admitted: 0, refused: ("expired", 0) };
+    let told = batch(report);
+    let head = UsageHead {
+        instance: instance.into(),
+        boot: boot.into(),
+        started: MINUTE - started,
+        since: MINUTE - from,
+        ..told.head
+    };
+    UsageBatch { head, lines: Vec::new(), at_ms: NOW - u64::from(at) * 60_000, ..told }
+}
+
+async fn reporters(store: &Arc<dyn Store>, after_ms: u64) -> Vec<(String, Option<u64>, u64)> {
+    let found = store.use_reporters(&audience(), after_ms).await.unwrap();
+    let ago = |at_ms: u64| (NOW - at_ms) / 60_000;
+    let told = found.into_iter().map(|UseReporter { instance, since_ms, last_ms }| {
+        (instance.to_string(), since_ms.map(ago), ago(last_ms))
+    });
+    told.collect()
+}
+
+pub(crate) async fn who_reports_is_known_and_since_when(store: Arc<dyn Store>) {
+    create(&store, "ours").await;
+    let told = |name: &str, since, last| (name.to_owned(), Some(since), last);
+    for (record, want) in [
+        // The first record has all since the start, even if it is late.
+        (idle("a", "1", [100, 100, 90]), told("a", 100, 90)),
+        (idle("a", "1", [100, 91, 80]), told("a", 100, 80)),
+        // A restart, and then one from before it again.
+        (idle("a", "2", [78, 78, 77]), told("a", 100, 77)),
+        (idle("a", "1", [100, 91, 80]), told("a", 100, 77)),
+        // A process whose reports did not arrive has ended in between.
+        (idle("a", "3", [70, 70, 69]), told("a", 70, 69)),
+        // Only what was used lately: the rest went elsewhere.
+        (idle("a", "3", [70, 60, 59]), told("a", 60, 59)),
+        (idle("a", "3", [70, 70, 58]), told("a", 70, 58)),
+        // A clock that is ahead proves nothing of what is to come.
+        (idle("b", "1", [0, 0, 50]), told("b", 50, 50)),
+    ] {
+        store.take_usage(record).await.unwrap();
+        let found = reporters(&store, 0).await;
+        assert!(found.contains(&want), "{want:?}: {found:?}");
+    }
+    assert_eq!(reporters(&store, NOW - 55 * 60_000).await, [told("b", 50, 50)]);
+    // That it began long ago is not forgotten while it reports.
+    let later = UsageBatch { at_ms: NOW + 50 * DAY, ..idle("b", "1", [50, 50, 0]) };
+    let later = UsageBatch { head: UsageHead { now: MINUTE + 50 * 1440, ..later.head }, ..later };
+    store.take_usage(later).await.unwrap();
+    let held = store.lease("purge", "a", NOW, NOW + 10).await.unwrap().unwrap();
+    let lease = UsedLease { name: "purge".into(), holder: "a".into(), epoch: held.epoch };
+    store.forget_usage(NOW + 51 * DAY, lease).await.unwrap();
+    let left = store.use_reporters(&audience(), 0).await.unwrap();
+    let [UseReporter { instance, since_ms, last_ms }] = &*left else { panic!("{left:?}") };
+    assert_eq!((&**instance, *since_ms, *last_ms), ("b", Some(NOW - 50 * 60_000), NOW + 50 * DAY));
+}
+
+/// A key that is in no part so far may be in one that never arrives.
+pub(crate) async fn a_part_of_a_record_proves_nothing(store: Arc<dyn Store>) {
+    let key = create_at(&store, NOW - DAY).await;
+    let part = |told: UsageBatch| {
+        let head = UsageHead { part: RecordPart::More, ..told.head };
+        UsageBatch { head, ..told }
+    };
+    store.take_usage(part(idle("a", "1", [100, 100, 90]))).await.unwrap();
+    assert!(reporters(&store, 0).await.is_empty());
+    let report =
+        Report { instance: "a", boot: "1", key, ago: 1, admitted: 3, refused: ("expired", 0) };
+    assert_eq!(store.take_usage(part(batch(report))).await.unwrap().raised, 1);
+    assert_eq!(reporters(&store, 0).await, [("a".to_owned(), None, 60)]);
+    store.take_usage(batch(report)).await.unwrap();
+    assert_eq!(reporters(&store, 0).await, [("a".to_owned(), Some(1), 0)]);
+    store.take_usage(part(batch(Report { admitted: 4, ..report }))).await.unwrap();
+    assert_eq!(reporters(&store, 0).await, [("a".to_owned(), Some(1), 0)]);
 }
