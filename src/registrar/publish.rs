@@ -147,9 +147,10 @@ pub struct ChangeInForce {
     /// It has reached every target.
     pub published: bool,
     /// Sidecars that have reported within the last minutes. 0: none is known. Sidecars that read
-    /// files do not report.
+    /// files do not report. Those of a fleet that nobody could remember count as one.
     pub sidecars: usize,
-    /// Those of them that do not have the change yet, as `FLEET/INSTANCE`.
+    /// Those of them that do not have the change yet, as `FLEET/INSTANCE`. `FLEET/*`: those that
+    /// nobody could remember, and so knows nothing of.
     pub late: Vec<Box<str>>,
 }
 
@@ -302,7 +303,7 @@ impl PublisherHandle {
         self.states.get(audience).cloned()
     }
 
-    /// Every sidecar that has ever reported.
+    /// Every sidecar that was not forgotten.
     pub fn sidecars(&self, audience: &AudienceName) -> Vec<SidecarReport> {
         self.book.all(audience)
     }
@@ -341,8 +342,11 @@ impl PublisherHandle {
             let now = self.clock.now().unix_ms;
             let known = self.book.known(audience, now);
             let late = known.iter().filter(|sidecar| sidecar.serial < serial);
-            let late = late.map(|s| format!("{}/{}", s.fleet, s.instance).into()).collect();
-            let found = ChangeInForce { published, sidecars: known.len(), late };
+            let late = late.map(|s| format!("{}/{}", s.fleet, s.instance).into());
+            let overfull = self.book.overfull(audience, now);
+            let sidecars = known.len() + overfull.len();
+            let others = overfull.iter().map(|fleet| format!("{fleet}/*").into());
+            let found = ChangeInForce { published, sidecars, late: late.chain(others).collect() };
             if found.is_complete() || wait.is_zero() {
                 return found;
             }

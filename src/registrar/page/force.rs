@@ -67,9 +67,10 @@ pub async fn wait(
 ) -> Result<ChangeProgress, StoreError> {
     let began = visit.app.clock.now().mono_ns;
     let place = visit.app.waits.take(visit.sight.caller.actor.label());
-    if longest.is_zero() || visit.audience.signer.is_none() || place.is_none() {
-        return look(visit, serial).await;
-    }
+    let longest = match visit.audience.signer.is_none() || place.is_none() {
+        true => Duration::ZERO,
+        false => longest,
+    };
     if let Some(publishing) = &visit.app.publishing {
         let name = &visit.audience.name;
         let found = publishing.publisher.in_force(name, serial, longest).await;
@@ -80,8 +81,12 @@ pub async fn wait(
             have: found.sidecars.saturating_sub(found.late.len()),
             took_ms: None,
         };
-        let took_ms = progress.is_complete().then_some(took.as_millis() as u64);
+        let has_waited = progress.is_complete() && !longest.is_zero();
+        let took_ms = has_waited.then_some(took.as_millis() as u64);
         return Ok(ChangeProgress { took_ms, ..progress });
+    }
+    if longest.is_zero() {
+        return look(visit, serial).await;
     }
     let complete = async {
         loop {

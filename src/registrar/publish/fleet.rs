@@ -15,11 +15,18 @@ use crate::artefacts::{ArtefactName, ArtefactPoll};
 use crate::table::manifest::MAX_CHOSEN_SERIAL;
 use crate::table::{FileKind, SignedHead, Trust};
 
+#[cfg(test)]
+mod tests;
+
 /// How long a sidecar counts as running after its last report: a few of the longest polls.
 pub const KNOWN_MS: u64 = 5 * 60_000;
 
+/// How long a silent sidecar is remembered: for as long as a key has to be unused before it is said
+/// to be safe to revoke. Pods have new names after each rollout.
+pub const FORGET_MS: u64 = 24 * 60 * 60_000;
+
 /// The most sidecars to remember per fleet and audience, because sidecars choose their own names.
-const MOST: usize = 10_000;
+pub const MOST: usize = 10_000;
 
 /// What sidecars have reported. Clones share one state.
 #[derive(Clone, Debug)]
@@ -31,7 +38,7 @@ pub struct SidecarBook {
 
 #[derive(Debug, Default)]
 struct BookPages {
-    sidecars: BTreeMap<SidecarName, HeardSidecar>,
+    fleets: BTreeMap<FleetName, FleetPage>,
     /// By audience.
     published: BTreeMap<AudienceName, KnownPublication>,
 }
@@ -44,11 +51,21 @@ struct KnownPublication {
     trust: Option<Arc<Trust>>,
 }
 
+/// A fleet, as far as it is for one audience.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct SidecarName {
+struct FleetName {
     audience: AudienceName,
     fleet: Box<str>,
-    instance: Box<str>,
+}
+
+#[derive(Debug, Default)]
+struct FleetPage {
+    /// By instance.
+    sidecars: BTreeMap<Box<str>, HeardSidecar>,
+    /// When there was last no room for a sidecar.
+    left_out_ms: Option<u64>,
+    /// Forgotten here, and still in the store.
+    gone: Vec<SidecarReport>,
 }
 
 #[derive(Clone, Debug)]
@@ -77,29 +94,27 @@ impl SidecarBook {
         }
         let address = poll.peer.map(|peer| peer.to_canonical().to_string());
         let Some(instance) = poll.instance.clone().or(address.map(Into::into)) else { return };
-        let name = SidecarName { audience, fleet: poll.fleet.clone(), instance };
         // A serial that nobody can have published means nothing.
         let said = poll.has.as_ref().filter(|has| has.serial <= MAX_CHOSEN_SERIAL);
         let said = said.map(|has| has.serial);
-        let known = self.lock().published.get(&name.audience).cloned().unwrap_or_default();
+        let known = self.lock().published.get(&audience).cloned().unwrap_or_default();
         let has = said.filter(|said| *said <= known.serial || known.proves(poll, *said));
         let mut pages = self.lock();
-        let book = &mut pages.sidecars;
-        if !book.contains_key(&name) && book.len() >= MOST {
-            return;
+        let report = SidecarReport {
+            audience,
+            fleet: poll.fleet.clone(),
+            instance,
+            serial: 0,
+            base: 0,
+            seen_ms: now_ms,
+            error: None,
+        };
+        let page = pages.page(&report);
+        let name = report.instance.clone();
+        if !page.sidecars.contains_key(&name) {
+            page.place(HeardSidecar { report, is_news: true }, now_ms);
         }
-        let heard = book.entry(name.clone()).or_insert_with(|| HeardSidecar {
-            report: SidecarReport {
-                audience: name.audience,
-                fleet: name.fleet,
-                instance: name.instance,
-                serial: 0,
-                base: 0,
-                seen_ms: 0,
-                error: None,
-            },
-            is_news: true,
-        });
+        let Some(heard) = page.sidecars.get_mut(&name) else { return };
         let before = heard.report.clone();
         heard.report.seen_ms = heard.report.seen_ms.max(now_ms);
         if let Some(has) = has {
@@ -135,29 +150,23 @@ impl SidecarBook {
     }
 
     /// Records the answer of a sidecar that was asked, or that it did not answer.
-    pub fn answered(&self, mut report: SidecarReport) {
-        let name = SidecarName {
-            audience: report.audience.clone(),
-            fleet: report.fleet.clone(),
-            instance: report.instance.clone(),
-        };
+    pub fn answered(&self, mut report: SidecarReport, now_ms: u64) {
         let mut pages = self.lock();
-        let highest = pages.published.get(&name.audience).map_or(0, |known| known.serial);
+        let highest = pages.highest(&report.audience);
         let said = report.serial.max(report.base);
         if report.error.is_none() && said > highest {
             // The answer has no signed head.
             let doubt = format!("says that it has serial {said}, and does not prove it");
             report.error = Some(doubt.into());
         }
-        let book = &mut pages.sidecars;
-        let Some(heard) = book.get_mut(&name) else {
-            if book.len() < MOST {
-                if report.error.is_some() {
-                    (report.serial, report.base) = (0, 0);
-                }
-                book.insert(name, HeardSidecar { report, is_news: true });
-                self.news.send_modify(|count| *count += 1);
+        let page = pages.page(&report);
+        let Some(heard) = page.sidecars.get_mut(&report.instance) else {
+            if report.error.is_some() {
+                (report.serial, report.base) = (0, 0);
             }
+            page.place(HeardSidecar { report, is_news: true }, now_ms);
+            drop(pages);
+            self.news.send_modify(|count| *count += 1);
             return;
         };
         let before = heard.report.clone();
@@ -189,40 +198,47 @@ impl SidecarBook {
         known.serial = known.serial.max(serial);
     }
 
-    /// Takes the store's reports from former runs. No run has believed a serial beyond the store's
-    /// own.
-    pub fn remember(&self, reports: Vec<SidecarReport>) {
+    /// Takes the store's reports from former runs, without those that are [due to be
+    /// forgotten](Self::forget). No run has believed a serial beyond the store's own.
+    pub fn remember(
+        &self,
+        reports: Vec<SidecarReport>,
+        now_ms: u64,
+        is_asked: impl Fn(&SidecarReport) -> bool,
+    ) {
         let mut pages = self.lock();
-        let BookPages { sidecars: book, published } = &mut *pages;
-        let highest = |name: &AudienceName| published.get(name).map_or(0, |known| known.serial);
-        let believed =
-            |report: &SidecarReport| report.serial.max(report.base) <= highest(&report.audience);
-        for report in reports.into_iter().filter(believed).take(MOST) {
-            let name = SidecarName {
-                audience: report.audience.clone(),
-                fleet: report.fleet.clone(),
-                instance: report.instance.clone(),
-            };
-            book.entry(name).or_insert(HeardSidecar { report, is_news: false });
+        for report in reports {
+            let is_believed = report.serial.max(report.base) <= pages.highest(&report.audience);
+            let page = pages.page(&report);
+            if is_due(&report, now_ms) && !is_asked(&report) {
+                page.gone.push(report);
+            } else if is_believed && !page.sidecars.contains_key(&report.instance) {
+                page.place(HeardSidecar { report, is_news: false }, now_ms);
+            }
         }
     }
 
     /// Takes what sidecars have reported to other instances since.
-    pub fn learn(&self, reports: Vec<SidecarReport>) {
+    pub fn learn(&self, reports: Vec<SidecarReport>, now_ms: u64) {
         let mut is_news = false;
         let mut pages = self.lock();
-        let BookPages { sidecars: book, published } = &mut *pages;
-        for report in reports.into_iter().take(MOST) {
-            let highest = published.get(&report.audience).map_or(0, |known| known.serial);
-            let name = SidecarName {
-                audience: report.audience.clone(),
-                fleet: report.fleet.clone(),
-                instance: report.instance.clone(),
-            };
-            let is_later = |known: &HeardSidecar| known.report.seen_ms < report.seen_ms;
-            if report.serial.max(report.base) <= highest && book.get(&name).is_none_or(is_later) {
-                book.insert(name, HeardSidecar { report, is_news: false });
-                is_news = true;
+        for report in reports {
+            let is_believed = report.serial.max(report.base) <= pages.highest(&report.audience);
+            let page = pages.page(&report);
+            let known = page.sidecars.get_mut(&report.instance);
+            match known {
+                _ if !is_believed => {}
+                Some(known) if known.report.seen_ms < report.seen_ms => {
+                    *known = HeardSidecar { report, is_news: false };
+                    is_news = true;
+                }
+                Some(_) => {}
+                // The instance that heard it forgets it, too.
+                None if is_due(&report, now_ms) => {}
+                None => {
+                    page.place(HeardSidecar { report, is_news: false }, now_ms);
+                    is_news = true;
+                }
             }
         }
         drop(pages);
@@ -231,31 +247,66 @@ impl SidecarBook {
         }
     }
 
+    /// Forgets the sidecars of an audience that have been silent for [`FORGET_MS`], except those that
+    /// `is_asked` says the service asks: somebody who wants to know of them has named them.
+    pub fn forget(
+        &self,
+        audience: &AudienceName,
+        now_ms: u64,
+        is_asked: impl Fn(&SidecarReport) -> bool,
+    ) {
+        let mut pages = self.lock();
+        for page in pages.of_mut(audience) {
+            let FleetPage { sidecars, gone, .. } = page;
+            sidecars.retain(|_, heard| {
+                let stays = !is_due(&heard.report, now_ms) || is_asked(&heard.report);
+                if !stays {
+                    gone.push(heard.report.clone());
+                }
+                stays
+            });
+        }
+    }
+
     /// Sidecars of an audience that reported within [`KNOWN_MS`].
     pub fn known(&self, audience: &AudienceName, now_ms: u64) -> Vec<SidecarReport> {
-        let since = now_ms.saturating_sub(KNOWN_MS);
-        let pages = self.lock();
-        let heard = pages.sidecars.values().map(|heard| &heard.report);
-        heard.filter(|r| r.audience == *audience && r.seen_ms >= since).cloned().collect()
+        let all = self.all(audience).into_iter();
+        all.filter(|report| !is_silent(report, now_ms)).collect()
     }
 
     /// All sidecars of an audience, the silent ones too.
     pub fn all(&self, audience: &AudienceName) -> Vec<SidecarReport> {
         let pages = self.lock();
-        let heard = pages.sidecars.values().map(|heard| &heard.report);
-        heard.filter(|r| r.audience == *audience).cloned().collect()
+        let pages = pages.fleets.iter().filter(|(name, _)| name.audience == *audience);
+        let heard = pages.flat_map(|(_, page)| page.sidecars.values());
+        heard.map(|heard| heard.report.clone()).collect()
+    }
+
+    /// Fleets that had more than [`MOST`] sidecars within [`KNOWN_MS`]: nobody knows what the others
+    /// have.
+    pub fn overfull(&self, audience: &AudienceName, now_ms: u64) -> Vec<Box<str>> {
+        let since = now_ms.saturating_sub(KNOWN_MS);
+        let pages = self.lock();
+        let pages = pages.fleets.iter().filter(|(name, _)| name.audience == *audience);
+        let over = pages.filter(|(_, page)| page.left_out_ms.is_some_and(|at| at >= since));
+        over.map(|(name, _)| name.fleet.clone()).collect()
     }
 
     /// The reports that have to be written into the store. Returns each of them once.
     pub fn take_news(&self, audience: &AudienceName) -> Vec<SidecarReport> {
         let mut pages = self.lock();
-        let news =
-            pages.sidecars.values_mut().filter(|h| h.is_news && h.report.audience == *audience);
-        news.map(|heard| {
+        let heard = pages.of_mut(audience).flat_map(|page| page.sidecars.values_mut());
+        let news = heard.filter(|heard| heard.is_news).map(|heard| {
             heard.is_news = false;
             heard.report.clone()
-        })
-        .collect()
+        });
+        news.collect()
+    }
+
+    /// The reports that have to be taken out of the store. Returns each of them once.
+    pub fn take_gone(&self, audience: &AudienceName) -> Vec<SidecarReport> {
+        let mut pages = self.lock();
+        pages.of_mut(audience).flat_map(|page| std::mem::take(&mut page.gone)).collect()
     }
 
     /// Wakes when a sidecar has moved on.
@@ -269,6 +320,76 @@ impl SidecarBook {
     }
 }
 
+// === impl BookPages ===
+
+impl BookPages {
+    /// The page that a report belongs to.
+    fn page(&mut self, report: &SidecarReport) -> &mut FleetPage {
+        let name = FleetName { audience: report.audience.clone(), fleet: report.fleet.clone() };
+        self.fleets.entry(name).or_default()
+    }
+
+    fn of_mut(&mut self, audience: &AudienceName) -> impl Iterator<Item = &mut FleetPage> {
+        let pages = self.fleets.iter_mut().filter(move |(name, _)| name.audience == *audience);
+        pages.map(|(_, page)| page)
+    }
+
+    /// Up to which serial everything is published.
+    fn highest(&self, audience: &AudienceName) -> u64 {
+        self.published.get(audience).map_or(0, |known| known.serial)
+    }
+}
+
+// === impl FleetPage ===
+
+impl FleetPage {
+    /// Adds a sidecar that is not on the page. If the page is full, the longest silent one makes
+    /// room, because nobody waits for it. If none is silent, the new one is left out.
+    fn place(&mut self, heard: HeardSidecar, now_ms: u64) {
+        if self.sidecars.len() >= MOST {
+            let longest = self.sidecars.values().map(|known| &known.report);
+            let longest = longest.min_by_key(|report| report.seen_ms).cloned();
+            match longest.filter(|report| is_silent(report, now_ms)) {
+                Some(longest) if longest.seen_ms <= heard.report.seen_ms => {
+                    self.sidecars.remove(&longest.instance);
+                    self.gone.push(longest);
+                }
+                _ if is_silent(&heard.report, now_ms) => {
+                    self.gone.push(heard.report);
+                    return;
+                }
+                _ => {
+                    self.leave_out(&heard.report, now_ms);
+                    return;
+                }
+            }
+        }
+        self.sidecars.insert(heard.report.instance.clone(), heard);
+    }
+
+    fn leave_out(&mut self, report: &SidecarReport, now_ms: u64) {
+        let SidecarReport { audience, fleet, instance, .. } = report;
+        let since = now_ms.saturating_sub(KNOWN_MS);
+        if self.left_out_ms.is_none_or(|at| at < since) {
+            tracing::warn!(
+                %audience, %fleet, %instance, most = MOST,
+                "more sidecars than can be remembered: no change counts as in force on all of them"
+            );
+        }
+        self.left_out_ms = Some(now_ms);
+    }
+}
+
+/// Nobody waits for it any more.
+fn is_silent(report: &SidecarReport, now_ms: u64) -> bool {
+    report.seen_ms < now_ms.saturating_sub(KNOWN_MS)
+}
+
+/// It has been silent for so long that it is forgotten.
+fn is_due(report: &SidecarReport, now_ms: u64) -> bool {
+    report.seen_ms < now_ms.saturating_sub(FORGET_MS)
+}
+
 // === impl KnownPublication ===
 
 impl KnownPublication {
@@ -280,96 +401,5 @@ impl KnownPublication {
             ArtefactName::Table => FileKind::Table,
         };
         SignedHead::open(head, kind, trust).is_ok_and(|head| head.manifest.serial == serial)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::artefacts::ArtefactTag;
-    use crate::core::Digest;
-
-    fn poll(instance: &str, name: ArtefactName, serial: Option<u64>) -> ArtefactPoll {
-        ArtefactPoll {
-            fleet: "web".into(),
-            audience: "shop".into(),
-            name,
-            instance: (!instance.is_empty()).then(|| instance.into()),
-            peer: Some("192.0.2.9".parse().unwrap()),
-            has: serial.map(|serial| ArtefactTag::of(serial, &Digest::of(b"x"))),
-            head: None,
-        }
-    }
-
-    #[test]
-    fn what_a_sidecar_has_is_known_by_its_last_word() {
-        let (book, shop) = (SidecarBook::default(), AudienceName::parse("shop").unwrap());
-        let mut moved = book.watch();
-        book.publishes(&shop, 9);
-        book.heard(&poll("a", ArtefactName::Table, None), 1_000);
-        assert!(!moved.has_changed().unwrap(), "it has nothing yet");
-        book.heard(&poll("a", ArtefactName::Table, Some(5)), 2_000);
-        book.heard(&poll("a", ArtefactName::Patch, Some(9)), 3_000);
-        book.heard(&poll("", ArtefactName::Patch, Some(8)), 3_000);
-        book.heard(&poll("a", ArtefactName::Patch, Some(u64::MAX)), 3_000);
-        assert!(moved.has_changed().unwrap());
-        moved.mark_unchanged();
-        let shown = |now| -> Vec<_> {
-            let known = book.known(&shop, now).into_iter();
-            known.map(|r| (r.instance.to_string(), r.serial, r.base)).collect()
-        };
-        let both = [("192.0.2.9".to_owned(), 8, 0), ("a".to_owned(), 9, 5)];
-        assert_eq!(shown(4_000), both);
-        assert_eq!(book.take_news(&shop).len(), 2);
-        book.heard(&poll("a", ArtefactName::Patch, Some(9)), 4_000);
-        assert!(book.take_news(&shop).is_empty() && !moved.has_changed().unwrap());
-        book.heard(&poll("a", ArtefactName::Patch, Some(9)), 70_000);
-        assert_eq!(book.take_news(&shop).len(), 1, "once a minute");
-        assert_eq!(shown(3_001 + KNOWN_MS).len(), 1, "the other is silent");
-        assert_eq!(book.all(&shop).len(), 2);
-    }
-
-    /// `keygate check` and curl ask once, and nobody waits for them.
-    #[test]
-    fn who_has_neither_name_nor_table_is_no_sidecar() {
-        let (book, shop) = (SidecarBook::default(), AudienceName::parse("shop").unwrap());
-        book.publishes(&shop, 9);
-        book.heard(&poll("", ArtefactName::Table, None), 1_000);
-        assert!(book.all(&shop).is_empty());
-        book.heard(&poll("", ArtefactName::Table, Some(8)), 1_000);
-        assert_eq!(book.all(&shop).len(), 1);
-    }
-
-    /// Anybody who has a fleet's token can claim anything.
-    #[test]
-    fn what_was_never_published_here_is_not_believed_without_proof() {
-        let (book, shop) = (SidecarBook::default(), AudienceName::parse("shop").unwrap());
-        book.publishes(&shop, 9);
-        book.heard(&poll("a", ArtefactName::Patch, Some(8)), 1_000);
-        let mut moved = book.watch();
-        for serial in [10, MAX_CHOSEN_SERIAL] {
-            for name in [ArtefactName::Patch, ArtefactName::Table] {
-                let made_up = ArtefactPoll {
-                    head: Some(Box::from(*b"KGT made up")),
-                    ..poll("a", name, Some(serial))
-                };
-                book.heard(&made_up, 2_000);
-            }
-        }
-        assert!(!moved.has_changed().unwrap());
-        let [report] = &*book.all(&shop) else { panic!("{:?}", book.all(&shop)) };
-        assert_eq!((report.serial, report.base, report.seen_ms), (8, 0, 2_000));
-        assert!(report.error.as_ref().unwrap().contains("does not prove"), "{report:?}");
-        book.heard(&poll("a", ArtefactName::Patch, Some(9)), 3_000);
-        assert_eq!(book.all(&shop)[0].error, None);
-        moved.mark_unchanged();
-        // Nor does it count after a restart, if an earlier version has written it down.
-        let again = SidecarBook::default();
-        again.publishes(&shop, 9);
-        let told = SidecarReport { serial: 10, ..book.all(&shop)[0].clone() };
-        again.remember(vec![told]);
-        assert!(again.all(&shop).is_empty());
-        again.remember(book.all(&shop));
-        assert_eq!(again.all(&shop).len(), 1);
     }
 }

@@ -26,17 +26,19 @@ use super::fault::PublishFault;
 use super::fleet::SidecarBook;
 use super::high_water::HighWaterFile;
 use super::make::{Changes, FoldedTable, IssueTerms, MakeError, parsed};
+use super::status::FLEET;
 use super::{PublicationState, PublisherOptions, Unpublished, UnpublishedReason};
 use crate::artefacts::ArtefactShelf;
 use crate::clock::Clock;
 use crate::core::Digest;
 use crate::manage::error::Error;
 use crate::manage::registry::settings::RawSettings;
+use crate::registrar::asked;
 use crate::registrar::config::{AudienceConfig, PublishTarget};
 use crate::registrar::store::sql::crash::point;
 use crate::registrar::store::{
-    ArtefactHead, ArtefactKind, ArtefactState, AudienceName, Publication, Store, StoreError,
-    StoredArtefact,
+    ArtefactHead, ArtefactKind, ArtefactState, AudienceName, Publication, SidecarReport, Store,
+    StoreError, StoredArtefact,
 };
 use crate::table::Manifest;
 
@@ -50,6 +52,9 @@ const MANY: u64 = 16;
 /// How long it waits, as a multiple of what the last one took, and at most.
 const REST_TIMES: u32 = 3;
 const MOST_REST: Duration = Duration::from_millis(50);
+
+/// Between two looks for sidecars that have been silent for too long to be remembered.
+const FORGET: Duration = Duration::from_secs(60);
 
 /// How often to try again immediately after another instance has been faster.
 const TRIES: u32 = 3;
@@ -72,6 +77,8 @@ pub(super) struct Outbox {
     directory: PathBuf,
     shelf: ArtefactShelf,
     book: SidecarBook,
+    /// Host and port of the sidecars that the service asks.
+    asked: Vec<Box<str>>,
     answers: AnswersFirst,
     clock: Clock,
     state: watch::Sender<PublicationState>,
@@ -92,6 +99,8 @@ pub(super) struct Outbox {
     holder: Box<str>,
     /// When to ask the database next what sidecars have told other instances.
     ask_others_ns: u64,
+    /// When to look next for sidecars to forget.
+    forget_ns: u64,
     /// How many tables in a row changes have overtaken while they were being signed.
     overtaken: u32,
     /// The last serial that was given to the signer.
@@ -129,6 +138,11 @@ impl Outbox {
             directory: options.settings.state.clone(),
             shelf: options.shelf.clone(),
             book: options.book.clone(),
+            asked: {
+                let pulls = options.settings.status_pulls.iter();
+                let pulls = pulls.filter(|pull| pull.audience == audience.name);
+                pulls.map(|pull| asked::address(&pull.url).into()).collect()
+            },
             answers: AnswersFirst::default(),
             clock: options.clock.clone(),
             state,
@@ -141,6 +155,7 @@ impl Outbox {
             folding: None,
             holder: tables::holder(),
             ask_others_ns: 0,
+            forget_ns: 0,
             overtaken: 0,
             tried: 0,
             fold_not_before_ms: 0,
@@ -541,17 +556,30 @@ impl Outbox {
     // --- state
 
     /// Records what sidecars have told this instance and, once a second, what they have told
-    /// others.
+    /// others. Forgets those that have been silent for long.
     async fn keep_reports(&mut self) -> Result<(), StoreError> {
         for report in self.book.take_news(&self.name) {
             self.store.put_sidecar(report).await?;
         }
-        let now = self.clock.now().mono_ns;
-        if self.store.is_shared() && now >= self.ask_others_ns {
-            self.ask_others_ns = now + LOOK.as_nanos() as u64;
-            self.book.learn(self.store.sidecars(&self.name).await?);
+        let now = self.clock.now();
+        if now.mono_ns >= self.forget_ns {
+            self.forget_ns = now.mono_ns + FORGET.as_nanos() as u64;
+            self.book.forget(&self.name, now.unix_ms, |report| self.asks(report));
+        }
+        let gone = self.book.take_gone(&self.name);
+        if !gone.is_empty() {
+            self.store.forget_sidecars(gone).await?;
+        }
+        if self.store.is_shared() && now.mono_ns >= self.ask_others_ns {
+            self.ask_others_ns = now.mono_ns + LOOK.as_nanos() as u64;
+            self.book.learn(self.store.sidecars(&self.name).await?, now.unix_ms);
         }
         Ok(())
+    }
+
+    /// Whether the service asks this sidecar what it has.
+    fn asks(&self, sidecar: &SidecarReport) -> bool {
+        *sidecar.fleet == *FLEET && self.asked.contains(&sidecar.instance)
     }
 
     fn note(&self, done: Result<(), PublishFault>) {

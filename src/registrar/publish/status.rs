@@ -55,7 +55,7 @@ pub async fn keep_asking(
         let published = state.borrow_and_update().published;
         let report = ask(sidecar.clone(), clock.clone()).await;
         let is_late = report.serial < published;
-        book.answered(report);
+        book.answered(report, clock.now().unix_ms);
         let rest = match is_late {
             true => soon,
             false => PAUSE,
@@ -79,7 +79,7 @@ pub(super) async fn ask(sidecar: AskedSidecar, clock: Clock) -> SidecarReport {
     let mut report = SidecarReport {
         audience: sidecar.audience.clone(),
         fleet: FLEET.into(),
-        instance: instance(&sidecar.url),
+        instance: asked::address(&sidecar.url).into(),
         serial: 0,
         base: 0,
         seen_ms: 0,
@@ -114,12 +114,6 @@ fn fetch(sidecar: &AskedSidecar) -> Result<StatusAnswer, String> {
         }
     }
     Ok(answer)
-}
-
-/// Host and port, by which people know it.
-fn instance(url: &str) -> Box<str> {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    rest.split('/').next().unwrap_or(rest).into()
 }
 
 #[cfg(test)]
@@ -181,7 +175,7 @@ mod tests {
             let mut told = Vec::new();
             for _ in 0..7 {
                 let report = ask(sidecar.clone(), clock.clone()).await;
-                book.answered(report);
+                book.answered(report, clock.now().unix_ms);
                 let known = book.all(&shop).remove(0);
                 told.push(known.error.as_deref().unwrap_or_default().to_owned());
                 if told.len() == 1 {

@@ -2,6 +2,7 @@
 
 mod crash;
 mod failover;
+mod forgotten;
 mod imported;
 mod instances;
 mod late;

@@ -19,7 +19,8 @@ impl Outbox {
         let trust = self.terms.as_ref().and_then(IssueTerms::trust);
         self.book.trusts(&self.name, trust);
         self.book.publishes(&self.name, publication.serial);
-        self.book.remember(self.store.sidecars(&self.name).await?);
+        let known = self.store.sidecars(&self.name).await?;
+        self.book.remember(known, self.clock.now().unix_ms, |report| self.asks(report));
         let found = self.look_behind(&publication).await?;
         self.tell(|state| {
             (state.serial, state.published) = (publication.serial, publication.published);
