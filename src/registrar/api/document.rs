@@ -131,7 +131,7 @@ pub struct InForceDocument {
     pub sidecars: u64,
     /// Sidecars that are known.
     pub of: u64,
-    /// Sidecars that did not report it in time.
+    /// Sidecars that did not report it in time. `FLEET/*`: more than can be remembered.
     pub missing: Vec<String>,
 }
 

@@ -70,8 +70,11 @@ pub struct SidecarDocument {
     /// Of what it has in force.
     pub serial: u64,
     pub base: u64,
+    /// When it last reported; the beginning of 1970: never, as `answered` says.
     #[schema(format = "date-time")]
     pub seen: String,
+    /// `false`: it was asked, and has never answered.
+    pub answered: bool,
     pub error: Option<String>,
 }
 
@@ -188,6 +191,7 @@ impl SidecarDocument {
             serial: report.serial,
             base: report.base,
             seen: show_ms(report.seen_ms),
+            answered: report.heard_ms().is_some(),
             error: report.error.as_ref().map(ToString::to_string),
         }
     }

@@ -69,7 +69,7 @@ pub(super) async fn publication(visit: Visit) -> Result<Response, Response> {
             instance: car.instance.to_string(),
             fleet: car.fleet.to_string(),
             serial: car.serial,
-            seen: show::moment(w, car.seen_ms / 1000, visit.now()),
+            seen: car.heard_ms().map(|at_ms| show::moment(w, at_ms / 1000, visit.now())),
             state,
             error: car.error.as_deref().unwrap_or_default().to_owned(),
         }

@@ -445,7 +445,8 @@ pub struct SidecarView {
     pub instance: String,
     pub fleet: String,
     pub serial: u64,
-    pub seen: Moment,
+    /// `None`: it has never answered.
+    pub seen: Option<Moment>,
     pub state: Badge,
     pub error: String,
 }

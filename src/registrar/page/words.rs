@@ -269,6 +269,7 @@ words! {
     sidecars = "Sidecars";
     sidecars_empty = "No sidecar has reported yet. One that fetches its table appears here when it first asks; one that reads files, once [[status.pull]] in admin.toml names it.";
     sidecar_current = "Up to date";
+    sidecar_never = "Never answered";
     sidecar_late = "Behind by {count}";
     sidecar_silent = "Silent";
     sign_in_again_title = "Sign in again first";

@@ -10,6 +10,7 @@ use crate::config::UrlOptions;
 use crate::manage::operation::may::PersonRole;
 use crate::registrar::config::AskedSidecar;
 use crate::registrar::serve::tests::{Ask, SETTINGS, TestDesk, Told, run};
+use crate::registrar::store::SidecarReport;
 use crate::registrar::store::suite::{self, NOW};
 use crate::registrar::usage::pull_once;
 
@@ -161,7 +162,7 @@ fn a_sidecar_is_asked_for_its_record() {
             },
         };
         let whole = record("shop", &key, 5);
-        let cut = whole[..whole.len() - 9].to_owned();
+        let cut = whole[..whole.len() - 9].replace("\"instance\":\"a\"", "\"instance\":\"b\"");
         let bodies = [("200 OK", whole.clone()), ("200 OK", cut), ("503 Busy", String::new())];
         let sidecar = std::thread::spawn(move || {
             let mut asked = Vec::new();
@@ -182,7 +183,39 @@ fn a_sidecar_is_asked_for_its_record() {
         pull_once(&desk.app, &pull, now).await.unwrap_err();
         let want = [0, now, now].map(|since| format!("GET /usage?since={since} HTTP/1.1"));
         assert_eq!(sidecar.join().unwrap(), want);
+        // It is known by its address, too, under which `[[status.pull]]` asks it. A record that was
+        // cut off says nothing of the keys that it lacks.
+        let told = desk.store.use_reporters(&suite::audience(), 0).await.unwrap();
+        let told: Vec<_> = told.iter().map(|reporter| &*reporter.instance).collect();
+        let address = pull.url.strip_prefix("http://").unwrap().strip_suffix("/usage").unwrap();
+        assert_eq!(told, [address, "a"]);
         is(&report(&desk, TOKEN, &whole).await, 200);
         assert_eq!(admitted(&desk, &owner, &path).await, (5, 5));
+    });
+}
+
+#[test]
+fn a_sidecar_that_has_never_answered_is_called_that() {
+    run(async {
+        let desk = desk();
+        let owner = person(&desk, PersonRole::Owner, "acme", "owner").await;
+        for (instance, seen_ms) in [("a", NOW), ("b", 0)] {
+            let report = SidecarReport {
+                audience: suite::audience(),
+                fleet: "files".into(),
+                instance: instance.into(),
+                serial: 0,
+                base: 0,
+                seen_ms,
+                error: (seen_ms == 0).then(|| "connection refused".into()),
+            };
+            desk.store.put_sidecar(report).await.unwrap();
+        }
+        let path = "/v1/audiences/shop/publications";
+        let told = ask(&desk, &owner, Method::GET, path, None).await;
+        is(&told, 200);
+        let json = told.json();
+        let answered = [0, 1].map(|at: usize| json["sidecars"][at]["answered"].clone());
+        assert_eq!(answered, [json!(true), json!(false)], "{json}");
     });
 }

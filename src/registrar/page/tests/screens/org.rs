@@ -11,7 +11,7 @@ pub(super) fn screens(w: &Words) -> Vec<Screen> {
             instance: format!("web-{at}.eu-central"),
             fleet: "web".into(),
             serial: 4711 - at as u64,
-            seen: moment(&w.ago_now),
+            seen: Some(moment(&w.ago_now)),
             state: Badge { class, label: label.into() },
             error: String::new(),
         };
@@ -45,6 +45,7 @@ pub(super) fn screens(w: &Words) -> Vec<Screen> {
                 car(0, "good", &w.sidecar_current),
                 car(1, "warn", &fill(&w.sidecar_late, &[("count", "1")])),
                 SidecarView {
+                    seen: None,
                     error: "connection refused".into(),
                     ..car(2, "bad", &w.sidecar_silent)
                 },
