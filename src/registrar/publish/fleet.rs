@@ -309,6 +309,14 @@ impl SidecarBook {
         pages.of_mut(audience).flat_map(|page| std::mem::take(&mut page.gone)).collect()
     }
 
+    /// Takes back what [`Self::take_gone`] returned, because the store did not answer.
+    pub fn keep_gone(&self, gone: Vec<SidecarReport>) {
+        let mut pages = self.lock();
+        for report in gone {
+            pages.page(&report).gone.push(report);
+        }
+    }
+
     /// Wakes when a sidecar has moved on.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.news.subscribe()

@@ -567,8 +567,11 @@ impl Outbox {
             self.book.forget(&self.name, now.unix_ms, |report| self.asks(report));
         }
         let gone = self.book.take_gone(&self.name);
-        if !gone.is_empty() {
-            self.store.forget_sidecars(gone).await?;
+        if !gone.is_empty()
+            && let Err(error) = self.store.forget_sidecars(gone.clone()).await
+        {
+            self.book.keep_gone(gone);
+            return Err(error);
         }
         if self.store.is_shared() && now.mono_ns >= self.ask_others_ns {
             self.ask_others_ns = now.mono_ns + LOOK.as_nanos() as u64;
