@@ -3,6 +3,7 @@
 //! script, except for copying.
 
 pub mod data;
+mod evidence;
 pub mod findings;
 pub mod force;
 pub mod form;

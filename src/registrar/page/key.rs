@@ -6,14 +6,15 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
 
+use super::evidence::{self, FRESH, UseReports};
 use super::view::{
-    Evidence, FindingView, HistoryLine, KeyDetails, KeyPage, Link, Moment, Notice, RevokePage,
-    RevokeView, UsageView,
+    FindingView, HistoryLine, KeyDetails, KeyPage, Link, Moment, Notice, RevokePage, RevokeView,
+    UsageView,
 };
 use super::visit::{PostedForm, Section, Visit};
-use super::words::{Words, fill};
+use super::words::fill;
 use super::{findings, force, html, show};
-use crate::core::{KeyId, KeyStatus};
+use crate::core::KeyStatus;
 use crate::manage::operation::StatusChange;
 use crate::manage::operation::may::{KeyAction, OrgAction};
 use crate::manage::registry::entry::RegistryEntry;
@@ -22,66 +23,29 @@ use crate::registrar::store::{AuditQuery, KeyChange, KeyRef, KeyRow};
 /// Lines of the history to show.
 const HISTORY: usize = 20;
 
-/// If a key was used within this time, its name has to be typed before it is revoked.
-const FRESH: u64 = show::DAY;
-
-/// A sidecar that has been silent for this long may have seen a use that nobody knows of.
-const SILENT_MS: u64 = 5 * 60 * 1000;
-
 pub(super) async fn show(visit: Visit, Path(id): Path<String>) -> Result<Response, Response> {
     let key = visit.key(&id).await?;
     let w = visit.w;
     let entry = &key.entry;
-    let reports = UseReports::of(&visit, key.entry.id).await?;
+    let reports = UseReports::of(&visit, &key).await?;
     let sees_history = visit.may_in(OrgAction::SeeAudit) || visit.may(KeyAction::SeeAudit, &key);
     let mut shell = visit.shell(Section::Keys, show::name(entry));
     shell.notice = notice(&visit).await?;
     let screen = KeyPage {
         w,
         shell,
-        k: view(&visit, &key, reports),
+        k: view(&visit, &key, &reports),
         findings: found(&visit, &key).await?,
-        evidence: evidence(&visit, &key).await?,
+        evidence: evidence::evidence(&visit, &key).await?,
         usage: usage(&visit, &key).await?,
         history: if sees_history { history(&visit, &key).await? } else { Vec::new() },
         sees_history,
-        revoke: revoke_view(&visit, &key, reports, "confirm"),
+        revoke: revoke_view(&visit, &key, &reports, "confirm"),
     };
     Ok(html(StatusCode::OK, &screen))
 }
 
-/// Whether sidecars have reported the use of any key. If not, nobody knows about this key's use
-/// either.
-#[derive(Clone, Copy)]
-pub(super) struct UseReports {
-    as_of_ms: Option<u64>,
-}
-
-// === impl UseReports ===
-
-impl UseReports {
-    pub(super) async fn of(visit: &Visit, key: KeyId) -> Result<Self, Response> {
-        let org = visit.sight.org.as_ref();
-        let (store, now_ms) = (&visit.app.store, visit.sight.now_ms);
-        let usage = store.key_usage(&visit.audience.name, org, KeyRef::Id(key), now_ms).await;
-        Ok(Self { as_of_ms: usage.map_err(|e| visit.failed(&e))?.as_of_ms })
-    }
-
-    /// Whether a use from a moment ago would be known.
-    fn are_fresh(self, now_ms: u64) -> bool {
-        self.as_of_ms.is_some_and(|at| at + SILENT_MS >= now_ms)
-    }
-
-    /// Shown in place of a last use.
-    pub(super) fn no_use(self, w: &Words) -> String {
-        match self.as_of_ms {
-            Some(_) => w.never.to_string(),
-            None => w.not_reported.to_string(),
-        }
-    }
-}
-
-fn view(visit: &Visit, key: &KeyRow, reports: UseReports) -> KeyDetails {
+fn view(visit: &Visit, key: &KeyRow, reports: &UseReports) -> KeyDetails {
     let (w, entry, now) = (visit.w, &key.entry, visit.now());
     let at = |at: Option<u64>| at.map(|at| show::moment(w, at, now));
     let is_final = entry.status.is_final();
@@ -185,47 +149,6 @@ async fn history(visit: &Visit, key: &KeyRow) -> Result<Vec<HistoryLine>, Respon
     Ok(lines.collect())
 }
 
-/// For a key that replaces another: whether the other one is still in use.
-async fn evidence(visit: &Visit, key: &KeyRow) -> Result<Option<Evidence>, Response> {
-    let Some(former) = key.entry.replaces else { return Ok(None) };
-    let Some(old) = former_key(visit, former).await? else { return Ok(None) };
-    let (w, now) = (visit.w, visit.now());
-    if old.entry.status.is_final() || old.entry.expires.is_some_and(|at| at <= now) {
-        return Ok(None);
-    }
-    let store = &visit.app.store;
-    let usage = store
-        .key_usage(
-            &visit.audience.name,
-            visit.sight.org.as_ref(),
-            KeyRef::Id(former),
-            visit.sight.now_ms,
-        )
-        .await
-        .map_err(|e| visit.failed(&e))?;
-    let sidecars = store.sidecars(&visit.audience.name).await.map_err(|e| visit.failed(&e))?;
-    let last = usage.last.as_ref().or(old.last_use.as_ref());
-    let used = last.map(|last| last.at_ms / 1000).filter(|at| at + FRESH > now);
-    let silent = sidecars.iter().find(|car| car.seen_ms + SILENT_MS < visit.sight.now_ms);
-    let reported = usage.as_of_ms.filter(|at| at + SILENT_MS >= visit.sight.now_ms);
-    let at = |at_ms: u64| Some(show::moment(w, at_ms / 1000, now));
-    let all = sidecars.len().to_string();
-    let (class, text, at) = match (used, silent, reported) {
-        (Some(used), _, _) => ("warn", w.evidence_used.to_string(), at(used * 1000)),
-        (None, Some(car), _) => {
-            let who = fill(&w.evidence_unknown, &[("who", &car.instance)]);
-            ("warn", who, at(car.seen_ms))
-        }
-        // Silence proves nothing while nobody reports.
-        (None, None, None) => ("warn", w.evidence_nobody.to_string(), None),
-        (None, None, Some(_)) => {
-            ("good", fill(&w.evidence_safe, &[("count", &all), ("all", &all)]), None)
-        }
-    };
-    let href = Some(visit.link(&format!("/keys/{former}"), &[]));
-    Ok(Some(Evidence { class, text, at, href, link: show::name(&old.entry) }))
-}
-
 /// How the key was used, if anybody has reported it.
 async fn usage(visit: &Visit, key: &KeyRow) -> Result<Option<UsageView>, Response> {
     if !visit.may(KeyAction::SeeUsage, key) {
@@ -246,17 +169,6 @@ async fn found(visit: &Visit, key: &KeyRow) -> Result<Vec<FindingView>, Response
     Ok(found.iter().map(|found| findings::view(visit, found)).collect())
 }
 
-async fn former_key(visit: &Visit, former: KeyId) -> Result<Option<KeyRow>, Response> {
-    use crate::registrar::store::StoreError;
-    let found =
-        visit.app.store.key(&visit.audience.name, visit.sight.org.as_ref(), KeyRef::Id(former));
-    match found.await {
-        Ok(old) => Ok(Some(old).filter(|old| visit.may(KeyAction::See, old))),
-        Err(StoreError::NoSuchKey) => Ok(None),
-        Err(error) => Err(visit.failed(&error)),
-    }
-}
-
 pub(super) fn last_used(visit: &Visit, key: &KeyRow) -> Option<Moment> {
     let last = key.last_use.as_ref();
     last.map(|last| show::moment(visit.w, last.at_ms / 1000, visit.now()))
@@ -267,7 +179,7 @@ pub(super) fn last_used(visit: &Visit, key: &KeyRow) -> Option<Moment> {
 fn revoke_view(
     visit: &Visit,
     key: &KeyRow,
-    reports: UseReports,
+    reports: &UseReports,
     field: &'static str,
 ) -> RevokeView {
     let w = visit.w;
@@ -284,7 +196,7 @@ fn revoke_view(
         no_use: reports.no_use(w),
         types_name: match used.is_some_and(|at| at + FRESH > visit.now()) {
             true => Some(w.revoke_type_name.to_string()),
-            false if reports.are_fresh(visit.sight.now_ms) => None,
+            false if reports.are_whole() => None,
             false => Some(w.revoke_type_name_unknown.to_string()),
         },
         field,
@@ -294,8 +206,8 @@ fn revoke_view(
 
 pub(super) async fn ask_revoke(visit: Visit, Path(id): Path<String>) -> Result<Response, Response> {
     let key = visit.key(&id).await?;
-    let reports = UseReports::of(&visit, key.entry.id).await?;
-    let asked = revoke_view(&visit, &key, reports, "confirm");
+    let reports = UseReports::of(&visit, &key).await?;
+    let asked = revoke_view(&visit, &key, &reports, "confirm");
     Ok(html(StatusCode::OK, &revoke_page(&visit, asked)))
 }
 
@@ -310,8 +222,8 @@ pub(super) async fn revoke(
 ) -> Result<Response, Response> {
     let PostedForm { visit, form } = &posted;
     let key = visit.key(&id).await?;
-    let reports = UseReports::of(visit, key.entry.id).await?;
-    let mut asked = revoke_view(visit, &key, reports, "confirm");
+    let reports = UseReports::of(visit, &key).await?;
+    let mut asked = revoke_view(visit, &key, &reports, "confirm");
     if asked.types_name.is_some() && form.text("confirm") != asked.name.trim() {
         asked.fault = Some(visit.w.fault_name_confirm.to_string());
         let page = revoke_page(visit, asked);

@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::key::UseReports;
+use super::evidence::UseReports;
 use super::view::{FilterTab, ListPage};
 use super::visit::{Section, Visit};
 use super::words::Words;
@@ -164,7 +164,7 @@ pub(super) async fn list(visit: Visit) -> Result<Response, Response> {
     let any_use = page.keys.iter().any(|key| key.last_use.is_some());
     let no_use = match page.keys.first() {
         // One query more, if it may be that nobody reports.
-        Some(key) if !any_use => UseReports::of(&visit, key.entry.id).await?.no_use(w),
+        Some(key) if !any_use => UseReports::of(&visit, key).await?.no_use(w),
         _ => w.never.to_string(),
     };
     let several = visit.app.settings.audiences.len() > 1;

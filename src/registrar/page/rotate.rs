@@ -4,9 +4,10 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
 
+use super::evidence::UseReports;
 use super::form::fields::{Typed, choice};
 use super::form::{faults_of, faults_title, policy, refused, request, sent_again, shown_once};
-use super::key::{UseReports, former_end, is_disabled_pair, last_used};
+use super::key::{former_end, is_disabled_pair, last_used};
 use super::view::{FormFault, RotatePage};
 use super::visit::{PostedForm, Section, Visit};
 use super::words::fill;
@@ -96,7 +97,7 @@ async fn page<'w>(
         former,
         drops_former: typed.former == FormerSecret::Drop,
         last_used: last_used(visit, key),
-        no_use: UseReports::of(visit, key.entry.id).await?.no_use(w),
+        no_use: UseReports::of(visit, key).await?.no_use(w),
         faults_title: faults_title(w, &faults),
         faults,
     })

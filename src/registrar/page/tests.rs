@@ -1,5 +1,6 @@
 //! The page as a browser sees it, and rules for its files.
 
+mod evidence;
 mod lists;
 mod org;
 mod rotate;

@@ -101,6 +101,12 @@ words! {
     evidence_safe = "Unused for 24 hours, and {count} of {all} sidecars have reported: safe to revoke, as far as you trust their reports.";
     evidence_unknown = "Not known: {who} has been silent since";
     evidence_nobody = "Not known: no use was ever reported.";
+    evidence_no_sidecar = "Not known: use is reported, but no sidecar is known to this service, and so not whether all report.";
+    evidence_never_answered = "Not known: {who} has never answered.";
+    evidence_unreported = "Not known: {who} has not reported the use of keys within 24 hours.";
+    evidence_stopped = "Not known: {who} has not reported the use of keys since";
+    evidence_young = "Not known: the use of keys has been reported only since";
+    evidence_young_of = "Not known: {who} has reported the use of keys without a gap only since";
     evidence_used = "Not yet: the old key was last used";
     expired = "Expired";
     expired_filter = "Expired";
@@ -241,7 +247,7 @@ words! {
     revoke_key = "Revoke key";
     revoke_title = "Revoke {name}?";
     revoke_type_name = "It was used within the last 24 hours. Type its name to confirm:";
-    revoke_type_name_unknown = "Nobody knows whether it is in use: no sidecar reports the use of keys now. Type its name to confirm:";
+    revoke_type_name_unknown = "Nobody knows whether it is in use: not every known sidecar has reported the use of keys for 24 hours. Type its name to confirm:";
     revoke_unused = "Sidecars report the use of keys, and none has seen it in the last 24 hours.";
     revoked = "Revoked";
     revoked_filter = "Revoked";

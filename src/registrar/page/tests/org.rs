@@ -164,8 +164,14 @@ fn what_stands_out_is_on_list_and_key() {
         };
         desk.store.take_usage(batch(report)).await.unwrap();
         assert!(row(&desk, id).await.entry.status.is_final());
-        // From now on silence means something, as long as reports arrive.
         let ask = format!("/keys/{}/revoke", quiet.key.entry.id);
+        let asked = kim.get(&ask).await.body;
+        assert!(
+            asked.contains("Nobody knows whether it is in use"),
+            "no sidecar is known: {asked}"
+        );
+        // From now on silence means something, as long as reports arrive.
+        super::evidence::fetches(&desk, "a", desk.clock.now().unix_ms).await;
         let asked = kim.get(&ask).await.body;
         assert!(asked.contains("none has seen it in the last 24 hours"), "{asked}");
         assert!(asked.contains("Last used: Never") && !asked.contains("Not reported"), "{asked}");
