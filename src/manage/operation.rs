@@ -31,6 +31,9 @@ use super::registry::plans::PlanName;
 use crate::core::LimitSet;
 use crate::core::format::KeyFormat;
 
+/// What secrets begin with where no prefix is configured.
+pub const STANDARD_PREFIX: &str = "kg_";
+
 /// What operations need to know about a registry or an audience.
 #[derive(Clone, Copy, Debug)]
 pub struct OperationSettings<'s> {
@@ -66,7 +69,7 @@ impl<'s> OperationSettings<'s> {
                 known: self.prefixes.keys().cloned().collect(),
             }),
             (None, None) if self.prefixes.is_empty() => {
-                let format = KeyFormat::standard("kg_");
+                let format = KeyFormat::standard(STANDARD_PREFIX);
                 Ok(ChosenForm { prefix: None, format, shown: KeyFormat::SHOWN })
             }
             (None, None) => Err(FieldError::NoPrefix),

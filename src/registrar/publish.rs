@@ -430,11 +430,8 @@ async fn note_signers(options: &PublisherOptions) -> Result<()> {
     let mut named = BTreeSet::new();
     let mut is_complete = true;
     for audience in &settings.audiences {
-        let own = audience.signer.as_ref().and_then(|signer| {
-            let public = signer.public();
-            is_complete &= public.is_ok();
-            public.ok()
-        });
+        let own = audience.signer.as_ref().and_then(|signer| signer.public().ok());
+        is_complete &= own.is_some();
         let own = own.map(|key| (key, Box::from("this service")));
         let others = audience.co_signers.iter().map(|signer| (signer.public, signer.name.clone()));
         for (key, note) in own.into_iter().chain(others) {
@@ -449,8 +446,8 @@ async fn note_signers(options: &PublisherOptions) -> Result<()> {
             store.put_signer(signer).await.map_err(of_store)?;
         }
     }
-    // An instance that signs nothing says nothing about who does; nor does one that cannot read a
-    // key of its own, which may be any of them.
+    // An instance that does not sign an audience says nothing about who does; nor does one that
+    // cannot read a key of its own, which may be any of them.
     if named.is_empty() || !is_complete {
         return Ok(());
     }

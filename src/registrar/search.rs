@@ -1,9 +1,10 @@
 //! What somebody types or pastes to find a key, as the store searches for it: the beginning of a
-//! secret is stored without its prefix and environment. Pure. Imports core and the settings of an
-//! audience.
+//! secret is stored without its prefix and environment. Pure. Imports core, the settings of an
+//! audience, and the prefix of secrets where those name none.
 
 use super::config::AudienceConfig;
 use crate::core::format::KeyFormat;
+use crate::manage::operation::STANDARD_PREFIX;
 
 /// The store finds fewer characters only at the beginning of a name.
 const FEWEST: usize = 3;
@@ -31,14 +32,14 @@ impl KeySearch {
     pub fn of(audience: &AudienceConfig, text: &str) -> Self {
         let typed = text.trim();
         let text = typed.trim_end_matches(['…', '.']);
-        let heads = audience.prefixes.iter().filter_map(|(name, form)| {
-            let shown = audience.shown.get(name).copied().unwrap_or(KeyFormat::SHOWN);
-            SecretHead::of(form, shown, text)
-        });
+        let forms = forms(audience);
+        let heads = forms.iter().filter_map(|(form, shown)| SecretHead::of(form, *shown, text));
         match heads.max_by_key(|found| found.head) {
             Some(SecretHead { head, start }) => {
                 let shown = text.get(..head + start.len()).unwrap_or_default();
-                Self { sought: start.to_owned(), shown: shown.to_owned() }
+                // Of such keys nothing is stored that could be found: not everything is.
+                let sought = if start.len() < FEWEST { shown } else { start };
+                Self { sought: sought.to_owned(), shown: shown.to_owned() }
             }
             // Lists show what they cannot name a form of with an ellipsis too.
             None if !text.is_empty() => Self { sought: text.to_owned(), shown: typed.to_owned() },
@@ -47,20 +48,35 @@ impl KeySearch {
     }
 
     /// For the page's script, which cuts a secret before it gets into an address: each beginning
-    /// with the number of symbols that may follow it, such as `wa_live_:8 wa_:8`.
+    /// with the number of symbols that may follow it, such as `wa_live_:8 wa_:8`, and a `-` if
+    /// symbols stand in groups. Secrets without a prefix cannot be told from names there.
     pub fn heads(audience: &AudienceConfig) -> String {
-        let forms = audience.prefixes.iter().filter(|(_, form)| !form.prefix.is_empty());
+        let forms = forms(audience);
+        let forms = forms.iter().filter(|(form, _)| !form.prefix.is_empty());
         let mut heads: Vec<String> = forms
-            .flat_map(|(name, form)| {
-                let shown = audience.shown.get(name).copied().unwrap_or(KeyFormat::SHOWN);
+            .flat_map(|(form, shown)| {
                 let marks: &[&str] = if form.environment { &["live_", "test_", ""] } else { &[""] };
-                marks.iter().map(move |mark| format!("{}{mark}:{shown}", form.prefix))
+                let dash = if form.group > 0 { "-" } else { "" };
+                marks.iter().map(move |mark| format!("{}{mark}:{shown}{dash}", form.prefix))
             })
             .collect();
         // The longest first: `wa_` is the beginning of `wa_live_`.
         heads.sort_by_key(|head| std::cmp::Reverse(head.len()));
         heads.join(" ")
     }
+}
+
+/// The forms of an audience's secrets, and how many symbols of each to search for. Keys that were
+/// made while more or fewer were stored are found by the fewer.
+fn forms(audience: &AudienceConfig) -> Vec<(KeyFormat, usize)> {
+    if audience.prefixes.is_empty() {
+        return vec![(KeyFormat::standard(STANDARD_PREFIX), KeyFormat::SHOWN)];
+    }
+    let of = |(name, form): (&String, &KeyFormat)| {
+        let shown = audience.shown.get(name).copied().unwrap_or(KeyFormat::SHOWN);
+        (form.clone(), shown.min(KeyFormat::SHOWN))
+    };
+    audience.prefixes.iter().map(of).collect()
 }
 
 // === impl SecretHead ===

@@ -176,7 +176,7 @@ fn published_of_two() -> (Room, [Issued; 2]) {
         on(&[&["keys", "create", "--org", "acme", "--name"], more].concat());
     }
     on(&["keys", "rotate", "plain", "--overlap", "1h"]);
-    on(&["-r", "billing.jsonl", "keys", "init", "--copy", "billing.toml"]);
+    room.ok(&["-r", "billing.jsonl", "keys", "init", "--copy", "billing.toml"]);
     let own = "\"key\":{\"uid\":\"01234567-89ab-4def-8123-456789abcdef\",";
     room.write("billing.jsonl", room.read("billing.jsonl").replacen("\"key\":{", own, 1));
     let other = ADMIN.split_once("[[audiences]]").unwrap().1;

@@ -78,7 +78,8 @@ impl Import {
             return Err(Error::audience(&self.file, theirs, audience.as_str()));
         }
         let above = registry.settings.serial;
-        let store = runtime.block_on(open_to_import(config, &audience, above, session))?;
+        let opened = open_to_import(config, &audience, above, session);
+        let OpenedToImport { store, early } = runtime.block_on(opened)?;
         let mut done = ImportedSoFar::default();
         let mut batch: Vec<RegistryEntry> = Vec::with_capacity(BATCH);
         let send = |entries: Vec<RegistryEntry>, part, done: &mut ImportedSoFar| -> Result<()> {
@@ -113,7 +114,7 @@ impl Import {
             // Only what comes after a batch shows that it is not the last one.
             if batch.len() == BATCH {
                 let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
-                send(full, ImportPart::Early, &mut done)?;
+                send(full, early, &mut done)?;
             }
             batch.push(located.entry);
             Ok(())
@@ -132,6 +133,15 @@ impl Import {
     }
 }
 
+/// A database to import into.
+struct OpenedToImport {
+    store: Arc<dyn Store>,
+    /// What batches before the last one are. Where the database publishes tables already and is not
+    /// behind, keys that are still missing end nowhere, and each batch stands for itself: one that
+    /// is refused must not keep the audience from changes.
+    early: ImportPart,
+}
+
 /// Opens a database to import into it. A registry whose tables are published brings the database up
 /// to them; a registry older than what is published does not, and is refused.
 ///
@@ -142,10 +152,12 @@ async fn open_to_import(
     audience: &AudienceName,
     above: u64,
     session: &Session,
-) -> Result<Arc<dyn Store>> {
+) -> Result<OpenedToImport> {
     let OpenState { config, store } = open_as_it_is(config, session)?;
     let compared = compare(&config, &store, &session.clock).await?;
     let ours = compared.into_iter().find(|compared| compared.audience == *audience);
+    let publishes = store.publication(audience).await.map_err(of_store)?.base > 0;
+    let mut early = if publishes { ImportPart::Last } else { ImportPart::Early };
     if let Some(ComparedAudience { behind: Some(behind), evidence, .. }) = ours {
         let newest = evidence.iter().map(|evidence| evidence.serial).max().unwrap_or_default();
         match behind {
@@ -154,8 +166,9 @@ async fn open_to_import(
             _ => {}
         }
         store.refuse_changes(audience, None);
+        early = ImportPart::Early;
     }
-    Ok(store)
+    Ok(OpenedToImport { store, early })
 }
 
 /// What is to be imported would not bring the database up to what is published.

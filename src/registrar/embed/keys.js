@@ -133,8 +133,8 @@ class KeygateKeys extends HTMLElement {
   // A change. Its name stays the same until an answer says that it was made, however often it is sent and whatever
   // happens in between: after no answer, nobody knows.
   async #change(what, method, path, body) {
-    const once = this.#names.get(what) ?? unique();
-    this.#names.set(what, once);
+    const { once } = this.#names.get(what) ?? { once: unique() };
+    this.#names.set(what, { once, body });
     try {
       const told = await this.#call(method, path, body, once);
       this.#names.delete(what);
@@ -325,8 +325,10 @@ class KeygateKeys extends HTMLElement {
     const former = key.former_secret_expires;
     const lines = [words.rotateText, words.overlap, former && fill(words.formerEnds, { end: day(former) })];
     return this.#confirm(title, lines, words.rotateButton, async () => {
-      const body = former ? { drop_former_secret: true } : {};
-      await this.#shown(await this.#change(`rotate ${key.id}`, "POST", `/${key.id}/rotate`, body));
+      const what = `rotate ${key.id}`;
+      // Sent again as it was: if it was made, the secret that would make room now is the one in use.
+      const body = this.#names.get(what)?.body ?? (former ? { drop_former_secret: true } : {});
+      await this.#shown(await this.#change(what, "POST", `/${key.id}/rotate`, body));
     });
   }
 

@@ -270,9 +270,8 @@ pub(super) fn faults_of(
         StoreError::Forbidden { why, field: None } | StoreError::Conflict { why } => {
             Some(vec![fault("", why.clone())])
         }
-        StoreError::Away { .. } | StoreError::Busy { .. } => {
-            Some(vec![fault("", w.busy_text.to_string())])
-        }
+        StoreError::Away { .. } => Some(vec![fault("", w.away_text.to_string())]),
+        StoreError::Busy { .. } => Some(vec![fault("", w.busy_text.to_string())]),
         StoreError::IdempotencyConflict => Some(vec![fault("", sent_before.to_owned())]),
         _ => None,
     }

@@ -53,7 +53,9 @@ for (const field of document.querySelectorAll("input[data-heads]")) {
   field.form.addEventListener("submit", () => {
     const text = field.value.trim();
     const [head, shown] = heads.find(([begin]) => text.startsWith(begin)) ?? [];
-    if (head && !/\s/.test(text)) field.value = text.slice(0, head.length + Number(shown));
+    // A name may begin with the prefix as well.
+    const symbols = shown?.endsWith("-") ? /^[0-9A-Za-z-]+$/ : /^[0-9A-Za-z]+$/;
+    if (head && symbols.test(text.slice(head.length))) field.value = text.slice(0, head.length + parseInt(shown));
   });
 }
 
@@ -62,6 +64,8 @@ for (const form of document.querySelectorAll('form[method="post"]')) {
   form.addEventListener("submit", (event) => {
     if (form.dataset.sent) event.preventDefault();
     form.dataset.sent = "yes";
+    // The answer may have gone to another tab, or somebody may have stopped the wait for it.
+    setTimeout(() => delete form.dataset.sent, 5000);
   });
 }
 addEventListener("pageshow", () => {

@@ -14,7 +14,7 @@ use super::words::fill;
 use super::{html, show};
 use crate::manage::operation::{FormerSecret, RotateRequest};
 use crate::manage::time;
-use crate::registrar::store::{KeyChange, KeyRef, KeyRow};
+use crate::registrar::store::{KeyChange, KeyRef, KeyRow, StoreError};
 
 /// What somebody has chosen.
 struct TypedRotation {
@@ -124,17 +124,10 @@ pub(super) async fn rotate(
         let typed = TypedRotation::of_key(&visit, &key).await?;
         return Ok(html(StatusCode::OK, &page(&visit, &key, &typed, Vec::new()).await?));
     };
-    let (expires, mut faults) = match request::end(&visit, &typed.end) {
+    let (expires, faults) = match request::end(&visit, &typed.end) {
         Ok(expires) => (expires, Vec::new()),
         Err(faults) => (None, faults),
     };
-    if typed.former == FormerSecret::Keep && former_end(&key.entry, visit.now()).is_some() {
-        faults.push(FormFault {
-            field: "former".to_owned(),
-            label: w.former_secret.to_string(),
-            why: w.fault_former.to_string(),
-        });
-    }
     if !faults.is_empty() {
         let page = page(&visit, &key, &typed, faults).await?;
         let page = RotatePage { shell: sent_again(page.shell, &form, None), ..page };
@@ -149,7 +142,18 @@ pub(super) async fn rotate(
     match visit.change(change, &form).await {
         Ok(changed) => shown_once(&visit, changed).await,
         Err(error) => match faults_of(w, &error, &w.fault_rotation_sent_before) {
-            Some(faults) => {
+            Some(mut faults) => {
+                // Asked of the store first: of a rotation that is sent again, the secret that would
+                // have to make room is the one in use.
+                let keeps = typed.former == FormerSecret::Keep
+                    && former_end(&key.entry, visit.now()).is_some();
+                if keeps && matches!(error, StoreError::Conflict { .. }) {
+                    faults = vec![FormFault {
+                        field: "former".to_owned(),
+                        label: w.former_secret.to_string(),
+                        why: w.fault_former.to_string(),
+                    }];
+                }
                 let page = page(&visit, &key, &typed, faults).await?;
                 let shell = sent_again(page.shell, &form, Some(&error));
                 Ok(refused(&RotatePage { shell, ..page }, Some(&error)))

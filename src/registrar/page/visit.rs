@@ -350,7 +350,10 @@ impl Visit {
             StoreError::Forbidden { why, .. } => {
                 (StatusCode::FORBIDDEN, &w.forbidden_title, why.clone())
             }
-            StoreError::Away { .. } | StoreError::Busy { .. } => {
+            StoreError::Away { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, &w.busy_title, w.away_text.to_string())
+            }
+            StoreError::Busy { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, &w.busy_title, w.busy_text.to_string())
             }
             StoreError::ReadOnly { why } => {

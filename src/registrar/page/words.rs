@@ -48,6 +48,7 @@ words! {
     behind_text = "The database is older than what was published: it looks like a restored backup, or like one that keys still have to move to. Nothing can be changed until it has caught up. On the host, an operator learns how from this command:";
     behind_title = "Read-only: the database is behind";
     browser = "Browser";
+    away_text = "The database cannot be reached at the moment. If you have just changed something, it may have been done: look before you try again.";
     busy_text = "Another process is using the database, or more is waiting than is done. Nothing was changed. Try again in a moment.";
     busy_title = "Not done: the database is busy";
     cancel = "Cancel";
@@ -247,7 +248,7 @@ words! {
     revoke_key = "Revoke key";
     revoke_title = "Revoke {name}?";
     revoke_type_name = "It was used within the last 24 hours. Type its name to confirm:";
-    revoke_type_name_unknown = "Nobody knows whether it is in use: not every known sidecar has reported the use of keys for 24 hours. Type its name to confirm:";
+    revoke_type_name_unknown = "Nobody knows whether it is in use: no sidecar is known, or not every one has reported the use of keys for 24 hours. Type its name to confirm:";
     revoke_unused = "Sidecars report the use of keys, and none has seen it in the last 24 hours.";
     revoked = "Revoked";
     revoked_filter = "Revoked";

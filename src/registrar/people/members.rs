@@ -250,7 +250,7 @@ impl Authenticator {
         at_ms: u64,
     ) -> Result<KeysLeft, StoreError> {
         let policy = self.store.org(&wanted.org).await?.rules.owner_leaves;
-        let mut left = KeysLeft::default();
+        let (mut left, mut kept) = (KeysLeft::default(), Vec::new());
         for row in self.living_keys(&wanted.org, &wanted.id, wanted.within.as_ref()).await? {
             let key = row.entry.id;
             if !self.is_orphan(&row, wanted.role) {
@@ -262,11 +262,14 @@ impl Authenticator {
                     self.disable(row, wanted, at_ms).await?;
                     left.disabled.push(key);
                 }
-                OwnerLeaves::Keep => {
-                    self.note_kept(row, wanted, at_ms).await?;
-                    left.kept.push(key);
-                }
+                OwnerLeaves::Keep => kept.push(row),
             }
+        }
+        // Last, because a repetition would note them again.
+        for row in kept {
+            let key = row.entry.id;
+            self.note_kept(row, wanted, at_ms).await?;
+            left.kept.push(key);
         }
         Ok(left)
     }

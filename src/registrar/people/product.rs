@@ -180,17 +180,18 @@ impl Authenticator {
         if role.is_some() {
             self.store.put_person(person.clone()).await?;
         }
-        self.finish_roles(&person.id).await?;
+        // What an earlier change has left must not keep a role that is lost now.
+        let finished = self.finish_roles(&person.id).await;
         let members = self.store.memberships(&person.id).await?;
         let known = members.iter().find(|member| member.org == *org).map(|member| member.role);
         if known == role {
-            return Ok(());
+            return finished;
         }
         // A token from before a promotion stays valid for a while. It must not take the role away.
         if role.is_none() {
             let seen = self.store.person(&person.id).await?.map_or(0, |known| known.seen_ms);
             if source.said_ms.is_none_or(|said| said < seen) {
-                return Ok(());
+                return finished;
             }
         }
         let change = RoleChange {
@@ -203,7 +204,7 @@ impl Authenticator {
         };
         match self.change_role(change).await {
             // The list keeps its last owner. For this request, the product's statement counts.
-            Ok(_) | Err(StoreError::LastOwner) => Ok(()),
+            Ok(_) | Err(StoreError::LastOwner) => finished,
             Err(error) => Err(error),
         }
     }

@@ -285,6 +285,8 @@ impl Outbox {
         self.keep_reports().await?;
         if is_behind {
             (self.current, self.waiting, self.changes) = (None, None, None);
+            // Its keys may be a part of them.
+            self.folding = None;
             self.tell(|state| state.drafts.clear());
             return Ok(());
         }

@@ -117,8 +117,18 @@ pub struct SqlStore {
     serials: Arc<watch::Sender<Serials>>,
     refusals: Arc<Refusals>,
     is_shared: bool,
-    /// Connections of snapshots that have ended. Opening one costs more than a short snapshot does.
-    idle: Arc<Mutex<Vec<StoreConnection>>>,
+    idle: Arc<IdleConnections>,
+}
+
+/// Connections of snapshots that have ended. Opening one costs more than a short snapshot does.
+#[derive(Debug, Default)]
+struct IdleConnections(Mutex<Vec<StoreConnection>>);
+
+/// Where a snapshot's connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SnapshotConnection {
+    Kept,
+    New,
 }
 
 /// The operating system's.
@@ -234,6 +244,21 @@ impl SqlStore {
         audience: &AudienceName,
         since: u64,
     ) -> Result<KeySnapshot, StoreError> {
+        let known = self.serials.borrow().0.get(audience).copied().unwrap_or_default();
+        let snapshot = self.snapshot_on(SnapshotConnection::Kept, audience, since).await?;
+        if snapshot.serial >= known || !self.is_shared {
+            return Ok(snapshot);
+        }
+        // A kept session may be with a server that others have left behind.
+        self.snapshot_on(SnapshotConnection::New, audience, since).await
+    }
+
+    async fn snapshot_on(
+        &self,
+        from: SnapshotConnection,
+        audience: &AudienceName,
+        since: u64,
+    ) -> Result<KeySnapshot, StoreError> {
         let (database, terms) = (Arc::clone(&self.database), Arc::clone(&self.terms));
         let idle = Arc::clone(&self.idle);
         let (begun, head) = oneshot::channel();
@@ -245,8 +270,7 @@ impl SqlStore {
                 // the calling thread alone. If it is not allowed, nothing is lost.
                 let _ = rustix::process::setpriority_process(None, 10);
             }
-            let known = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let connected = match known {
+            let connected = match idle.take(from) {
                 Some(store) => Ok(store),
                 None => database
                     .connect(ConnectionPurpose::Read)
@@ -258,9 +282,8 @@ impl SqlStore {
                 Ok(store) => {
                     let sent = publish::send_snapshot(&store, &audience, since, begun, &to);
                     store.connection.end_reading();
-                    let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
-                    if sent.is_ok() && idle.len() < IDLE {
-                        idle.push(store);
+                    if sent.is_ok() {
+                        idle.keep(store);
                     }
                 }
                 Err(e) => drop(begun.send(Err(e))),
@@ -272,6 +295,32 @@ impl SqlStore {
             .map_err(StoreError::broken)?;
         let head = head.await.unwrap_or_else(|_| Err(ended()))?;
         Ok(KeySnapshot { serial: head.serial, base: head.base, keys })
+    }
+}
+
+// === impl IdleConnections ===
+
+impl IdleConnections {
+    fn take(&self, from: SnapshotConnection) -> Option<StoreConnection> {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.pop().filter(|_| from == SnapshotConnection::Kept)
+    }
+
+    fn keep(&self, store: StoreConnection) {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE {
+            idle.push(store);
+        }
+    }
+}
+
+impl Drop for IdleConnections {
+    /// A connection to a server has a runtime of its own, which no asynchronous task may drop.
+    fn drop(&mut self) {
+        let idle = std::mem::take(self.0.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if !idle.is_empty() {
+            std::thread::spawn(move || drop(idle));
+        }
     }
 }
 

@@ -107,7 +107,8 @@ impl Authenticator {
         id: &PersonId,
         roles: &BTreeMap<OrgId, PersonRole>,
     ) -> Result<(), StoreError> {
-        self.finish_roles(id).await?;
+        // What an earlier change has left must not keep a role that is lost now.
+        let finished = self.finish_roles(id).await;
         let present = self.store.memberships(id).await?;
         let present: BTreeMap<OrgId, PersonRole> =
             present.into_iter().map(|member| (member.org, member.role)).collect();
@@ -142,6 +143,6 @@ impl Authenticator {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        finished
     }
 }

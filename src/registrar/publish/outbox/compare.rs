@@ -66,15 +66,21 @@ impl Outbox {
         }
         // A running server's database goes back too: to a standby that lacks the last changes.
         self.look_at_audit().await?;
+        let (mut importing, has) = (publication.importing, publication.serial);
         let found = match newer(publication, &self.evidence()) {
-            // Another process may have changed and published something since it was read.
-            Some(evidence) => newer(&self.store.publication(&self.name).await?, &[evidence]),
+            // Another process may have changed and published something since it was read, or begun
+            // an import, which lifts the serial before all keys are there.
+            Some(evidence) => {
+                let again = self.store.publication(&self.name).await?;
+                importing = importing.or(again.importing);
+                newer(&again, &[evidence])
+            }
             None => None,
         };
-        let has = publication.serial;
-        let import = publication.importing.map(|of| Behind::Import { of });
         let found = found.map(|evidence| Behind::Serial { has, evidence });
-        Ok(found.or(import).or_else(|| self.audit.clone()))
+        // Whatever else was published since: a part of the keys is no beginning for a recovery.
+        let import = importing.map(|of| Behind::Import { of });
+        Ok(import.or(found).or_else(|| self.audit.clone()))
     }
 
     /// All evidence of how far the audience had come.

@@ -137,9 +137,16 @@ fn insert(
         keys::insert(store, audience, &made.iter().collect::<Vec<_>>(), stamp)?;
         Ok(store.connection.settle()?)
     };
+    let unindexed = store.unindexed.added();
     let mut together = store.connection.nested(TOGETHER, || try_all(made));
+    if together.is_err() {
+        store.unindexed.restore(unindexed.clone());
+    }
     if is_conflict(&together) && give_up_uids(store, made)? {
         together = store.connection.nested(TOGETHER, || try_all(made));
+        if together.is_err() {
+            store.unindexed.restore(unindexed);
+        }
     }
     if !is_conflict(&together) {
         return together;

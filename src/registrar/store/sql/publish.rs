@@ -165,6 +165,9 @@ pub(super) fn put_artefact(
         if head.base < base {
             return Err(StoreError::Conflict { why: "a later table is published".to_owned() });
         }
+        if is_importing(connection, &head.audience)? {
+            return Err(StoreError::Conflict { why: "an import is under way".to_owned() });
+        }
         if head.state == ArtefactState::Draft {
             drafts::make_way(connection, head, base)?;
         }
@@ -224,6 +227,9 @@ pub(super) fn publish_table(
         return Ok(Work::Undo(false));
     }
     let connection = &store.connection;
+    if is_importing(connection, &audience)? {
+        return Ok(Work::Undo(false));
+    }
     let found: Option<(u64, u64)> = connection
         .prepare_cached("SELECT serial, base FROM audience WHERE name = ?1")?
         .query_row([audience.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -254,6 +260,15 @@ pub(super) fn publish_table(
     }
     set_base(store, &PublishedBase { audience, serial, includes })?;
     Ok(Work::Keep(true))
+}
+
+/// A part of the keys is there, and is not published.
+fn is_importing(connection: &SqlConnection, audience: &AudienceName) -> Result<bool, StoreError> {
+    let noted: Option<String> = connection
+        .prepare_cached("SELECT value FROM meta WHERE name = ?1")?
+        .query_row([importing(audience)], |row| row.get(0))
+        .optional()?;
+    Ok(noted.is_some())
 }
 
 pub(super) fn set_published(
@@ -493,10 +508,15 @@ pub(super) fn send_snapshot(
     if begun.send(head).is_err() || failed {
         return Err(SnapshotFailed);
     }
-    send_keys(store, audience, since, keys).map_err(|e| {
-        keys.blocking_send(Err(e)).ok();
-        SnapshotFailed
-    })
+    match send_keys(store, audience, since, keys) {
+        Ok(()) if !keys.is_closed() => Ok(()),
+        // Nobody wants the rest, perhaps because it is too old.
+        Ok(()) => Err(SnapshotFailed),
+        Err(e) => {
+            keys.blocking_send(Err(e)).ok();
+            Err(SnapshotFailed)
+        }
+    }
 }
 
 /// A snapshot ended early. Its receivers know why.
