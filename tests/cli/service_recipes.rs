@@ -176,6 +176,7 @@ fn published_of_two() -> (Room, [Issued; 2]) {
         on(&[&["keys", "create", "--org", "acme", "--name"], more].concat());
     }
     on(&["keys", "rotate", "plain", "--overlap", "1h"]);
+    on(&["keys", "rotate", "pair", "--overlap", "1h"]);
     room.ok(&["-r", "billing.jsonl", "keys", "init", "--copy", "billing.toml"]);
     let own = "\"key\":{\"uid\":\"01234567-89ab-4def-8123-456789abcdef\",";
     room.write("billing.jsonl", room.read("billing.jsonl").replacen("\"key\":{", own, 1));
@@ -186,7 +187,8 @@ fn published_of_two() -> (Room, [Issued; 2]) {
     room.ok(&["admin", "import", "billing.jsonl", "--audience", "billing"]);
     // So that its target has a table.
     let exported = room.ok(&["admin", "export", "--audience", "billing"]);
-    let id = keys_of(&exported).keys().next_back().unwrap().clone();
+    let owned = keys_of(&exported).into_iter().find(|(_, key)| key["name"] == "owned");
+    let (id, _) = owned.unwrap();
     room.ok(&["admin", "revoke", &id, "--audience", "billing"]);
     assert!(room.path("out2/keys.kgt").exists());
     (room, keys)
@@ -360,7 +362,7 @@ fn a_signer_of_its_own_is_told_of_another_log() {
     room.ok(&["admin", "check"]);
     let log = fs::File::create(room.path("log")).unwrap();
     let _service = Service::logging(&room, &["admin", "serve"], log.into());
-    until_said(&room, "log", "which was signed; `keygatectl signer allow --recovery`");
+    until_said(&room, "log", "which was signed; `keygatectl signer allow -c ");
     must(&room, &blocks("docs/management.md", "PostgreSQL", "sh")[3]);
     until_said(&room, "state/checkpoints.jsonl", "signature");
     room.ok(&["admin", "verify-audit"]);

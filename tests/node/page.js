@@ -35,7 +35,15 @@ const until = async (wanted, pair) => {
 
 // What the sidecar has counted, as it posts it by itself every 15 s.
 const report = async () => {
-  const record = await (await fetch(env.KEYGATE_USAGE)).text();
+  let record;
+  // A request is counted once its answer has gone out.
+  for (let tries = 0; tries < 200; tries += 1) {
+    record = await (await fetch(env.KEYGATE_USAGE)).text();
+    const uses = record.trim().split("\n").map((line) => JSON.parse(line)).filter((line) => line.key);
+    const sums = uses.map((use) => [use.admitted, ...Object.values(use.refused ?? {})]);
+    if (sums.flat().reduce((sum, count) => sum + (count ?? 0), 0) >= known) break;
+    await new Promise((done) => setTimeout(done, 10));
+  }
   const headers = { authorization: `Bearer ${env.KEYGATE_FLEET_TOKEN}` };
   const answer = await fetch(`${home}/v1/usage`, { method: "POST", headers, body: record });
   check(answer.status === 200, `the report: ${answer.status} ${await answer.text()}`);
