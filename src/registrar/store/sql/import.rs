@@ -26,8 +26,8 @@ pub(super) fn import(
     batch: &ImportBatch,
 ) -> Result<Work<ImportedBatch>, StoreError> {
     let ImportBatch { audience, actor, channel, at_ms, .. } = batch;
-    let is_above = lift(store, audience, batch.above)?;
-    let has_ended = settle(store, batch, is_above)?;
+    let lift = lift(store, audience, batch.above)?;
+    let has_ended = settle(store, batch, lift)?;
     let serial = store.raise(audience)?;
     let has_new_settings = match &batch.settings {
         Some(settings) => put_settings(store, audience, settings)?,
@@ -65,7 +65,7 @@ pub(super) fn import(
         }
     }
     insert(store, audience, &mut made, stamp)?;
-    if ids.is_empty() && !has_new_settings && !is_above && !has_ended {
+    if ids.is_empty() && !has_new_settings && lift == SerialLift::Kept && !has_ended {
         return Ok(Work::Undo(ImportedBatch { serial: serial.saturating_sub(1), ..done }));
     }
     let mut detail = Map::new();
@@ -80,13 +80,26 @@ pub(super) fn import(
     Ok(Work::Keep(done))
 }
 
-/// Brings the audience's serial up to that of the registry. Returns whether it was lower.
-fn lift(store: &StoreConnection, audience: &AudienceName, above: u64) -> Result<bool, StoreError> {
+/// Brings the audience's serial up to that of the registry.
+fn lift(
+    store: &StoreConnection,
+    audience: &AudienceName,
+    above: u64,
+) -> Result<SerialLift, StoreError> {
     let lifted = store.connection.execute(
         "UPDATE audience SET serial = ?2 WHERE name = ?1 AND serial < ?2",
         (audience.as_str(), above),
     )?;
-    Ok(lifted > 0)
+    Ok(if lifted > 0 { SerialLift::Lifted } else { SerialLift::Kept })
+}
+
+/// What a batch has done to the audience's serial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SerialLift {
+    /// It is above that of the registry now.
+    Lifted,
+    /// It was.
+    Kept,
 }
 
 /// Notes that keys are still missing below the serial that was lifted, or that none is any more.
@@ -95,11 +108,11 @@ fn lift(store: &StoreConnection, audience: &AudienceName, above: u64) -> Result<
 fn settle(
     store: &StoreConnection,
     batch: &ImportBatch,
-    is_above: bool,
+    serial: SerialLift,
 ) -> Result<bool, StoreError> {
     let name = importing(&batch.audience);
     match batch.part {
-        ImportPart::Early if is_above => {
+        ImportPart::Early if serial == SerialLift::Lifted => {
             store.connection.execute(
                 "INSERT INTO meta (name, value) VALUES (?1, ?2) \
                  ON CONFLICT (name) DO UPDATE SET value = ?2",
