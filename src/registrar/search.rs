@@ -149,4 +149,21 @@ mod tests {
         }
         assert_eq!(KeySearch::heads(&of), "wa_live_:8 wa_test_:8 wa_x_:6 wa_:8");
     }
+
+    /// Keys are made without configured prefixes, too, with few symbols shown, or with none.
+    #[test]
+    fn a_whole_secret_is_cut_in_every_audience() {
+        let standard = audience("");
+        let secret = "kg_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9";
+        let found = KeySearch::of(&standard, secret);
+        assert_eq!((&*found.sought, &*found.shown), ("a1b2c3d4", "kg_live_a1b2c3d4"));
+        assert!(KeySearch::heads(&standard).contains("kg_live_:8"));
+        for (shown, start) in [(0, ""), (2, "a1"), (8, "a1b2c3d4"), (12, "a1b2c3d4")] {
+            let of =
+                audience(&format!("[audiences.prefixes.wa]\nprefix = \"wa_\"\nshown = {shown}\n"));
+            let found = KeySearch::of(&of, "wa_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9");
+            assert_eq!(found.shown, format!("wa_{start}"), "{shown}");
+            assert!(found.sought.len() >= FEWEST, "everything would be found: {found:?}");
+        }
+    }
 }

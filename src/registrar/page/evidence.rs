@@ -241,7 +241,8 @@ mod tests {
         let unknown_since = UseReporter { since_ms: None, ..told[1].clone() };
         let behind_a_cache = reporter("c", day_ago, quiet);
         let (since, who) = (Some(day_ago), |who: &str| Box::<str>::from(who));
-        let rows: [EvidenceRow<'_>; 13] = [
+        let namesake = SidecarReport { fleet: "other".into(), ..both[0].clone() };
+        let rows: [EvidenceRow<'_>; 14] = [
             ("all report", since, &both, &told, Ok(2)),
             ("nobody reports", None, &both, &[], Err(UseGap::NobodyReports)),
             ("nobody is known", since, &[], &told, Err(UseGap::NoSidecar)),
@@ -265,6 +266,13 @@ mod tests {
                 &both,
                 &told[..1],
                 Err(UseGap::Unreported { who: who("b") }),
+            ),
+            (
+                "two fleets have one name, and either reports",
+                since,
+                &[both[0].clone(), namesake],
+                &told[..1],
+                Err(UseGap::Unreported { who: who("a") }),
             ),
             (
                 "its reports fail",
